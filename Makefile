@@ -1,0 +1,55 @@
+# `make demo` and `make test` need nothing but Python 3.11+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint types format generate bench image-test wheel-test clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
+
+# The product alone: what `make demo` needs.
+$(VENV)/.product: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d: set PYTHON=" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+# Everything that development needs. pip learns dependency groups in 25.1.
+$(VENV)/.development: $(VENV)/.product
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	touch $@
+
+demo: $(VENV)/.product ## Play the MIG walkthrough on a simulated node
+	$(BIN)/mig-device-plugin demo
+
+test: $(VENV)/.development ## Run every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.development ## Lint, types, import contracts, freshness of generated code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python scripts/generate.py --check
+	$(BIN)/hadolint Dockerfile
+
+format: $(VENV)/.development ## Format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+generate: $(VENV)/.development ## Generate plugin/api from protos/
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python scripts/generate.py
+
+bench: $(VENV)/.development ## Measure against the budgets
+	$(BIN)/python -m tests.benchmarks
+
+wheel-test: $(VENV)/.development ## Install the built wheel into an empty environment and run it
+	scripts/wheel-test.sh $(BIN)/python
+
+image-test: ## Build the image really and run it
+	scripts/image-test.sh
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

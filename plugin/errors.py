@@ -1,0 +1,70 @@
+"""Every error that this project raises on purpose.
+
+::
+
+    PluginError
+    ├── ConfigError            flag, environment or file; refused before start, exit status 2
+    ├── SimulationError        unknown node or geometry, impossible placement
+    ├── DriverError
+    │   ├── DriverUnavailable  no library, no driver loaded, initialisation failed: may come later
+    │   └── DriverCallFailed   one call failed; carries NVML's code
+    ├── RequestError           kubelet asked for something that cannot be given
+    │   ├── InvalidRequest     empty, duplicated or too many ids
+    │   ├── UnknownDevice      no such id on this node
+    │   └── DeviceUnavailable  known, but unhealthy or withdrawn
+    └── KubeletError           registration was refused or kubelet is not there
+
+Messages say what was being done, to what, and what to do next.
+"""
+
+
+class PluginError(Exception):
+    """Base of every error raised on purpose; its text is fit for an administrator."""
+
+
+class ConfigError(PluginError):
+    """A setting is unknown or has a bad value. The text names the key, the value and the choices in one line."""
+
+
+class SimulationError(PluginError):
+    """The simulated node was asked for something that the real hardware could not do."""
+
+
+class DriverError(PluginError):
+    """The NVIDIA driver did not answer as needed."""
+
+
+class DriverUnavailable(DriverError):
+    """NVML cannot be used now; it may come later, so a daemon retries."""
+
+
+class DriverCallFailed(DriverError):
+    """One NVML call failed.
+
+    ``code`` is NVML's return code (``nvmlReturn_t``), ``gpu_lost`` tells the codes that mean the GPU is gone.
+    """
+
+    def __init__(self, message: str, *, code: int, gpu_lost: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.gpu_lost = gpu_lost
+
+
+class RequestError(PluginError):
+    """Kubelet's request cannot be fulfilled."""
+
+
+class InvalidRequest(RequestError):
+    """The request itself is wrong: empty, duplicated or too many ids."""
+
+
+class UnknownDevice(RequestError):
+    """The id is not, or no longer, on this node."""
+
+
+class DeviceUnavailable(RequestError):
+    """The device exists but must not be handed out now."""
+
+
+class KubeletError(PluginError):
+    """Kubelet could not be reached or refused the registration."""
