@@ -1,0 +1,136 @@
+"""What a container is given for the ids that kubelet chose: a pure function of the request and the snapshot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from plugin.core.model import Device, Gpu
+from plugin.core.resources import Advertisement, Listed
+from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy
+from plugin.core.snapshot import Snapshot
+from plugin.errors import DeviceUnavailable, InvalidRequest, UnknownDevice
+
+#: Where NVIDIA's container runtime looks for a device list given as mounts.
+VOLUME_MOUNTS_ROOT = "/var/run/nvidia-container-devices"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    container_path: str
+    host_path: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    container_path: str
+    host_path: str
+    permissions: str = "rw"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerAllocation:
+    """The answer for one container."""
+
+    devices: tuple[Device, ...]
+    envs: Mapping[str, str]
+    mounts: tuple[Mount, ...] = ()
+    device_specs: tuple[DeviceSpec, ...] = ()
+
+
+def allocate(
+    resource: str, container_requests: Iterable[Sequence[str]], snapshot: Snapshot
+) -> tuple[ContainerAllocation, ...]:
+    """Answer kubelet's Allocate; stateless, so that the same request always gets the same answer.
+
+    Raises :class:`InvalidRequest`, :class:`UnknownDevice` or :class:`DeviceUnavailable` with a sentence that names
+    the id.
+    """
+    by_id = {item.id: item for item in snapshot.advertisement.resources.get(resource, ())}
+    return tuple(
+        _container(_resolve(resource, list(ids), by_id, snapshot.advertisement), snapshot) for ids in container_requests
+    )
+
+
+def _resolve(resource: str, ids: list[str], by_id: Mapping[str, Listed], advertisement: Advertisement) -> list[Device]:
+    if not ids:
+        raise InvalidRequest(f"allocating {resource}: a container asked for no device ids; ask for at least one")
+    repeated = sorted(name for name, count in Counter(ids).items() if count > 1)
+    if repeated:
+        raise InvalidRequest(f"allocating {resource}: id {repeated[0]} is named more than once")
+    limit = advertisement.limits.get(resource)
+    if limit is not None and len(ids) > limit:
+        raise InvalidRequest(
+            f"allocating {resource}: {len(ids)} were asked for and the maximum is {limit}, because "
+            "sharing.timeSlicing.failRequestsGreaterThanOne is set: more shares give no more of a GPU"
+        )
+    devices: dict[str, Device] = {}
+    for name in ids:
+        item = by_id.get(name)
+        if item is None:
+            raise _absent(resource, name, advertisement)
+        if not item.healthy:
+            raise DeviceUnavailable(f"allocating {resource}: device {name} is unhealthy: {'; '.join(item.reasons)}")
+        devices[item.device.uuid] = item.device
+    return sorted(devices.values(), key=_order)
+
+
+def _absent(resource: str, name: str, advertisement: Advertisement) -> UnknownDevice | DeviceUnavailable:
+    reason = advertisement.withheld.get(name)
+    if reason is not None:
+        return DeviceUnavailable(f"allocating {resource}: device {name} is withdrawn: {reason}")
+    for other, ids in advertisement.resources.items():
+        if any(item.id == name for item in ids):
+            return DeviceUnavailable(f"allocating {resource}: device {name} is now advertised as {other}")
+    return UnknownDevice(
+        f"allocating {resource}: there is no device {name} on this node; "
+        "it may have been destroyed by a re-partition, `mig-device-plugin devices` shows what exists"
+    )
+
+
+def _order(device: Device) -> tuple[int, int, int]:
+    if isinstance(device, Gpu):
+        return device.index, -1, -1
+    return device.gpu_index, device.gi, device.ci
+
+
+def _container(devices: list[Device], snapshot: Snapshot) -> ContainerAllocation:
+    settings = snapshot.settings
+    by_index = settings.device_id_strategy is DeviceIdStrategy.INDEX
+    names = [device.path if by_index else device.uuid for device in devices]
+    envs: dict[str, str] = {}
+    mounts: list[Mount] = []
+    if DeviceListStrategy.ENVVAR in settings.device_list_strategy:
+        envs["NVIDIA_VISIBLE_DEVICES"] = ",".join(names)
+    if DeviceListStrategy.VOLUME_MOUNTS in settings.device_list_strategy:
+        # The runtime takes the list from the mounts when the variable holds their root; so this one wins over envvar.
+        envs["NVIDIA_VISIBLE_DEVICES"] = VOLUME_MOUNTS_ROOT
+        mounts = [Mount(f"{VOLUME_MOUNTS_ROOT}/{name}", "/dev/null") for name in names]
+    if settings.cuda_visible_devices:
+        # Always UUIDs: CUDA counts its indices inside the container, where the node's mean something else.
+        envs["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in devices)
+    for enabled, name in (
+        (settings.gdrcopy_enabled, "NVIDIA_GDRCOPY"),
+        (settings.gds_enabled, "NVIDIA_GDS"),
+        (settings.mofed_enabled, "NVIDIA_MOFED"),
+    ):
+        if enabled:
+            envs[name] = "enabled"
+    specs: tuple[DeviceSpec, ...] = ()
+    if settings.pass_device_specs:
+        root = settings.host_dev_root.rstrip("/")
+        specs = tuple(DeviceSpec(path, root + path) for path in _nodes(devices, snapshot))
+    return ContainerAllocation(tuple(devices), envs, tuple(mounts), specs)
+
+
+def _nodes(devices: Iterable[Device], snapshot: Snapshot) -> list[str]:
+    """Each node once, control nodes first, then in order of the devices."""
+    nodes = dict.fromkeys(snapshot.inventory.control_nodes)
+    for device in devices:
+        nodes.update(dict.fromkeys(device.nodes))
+        if isinstance(device, Gpu):
+            # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use without theirs.
+            nodes.update(dict.fromkeys(node for mig_device in device.mig_devices for node in mig_device.nodes))
+    return list(nodes)

@@ -1,0 +1,146 @@
+"""What a node is made of: GPUs, their MIG devices and an inventory of both, all frozen.
+
+Everything is ordered by (GPU index, GPU instance id, compute instance id). ``None`` means that the driver did not
+say; it is never a fault.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Placement:
+    """Memory slices that a GPU instance occupies: ``size`` slices from ``start`` on (7-slice cards have 0..7)."""
+
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """First slice behind the instance."""
+        return self.start + self.size
+
+    def overlaps(self, other: Placement) -> bool:
+        return self.start < other.end and other.start < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Engines an instance has, as ``nvmlDeviceGetAttributes_v2`` counts them."""
+
+    copy: int = 0
+    decoder: int = 0
+    encoder: int = 0
+    jpeg: int = 0
+    ofa: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MigMode:
+    """MIG mode now and after the next GPU reset; they differ while a switch is pending."""
+
+    current: bool
+    pending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MigDevice:
+    """One compute instance in one GPU instance: what a container is given.
+
+    ``index`` is NVML's MIG index on the GPU. ``profile`` is the field's name (``1g.5gb``, ``1c.3g.20gb``,
+    ``1g.10gb+me``), empty when it could not be read. ``memory_mib`` is in MiB. ``nodes`` are the device nodes a
+    container needs, as absolute paths below the device root (``/dev/nvidia0``, ``/dev/nvidia-caps/nvidia-cap12``);
+    ``missing`` names those files that should be there and are not. ``error`` is what the driver said when the
+    device could not be read.
+    """
+
+    uuid: str
+    gpu_uuid: str
+    gpu_index: int
+    index: int
+    gi: int
+    ci: int
+    profile: str
+    memory_mib: int = 0
+    multiprocessors: int = 0
+    gi_slices: int = 0
+    ci_slices: int = 0
+    engines: Engines = Engines()
+    placement: Placement | None = None
+    nodes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    error: str | None = None
+    numa: int | None = None
+
+    @property
+    def path(self) -> str:
+        """``GPU:MIG`` as ``nvidia-smi`` and the index id strategy write it."""
+        return f"{self.gpu_index}:{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One physical GPU.
+
+    ``minor`` is the number in ``/dev/nvidia<minor>``. ``pci_bus_id`` is as sysfs writes it (``0000:00:06.0``).
+    ``mig`` is ``None`` where the card has no MIG. ``warnings`` are things that could not be read below it.
+    """
+
+    uuid: str
+    index: int
+    minor: int | None = None
+    pci_bus_id: str = ""
+    pci_device_id: int = 0
+    numa: int | None = None
+    product: str = ""
+    memory_mib: int = 0
+    compute_capability: tuple[int, int] | None = None
+    mig: MigMode | None = None
+    mig_devices: tuple[MigDevice, ...] = ()
+    memory_slices: int = 0
+    nodes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return str(self.index)
+
+    @property
+    def mig_enabled(self) -> bool:
+        return self.mig is not None and self.mig.current
+
+    @property
+    def mig_pending(self) -> bool:
+        """A switch of MIG mode waits for a GPU reset: the GPU must not be advertised meanwhile."""
+        return self.mig is not None and self.mig.current != self.mig.pending
+
+
+#: Something that can be handed to a container.
+Device = Gpu | MigDevice
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """One scan of a node.
+
+    ``control_nodes`` are the nodes every GPU container needs and that exist (``/dev/nvidiactl`` …). ``warnings``
+    are things that concern no known GPU, such as an index that has no readable UUID.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    driver_version: str = ""
+    nvml_version: str = ""
+    cuda_version: tuple[int, int] | None = None
+    control_nodes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def devices(self) -> tuple[Device, ...]:
+        """Every GPU and every MIG device, in order."""
+        found: list[Device] = []
+        for gpu in self.gpus:
+            found.append(gpu)
+            found.extend(gpu.mig_devices)
+        return tuple(found)

@@ -1,0 +1,230 @@
+"""From an inventory and the settings to what kubelet is told, and what is left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from plugin.core.model import Device, Gpu, Inventory, MigDevice
+from plugin.core.profiles import GPU_RESOURCE, resource_name
+from plugin.core.settings import MigStrategy, Settings, SharedResource, SingleResource
+
+#: Between a device's UUID and the number of its replica, as NVIDIA's plugin writes it.
+REPLICA_SEPARATOR = "::"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One id in a resource's list. ``reasons`` say why it must not be used; none means healthy."""
+
+    id: str
+    device: Device
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def healthy(self) -> bool:
+        return not self.reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Advertisement:
+    """What a node offers.
+
+    ``resources`` maps resource names to ids in inventory order; ``withheld`` maps UUIDs that are on the node but
+    in no list to the reason; ``problems`` are sentences about the node as a whole. ``limits`` maps resources to the
+    largest number of ids that one container may ask for.
+    """
+
+    resources: Mapping[str, tuple[Listed, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    withheld: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    problems: tuple[str, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    def resource_of(self, uuid: str) -> str | None:
+        """The resource under which a device (or its first replica) is listed."""
+        return next((name for name, ids in self.resources.items() if any(i.device.uuid == uuid for i in ids)), None)
+
+
+def advertise(
+    inventory: Inventory, settings: Settings, verdicts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> Advertisement:
+    """Decide what to advertise. `verdicts` maps device UUIDs to reasons that hold them down."""
+    grouped, withheld, problems = _STRATEGIES[settings.mig_strategy](inventory, settings)
+    listed = {
+        name: tuple(Listed(d.uuid, d, _reasons(d, settings, verdicts)) for d in devices)
+        for name, devices in grouped.items()
+    }
+    shared, limits, sharing_problems = _share(listed, settings)
+    return Advertisement(
+        MappingProxyType(dict(sorted(shared.items()))),
+        MappingProxyType(withheld),
+        (*problems, *sharing_problems),
+        MappingProxyType(limits),
+    )
+
+
+def _reasons(device: Device, settings: Settings, verdicts: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    reasons = [*verdicts.get(device.uuid, ())]
+    if device.error:
+        reasons.append(device.error)
+    if settings.pass_device_specs:
+        # Without device specs the container runtime makes the nodes itself, and ours may not show them.
+        reasons.extend(f"missing {path}" for path in device.missing)
+    return tuple(reasons)
+
+
+# ------------------------------------------------------------------------------------------------ strategies
+
+_Plan = tuple[dict[str, list[Device]], dict[str, str], list[str]]
+
+
+def _none(inventory: Inventory, settings: Settings) -> _Plan:
+    del settings
+    whole: list[Device] = []
+    withheld: dict[str, str] = {}
+    problems: list[str] = []
+    for gpu in inventory.gpus:
+        reason = _why_not_whole(gpu)
+        if reason is None and gpu.mig_enabled and not gpu.mig_devices:
+            reason = f"GPU {gpu.index} has MIG mode on and no MIG devices, so CUDA finds nothing on it"
+        if reason is not None:
+            withheld[gpu.uuid] = reason
+            problems.append(reason)
+            continue
+        whole.append(gpu)
+        for device in gpu.mig_devices:
+            withheld[device.uuid] = "MIG devices are not advertised with --mig-strategy=none"
+        if gpu.mig_enabled:
+            problems.append(
+                f"GPU {gpu.index} has MIG mode on but is advertised whole; "
+                "use --mig-strategy=mixed or single to advertise its MIG devices"
+            )
+    return ({GPU_RESOURCE: whole} if whole else {}), withheld, problems
+
+
+def _mixed(inventory: Inventory, settings: Settings) -> _Plan:
+    del settings
+    resources: dict[str, list[Device]] = {}
+    withheld: dict[str, str] = {}
+    problems: list[str] = []
+    for gpu in inventory.gpus:
+        if gpu.mig_devices:
+            _add_mig_devices(gpu, resources, withheld, problems)
+            continue
+        reason = _why_not_whole(gpu)
+        if reason is None and gpu.mig_enabled:
+            reason = f"GPU {gpu.index} has MIG mode on and no MIG devices"
+        if reason is None:
+            resources.setdefault(GPU_RESOURCE, []).append(gpu)
+        else:
+            withheld[gpu.uuid] = reason
+            problems.append(reason)
+    return resources, withheld, problems
+
+
+def _single(inventory: Inventory, settings: Settings) -> _Plan:
+    readable = [gpu for gpu in inventory.gpus if not gpu.error or gpu.mig_devices]
+    if not any(gpu.mig_enabled or gpu.mig_devices for gpu in readable):
+        # No MIG anywhere: as NVIDIA's plugin does, the node's GPUs are offered whole.
+        return _none(inventory, settings)
+    resources, withheld, problems = _mixed(inventory, settings)
+    violation = _single_violation(readable)
+    if violation is not None:
+        reason = f"--mig-strategy=single: {violation}; nothing is advertised until that is mended (or use mixed)"
+        for device in inventory.devices():
+            if isinstance(device, MigDevice) or not device.mig_devices:
+                withheld[device.uuid] = reason
+        return {}, withheld, [reason, *problems]
+    if settings.single_resource is SingleResource.GPU:
+        resources = {GPU_RESOURCE: [d for devices in resources.values() for d in devices]} if resources else {}
+    return resources, withheld, problems
+
+
+def _single_violation(gpus: list[Gpu]) -> str | None:
+    """Why these GPUs break the rules of ``single``; unreadable data breaks nothing."""
+    off = [gpu.path for gpu in gpus if not gpu.mig_enabled and not gpu.mig_devices]
+    if off:
+        return f"every GPU must have MIG mode on, but it is off on GPU {', '.join(off)}"
+    where: dict[str, list[str]] = {}
+    for gpu in gpus:
+        for profile in {d.profile: None for d in gpu.mig_devices if d.profile}:
+            where.setdefault(profile, []).append(gpu.path)
+    if len(where) > 1:
+        found = "; ".join(f"{profile} on GPU {', '.join(paths)}" for profile, paths in sorted(where.items()))
+        return f"every MIG device must have one profile, but there are {found}"
+    return None
+
+
+_STRATEGIES = {MigStrategy.NONE: _none, MigStrategy.MIXED: _mixed, MigStrategy.SINGLE: _single}
+
+
+def _add_mig_devices(
+    gpu: Gpu, resources: dict[str, list[Device]], withheld: dict[str, str], problems: list[str]
+) -> None:
+    for device in gpu.mig_devices:
+        if device.profile:
+            resources.setdefault(resource_name(device.profile), []).append(device)
+        else:
+            reason = f"MIG device {device.path} ({device.uuid}) has no readable profile: {device.error or 'no answer'}"
+            withheld[device.uuid] = reason
+            problems.append(reason)
+
+
+def _why_not_whole(gpu: Gpu) -> str | None:
+    if gpu.mig_pending:
+        pending = "on" if gpu.mig is not None and gpu.mig.pending else "off"
+        return f"GPU {gpu.index} has MIG mode pending ({pending} after a GPU reset)"
+    return None
+
+
+# --------------------------------------------------------------------------------------------------- sharing
+
+
+def _share(
+    listed: dict[str, tuple[Listed, ...]], settings: Settings
+) -> tuple[dict[str, tuple[Listed, ...]], dict[str, int], list[str]]:
+    """Replace shared devices by their replicas; those that are not chosen stay under the plain name."""
+    sharing = settings.sharing
+    result = dict(listed)
+    limits: dict[str, int] = {}
+    problems: list[str] = []
+    for entry in sharing.resources:
+        devices = listed.get(entry.name)
+        if devices is None:
+            continue  # one configuration serves nodes of several kinds
+        chosen, unknown = _chosen(entry, devices)
+        if unknown:
+            problems.append(f"sharing of {entry.name}: no such device on this node: {', '.join(unknown)}")
+        replicas = tuple(
+            Listed(f"{item.id}{REPLICA_SEPARATOR}{n}", item.device, item.reasons)
+            for item in chosen
+            for n in range(entry.replicas)
+        )
+        rest = tuple(item for item in devices if item not in chosen)
+        name = entry.rename or (f"{entry.name}.shared" if sharing.rename_by_default else entry.name)
+        if name == entry.name:
+            result[name] = rest + replicas
+        else:
+            result[name] = result.get(name, ()) + replicas
+            if rest:
+                result[entry.name] = rest
+            else:
+                result.pop(entry.name, None)
+        if sharing.fail_requests_greater_than_one:
+            limits[name] = 1
+    return {name: ids for name, ids in result.items() if ids}, limits, problems
+
+
+def _chosen(entry: SharedResource, devices: tuple[Listed, ...]) -> tuple[tuple[Listed, ...], list[str]]:
+    match entry.devices:
+        case None:
+            return devices, []
+        case int(count):
+            return devices[:count], []
+        case names:
+            known = {name for item in devices for name in (item.device.uuid, item.device.path)}
+            return (
+                tuple(item for item in devices if item.device.uuid in names or item.device.path in names),
+                [name for name in names if name not in known],
+            )
