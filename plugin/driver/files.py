@@ -1,0 +1,108 @@
+"""Device nodes, MIG capability files and NUMA nodes, read from the file system under configurable roots."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+#: Needed by every container with a GPU; those that do not exist are left out (nvidia-modeset often does not).
+CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
+
+
+class DeviceFiles:
+    """Looks files up; keeps nothing but mig-minors, which never changes while a driver is loaded.
+
+    `roots` are folders that may contain ``dev/`` (the first that has ``nvidiactl`` in it counts); `proc` and `sys`
+    are the mount points of procfs and sysfs, or copies of them. Missing and unreadable files are answers, not
+    exceptions.
+    """
+
+    def __init__(self, *roots: Path, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> None:
+        self._roots = roots or (Path("/"),)
+        self.root = self._roots[-1]
+        self.proc = proc
+        self.sys = sys
+        self._minors: dict[str, int] | None = None
+
+    def control_nodes(self) -> tuple[str, ...]:
+        """Those that exist. Decides anew which root counts: a driver container's may be mounted late."""
+        self.root = next((root for root in self._roots if (root / "dev/nvidiactl").exists()), self._roots[-1])
+        return tuple(node for node in CONTROL_NODES if self.exists(node))
+
+    def exists(self, node: str) -> bool:
+        """Whether a node such as ``/dev/nvidia0`` is there, below our own root."""
+        try:
+            (self.root / node.lstrip("/")).stat()
+        except OSError as error:
+            return error.errno == errno.EACCES  # it may well be there: unknown is no fault
+        return True
+
+    def gpu(self, minor: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """``(nodes, missing)`` of a whole GPU, both as absolute paths."""
+        if minor is None:
+            return (), ()
+        node = f"/dev/nvidia{minor}"
+        return (node,), (() if self.exists(node) else (node,))
+
+    def mig(self, minor: int | None, gi: int, ci: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """``(nodes, missing)`` of one MIG device: its GPU's node and the capability nodes of its GI and CI.
+
+        A capability whose number cannot be found is missing under the name of its capability file.
+        """
+        nodes, missing = map(list, self.gpu(minor))
+        if minor is None:
+            return tuple(nodes), tuple(missing)
+        for capability in (f"gpu{minor}/mig/gi{gi}/access", f"gpu{minor}/mig/gi{gi}/ci{ci}/access"):
+            number = self._capability_minor(capability)
+            if number is None:
+                missing.append(f"/proc/driver/nvidia/capabilities/{capability}")
+                continue
+            node = f"/dev/nvidia-caps/nvidia-cap{number}"
+            nodes.append(node)
+            if not self.exists(node):
+                missing.append(node)
+        return tuple(nodes), tuple(missing)
+
+    def numa(self, pci_bus_id: str) -> int | None:
+        """NUMA node of a PCI device, ``None`` where the system does not know (-1) or say."""
+        text = _read(self.sys / "bus/pci/devices" / pci_bus_id / "numa_node")
+        try:
+            node = int(text) if text is not None else -1
+        except ValueError:
+            return None
+        return node if node >= 0 else None
+
+    def _capability_minor(self, capability: str) -> int | None:
+        """The live instance's own file says it; mig-minors, which lists all that could be, is the fallback."""
+        text = _read(self.proc / "driver/nvidia/capabilities" / capability)
+        if text is not None:
+            for line in text.splitlines():
+                key, _, value = line.partition(":")
+                if key == "DeviceFileMinor" and value.strip().isdecimal():
+                    return int(value)
+        if self._minors is None:
+            self._minors = parse_mig_minors(_read(self.proc / "driver/nvidia-caps/mig-minors") or "")
+        return self._minors.get(capability.replace("/mig/", "/"))
+
+
+def parse_mig_minors(text: str) -> dict[str, int]:
+    """``gpu0/gi1/ci0/access 13`` per line → minor by name; lines of any other form are skipped."""
+    minors = {}
+    for line in text.splitlines():
+        name, _, number = line.strip().rpartition(" ")
+        if name and number.isdecimal():
+            minors[name] = int(number)
+    return minors
+
+
+def sysfs_bus_id(nvml_bus_id: str) -> str:
+    """NVML's ``00000000:00:06.0`` (8-digit domain, any case) as sysfs writes it: ``0000:00:06.0``."""
+    domain, _, rest = nvml_bus_id.lower().partition(":")
+    return f"{domain[-4:]:>04}:{rest}" if rest else nvml_bus_id.lower()
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None

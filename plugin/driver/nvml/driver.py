@@ -1,0 +1,76 @@
+"""The driver protocol over NVML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pynvml
+
+from plugin.core.model import Inventory
+from plugin.driver.files import DeviceFiles
+from plugin.driver.nvml import library as nvml
+from plugin.driver.nvml.scan import GpuReader
+from plugin.errors import DriverCallFailed, DriverUnavailable
+
+
+class NvmlDriver:
+    """NVIDIA's driver. One per process at a time, since pynvml keeps its library in a global."""
+
+    def __init__(
+        self, files: DeviceFiles | None = None, library: object | None = None, roots: Sequence[Path] = ()
+    ) -> None:
+        """`library` is an already loaded one; else the first found below `roots`, else the loader's choice."""
+        self._files = files or DeviceFiles()
+        self._library = library
+        self._roots = roots
+        self._readers: dict[int, GpuReader] = {}
+
+    def open(self) -> None:
+        if self._library is None:
+            self._library = nvml.load(nvml.find_library(self._roots))
+        nvml.initialise(self._library)
+        self._readers.clear()
+
+    def close(self) -> None:
+        nvml.shut_down()
+        self._readers.clear()
+
+    def scan(self) -> Inventory:
+        try:
+            count = nvml.call("counting the GPUs", pynvml.nvmlDeviceGetCount)
+        except DriverCallFailed as error:
+            raise DriverUnavailable(f"{error}; the NVIDIA driver does not answer") from error
+        control_nodes = self._files.control_nodes()
+        gpus = []
+        warnings = []
+        for index in range(count):
+            reader = self._readers.setdefault(index, GpuReader(index, self._files))
+            try:
+                gpus.append(reader.read())
+            except DriverCallFailed as error:
+                self._readers.pop(index)
+                warnings.append(f"GPU {index} cannot be read: {error}")
+        cuda = _version(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+        return Inventory(
+            gpus=tuple(gpus),
+            driver_version=_text(pynvml.nvmlSystemGetDriverVersion),
+            nvml_version=_text(pynvml.nvmlSystemGetNVMLVersion),
+            cuda_version=(cuda // 1000, cuda % 1000 // 10) if cuda is not None else None,
+            control_nodes=control_nodes,
+            warnings=tuple(warnings),
+        )
+
+
+def _text(function: Callable[[], str]) -> str:
+    try:
+        return nvml.ask(function) or ""
+    except DriverCallFailed:
+        return ""  # a version is for people only
+
+
+def _version(function: Callable[[], int]) -> int | None:
+    try:
+        return nvml.ask(function)
+    except DriverCallFailed:
+        return None

@@ -1,0 +1,113 @@
+"""Finding and loading libnvidia-ml, and turning its errors into ours."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import pynvml
+
+from plugin.errors import DriverCallFailed, DriverUnavailable
+
+LIBRARY = "libnvidia-ml.so.1"
+
+#: Where distributions, driver containers and Google's nodes keep the library, below a driver root.
+_FOLDERS = (
+    "usr/lib64",
+    "usr/lib/x86_64-linux-gnu",
+    "usr/lib/aarch64-linux-gnu",
+    "usr/lib",
+    "lib64",
+    "lib/x86_64-linux-gnu",
+    "lib/aarch64-linux-gnu",
+    "lib",
+    "usr/local/nvidia/lib64",
+    "home/kubernetes/bin/nvidia/lib64",
+)
+
+_LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_GPU_NOT_FOUND, pynvml.NVML_ERROR_RESET_REQUIRED})
+_NO_ANSWER = frozenset(
+    {pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_NO_PERMISSION}
+)
+
+_HINTS = {
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the kernel module is not loaded: is the driver installed on this node?",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "library and kernel module differ in version: finish the driver "
+    "upgrade (reload the module or reboot), and check which driver root is mounted",
+    pynvml.NVML_ERROR_NO_PERMISSION: "this process may not open the device nodes: run it privileged or under "
+    "NVIDIA's runtime class",
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the library is older than this plugin needs",
+}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def find_library(roots: Iterable[Path]) -> Path | None:
+    """The first real library file below `roots`; an absolute link is followed inside its own root."""
+    for root in roots:
+        for folder in _FOLDERS:
+            path = root / folder / LIBRARY
+            if path.is_symlink() and path.readlink().is_absolute():
+                path = root / str(path.readlink()).lstrip("/")
+            if path.is_file():
+                return path.resolve()
+    return None
+
+
+def load(path: Path | None) -> object:
+    """Load the library at `path`, or the one the loader finds. Raises :class:`DriverUnavailable`."""
+    try:
+        return ctypes.CDLL(str(path) if path is not None else LIBRARY)
+    except OSError as error:
+        where = f"below {path}" if path is not None else "on the loader's path"
+        raise DriverUnavailable(
+            f"cannot load {LIBRARY} {where}: {error}; install the NVIDIA driver, run under NVIDIA's runtime class, "
+            "or mount the driver root and name it with --driver-root / --driver-root-ctr-path "
+            "(--simulate runs without a GPU)"
+        ) from error
+
+
+def initialise(library: object) -> None:
+    """Make `library` the one that pynvml calls, and initialise it. Raises :class:`DriverUnavailable`."""
+    # pynvml keeps one library per process in a global and never forgets its function pointers.
+    with pynvml.libLoadLock:
+        if pynvml.nvmlLib is not library:
+            pynvml.nvmlLib = library
+            pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 — there is no public way
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        hint = _HINTS.get(error.value, "see the kernel log (dmesg) for NVRM messages")
+        raise DriverUnavailable(f"initialising NVML failed: {error}; {hint}") from error
+
+
+def shut_down() -> None:
+    try:
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return  # nothing was initialised, or the driver went away first: closed is closed
+
+
+def call(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call NVML; its error becomes a :class:`DriverCallFailed` that says `what` was being read."""
+    try:
+        return function(*args, **kwargs)
+    except pynvml.NVMLError as error:
+        raise failed(what, error) from error
+
+
+def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Call NVML for something a card or a driver may not have; ``None`` then, or when it may not be read."""
+    try:
+        return function(*args, **kwargs)
+    except pynvml.NVMLError as error:
+        if error.value in _NO_ANSWER:
+            return None
+        raise failed(getattr(function, "__name__", "NVML"), error) from error
+
+
+def failed(what: str, error: Any) -> DriverCallFailed:
+    return DriverCallFailed(f"{what}: {error}", code=error.value, gpu_lost=error.value in _LOST)
