@@ -1,0 +1,90 @@
+"""Kubelet's plugin directory: tells at once when a socket in it comes, goes or is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+from asyncinotify import Inotify, Mask
+
+log = logging.getLogger(__name__)
+
+#: Looking without being told: how often while inotify works (it can lose events), and when there is none.
+SAFETY_POLL_SECONDS = 10.0
+FALLBACK_POLL_SECONDS = 0.5
+
+#: What a socket file is, across deletion and creation: inode numbers alone are used again at once.
+Identity = tuple[int, int, int]
+
+
+class SocketDirectory:
+    """Watches one directory; used from the event loop only."""
+
+    def __init__(self, path: Path, *, inotify: bool = True) -> None:
+        self.path = path
+        self._inotify = inotify
+        self._changed = asyncio.Event()
+
+    def identity(self, name: str) -> Identity | None:
+        """What the file `name` is now; ``None`` when it is not there. A new file never has an old one's identity."""
+        try:
+            stat = (self.path / name).stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino, stat.st_ctime_ns
+
+    def exists(self, name: str) -> bool:
+        return self.identity(name) is not None
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    async def changed(self) -> None:
+        """Wait for the next change, or for the next look that is due anyway."""
+        await self._changed.wait()
+
+    async def watch(self) -> None:
+        """Watch until cancelled. Never fails: without inotify, or without the directory, it polls."""
+        while True:
+            if self._inotify:
+                try:
+                    await self._watch_inotify()
+                except OSError as error:
+                    log.warning(
+                        "cannot watch %s with inotify (%s); looking every %s s instead",
+                        self.path,
+                        error.strerror or error,
+                        FALLBACK_POLL_SECONDS,
+                    )
+            # Also while the directory does not exist: kubelet makes it at its first start.
+            await self._poll_until_watchable()
+
+    async def _watch_inotify(self) -> None:
+        """Returns when the directory itself went away; raises OSError when there are no watches left."""
+        mask = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.ONLYDIR
+        with Inotify() as inotify:
+            inotify.add_watch(self.path, mask)
+            self._tell()  # whatever happened before the watch stood
+            while True:
+                event = None
+                with contextlib.suppress(TimeoutError):
+                    event = await asyncio.wait_for(inotify.get(), SAFETY_POLL_SECONDS)
+                self._tell()
+                if event is not None and event.mask & (Mask.DELETE_SELF | Mask.IGNORED):
+                    return
+
+    async def _poll_until_watchable(self) -> None:
+        missing = not self.path.is_dir()
+        if missing:
+            log.warning("%s does not exist; is kubelet running, and is its directory mounted here?", self.path)
+        while True:
+            await asyncio.sleep(FALLBACK_POLL_SECONDS)
+            self._tell()
+            if missing and self.path.is_dir():
+                return
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

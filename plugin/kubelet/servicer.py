@@ -1,0 +1,155 @@
+"""The DevicePlugin service of one resource: every answer is a function of the newest snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from plugin.api import deviceplugin_v1beta1_pb2 as pb
+from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
+from plugin.core.allocation import allocate
+from plugin.core.preference import prefer
+from plugin.errors import DeviceUnavailable, InvalidRequest, RequestError, UnknownDevice
+from plugin.kubelet import wire
+from plugin.store import Store
+
+log = logging.getLogger(__name__)
+
+_STATUS = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    UnknownDevice: grpc.StatusCode.NOT_FOUND,
+    DeviceUnavailable: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(eq=False, slots=True)
+class Stream:
+    """One open ListAndWatch: ``generation`` is that of the newest snapshot the client has been told of."""
+
+    generation: int = -1
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class ResourceServicer(pb_grpc.DevicePluginServicer):
+    """Serves one resource; any number of clients may have a stream open, each is told everything."""
+
+    def __init__(self, resource: str, store: Store) -> None:
+        self._resource = resource
+        self._store = store
+        self._streams: set[Stream] = set()
+        self._closing = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._opened: asyncio.Future[Stream] | None = None
+
+    # ------------------------------------------------------------------------------ for the endpoint
+
+    def next_stream(self) -> asyncio.Future[Stream]:
+        """Resolves to the next ListAndWatch that is opened: after Register, that is kubelet's."""
+        self._opened = asyncio.get_running_loop().create_future()
+        return self._opened
+
+    async def told(self, generation: int) -> None:
+        """Wait until every open stream has been told of `generation`."""
+        while any(stream.generation < generation for stream in self._streams):
+            await self._progress.wait()
+
+    async def end_streams(self) -> None:
+        """End every open stream and wait until they are gone; new ones can be opened afterwards."""
+        self._closing.set()
+        self._closing = asyncio.Event()
+        while self._streams:
+            await self._progress.wait()
+
+    # ------------------------------------------------------------------------------------- the service
+
+    async def GetDevicePluginOptions(self, request: pb.Empty, context: Context) -> pb.DevicePluginOptions:  # noqa: N802
+        del request, context
+        return pb.DevicePluginOptions(pre_start_required=False, get_preferred_allocation_available=True)
+
+    async def ListAndWatch(self, request: pb.Empty, context: Context) -> AsyncIterator[pb.ListAndWatchResponse]:  # noqa: N802
+        del request, context
+        stream = Stream()
+        closing = self._closing
+        self._streams.add(stream)
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_result(stream)
+        closed = asyncio.ensure_future(closing.wait())
+        sent: wire.DeviceList | None = None
+        try:
+            while not closed.done():
+                snapshot = self._store.snapshot
+                devices = wire.device_list(snapshot.advertisement.resources.get(self._resource, ()))
+                if devices != sent:
+                    yield wire.list_response(devices)
+                    sent = devices
+                    log.debug(
+                        "devices listed",
+                        extra={"resource": self._resource, "generation": snapshot.generation, "devices": len(devices)},
+                    )
+                stream.generation = snapshot.generation
+                self._tell()
+                newer = asyncio.ensure_future(self._store.newer_than(snapshot.generation))
+                try:
+                    await asyncio.wait({closed, newer}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    newer.cancel()
+        finally:
+            closed.cancel()
+            self._streams.discard(stream)
+            stream.ended.set()
+            self._tell()
+
+    async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
+        snapshot = self._store.snapshot
+        try:
+            allocations = allocate(self._resource, (r.devices_ids for r in request.container_requests), snapshot)
+        except RequestError as error:
+            log.warning("allocation refused", extra={"resource": self._resource, "reason": str(error)})
+            await context.abort(_STATUS[type(error)], str(error))
+        log.info(
+            "allocated",
+            extra={
+                "resource": self._resource,
+                "generation": snapshot.generation,
+                "devices": [device.uuid for allocation in allocations for device in allocation.devices],
+            },
+        )
+        return wire.allocate_response(allocations)
+
+    async def PreStartContainer(  # noqa: N802
+        self, request: pb.PreStartContainerRequest, context: Context
+    ) -> pb.PreStartContainerResponse:
+        del request, context  # not asked for in our options, so kubelet has no reason to call it
+        return pb.PreStartContainerResponse()
+
+    async def GetPreferredAllocation(  # noqa: N802
+        self, request: pb.PreferredAllocationRequest, context: Context
+    ) -> pb.PreferredAllocationResponse:
+        del context
+        snapshot = self._store.snapshot
+        listed = snapshot.advertisement.resources.get(self._resource, ())
+        responses = []
+        for item in request.container_requests:
+            preference = prefer(
+                listed,
+                item.available_deviceIDs,
+                item.must_include_deviceIDs,
+                item.allocation_size,
+                policy=snapshot.settings.allocation_policy,
+                shared_policy=snapshot.settings.shared_devices_allocation_policy,
+            )
+            for warning in preference.warnings:
+                log.warning("odd preferred allocation request", extra={"resource": self._resource, "reason": warning})
+            responses.append(pb.ContainerPreferredAllocationResponse(deviceIDs=preference.ids))
+        return pb.PreferredAllocationResponse(container_responses=responses)
+
+    def _tell(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()

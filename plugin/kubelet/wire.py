@@ -1,0 +1,51 @@
+"""Our values as protobuf messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from plugin.api import deviceplugin_v1beta1_pb2 as pb
+from plugin.core.allocation import ContainerAllocation
+from plugin.core.resources import Listed
+
+VERSION = "v1beta1"
+
+#: ``(id, healthy, NUMA node)`` of each device: all that kubelet learns, and so what has to change for a new message.
+DeviceList = tuple[tuple[str, bool, int | None], ...]
+
+
+def device_list(listed: Iterable[Listed]) -> DeviceList:
+    return tuple((item.id, item.healthy, item.device.numa) for item in listed)
+
+
+def list_response(devices: DeviceList) -> pb.ListAndWatchResponse:
+    return pb.ListAndWatchResponse(
+        devices=[
+            pb.Device(
+                ID=name,
+                health="Healthy" if healthy else "Unhealthy",
+                # An unknown NUMA node must be left out: kubelet would take 0 for an answer.
+                topology=pb.TopologyInfo(nodes=[pb.NUMANode(ID=numa)]) if numa is not None else None,
+            )
+            for name, healthy, numa in devices
+        ]
+    )
+
+
+def allocate_response(allocations: Iterable[ContainerAllocation]) -> pb.AllocateResponse:
+    return pb.AllocateResponse(
+        container_responses=[
+            pb.ContainerAllocateResponse(
+                envs=allocation.envs,
+                mounts=[
+                    pb.Mount(container_path=m.container_path, host_path=m.host_path, read_only=m.read_only)
+                    for m in allocation.mounts
+                ],
+                devices=[
+                    pb.DeviceSpec(container_path=d.container_path, host_path=d.host_path, permissions=d.permissions)
+                    for d in allocation.device_specs
+                ],
+            )
+            for allocation in allocations
+        ]
+    )
