@@ -1,0 +1,72 @@
+"""Everything that plugins did to the stand-in kubelet, with times, and a way to wait for more."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plugin.sim.kubelet_devices import ListedDevice
+
+#: ``socket-name``: one file name for two servers or two resources. ``endpoint``: not a plain file name.
+#: ``second-stream``: two streams for one resource at a time. ``repeated-list``: a list equal to the stream's last one.
+#: ``device-list`` and ``allocate-response``: the message breaks the rules of the API.
+Kind = Literal["socket-name", "endpoint", "second-stream", "repeated-list", "device-list", "allocate-response"]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One Register call; ``error`` is empty when it was taken. ``time`` is its arrival on the kubelet's clock."""
+
+    time: float
+    resource: str
+    endpoint: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListMessage:
+    """One ListAndWatch message."""
+
+    time: float
+    resource: str
+    endpoint: str
+    devices: tuple[ListedDevice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A breach of the protocol, or a habit that real kubelets punish."""
+
+    time: float
+    kind: str
+    resource: str
+    detail: str
+
+
+class Journal:
+    """The record of one stand-in over all its restarts. Belongs to one event loop."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.registrations: list[Registration] = []
+        self.refusals: list[Registration] = []
+        self.messages: list[ListMessage] = []
+        self.violations: list[Violation] = []
+        self._change = asyncio.Event()
+
+    def violation(self, kind: Kind, resource: str, detail: str) -> None:
+        self.violations.append(Violation(self.clock(), kind, resource, detail))
+
+    def changed(self) -> None:
+        """Wake everybody who waits."""
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Return as soon as ``predicate`` holds; it is asked at once and after every change."""
+        while not predicate():
+            await self._change.wait()

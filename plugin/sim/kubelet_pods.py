@@ -1,0 +1,161 @@
+"""Pods as the stand-in kubelet admits them, and what their containers are given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from plugin.api import deviceplugin_v1beta1_pb2 as pb
+
+Phase = Literal["Pending", "Running", "Failed"]
+Requests = Mapping[str, Mapping[str, int]]
+
+_CDI_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*=[A-Za-z0-9][\w.:-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What a user asks for: ``containers`` is container name → resource name → count.
+
+    ``bound`` stands for a pod whose manifest names the node, so that no scheduler looks at it.
+    """
+
+    name: str
+    namespace: str = "default"
+    containers: Requests = field(default_factory=dict)
+    bound: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def wanted(self) -> dict[str, int]:
+        """Return how many devices of each resource all containers want together."""
+        total: dict[str, int] = {}
+        for requests in self.containers.values():
+            for resource, count in requests.items():
+                total[resource] = total.get(resource, 0) + count
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    container_path: str
+    host_path: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNode:
+    container_path: str
+    host_path: str
+    permissions: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerResult:
+    """What one container got. ``device_ids`` is resource → ids in the order of the Allocate request."""
+
+    device_ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    envs: dict[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[DeviceNode, ...] = ()
+    annotations: dict[str, str] = field(default_factory=dict)
+    cdi_devices: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class PodResult:
+    """The pod as the API server would show it now; the stand-in keeps it up to date until the pod is deleted.
+
+    ``device_health`` is device id → health as in ``allocatedResourcesStatus``. ``waiting`` are containers that are
+    not running at the moment, for example in a crash loop.
+    """
+
+    pod: Pod
+    phase: Phase = "Pending"
+    reason: str = ""
+    containers: dict[str, ContainerResult] = field(default_factory=dict)
+    device_health: dict[str, str] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+
+    @property
+    def device_ids(self) -> tuple[str, ...]:
+        """Every device id of the pod."""
+        return tuple(
+            device for container in self.containers.values() for ids in container.device_ids.values() for device in ids
+        )
+
+    @property
+    def admitted(self) -> bool:
+        """The pod is on the node: its requests count, and its devices are its own."""
+        return self.phase != "Failed" and bool(self.containers)
+
+    def fail(self, reason: str) -> None:
+        """Fail for good: no kubelet takes a failed pod back."""
+        self.phase = "Failed"
+        self.reason = reason
+        self.waiting = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Devices that one container holds of one resource, with the plugin's answer, kept for the pod's lifetime.
+
+    ``ids`` is device id → NUMA node, -1 where the plugin named none.
+    """
+
+    pod: str
+    container: str
+    resource: str
+    ids: dict[str, int]
+    response: pb.ContainerAllocateResponse
+
+
+def merge(assignments: Iterable[Assignment]) -> ContainerResult:
+    """Put the answers for one container together: nodes, mounts and CDI names add up, of equal keys the later wins."""
+    result = ContainerResult()
+    mounts: dict[str, Mount] = {}
+    devices: dict[str, DeviceNode] = {}
+    cdi: dict[str, None] = {}
+    for assignment in assignments:
+        response = assignment.response
+        result.device_ids[assignment.resource] = tuple(assignment.ids)
+        result.envs.update(response.envs)
+        result.annotations.update(response.annotations)
+        for mount in response.mounts:
+            mounts.setdefault(mount.container_path, Mount(mount.container_path, mount.host_path, mount.read_only))
+        for node in response.devices:
+            devices.setdefault(node.container_path, DeviceNode(node.container_path, node.host_path, node.permissions))
+        cdi.update((device.name, None) for device in response.cdi_devices)
+    return ContainerResult(
+        device_ids=result.device_ids,
+        envs=result.envs,
+        mounts=tuple(mounts.values()),
+        devices=tuple(devices.values()),
+        annotations=result.annotations,
+        cdi_devices=tuple(cdi),
+    )
+
+
+def response_faults(response: pb.AllocateResponse) -> Iterator[str]:
+    """Name everything in an answer to a one-container request that breaks the protocol, one sentence each."""
+    if len(response.container_responses) != 1:
+        yield f"one container was asked for and {len(response.container_responses)} were answered"
+    for container in response.container_responses:
+        for node in container.devices:
+            if not node.permissions or set(node.permissions) - set("rwm"):
+                yield f"device node {node.container_path} has permissions {node.permissions!r}, which are of r, w, m"
+        paths = [(node.host_path, node.container_path) for node in container.devices]
+        paths += [(mount.host_path, mount.container_path) for mount in container.mounts]
+        for host, inside in paths:
+            if not (host.startswith("/") and inside.startswith("/")):
+                yield f"{host!r} on {inside!r} is not a pair of absolute paths"
+        for device in container.cdi_devices:
+            if not _CDI_NAME.fullmatch(device.name):
+                yield f"{device.name!r} is not a CDI name (vendor/class=name)"

@@ -1,0 +1,125 @@
+"""The stand-in kubelet's connections: one client per registered plugin, and servers whose socket outlives them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import grpc
+
+from plugin.api import deviceplugin_v1beta1_pb2 as pb
+from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
+from plugin.errors import KubeletError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable
+    from pathlib import Path
+    from typing import TypeVar
+
+    from plugin.api.deviceplugin_v1beta1_pb2_grpc import DevicePluginAsyncStub
+
+    Answer = TypeVar("Answer")
+
+#: Kubelet gives a plugin this many seconds to prepare a container; Allocate has no limit at all.
+PRE_START_TIMEOUT_S = 30.0
+
+_CHANNEL_OPTIONS = (
+    # Two registrations of one socket must be two connections, as they are for kubelet.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class PluginConnection:
+    """One dialled plugin. Every failed call is a :class:`KubeletError` that carries the plugin's own words."""
+
+    def __init__(self, resource: str, endpoint: str, path: Path) -> None:
+        self.resource = resource
+        self.endpoint = endpoint
+        self._channel = grpc.aio.insecure_channel(f"unix:{path}", options=_CHANNEL_OPTIONS)
+        self._stub: DevicePluginAsyncStub = pb_grpc.DevicePluginStub(self._channel)
+
+    async def options(self, timeout_s: float) -> pb.DevicePluginOptions:
+        """Dial and ask for the options; a socket on which nobody listens takes the whole ``timeout_s``."""
+        call = self._stub.GetDevicePluginOptions(pb.Empty(), timeout=timeout_s, wait_for_ready=True)
+        return await self._answer("GetDevicePluginOptions", call)
+
+    async def prefer(self, available: list[str], size: int) -> list[str]:
+        request = pb.PreferredAllocationRequest(
+            container_requests=[
+                pb.ContainerPreferredAllocationRequest(available_deviceIDs=available, allocation_size=size)
+            ]
+        )
+        response = await self._answer("GetPreferredAllocation", self._stub.GetPreferredAllocation(request))
+        return list(response.container_responses[0].deviceIDs) if response.container_responses else []
+
+    async def allocate(self, ids: list[str]) -> pb.AllocateResponse:
+        request = pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=ids)])
+        return await self._answer("Allocate", self._stub.Allocate(request))
+
+    async def pre_start(self, ids: list[str]) -> None:
+        request = pb.PreStartContainerRequest(devices_ids=ids)
+        await self._answer("PreStartContainer", self._stub.PreStartContainer(request, timeout=PRE_START_TIMEOUT_S))
+
+    async def lists(self) -> AsyncGenerator[pb.ListAndWatchResponse, None]:
+        """Open ListAndWatch and yield its messages until the stream ends in whatever way."""
+        call = self._stub.ListAndWatch(pb.Empty())
+        while True:
+            try:
+                message = await self._answer("ListAndWatch", call.read())
+            except KubeletError:
+                return
+            if not isinstance(message, pb.ListAndWatchResponse):  # end of stream
+                return
+            yield message
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _answer(self, method: str, call: Awaitable[Answer]) -> Answer:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            raise KubeletError(f"{method} on {self.endpoint}: {code}: {error.details()}") from error
+        except asyncio.CancelledError:
+            # A closed channel cancels its calls; that must not look as if this task had been cancelled.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise KubeletError(f"{method} on {self.endpoint}: the connection was closed") from None
+
+
+class SocketServer:
+    """A gRPC server on ``directory/name`` whose socket file stays after it stopped, as with a killed process.
+
+    gRPC unlinks the path it was given. The path given here leads through a descriptor of the directory, and that
+    descriptor is turned elsewhere before the server stops, so there is nothing to unlink. The file itself is made
+    by ``bind`` in its final place: watchers see what they see with the real kubelet.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory = directory
+        self._name = name
+        self._fd = -1
+        self.server = grpc.aio.server()
+
+    async def start(self) -> None:
+        self._fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.server.add_insecure_port(f"unix:/proc/self/fd/{self._fd}/{self._name}")
+            await self.server.start()
+        except RuntimeError as error:
+            os.close(self._fd)
+            raise KubeletError(f"cannot listen on {self._directory / self._name}: {error}") from error
+
+    async def stop(self) -> None:
+        """Drop every connection at once."""
+        nowhere = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, self._fd, inheritable=False)
+        os.close(nowhere)
+        await self.server.stop(None)
+        os.close(self._fd)
