@@ -1,0 +1,58 @@
+{{/* Names and labels. */}}
+
+{{- define "mig-device-plugin.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "mig-device-plugin.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "mig-device-plugin.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "mig-device-plugin.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "mig-device-plugin.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "mig-device-plugin.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "mig-device-plugin.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: device-plugin
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- define "mig-device-plugin.serviceAccountName" -}}
+{{- $fallback := ternary (include "mig-device-plugin.fullname" .) "default" .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default $fallback -}}
+{{- end -}}
+
+{{- define "mig-device-plugin.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Name of the ConfigMap with the daemon's configuration file; empty when there is none. */}}
+{{- define "mig-device-plugin.configMapName" -}}
+{{- if .Values.config.existingConfigMap -}}
+{{- .Values.config.existingConfigMap -}}
+{{- else if .Values.config.inline -}}
+{{- include "mig-device-plugin.fullname" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Directory on the host whose dev/ holds the device nodes. */}}
+{{- define "mig-device-plugin.devRoot" -}}
+{{- clean (.Values.driver.devRoot | default .Values.driver.root) -}}
+{{- end -}}

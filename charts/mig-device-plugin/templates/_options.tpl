@@ -1,0 +1,62 @@
+{{/*
+The daemon's options, one a line: value of this chart, environment variable, place in the configuration file (absent:
+it has none) and the chart's own default (absent: the daemon decides).
+*/}}
+{{- define "mig-device-plugin.optionTable" -}}
+- {value: migStrategy, env: MIG_STRATEGY, file: flags.migStrategy, default: mixed}
+- {value: singleResource, env: SINGLE_RESOURCE, file: flags.plugin.singleResource}
+- {value: failOnInitError, env: FAIL_ON_INIT_ERROR, file: flags.failOnInitError, default: false}
+- {value: passDeviceSpecs, env: PASS_DEVICE_SPECS, file: flags.plugin.passDeviceSpecs, default: {{ ne .Values.driver.access "simulation" }}}
+- {value: deviceListStrategy, env: DEVICE_LIST_STRATEGY, file: flags.plugin.deviceListStrategy}
+- {value: deviceIDStrategy, env: DEVICE_ID_STRATEGY, file: flags.plugin.deviceIDStrategy}
+- {value: allocationPolicy, env: ALLOCATION_POLICY, file: flags.plugin.allocationPolicy}
+- {value: sharedDevicesAllocationPolicy, env: SHARED_DEVICES_ALLOCATION_POLICY, file: flags.plugin.sharedDevicesAllocationPolicy}
+- {value: cudaVisibleDevices, env: SET_CUDA_VISIBLE_DEVICES, file: flags.plugin.cudaVisibleDevices}
+- {value: gdrcopyEnabled, env: GDRCOPY_ENABLED, file: flags.gdrcopyEnabled}
+- {value: gdsEnabled, env: GDS_ENABLED, file: flags.gdsEnabled}
+- {value: mofedEnabled, env: MOFED_ENABLED, file: flags.mofedEnabled}
+- {value: logLevel, env: LOG_LEVEL}
+- {value: logFormat, env: LOG_FORMAT}
+{{- end -}}
+
+{{/* What config.inline says at a dotted place, as JSON; empty when it says nothing. Takes (list root place). */}}
+{{- define "mig-device-plugin.inInlineConfig" -}}
+{{- $root := index . 0 -}}
+{{- $here := $root.Values.config.inline | default dict -}}
+{{- range splitList "." (index . 1 | default "-") -}}
+{{- $here = ternary (index (ternary $here dict (kindIs "map" $here)) .) nil (kindIs "map" $here) -}}
+{{- end -}}
+{{- if not (kindIs "invalid" $here) -}}{{- toJson $here -}}{{- end -}}
+{{- end -}}
+
+{{/*
+Options as environment variables. A set value always counts. An unset one gets the chart's default only where no file can
+say otherwise, since the environment wins over the file.
+*/}}
+{{- define "mig-device-plugin.optionEnv" -}}
+{{- $root := . -}}
+{{- range include "mig-device-plugin.optionTable" . | fromYamlArray -}}
+{{- $value := index $root.Values .value -}}
+{{- if and (kindIs "invalid" $value) (hasKey . "default") (not $root.Values.config.existingConfigMap) -}}
+{{- if not (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}
+{{- $value = .default -}}
+{{- end -}}
+{{- end -}}
+{{- if not (kindIs "invalid" $value) }}
+- name: {{ .env }}
+  value: {{ kindIs "slice" $value | ternary (join "," $value) (toString $value) | quote }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The strategy in force, for NOTES; empty when only a ConfigMap of the user's knows it. */}}
+{{- define "mig-device-plugin.strategy" -}}
+{{- $inline := include "mig-device-plugin.inInlineConfig" (list . "flags.migStrategy") -}}
+{{- if .Values.migStrategy -}}
+{{- .Values.migStrategy -}}
+{{- else if $inline -}}
+{{- fromJson (printf "{\"v\":%s}" $inline) | dig "v" "" -}}
+{{- else if not .Values.config.existingConfigMap -}}
+mixed
+{{- end -}}
+{{- end -}}

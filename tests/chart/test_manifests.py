@@ -1,0 +1,154 @@
+"""What every set of values must render to: valid objects, conventional labels, no more host than needed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import helm_python
+import kubernetes_validate  # type: ignore[import-untyped]  # ships no type information
+import pytest
+
+import plugin
+
+if TYPE_CHECKING:
+    from .conftest import Renderer
+
+
+@pytest.mark.parametrize("kubernetes", ["1.25", "1.37"])
+def test_manifests_are_valid_for_kubernetes(render: "Renderer", case: dict[str, Any], kubernetes: str) -> None:
+    release = render(case)
+    assert release.manifests
+    for manifest in release.manifests:
+        assert kubernetes_validate.validate(manifest, kubernetes, strict=True) == kubernetes
+
+
+def test_helm_finds_nothing_to_complain_about(chart_path: Path, case: dict[str, Any]) -> None:
+    report = helm_python.lint(chart_path, case, strict=True, namespace="kube-system")
+    findings = [message for message in report["messages"] if message["error"] != "icon is recommended"]
+    assert (findings, report["errors"]) == ([], [])
+
+
+def test_chart_packages_with_its_schema_and_readme(chart_path: Path, tmp_path: Path) -> None:
+    with helm_python.Chart.load(helm_python.package(chart_path, destination=tmp_path)) as chart:
+        assert (chart.name, chart.version) == ("mig-device-plugin", "0.1.0")
+        assert chart.metadata["appVersion"] == plugin.__version__, "the image of this source's version"
+        assert chart.schema
+        assert "README.md" in {file["name"] for file in chart.files}
+
+
+def test_objects_carry_the_conventional_labels(render: "Renderer", case: dict[str, Any]) -> None:
+    release = render(case)
+    name = case.get("nameOverride", "mig-device-plugin")
+    selector = {"app.kubernetes.io/name": name, "app.kubernetes.io/instance": "gpu"}
+    labels = selector | {
+        "helm.sh/chart": "mig-device-plugin-0.1.0",
+        "app.kubernetes.io/version": "0.1.0",
+        "app.kubernetes.io/component": "device-plugin",
+        "app.kubernetes.io/managed-by": "Helm",
+    }
+    for manifest in release.manifests:
+        assert manifest["metadata"]["labels"] == labels
+        assert manifest["metadata"]["namespace"] == "kube-system"
+    assert release.daemonset["spec"]["selector"]["matchLabels"] == selector
+    assert labels.items() <= release.daemonset["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_no_pod_gets_a_token_or_a_writable_root(render: "Renderer", case: dict[str, Any]) -> None:
+    release = render(case)
+    assert release.pod["automountServiceAccountToken"] is False
+    assert all(account["automountServiceAccountToken"] is False for account in release.of_kind("ServiceAccount"))
+    assert release.container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & release.pod.keys()
+    writable = {mount["mountPath"] for mount in release.container["volumeMounts"] if not mount.get("readOnly")}
+    assert writable == {"/var/lib/kubelet/device-plugins", "/run/mig-device-plugin"}
+    assert release.env["TMPDIR"] == "/run/mig-device-plugin"
+
+
+def test_every_mount_has_its_volume_and_every_volume_its_mount(render: "Renderer", case: dict[str, Any]) -> None:
+    release = render(case)
+    volumes = [volume["name"] for volume in release.pod["volumes"]]
+    assert len(volumes) == len(set(volumes))
+    assert set(volumes) == {mount["name"] for mount in release.container["volumeMounts"]}
+    paths = [mount["mountPath"] for mount in release.container["volumeMounts"]]
+    assert len(paths) == len(set(paths))
+
+
+def test_host_paths_must_exist(render: "Renderer", case: dict[str, Any]) -> None:
+    """A wrong path must show as an event, not be created as an empty directory."""
+    host_paths = [volume["hostPath"] for volume in render(case).pod["volumes"] if "hostPath" in volume]
+    assert {path["type"] for path in host_paths} == {"Directory"}
+
+
+def test_a_node_critical_daemon_that_is_replaced_one_node_at_a_time(render: "Renderer") -> None:
+    release = render()
+    assert release.pod["priorityClassName"] == "system-node-critical"
+    assert release.daemonset["spec"]["updateStrategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 1},
+    }
+    assert release.pod["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "CriticalAddonsOnly", "operator": "Exists"},
+    ]
+    assert release.container["command"] + release.container["args"] == ["mig-device-plugin", "run"]
+    assert "ports" not in release.container
+
+
+def test_names_follow_the_release_and_its_overrides(render: "Renderer") -> None:
+    def names(**values: str) -> set[str]:
+        return {manifest["metadata"]["name"] for manifest in render(values).manifests}
+
+    assert names() == {"gpu-mig-device-plugin"}
+    assert names(nameOverride="mig") == {"gpu-mig"}
+    assert names(fullnameOverride="exactly") == {"exactly"}
+    assert render(name="mig-device-plugin").daemonset["metadata"]["name"] == "mig-device-plugin"
+
+
+@pytest.mark.parametrize(
+    ("account", "used", "made"),
+    [
+        ({}, "gpu-mig-device-plugin", ["gpu-mig-device-plugin"]),
+        ({"name": "mine"}, "mine", ["mine"]),
+        ({"create": False}, "default", []),
+        ({"create": False, "name": "mine"}, "mine", []),
+    ],
+)
+def test_service_account(render: "Renderer", account: dict[str, Any], used: str, made: list[str]) -> None:
+    release = render({"serviceAccount": account})
+    assert release.pod["serviceAccountName"] == used
+    assert [manifest["metadata"]["name"] for manifest in release.of_kind("ServiceAccount")] == made
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({}, "localhost/mig-device-plugin:0.1.0"),
+        ({"repository": "registry.example:5000/mig", "tag": "1.2"}, "registry.example:5000/mig:1.2"),
+        ({"tag": "1.2", "digest": "sha256:" + "b" * 64}, "localhost/mig-device-plugin@sha256:" + "b" * 64),
+    ],
+)
+def test_image_reference(render: "Renderer", image: dict[str, str], reference: str) -> None:
+    assert render({"image": image}).container["image"] == reference
+
+
+def test_values_reach_the_pod(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
+    values = cases["everything-else"]
+    release = render(values)
+    metadata = release.daemonset["spec"]["template"]["metadata"]
+    assert metadata["annotations"] == {"a": "b"}
+    assert metadata["labels"]["team"] == "ml"
+    assert release.daemonset["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert release.pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert release.pod["securityContext"] == {"seLinuxOptions": {"type": "spc_t"}}
+    assert release.pod["affinity"] == values["affinity"]
+    assert release.pod["nodeSelector"] == {"pool": "gpu"}
+    assert release.pod["tolerations"] == [{"operator": "Exists"}]
+    assert release.container["imagePullPolicy"] == "Always"
+    assert release.container["args"] == ["run", "--log-level=debug"]
+    assert release.env["A"] == "b"
+
+
+def test_optional_parts_can_be_left_out(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
+    release = render(cases["nothing-optional"])
+    assert not {"affinity", "tolerations", "priorityClassName", "nodeSelector", "securityContext"} & release.pod.keys()
+    assert "annotations" not in release.daemonset["spec"]["template"]["metadata"]
+    assert not release.container.get("resources")

@@ -1,0 +1,97 @@
+"""NOTES: what was installed, how to look at it, an example that can be applied as it stands, and warnings."""
+
+from typing import TYPE_CHECKING, Any
+
+import kubernetes_validate  # type: ignore[import-untyped]  # ships no type information
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from .conftest import Renderer
+
+REGISTRY = {"image": {"repository": "registry.example/mig-device-plugin"}}
+SIMULATION: dict[str, Any] = {"driver": {"access": "simulation"}, "simulation": {"node": "p4d.24xlarge:all-2g.10gb"}}
+
+
+def example_pod(notes: str) -> dict[str, Any]:
+    """The manifest between the here-document's marks."""
+    _, _, rest = notes.partition("<<'EOF'\n")
+    text, _, _ = rest.partition("  EOF\n")
+    pod: dict[str, Any] = yaml.safe_load(text)
+    return pod
+
+
+def test_notes_are_whole_and_tidy(render: "Renderer", case: dict[str, Any]) -> None:
+    release = render(case)
+    name = release.daemonset["metadata"]["name"]
+    assert f"is installed as DaemonSet {name} in namespace kube-system." in release.notes
+    assert f"exec ds/{name} -- mig-device-plugin doctor" in release.notes
+    assert "kubectl describe node NODE" in release.notes
+    assert "<no value>" not in release.notes
+    assert "nil" not in release.notes
+    assert "\n\n\n" not in release.notes
+    assert max(map(len, release.notes.splitlines())) <= 130
+    assert kubernetes_validate.validate(example_pod(release.notes), "1.37", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "resource"),
+    [
+        ({}, "nvidia.com/mig-1g.5gb"),
+        ({"migStrategy": "single"}, "nvidia.com/mig-1g.5gb"),
+        ({"migStrategy": "single", "singleResource": "gpu"}, "nvidia.com/gpu"),
+        ({"migStrategy": "none"}, "nvidia.com/gpu"),
+        ({"config": {"inline": {"version": "v1", "flags": {"migStrategy": "none"}}}}, "nvidia.com/gpu"),
+        (
+            {
+                "config": {
+                    "inline": {"version": "v1", "flags": {"migStrategy": "single", "plugin": {"singleResource": "gpu"}}}
+                }
+            },
+            "nvidia.com/gpu",
+        ),
+        (SIMULATION, "nvidia.com/mig-2g.10gb"),
+    ],
+)
+def test_example_asks_for_what_the_strategy_offers(render: "Renderer", values: dict[str, Any], resource: str) -> None:
+    (container,) = example_pod(render(values).notes)["spec"]["containers"]
+    assert container["resources"]["limits"] == {resource: 1}
+
+
+def test_simulation_is_said_loudly(render: "Renderer") -> None:
+    notes = render(SIMULATION | REGISTRY).notes
+    assert "WARNING: the GPUs are simulated (p4d.24xlarge:all-2g.10gb)" in notes
+    assert notes.count("WARNING") == 1
+    assert "mig-device-plugin doctor --simulate=p4d.24xlarge:all-2g.10gb" in notes
+    assert "runtimeClassName" not in example_pod(notes)["spec"]
+
+
+def test_privilege_is_said_loudly(render: "Renderer") -> None:
+    notes = render({"driver": {"access": "host"}} | REGISTRY).notes
+    assert "WARNING: the pods are privileged and see / of the host" in notes
+    assert notes.count("WARNING") == 1
+
+
+def test_runtime_needs_no_warning_but_its_runtime_class(render: "Renderer") -> None:
+    notes = render({"runtimeClassName": "nvidia-cdi"} | REGISTRY).notes
+    assert "WARNING" not in notes
+    assert "kubectl get runtimeclass nvidia-cdi" in notes
+    assert example_pod(notes)["spec"]["runtimeClassName"] == "nvidia-cdi"
+
+
+def test_an_image_without_registry_is_pointed_out(render: "Renderer") -> None:
+    assert "Set image.repository to a registry" in render().notes
+
+
+def test_where_the_pods_go_is_told_when_labels_decide(render: "Renderer") -> None:
+    hint = "nvidia.com/gpu.present=true"
+    assert hint in render().notes
+    assert hint not in render({"gpuNodesOnly": False}).notes
+    assert hint not in render(SIMULATION).notes
+
+
+def test_an_own_config_map_needs_a_restart_after_an_edit(render: "Renderer") -> None:
+    notes = render({"config": {"existingConfigMap": "mine"}}).notes
+    assert "After an edit of ConfigMap mine:" in notes
+    assert "as ConfigMap mine says" in notes
+    assert "rollout restart" not in render().notes

@@ -1,0 +1,137 @@
+"""The daemon's options: values, environment, configuration file, and which of them wins."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from plugin.config import OPTIONS as DAEMON_OPTIONS
+from plugin.config import load
+from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy, MigStrategy, Policy, Settings, SingleResource
+
+if TYPE_CHECKING:
+    from .conftest import Renderer
+
+OPTIONS = {
+    "MIG_STRATEGY": "single",
+    "SINGLE_RESOURCE": "gpu",
+    "FAIL_ON_INIT_ERROR": "true",
+    "PASS_DEVICE_SPECS": "false",
+    "DEVICE_LIST_STRATEGY": "envvar,volume-mounts",
+    "DEVICE_ID_STRATEGY": "index",
+    "ALLOCATION_POLICY": "distributed",
+    "SHARED_DEVICES_ALLOCATION_POLICY": "packed",
+    "SET_CUDA_VISIBLE_DEVICES": "false",
+    "GDRCOPY_ENABLED": "true",
+    "GDS_ENABLED": "true",
+    "MOFED_ENABLED": "true",
+    "LOG_LEVEL": "debug",
+    "LOG_FORMAT": "console",
+}
+DEFAULTS = {
+    "MIG_STRATEGY": "mixed",
+    "FAIL_ON_INIT_ERROR": "false",
+    "PASS_DEVICE_SPECS": "true",
+}
+
+
+def options(env: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name in OPTIONS}
+
+
+def test_every_option_reaches_the_daemon(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
+    assert options(render(cases["all-options"]).env) == OPTIONS
+
+
+def test_the_charts_own_defaults_are_few(render: "Renderer") -> None:
+    release = render()
+    assert options(release.env) == DEFAULTS
+    assert "CONFIG_FILE" not in release.env
+
+
+def test_the_daemon_reads_what_the_chart_writes(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
+    assert load({}, render(cases["all-options"]).env).settings == Settings(
+        mig_strategy=MigStrategy.SINGLE,
+        single_resource=SingleResource.GPU,
+        fail_on_init_error=True,
+        pass_device_specs=False,
+        device_list_strategy=(DeviceListStrategy.ENVVAR, DeviceListStrategy.VOLUME_MOUNTS),
+        device_id_strategy=DeviceIdStrategy.INDEX,
+        allocation_policy=Policy.DISTRIBUTED,
+        shared_devices_allocation_policy=Policy.PACKED,
+        cuda_visible_devices=False,
+        gdrcopy_enabled=True,
+        gds_enabled=True,
+        mofed_enabled=True,
+        log_level="debug",
+        log_format="console",
+        dev_root="/",
+        proc_root="/host/proc",
+    )
+
+
+def test_every_option_with_a_key_in_the_file_can_be_given_there_instead(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    """Said by the refusal of both: the chart knows the daemon's key."""
+    keys = [option.key for option in DAEMON_OPTIONS if option.key and option.envs[0] in OPTIONS]
+    assert len(keys) == len(OPTIONS) - len(["LOG_LEVEL", "LOG_FORMAT"])
+    for key in keys:
+        group, _, inner = key.rpartition(".")
+        flags = {group: {inner: "x"}} if group else {inner: "x"}
+        message = render.refusal(cases["all-options"] | {"config": {"inline": {"version": "v1", "flags": flags}}})
+        assert f"and config.inline's flags.{key} are both set" in message
+
+
+@pytest.mark.parametrize("strategy", ["envvar", "volume-mounts"])
+def test_device_list_strategy_may_be_one_word(render: "Renderer", strategy: str) -> None:
+    assert render({"deviceListStrategy": strategy}).env["DEVICE_LIST_STRATEGY"] == strategy
+
+
+def test_inline_configuration_becomes_the_file(render: "Renderer") -> None:
+    document = {
+        "version": "v1",
+        "flags": {"migStrategy": "single", "plugin": {"singleResource": "gpu"}},
+        "sharing": {"timeSlicing": {"resources": [{"name": "nvidia.com/mig-1g.5gb", "replicas": 4}]}},
+    }
+    release = render({"config": {"inline": document}})
+    (config_map,) = release.of_kind("ConfigMap")
+    assert yaml.safe_load(config_map["data"]["config.yaml"]) == document
+    (volume,) = (volume for volume in release.pod["volumes"] if "configMap" in volume)
+    assert volume["configMap"] == {
+        "name": config_map["metadata"]["name"],
+        "items": [{"key": "config.yaml", "path": "config.yaml"}],
+    }
+    mount = {"name": volume["name"], "mountPath": "/config", "readOnly": True}
+    assert mount in release.container["volumeMounts"], "as a directory, so that edits reach the container"
+    assert release.env["CONFIG_FILE"] == "/config/config.yaml"
+
+
+def test_inline_configuration_is_not_overruled_by_a_default(render: "Renderer") -> None:
+    flags = {"migStrategy": "none", "failOnInitError": True, "plugin": {"passDeviceSpecs": False}}
+    release = render({"config": {"inline": {"version": "v1", "flags": flags}}, "allocationPolicy": "distributed"})
+    assert options(release.env) == {"ALLOCATION_POLICY": "distributed"}
+
+
+def test_existing_config_map_is_mounted_and_not_overruled(render: "Renderer") -> None:
+    release = render({"config": {"existingConfigMap": "mine", "key": "node.yaml"}, "logLevel": "debug"})
+    assert release.of_kind("ConfigMap") == []
+    (volume,) = (volume for volume in release.pod["volumes"] if "configMap" in volume)
+    assert volume["configMap"] == {"name": "mine", "items": [{"key": "node.yaml", "path": "config.yaml"}]}
+    assert release.env["CONFIG_FILE"] == "/config/config.yaml"
+    assert options(release.env) == {"LOG_LEVEL": "debug"}
+
+
+def test_a_changed_configuration_rolls_the_pods(render: "Renderer") -> None:
+    def checksum(strategy: str) -> str:
+        release = render(
+            {
+                "config": {"inline": {"version": "v1", "flags": {"migStrategy": strategy}}},
+                "podAnnotations": {"kept": "yes"},
+            }
+        )
+        annotations: dict[str, str] = release.daemonset["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["kept"] == "yes"
+        return annotations["checksum/config"]
+
+    assert checksum("single") == checksum("single") != checksum("mixed")

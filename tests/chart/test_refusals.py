@@ -1,0 +1,146 @@
+"""Bad values are refused before anything is installed, and the message says what to write instead."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import helm_python
+import pytest
+
+if TYPE_CHECKING:
+    from .conftest import Renderer
+
+SIMULATION = {"driver": {"access": "simulation"}, "simulation": {"node": "p4d.24xlarge"}}
+
+
+@pytest.mark.parametrize(
+    ("values", "place", "says"),
+    [
+        ({"driver": {"access": "magic"}}, "/driver/access", "'runtime', 'host', 'simulation'"),
+        ({"driver": {"acess": "host"}}, "/driver", "'acess' not allowed"),
+        ({"migstrategy": "mixed"}, "", "'migstrategy' not allowed"),
+        ({"migStrategy": "both"}, "/migStrategy", "'none', 'single', 'mixed'"),
+        ({"singleResource": "mig"}, "/singleResource", "'profile', 'gpu'"),
+        ({"failOnInitError": "false"}, "/failOnInitError", "got string, want"),
+        ({"deviceListStrategy": "cdi-cri"}, "/deviceListStrategy", "'envvar', 'volume-mounts'"),
+        ({"deviceListStrategy": ["envvar", "envvar"]}, "/deviceListStrategy", "equal"),
+        ({"deviceIDStrategy": "name"}, "/deviceIDStrategy", "'uuid', 'index'"),
+        ({"allocationPolicy": "random"}, "/allocationPolicy", "'packed', 'distributed'"),
+        ({"sharedDevicesAllocationPolicy": "x"}, "/sharedDevicesAllocationPolicy", "'distributed', 'packed'"),
+        ({"logLevel": "loud"}, "/logLevel", "'debug', 'info', 'warning', 'error'"),
+        ({"logFormat": "xml"}, "/logFormat", "'json', 'console'"),
+        ({"image": {"digest": "sha256:abc"}}, "/image/digest", "does not match pattern"),
+        ({"image": {"repository": ""}}, "/image/repository", "minLength"),
+        ({"simulation": {"node": "p4d.24xlarge all"}}, "/simulation/node", "does not match pattern"),
+        ({"tolerations": [{"effect": "Never"}]}, "/tolerations/0/effect", "'NoSchedule'"),
+        ({"updateStrategy": {"type": "Recreate"}}, "/updateStrategy/type", "'RollingUpdate', 'OnDelete'"),
+        ({"affinity": {"nodeSelectorTerms": []}}, "/affinity", "not allowed"),
+        ({"nodeSelector": {"gpu": True}}, "/nodeSelector/gpu", "want string"),
+        ({"driver": None}, "", "missing property 'driver'"),
+    ],
+)
+def test_schema_names_the_place_and_the_choices(
+    render: "Renderer", values: dict[str, Any], place: str, says: str
+) -> None:
+    message = render.refusal(values)
+    assert f"- at '{place}" in message
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"runtimeClassName": ""}, "driver.access=runtime needs runtimeClassName: set it to the RuntimeClass"),
+        ({"driver": {"access": "simulation"}}, "--set simulation.node=p4d.24xlarge:all-1g.5gb"),
+        ({"simulation": {"node": "p4d.24xlarge"}}, "set driver.access=simulation for a simulated node"),
+        (SIMULATION | {"passDeviceSpecs": True}, "Leave passDeviceSpecs unset"),
+        (
+            SIMULATION | {"config": {"inline": {"version": "v1", "flags": {"plugin": {"passDeviceSpecs": True}}}}},
+            "Leave passDeviceSpecs unset",
+        ),
+        ({"driver": {"access": "host", "root": "run/nvidia"}}, 'driver.root is "run/nvidia": set it to an absolute'),
+        ({"driver": {"root": "/run/../nvidia"}}, 'driver.root is "/run/../nvidia"'),
+        ({"driver": {"devRoot": "dev"}}, 'driver.devRoot is "dev": set it to an absolute'),
+        ({"kubelet": {"root": "kubelet"}}, 'kubelet.root is "kubelet": set it to an absolute'),
+        ({"config": {"inline": {"version": "v1"}, "existingConfigMap": "mine"}}, "are both set: keep one"),
+        ({"config": {"inline": {"flags": {"migStrategy": "mixed"}}}}, "config.inline has no `version: v1`: add it"),
+        ({"config": {"inline": {"version": "v2"}}}, "config.inline has no `version: v1`: add it"),
+        (
+            {"migStrategy": "mixed", "config": {"inline": {"version": "v1", "flags": {"migStrategy": "single"}}}},
+            "migStrategy and config.inline's flags.migStrategy are both set: keep one",
+        ),
+        (
+            {
+                "passDeviceSpecs": False,
+                "config": {"inline": {"version": "v1", "flags": {"plugin": {"passDeviceSpecs": True}}}},
+            },
+            "passDeviceSpecs and config.inline's flags.plugin.passDeviceSpecs are both set: keep one",
+        ),
+        ({"singleResource": "gpu"}, "which is mixed here: set migStrategy=single"),
+        ({"extraArgs": ["--simulate=p4d.24xlarge"]}, "set driver.access=simulation and simulation.node instead"),
+        ({"extraEnv": [{"name": "MIG_STRATEGY", "value": "none"}]}, "set the value migStrategy instead"),
+        (
+            {"extraEnv": [{"name": "SIMULATE", "value": "p4d"}]},
+            "set driver.access=simulation and simulation.node instead",
+        ),
+        ({"updateStrategy": {"type": "OnDelete"}}, "set updateStrategy.rollingUpdate=null"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused_with_the_fix(
+    render: "Renderer", values: dict[str, Any], says: str
+) -> None:
+    message = render.refusal(values)
+    assert "The values of this chart need a change:" in message
+    assert says in message
+    assert message.count("\n  - ") == 1, "one mistake, one line"
+
+
+def test_all_mistakes_are_told_at_once(render: "Renderer") -> None:
+    message = render.refusal({"runtimeClassName": "", "kubelet": {"root": "kubelet"}, "singleResource": "gpu"})
+    assert message.count("\n  - ") == 3
+
+
+def test_unknown_access_is_refused_without_the_schema_too(chart_path: Path, tmp_path: Path) -> None:
+    """As with ``--skip-schema-validation``, which some deployment tools use."""
+    copy = shutil.copytree(chart_path, tmp_path / "chart", ignore=shutil.ignore_patterns("values.schema.json"))
+    with helm_python.Chart.load(copy) as chart, pytest.raises(helm_python.HelmRenderError) as refused:
+        chart.render({"driver": {"access": "magic"}})
+    assert 'driver.access is "magic": set it to runtime, host or simulation.' in str(refused.value)
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in values.items():
+        inner = leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else set()
+        found |= inner or {prefix + key}
+    return found
+
+
+def test_every_value_is_in_the_readme_and_described_in_the_schema(chart_path: Path) -> None:
+    with helm_python.Chart.load(chart_path) as chart:
+        values, schema = chart.values, chart.schema
+    assert schema is not None
+    readme = (chart_path / "README.md").read_text()
+    # One row covers what is a Kubernetes object of its own.
+    documented = {
+        name.split(".")[0] if name.startswith(("resources", "updateStrategy")) else name for name in leaves(values)
+    }
+    assert {name for name in documented if f"`{name}`" not in readme} == set()
+    assert values.keys() | {"global"} == schema["properties"].keys()
+    assert undescribed(schema["properties"]) == []
+
+
+def undescribed(properties: dict[str, Any]) -> list[str]:
+    missing = [name for name, schema in properties.items() if not schema.get("description")]
+    for schema in properties.values():
+        if schema.get("additionalProperties") is False:
+            missing += undescribed(schema["properties"])
+    return missing
+
+
+def test_schema_is_json_schema(chart_path: Path) -> None:
+    schema = json.loads((chart_path / "values.schema.json").read_text())
+    assert schema["additionalProperties"] is False
+    with helm_python.Chart.load(chart_path) as chart:
+        chart.validate_schema({"global": {"from": "a parent chart"}})
