@@ -132,5 +132,7 @@ def _nodes(devices: Iterable[Device], snapshot: Snapshot) -> list[str]:
         nodes.update(dict.fromkeys(device.nodes))
         if isinstance(device, Gpu):
             # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use without theirs.
-            nodes.update(dict.fromkeys(node for mig_device in device.mig_devices for node in mig_device.nodes))
+            # A missing one is left out, since a container that names it would not start at all.
+            for part in device.mig_devices:
+                nodes.update(dict.fromkeys(node for node in part.nodes if node not in part.missing))
     return list(nodes)

@@ -1,14 +1,16 @@
 """Preferred allocation: which of the available ids to take.
 
-The answer is advice to kubelet, but an error would fail the pod, so odd input gets a best effort. Everything is
-deterministic: ties are broken by the order of the inventory.
+The answer is advice to kubelet, but an error would fail the pod, so odd input gets a best effort. The answer does not
+depend on the order of the ids in the request: ties are broken by the order of the inventory.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import heapq
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 
 from plugin.core.model import Gpu
 from plugin.core.resources import Listed
@@ -17,7 +19,7 @@ from plugin.core.settings import Policy
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """``ids`` in the order of preference; ``warnings`` say what was odd about the request."""
+    """``ids`` are those chosen, never one twice; ``warnings`` say what was odd about the request."""
 
     ids: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -34,171 +36,225 @@ def prefer(
 ) -> Preference:
     """Choose `size` of the `available` ids of a resource whose full list is `listed`.
 
-    ``packed`` uses the fewest GPUs and, among equal choices, the one that leaves the longest free runs of memory
-    slices elsewhere; ``distributed`` takes the least loaded GPU first. Both stay on one NUMA node where that costs
-    nothing else. Replicas of a device follow `shared_policy` among themselves.
+    ``packed`` uses the fewest GPUs, of equally few those close to each other (one NUMA node), and of equally close
+    ones those whose loss leaves the longest free runs of memory slices elsewhere. ``distributed`` takes the least
+    loaded GPU first, of equally loaded ones a close one. A resource with replicas follows `shared_policy`, among
+    its GPUs and among the devices of a GPU.
     """
-    order = {item.id: index for index, item in enumerate(listed)}
-    offered = dict.fromkeys(available)
-    must = list(dict.fromkeys(must_include))
-    warnings = _oddities(order, offered, must, size)
-    unknown = [name for name in (*must, *offered) if name not in order]
-    free = [
-        listed[order[name]]
-        for name in sorted(offered.keys() | set(must), key=lambda n: order.get(n, 0))
-        if name in order
-    ]
-    pool = _Pool(listed, free, shared_policy)
-    for name in must:
-        if name in order:
-            pool.take(listed[order[name]])
-    wanted = size - len(must)
-    chosen = (_packed if policy is Policy.PACKED else _distributed)(pool, max(wanted, 0))
-    ids = [*must, *(item.id for item in chosen)]
-    if len(ids) < size:
-        # Ids that this resource does not list any more: better than an answer that is too short.
-        ids += [name for name in unknown if name not in ids][: size - len(ids)]
-    return Preference(tuple(ids), tuple(warnings))
+    order = {item.id: number for number, item in enumerate(listed)}
+    must = frozenset(must_include)
+    offered = must.union(available)
+    known = [item for item in listed if item.id in offered]
+    # Not listed any more, or not healthy: such an id is only better than an answer that is too short.
+    doubtful = [item.id for item in known if not item.healthy] + sorted(offered - order.keys())
+    board = _Board(listed, [item for item in known if item.healthy])
+    chosen = [*(item.id for item in known if item.id in must), *sorted(must - order.keys())]
+    for name in chosen:
+        board.take(name)
+    wanted = size - len(chosen)
+    if wanted > 0:
+        if board.shared:
+            policy = shared_policy
+        chosen += _packed(board, wanted) if policy is Policy.PACKED else _distributed(board, wanted)
+        chosen += [name for name in doubtful if name not in must][: size - len(chosen)]
+    return Preference(tuple(chosen), tuple(_oddities(doubtful, len(offered), len(must), size)))
 
 
-def _oddities(order: dict[str, int], offered: dict[str, None], must: list[str], size: int) -> list[str]:
-    warnings = []
-    unknown = [name for name in (*must, *offered) if name not in order]
-    if unknown:
-        warnings.append(f"{len(unknown)} ids are not listed, {unknown[0]} for one")
-    if size > len(offered.keys() | set(must)):
-        warnings.append(f"{size} are wanted and {len(offered.keys() | set(must))} are available")
-    if len(must) > size:
-        warnings.append(f"{len(must)} must be included although {size} are wanted")
-    return warnings
+def _oddities(doubtful: Sequence[str], offered: int, must: int, size: int) -> Iterable[str]:
+    if doubtful:
+        yield f"{len(doubtful)} of the ids are unknown or unhealthy, {doubtful[0]} for one"
+    if size > offered:
+        yield f"{size} are wanted and {offered} are available"
+    if must > size:
+        yield f"{must} must be included although {size} are wanted"
 
 
-class _Pool:
-    """The free ids of each GPU, device by device, while a choice is being made."""
+#: First memory slice of a device, and how many it has.
+_Interval = tuple[int, int]
 
-    def __init__(self, listed: Sequence[Listed], free: Sequence[Listed], shared_policy: Policy) -> None:
-        self._shared_policy = shared_policy
-        self._total: Counter[int] = Counter(_gpu(item) for item in listed)
-        self._replicas: Counter[str] = Counter(item.device.uuid for item in listed)
-        self._by_device: dict[int, dict[str, list[Listed]]] = defaultdict(dict)
-        self.numa: dict[int, int | None] = {}
+
+@dataclass(slots=True, eq=False)
+class _Shares:
+    """One device's ids: how many there are and which are free, in order."""
+
+    interval: _Interval
+    total: int = 0
+    free: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """One GPU's devices while a choice is being made."""
+
+    index: int
+    numa: int | None
+    total: int = 0
+    free: int = 0
+    devices: dict[str, _Shares] = field(default_factory=dict)
+    _runs: dict[_Interval, int] | None = None
+
+    def runs(self) -> dict[_Interval, int]:
+        """Each interval that is wholly free → memory slices of the run of adjacent free intervals it belongs to."""
+        if self._runs is None:
+            devices = self.devices.values()
+            partly = {device.interval for device in devices if len(device.free) < device.total}
+            whole = sorted({device.interval for device in devices} - partly)
+            # Within a run of adjacent intervals, start minus the slices before it stays the same.
+            before = 0
+            keyed = []
+            for start, length in whole:
+                keyed.append((start - before, (start, length)))
+                before += length
+            self._runs = {}
+            for _, run in groupby(keyed, key=lambda pair: pair[0]):
+                intervals = [interval for _, interval in run]
+                self._runs.update(dict.fromkeys(intervals, sum(length for _, length in intervals)))
+        return self._runs
+
+    def longest_run(self) -> int:
+        return max(self.runs().values(), default=0)
+
+    def take(self, device: _Shares, name: str) -> str:
+        if len(device.free) == device.total:
+            self._runs = None
+        del device.free[name]
+        self.free -= 1
+        return name
+
+    def take_some(self, count: int, *, spread: bool) -> list[str]:
+        """Take up to `count` ids: those that leave the longest runs, of replicas the least (or most) shared."""
+        if count >= self.free:
+            return [self.take(device, name) for device in self.devices.values() for name in tuple(device.free)]
+        return [self._take_one(spread=spread) for _ in range(count)]
+
+    def _take_one(self, *, spread: bool) -> str:
+        runs = self.runs()
+
+        def rank(device: _Shares) -> tuple[int, int, _Interval]:
+            shares = device.total - len(device.free)
+            return shares if spread else -shares, runs.get(device.interval, 0), device.interval
+
+        device = min((device for device in self.devices.values() if device.free), key=rank)
+        return self.take(device, next(iter(device.free)))
+
+
+class _Board:
+    """All GPUs of the resource while a choice is being made."""
+
+    def __init__(self, listed: Sequence[Listed], free: Iterable[Listed]) -> None:
+        slots: dict[int, _Slot] = {}
+        self._places: dict[str, tuple[_Slot, _Shares]] = {}
+        self.used: dict[int, _Slot] = {}
+        for item in listed:
+            device = item.device
+            index = device.index if isinstance(device, Gpu) else device.gpu_index
+            slot = slots.get(index) or slots.setdefault(index, _Slot(index, device.numa))
+            shares = slot.devices.get(device.uuid)
+            if shares is None:
+                shares = slot.devices[device.uuid] = _Shares(_interval(item))
+            shares.total += 1
+            slot.total += 1
+            self._places[item.id] = slot, shares
         for item in free:
-            gpu = _gpu(item)
-            self.numa[gpu] = item.device.numa
-            self._by_device[gpu].setdefault(item.device.uuid, []).append(item)
-        self.count: Counter[int] = Counter(_gpu(item) for item in free)
-        self.used: dict[int, None] = {}
-        # A GPU nobody uses yet is the longest free run of all; `listed` minus `free` says who is used.
-        self._slices: dict[int, dict[str, tuple[int, int]]] = {
-            gpu: {uuid: _interval(items[0]) for uuid, items in devices.items()}
-            for gpu, devices in self._by_device.items()
-        }
+            slot, shares = self._places[item.id]
+            shares.free[item.id] = None
+            slot.free += 1
+        self._slots = sorted(slots.values(), key=lambda slot: slot.index)
+        self.shared = any(shares.total > 1 for _, shares in self._places.values())
 
-    def take(self, item: Listed) -> Listed:
-        gpu = _gpu(item)
-        items = self._by_device[gpu][item.device.uuid]
-        items.remove(item)
-        if not items:
-            del self._by_device[gpu][item.device.uuid]
-        self.count[gpu] -= 1
-        self.used.setdefault(gpu)
-        self.numa.setdefault(gpu, item.device.numa)
-        return item
+    def take(self, name: str) -> None:
+        """Take one id, if it is a known one; its GPU is in use then."""
+        if name in self._places:
+            slot, shares = self._places[name]
+            self.used[slot.index] = slot
+            if name in shares.free:
+                slot.take(shares, name)
 
-    def load(self, gpu: int) -> float:
-        """Share of the GPU's ids that is taken, 0..1."""
-        return 1 - self.count[gpu] / self._total[gpu] if self._total[gpu] else 1.0
-
-    def gpus(self) -> list[int]:
-        return sorted(gpu for gpu, count in self.count.items() if count)
-
-    def longest_run(self, gpu: int) -> int:
-        """Memory slices of the longest run of adjacent devices nobody has a share of."""
-        return max((sum(size for _, size in run) for run in self._runs(gpu)), default=0)
-
-    def _runs(self, gpu: int) -> list[list[tuple[int, int]]]:
-        whole = sorted(
-            self._slices[gpu][uuid]
-            for uuid, items in self._by_device[gpu].items()
-            if len(items) == self._replicas[uuid]
-        )
-        runs: list[list[tuple[int, int]]] = []
-        for start, size in whole:
-            if runs and sum(runs[-1][-1]) == start:
-                runs[-1].append((start, size))
-            else:
-                runs.append([(start, size)])
-        return runs
-
-    def next_on(self, gpu: int) -> Listed:
-        """The free id of a GPU to take next: by `shared_policy` among replicas, from the shortest run among devices."""
-        runs = self._runs(gpu)
-        run_of = {interval: sum(size for _, size in run) for run in runs for interval in run}
-
-        def rank(uuid: str) -> tuple[int, int, tuple[int, int]]:
-            items = self._by_device[gpu][uuid]
-            taken = self._replicas[uuid] - len(items)
-            interval = self._slices[gpu][uuid]
-            share = taken if self._shared_policy is Policy.DISTRIBUTED else -taken
-            return share, run_of.get(interval, 0), interval
-
-        return self._by_device[gpu][min(self._by_device[gpu], key=rank)][0]
+    def open(self) -> list[_Slot]:
+        """GPUs with free ids, in order."""
+        return [slot for slot in self._slots if slot.free]
 
 
-def _packed(pool: _Pool, wanted: int) -> list[Listed]:
-    chosen: list[Listed] = []
-    for gpu in _fewest(pool, wanted):
-        while len(chosen) < wanted and pool.count[gpu]:
-            chosen.append(pool.take(pool.next_on(gpu)))
+def _packed(board: _Board, wanted: int) -> list[str]:
+    chosen: list[str] = []
+    # Each but the last is taken whole, so the one with the longest run comes last and may keep a part of it.
+    for slot in _fewest(board, wanted):
+        chosen += slot.take_some(wanted - len(chosen), spread=False)
     return chosen
 
 
-def _fewest(pool: _Pool, wanted: int) -> list[int]:
-    """GPUs to take from, in order: those already used, then as few as possible, the last one a tight fit."""
-    used = [gpu for gpu in pool.used if pool.count[gpu]]
-    missing = wanted - sum(pool.count[gpu] for gpu in used)
+def _fewest(board: _Board, wanted: int) -> list[_Slot]:
+    """GPUs to take from, in order: those already in use, then as few others as possible."""
+    used = sorted((slot for slot in board.used.values() if slot.free), key=_worth)
+    missing = wanted - sum(slot.free for slot in used)
     if missing <= 0:
-        return sorted(used, key=lambda gpu: (pool.count[gpu], gpu))
-    others = [gpu for gpu in pool.gpus() if gpu not in pool.used]
-    best = _cover(pool, others, missing)
-    numa_nodes = {pool.numa[gpu] for gpu in pool.used} if pool.used else set(pool.numa.values())
-    if len(best) + len(used) > 1:
-        for numa in sorted(node for node in numa_nodes if node is not None):
-            near = _cover(pool, [gpu for gpu in others if pool.numa[gpu] == numa], missing)
-            if len(near) == len(best) and sum(pool.count[gpu] for gpu in near) >= missing:
-                best = near
-                break
-    return used + best
+        return used
+    others = sorted((slot for slot in board.open() if slot.index not in board.used), key=_worth, reverse=True)
+    if board.used:
+        cover = _cover(others, missing, {slot.numa for slot in board.used.values()})
+    else:
+        covers = [_cover(others, missing, {numa}) for numa in dict.fromkeys(slot.numa for slot in others)]
+        # The closest; of equally close ones the one that gives away the shortest runs.
+        cover = min(
+            covers, key=lambda slots: (len({slot.numa for slot in slots}), sorted(map(_worth, slots))[::-1]), default=[]
+        )
+    return used + sorted(cover, key=_worth)
 
 
-def _cover(pool: _Pool, gpus: list[int], wanted: int) -> list[int]:
-    """As few of `gpus` as hold `wanted` free ids: the fullest ones whole, then the tightest that holds the rest."""
-    cover: list[int] = []
-    left = sorted(gpus, key=lambda gpu: (-pool.count[gpu], gpu))
-    while wanted > 0 and left:
-        fitting = [gpu for gpu in left if pool.count[gpu] >= wanted]
-        # Among tight fits the one with the shorter run: the longer stays for whoever needs it.
-        gpu = min(fitting, key=lambda g: (pool.count[g], pool.longest_run(g), g)) if fitting else left[0]
-        cover.append(gpu)
-        left.remove(gpu)
-        wanted -= pool.count[gpu]
+def _worth(slot: _Slot) -> tuple[int, int, int]:
+    """What taking from a GPU costs: the longest run, then free ids; of equals the first GPU is taken."""
+    return slot.longest_run(), slot.free, slot.index
+
+
+def _cover(slots: Sequence[_Slot], wanted: int, near: Collection[int | None]) -> list[_Slot]:
+    """As few of `slots`, which come by falling worth, as hold `wanted` free ids (all, when they hold fewer).
+
+    Goes through them from the one most worth keeping, a far one with long runs, and keeps it if the rest can do.
+    """
+    left = sorted(slot.free for slot in slots)
+    few = held = 0
+    while held < wanted and few < len(left):
+        few += 1
+        held += left[-few]
+    spare = held - wanted
+    cover: list[_Slot] = []
+    for slot in sorted(slots, key=lambda slot: slot.numa in near):
+        if few == 0:
+            break
+        del left[bisect_left(left, slot.free)]
+        # What the fullest `few` of the rest hold less when this one is kept.
+        loss = max(slot.free - (left[-few] if few <= len(left) else 0), 0)
+        if loss > spare:
+            cover.append(slot)
+            few -= 1
+        else:
+            spare -= loss
     return cover
 
 
-def _distributed(pool: _Pool, wanted: int) -> list[Listed]:
-    chosen: list[Listed] = []
-    while len(chosen) < wanted and (gpus := pool.gpus()):
-        near = {pool.numa[gpu] for gpu in pool.used}
-        gpu = min(gpus, key=lambda g: (pool.load(g), bool(near) and pool.numa[g] not in near, g))
-        chosen.append(pool.take(pool.next_on(gpu)))
-    return chosen
+def _distributed(board: _Board, wanted: int) -> list[str]:
+    near = {slot.numa for slot in board.used.values()}
+    count = {slot.index: 0 for slot in board.open()}
+
+    def entry(slot: _Slot) -> tuple[float, bool, int, _Slot]:
+        taken = slot.total - slot.free + count[slot.index]
+        return taken / slot.total, bool(near) and slot.numa not in near, slot.index, slot
+
+    queue = [entry(slot) for slot in board.open()]
+    heapq.heapify(queue)
+    for _ in range(min(wanted, sum(slot.free for slot in board.open()))):
+        slot = heapq.heappop(queue)[-1]
+        count[slot.index] += 1
+        if count[slot.index] < slot.free:
+            heapq.heappush(queue, entry(slot))
+        if slot.numa not in near:
+            near.add(slot.numa)
+            queue = [entry(slot) for *_, slot in queue]
+            heapq.heapify(queue)
+    return [name for slot in board.open() for name in slot.take_some(count[slot.index], spread=True)]
 
 
-def _gpu(item: Listed) -> int:
-    return item.device.index if isinstance(item.device, Gpu) else item.device.gpu_index
-
-
-def _interval(item: Listed) -> tuple[int, int]:
+def _interval(item: Listed) -> _Interval:
     """Memory slices of a device; where the driver does not tell, its GPU instance id keeps the order."""
     device = item.device
     if isinstance(device, Gpu):

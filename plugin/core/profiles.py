@@ -9,7 +9,9 @@ from dataclasses import dataclass
 RESOURCE_PREFIX = "nvidia.com/"
 GPU_RESOURCE = RESOURCE_PREFIX + "gpu"
 
-_NAME = re.compile(r"(?:(?P<c>\d+)c\.)?(?P<g>\d+)g\.(?P<gb>\d+)gb(?P<attribute>[+-][a-z0-9.]+(?:[+-][a-z0-9.]+)*)?")
+_NAME = re.compile(
+    r"(?:(?P<c>[0-9]+)c\.)?(?P<g>[0-9]+)g\.(?P<gb>[0-9]+)gb(?P<attribute>[+-][a-z0-9.]+(?:[+-][a-z0-9.]+)*)?"
+)
 _DRIVER_PREFIX = "MIG "
 
 
@@ -53,22 +55,25 @@ def profile_of_driver_name(name: str, *, ci_slices: int = 0, gi_slices: int = 0)
     if parsed is None:
         return ""
     return str(
-        Profile(ci_slices or parsed.gi_slices, gi_slices or parsed.gi_slices, parsed.memory_gb, parsed.attribute)
+        Profile(ci_slices or parsed.ci_slices, gi_slices or parsed.gi_slices, parsed.memory_gb, parsed.attribute)
     )
 
 
 def memory_gb(instance_mib: int, total_mib: int) -> int:
     """GB as NVIDIA writes them into a name: eighths of the card, rounded up, of the card's whole GiB.
 
-    >>> memory_gb(4864, 40960), memory_gb(16384, 143771)
-    (5, 18)
+    Halves go up (70.5 is 71 on an H200), where Python's own rounding would take the even neighbour.
     """
     if total_mib <= 0:
         return 0
     eighths = math.ceil(instance_mib / total_mib * 8)
-    return round(eighths / 8 * math.ceil(total_mib / 1024))
+    return (eighths * math.ceil(total_mib / 1024) + 4) // 8
 
 
 def profile_by_arithmetic(ci_slices: int, gi_slices: int, instance_mib: int, total_mib: int) -> str:
-    """A name for a device whose driver gives none; attributes such as ``+me`` cannot be told this way."""
-    return str(Profile(ci_slices, gi_slices, memory_gb(instance_mib, total_mib)))
+    """A name for a device whose driver gives none; attributes such as ``+me`` cannot be told this way.
+
+    Empty when the numbers cannot be those of a device.
+    """
+    gigabytes = memory_gb(instance_mib, total_mib)
+    return str(Profile(ci_slices, gi_slices, gigabytes)) if ci_slices and gi_slices and gigabytes else ""

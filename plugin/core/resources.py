@@ -81,46 +81,39 @@ _Plan = tuple[dict[str, list[Device]], dict[str, str], list[str]]
 
 def _none(inventory: Inventory, settings: Settings) -> _Plan:
     del settings
-    whole: list[Device] = []
-    withheld: dict[str, str] = {}
-    problems: list[str] = []
+    plan = _Planner()
     for gpu in inventory.gpus:
+        for device in gpu.mig_devices:
+            plan.withheld[device.uuid] = "MIG devices are not advertised with --mig-strategy=none"
         reason = _why_not_whole(gpu)
         if reason is None and gpu.mig_enabled and not gpu.mig_devices:
-            reason = f"GPU {gpu.index} has MIG mode on and no MIG devices, so CUDA finds nothing on it"
+            reason = "MIG mode on and no MIG devices, so CUDA finds nothing there"
         if reason is not None:
-            withheld[gpu.uuid] = reason
-            problems.append(reason)
+            plan.withhold(gpu, reason)
             continue
-        whole.append(gpu)
-        for device in gpu.mig_devices:
-            withheld[device.uuid] = "MIG devices are not advertised with --mig-strategy=none"
+        plan.add(GPU_RESOURCE, gpu)
         if gpu.mig_enabled:
-            problems.append(
-                f"GPU {gpu.index} has MIG mode on but is advertised whole; "
-                "use --mig-strategy=mixed or single to advertise its MIG devices"
-            )
-    return ({GPU_RESOURCE: whole} if whole else {}), withheld, problems
+            plan.note(gpu, "MIG mode on, but advertised whole; --mig-strategy=mixed or single advertises MIG devices")
+    return plan.done()
 
 
 def _mixed(inventory: Inventory, settings: Settings) -> _Plan:
     del settings
-    resources: dict[str, list[Device]] = {}
-    withheld: dict[str, str] = {}
-    problems: list[str] = []
+    plan = _Planner()
     for gpu in inventory.gpus:
+        for device in gpu.mig_devices:
+            if device.profile:
+                plan.add(resource_name(device.profile), device)
+            else:
+                plan.withhold_mig(device, f"no readable profile: {device.error or 'no answer'}")
         if gpu.mig_devices:
-            _add_mig_devices(gpu, resources, withheld, problems)
             continue
-        reason = _why_not_whole(gpu)
-        if reason is None and gpu.mig_enabled:
-            reason = f"GPU {gpu.index} has MIG mode on and no MIG devices"
+        reason = _why_not_whole(gpu) or ("MIG mode on and no MIG devices" if gpu.mig_enabled else None)
         if reason is None:
-            resources.setdefault(GPU_RESOURCE, []).append(gpu)
+            plan.add(GPU_RESOURCE, gpu)
         else:
-            withheld[gpu.uuid] = reason
-            problems.append(reason)
-    return resources, withheld, problems
+            plan.withhold(gpu, reason)
+    return plan.done()
 
 
 def _single(inventory: Inventory, settings: Settings) -> _Plan:
@@ -129,6 +122,8 @@ def _single(inventory: Inventory, settings: Settings) -> _Plan:
         # No MIG anywhere: as NVIDIA's plugin does, the node's GPUs are offered whole.
         return _none(inventory, settings)
     resources, withheld, problems = _mixed(inventory, settings)
+    for unreadable in resources.pop(GPU_RESOURCE, ()):
+        withheld[unreadable.uuid] = unreadable.error or "whole GPUs are not advertised beside MIG devices"
     violation = _single_violation(readable)
     if violation is not None:
         reason = f"--mig-strategy=single: {violation}; nothing is advertised until that is mended (or use mixed)"
@@ -159,23 +154,38 @@ def _single_violation(gpus: list[Gpu]) -> str | None:
 _STRATEGIES = {MigStrategy.NONE: _none, MigStrategy.MIXED: _mixed, MigStrategy.SINGLE: _single}
 
 
-def _add_mig_devices(
-    gpu: Gpu, resources: dict[str, list[Device]], withheld: dict[str, str], problems: list[str]
-) -> None:
-    for device in gpu.mig_devices:
-        if device.profile:
-            resources.setdefault(resource_name(device.profile), []).append(device)
-        else:
-            reason = f"MIG device {device.path} ({device.uuid}) has no readable profile: {device.error or 'no answer'}"
-            withheld[device.uuid] = reason
-            problems.append(reason)
-
-
 def _why_not_whole(gpu: Gpu) -> str | None:
     if gpu.mig_pending:
-        pending = "on" if gpu.mig is not None and gpu.mig.pending else "off"
-        return f"GPU {gpu.index} has MIG mode pending ({pending} after a GPU reset)"
+        return f"MIG mode pending ({'on' if gpu.mig is not None and gpu.mig.pending else 'off'} after a GPU reset)"
     return None
+
+
+class _Planner:
+    """Collects what a strategy decides; what is the same for several GPUs is one problem, not many."""
+
+    def __init__(self) -> None:
+        self.withheld: dict[str, str] = {}
+        self._resources: dict[str, list[Device]] = {}
+        self._notes: dict[str, list[str]] = {}
+        self._problems: list[str] = []
+
+    def add(self, resource: str, device: Device) -> None:
+        self._resources.setdefault(resource, []).append(device)
+
+    def note(self, gpu: Gpu, what: str) -> None:
+        self._notes.setdefault(what, []).append(gpu.path)
+
+    def withhold(self, gpu: Gpu, reason: str) -> None:
+        self.withheld[gpu.uuid] = f"GPU {gpu.path}: {reason}"
+        self.note(gpu, reason)
+
+    def withhold_mig(self, device: MigDevice, reason: str) -> None:
+        self.withheld[device.uuid] = f"MIG device {device.path} ({device.uuid}): {reason}"
+        self._problems.append(self.withheld[device.uuid])
+
+    def done(self) -> _Plan:
+        notes = [f"GPU {', '.join(paths)}: {what}" for what, paths in self._notes.items()]
+        return self._resources, self.withheld, notes + self._problems
 
 
 # --------------------------------------------------------------------------------------------------- sharing
@@ -186,7 +196,8 @@ def _share(
 ) -> tuple[dict[str, tuple[Listed, ...]], dict[str, int], list[str]]:
     """Replace shared devices by their replicas; those that are not chosen stay under the plain name."""
     sharing = settings.sharing
-    result = dict(listed)
+    plain = dict(listed)
+    shared: dict[str, tuple[Listed, ...]] = {}
     limits: dict[str, int] = {}
     problems: list[str] = []
     for entry in sharing.resources:
@@ -201,18 +212,13 @@ def _share(
             for item in chosen
             for n in range(entry.replicas)
         )
-        rest = tuple(item for item in devices if item not in chosen)
+        taken = {item.id for item in chosen}
+        plain[entry.name] = tuple(item for item in devices if item.id not in taken)
         name = entry.rename or (f"{entry.name}.shared" if sharing.rename_by_default else entry.name)
-        if name == entry.name:
-            result[name] = rest + replicas
-        else:
-            result[name] = result.get(name, ()) + replicas
-            if rest:
-                result[entry.name] = rest
-            else:
-                result.pop(entry.name, None)
+        shared[name] = shared.get(name, ()) + replicas
         if sharing.fail_requests_greater_than_one:
             limits[name] = 1
+    result = {name: plain.get(name, ()) + shared.get(name, ()) for name in (*plain, *shared)}
     return {name: ids for name, ids in result.items() if ids}, limits, problems
 
 

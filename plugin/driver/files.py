@@ -22,7 +22,7 @@ class DeviceFiles:
         self.root = self._roots[-1]
         self.proc = proc
         self.sys = sys
-        self._minors: dict[str, int] | None = None
+        self._minors: dict[str, int] = {}
 
     def control_nodes(self) -> tuple[str, ...]:
         """Those that exist. Decides anew which root counts: a driver container's may be mounted late."""
@@ -80,7 +80,7 @@ class DeviceFiles:
                 key, _, value = line.partition(":")
                 if key == "DeviceFileMinor" and value.strip().isdecimal():
                     return int(value)
-        if self._minors is None:
+        if not self._minors:  # the file is not there before the driver is
             self._minors = parse_mig_minors(_read(self.proc / "driver/nvidia-caps/mig-minors") or "")
         return self._minors.get(capability.replace("/mig/", "/"))
 
@@ -89,16 +89,19 @@ def parse_mig_minors(text: str) -> dict[str, int]:
     """``gpu0/gi1/ci0/access 13`` per line → minor by name; lines of any other form are skipped."""
     minors = {}
     for line in text.splitlines():
-        name, _, number = line.strip().rpartition(" ")
-        if name and number.isdecimal():
-            minors[name] = int(number)
+        match line.split():
+            case [name, number] if number.isascii() and number.isdecimal():
+                minors[name] = int(number)
     return minors
 
 
 def sysfs_bus_id(nvml_bus_id: str) -> str:
-    """NVML's ``00000000:00:06.0`` (8-digit domain, any case) as sysfs writes it: ``0000:00:06.0``."""
+    """NVML's ``00000000:00:06.0`` (8-digit domain, any case) as sysfs writes it: ``0000:00:06.0``.
+
+    Domains above ``ffff``, as Intel's VMD has them, keep their five or more digits in sysfs too.
+    """
     domain, _, rest = nvml_bus_id.lower().partition(":")
-    return f"{domain[-4:]:>04}:{rest}" if rest else nvml_bus_id.lower()
+    return f"{domain.lstrip('0'):0>4}:{rest}" if rest else domain
 
 
 def _read(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
@@ -64,5 +65,6 @@ class DriverWorker:
             else:
                 future.set_exception(error)
 
-        if not loop.is_closed():
+        # A loop that has ended meanwhile has nobody waiting, and must not end this thread.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle)

@@ -69,8 +69,10 @@ class SocketDirectory:
             self._tell()  # whatever happened before the watch stood
             while True:
                 event = None
+                # Not wait_for: before Python 3.12 it forgets a cancellation that meets an event.
                 with contextlib.suppress(TimeoutError):
-                    event = await asyncio.wait_for(inotify.get(), SAFETY_POLL_SECONDS)
+                    async with asyncio.timeout(SAFETY_POLL_SECONDS):
+                        event = await inotify.get()
                 self._tell()
                 if event is not None and event.mask & (Mask.DELETE_SELF | Mask.IGNORED):
                     return

@@ -74,7 +74,8 @@ class Endpoint:
                 await keeping  # it never returns, so this raises what ended it
             # Kubelet forgets a resource only slowly by itself; an empty list takes it to zero at once.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._servicer.told(self._store.snapshot.generation), FAREWELL_SECONDS)
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await self._servicer.told(self._store.snapshot.generation)
             log.info("resource withdrawn", extra={"resource": self._resource})
         finally:
             for task in (keeping, gone):
@@ -147,9 +148,8 @@ class Endpoint:
         await register(self._directory.path / self._kubelet, self._resource, self.status.socket)
         self.status.registrations += 1
         lost = self._lost(kubelet)
-        await self._either(asyncio.wait_for(asyncio.shield(opened), STREAM_SECONDS), lost)
-        if not opened.done():
-            opened.cancel()
+        await self._either(opened, asyncio.sleep(STREAM_SECONDS), lost)
+        if opened.cancelled():
             raise KubeletError("kubelet accepted the registration but did not open ListAndWatch")
         self.status.registered, self.status.last_error = True, ""
         snapshot = self._store.snapshot
@@ -201,6 +201,7 @@ class Endpoint:
         server, self._server = self._server, None
         # stop() waits its whole grace while a stream is open, so those end first.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._servicer.end_streams(), FAREWELL_SECONDS)
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._servicer.end_streams()
         await server.stop(None)
         self._directory.remove(self.status.socket)

@@ -24,16 +24,22 @@ class NvmlDriver:
         self._files = files or DeviceFiles()
         self._library = library
         self._roots = roots
+        self._initialised = False
         self._readers: dict[int, GpuReader] = {}
 
     def open(self) -> None:
         if self._library is None:
             self._library = nvml.load(nvml.find_library(self._roots))
+        # NVML counts its users: a session that has lost the driver stays dead until the last of them has shut down.
+        if self._initialised:
+            self.close()
         nvml.initialise(self._library)
-        self._readers.clear()
+        self._initialised = True
 
     def close(self) -> None:
-        nvml.shut_down()
+        if self._initialised:
+            nvml.shut_down()
+            self._initialised = False
         self._readers.clear()
 
     def scan(self) -> Inventory:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -27,6 +29,9 @@ _FOLDERS = (
     "home/kubernetes/bin/nvidia/lib64",
 )
 
+#: As many as Linux follows.
+_MOST_LINKS = 40
+
 _LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_GPU_NOT_FOUND, pynvml.NVML_ERROR_RESET_REQUIRED})
 _NO_ANSWER = frozenset(
     {pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_NO_PERMISSION}
@@ -46,21 +51,46 @@ T = TypeVar("T")
 
 
 def find_library(roots: Iterable[Path]) -> Path | None:
-    """The first real library file below `roots`; an absolute link is followed inside its own root."""
+    """The first real library file below `roots`; links are followed inside their own root."""
     for root in roots:
         for folder in _FOLDERS:
-            path = root / folder / LIBRARY
-            if path.is_symlink() and path.readlink().is_absolute():
-                path = root / str(path.readlink()).lstrip("/")
-            if path.is_file():
-                return path.resolve()
+            try:
+                path = _resolve(root, f"{folder}/{LIBRARY}")
+                if path.is_file():
+                    return path
+            except OSError:
+                continue  # a loop, or a folder that we may not read
     return None
+
+
+def _resolve(root: Path, path: str) -> Path:
+    """Follow every link in `path` as a process would whose root directory is `root`. The end need not exist.
+
+    Debian's alternatives, for one, are chains of absolute links, which would lead out of a mounted root.
+    """
+    at = root = root.resolve()
+    pending = list(reversed(Path(path).parts))
+    links = 0
+    while pending:
+        part = pending.pop()
+        if part == "/":
+            at = root
+        elif part == "..":
+            at = at if at == root else at.parent
+        elif (at / part).is_symlink():
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, "too many links", str(root / path))
+            pending += reversed((at / part).readlink().parts)
+        else:
+            at /= part
+    return at
 
 
 def load(path: Path | None) -> object:
     """Load the library at `path`, or the one the loader finds. Raises :class:`DriverUnavailable`."""
     try:
-        return ctypes.CDLL(str(path) if path is not None else LIBRARY)
+        return ctypes.CDLL(str(path if path is not None else _on_the_loaders_path() or LIBRARY))
     except OSError as error:
         where = f"below {path}" if path is not None else "on the loader's path"
         raise DriverUnavailable(
@@ -68,6 +98,15 @@ def load(path: Path | None) -> object:
             "or mount the driver root and name it with --driver-root / --driver-root-ctr-path "
             "(--simulate runs without a GPU)"
         ) from error
+
+
+def _on_the_loaders_path() -> Path | None:
+    """Look through ``LD_LIBRARY_PATH`` as the loader would, except that it never looks again into missing folders.
+
+    Such a folder appears when the driver is installed while we are waiting for it.
+    """
+    folders = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+    return next((path for folder in folders if (path := Path(folder, LIBRARY)).is_file()), None)
 
 
 def initialise(library: object) -> None:

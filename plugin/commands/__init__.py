@@ -1,0 +1,1 @@
+"""What an administrator types, besides ``run``: each command shows something and returns an exit status."""

@@ -1,0 +1,217 @@
+"""``doctor``: is everything here that the plugin needs, and if not, what to do."""
+
+from __future__ import annotations
+
+import enum
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+
+from plugin.app import build_driver, device_files, library_roots
+from plugin.commands.devices import warnings
+from plugin.commands.terminal import console
+from plugin.config import Loaded
+from plugin.core.model import Inventory
+from plugin.core.resources import advertise
+from plugin.core.settings import Settings
+from plugin.errors import DriverUnavailable
+
+#: Below this many inotify instances, other software on the node can leave none for us.
+_FEW_INOTIFY_INSTANCES = 128
+_RUNTIME_CONFIGS = ("/etc/containerd/config.toml", "/etc/docker/daemon.json", "/etc/crio/crio.conf")
+
+
+class Verdict(enum.IntEnum):
+    """Ordered by severity; the value is the exit status."""
+
+    PASS = 0
+    WARN = 1
+    FAIL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One answer; ``fix`` says what to do about anything but a pass."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    fix: str = ""
+
+
+_STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+
+
+def examine(loaded: Loaded) -> int:
+    """Print every check; returns the worst verdict as exit status."""
+    out = console()
+    worst = Verdict.PASS
+    for check in checks(loaded):
+        worst = max(worst, check.verdict)
+        style = _STYLES[check.verdict]
+        out.print(f"[{style}]{check.verdict.name.lower():<4}[/]  {check.name + ':':<18} {escape(check.detail)}")
+        if check.fix:
+            out.print(f"      {'':<18} [dim]fix:[/] {escape(check.fix)}")
+    return worst
+
+
+def checks(loaded: Loaded) -> Iterator[Check]:
+    settings = loaded.settings
+    for warning in loaded.warnings:
+        yield Check("configuration", Verdict.WARN, warning, "remove the setting")
+    yield from _library(settings)
+    driver = build_driver(settings)
+    try:
+        driver.open()
+        inventory = driver.scan()
+    except DriverUnavailable as error:
+        what, _, fix = str(error).partition("; ")
+        yield Check("driver", Verdict.FAIL, what, fix or "see the kernel log")
+    else:
+        yield Check("driver", Verdict.PASS, f"version {inventory.driver_version}, NVML {inventory.nvml_version}")
+        yield from _hardware(inventory)
+        yield from _resources(inventory, settings)
+        yield from _nodes(inventory, settings)
+        driver.close()
+    yield from _kubelet(settings)
+    yield from _permissions(settings)
+    yield from _runtime(settings)
+
+
+def _library(settings: Settings) -> Iterator[Check]:
+    if settings.simulate:
+        yield Check("library", Verdict.PASS, f"not needed: simulating {settings.simulate}")
+        return
+    from plugin.driver.nvml import find_library  # noqa: PLC0415 — not needed in a simulation
+
+    path = find_library(library_roots(settings))
+    yield Check("library", Verdict.PASS, str(path) if path else "the one on the loader's path")
+
+
+def _hardware(inventory: Inventory) -> Iterator[Check]:
+    for warning in warnings(inventory):
+        yield Check(
+            "hardware", Verdict.FAIL, warning, "see dmesg for NVRM messages; a lost GPU needs a reset or reboot"
+        )
+    if not inventory.gpus:
+        yield Check("GPUs", Verdict.FAIL, "none found", "check lspci, and that this container sees the driver")
+        return
+    products: dict[str, int] = {}
+    for gpu in inventory.gpus:
+        products[gpu.product] = products.get(gpu.product, 0) + 1
+        if gpu.error:
+            yield Check("GPU", Verdict.FAIL, gpu.error, "see dmesg for NVRM messages")
+    yield Check("GPUs", Verdict.PASS, ", ".join(f"{count} × {name}" for name, count in products.items()))
+    on = [gpu.path for gpu in inventory.gpus if gpu.mig_enabled]
+    devices = sum(len(gpu.mig_devices) for gpu in inventory.gpus)
+    pending = [gpu.path for gpu in inventory.gpus if gpu.mig_pending]
+    if not any(gpu.mig for gpu in inventory.gpus):
+        yield Check("MIG", Verdict.PASS, "these GPUs have no MIG")
+    elif pending:
+        yield Check("MIG", Verdict.WARN, f"mode change pending on GPU {', '.join(pending)}", "reset these GPUs")
+    else:
+        yield Check("MIG", Verdict.PASS, f"on for {len(on)} of {len(inventory.gpus)} GPUs, {devices} MIG devices")
+
+
+def _resources(inventory: Inventory, settings: Settings) -> Iterator[Check]:
+    advertisement = advertise(inventory, settings)
+    for problem in advertisement.problems:
+        yield Check("strategy", Verdict.WARN, problem, "change the geometry, or choose another --mig-strategy")
+    if advertisement.resources:
+        found = ", ".join(f"{len(ids)} × {name}" for name, ids in advertisement.resources.items())
+        yield Check("resources", Verdict.PASS, found)
+    else:
+        yield Check("resources", Verdict.FAIL, "nothing would be advertised", "see the lines above")
+
+
+def _nodes(inventory: Inventory, settings: Settings) -> Iterator[Check]:
+    missing = list(dict.fromkeys(path for device in inventory.devices() for path in device.missing))
+    expected = {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"} - set(inventory.control_nodes)
+    where = "simulated" if settings.simulate else f"below {device_files(settings).root}"
+    verdict = Verdict.FAIL if settings.pass_device_specs else Verdict.WARN
+    if missing:
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")  # noqa: PLR2004
+        yield Check(
+            "capability nodes" if "caps" in missing[0] else "device nodes",
+            verdict,
+            f"missing {where}: {shown}",
+            "run `nvidia-smi` on the host, which creates them; mount its /dev here, see --dev-root",
+        )
+    else:
+        yield Check("device nodes", Verdict.PASS, f"all there ({where})")
+    if expected:
+        yield Check(
+            "control nodes",
+            Verdict.WARN,
+            f"missing {where}: {', '.join(sorted(expected))}",
+            "run `nvidia-modprobe -u -c 0` on the host",
+        )
+
+
+def _kubelet(settings: Settings) -> Iterator[Check]:
+    if not settings.kubelet_socket:
+        yield Check("kubelet", Verdict.WARN, "no registration, --kubelet-socket is empty", "name kubelet's socket")
+        return
+    socket = Path(settings.kubelet_socket)
+    absent = Verdict.WARN if settings.simulate else Verdict.FAIL
+    if not socket.parent.is_dir():
+        yield Check(
+            "kubelet", absent, f"{socket.parent} does not exist", "mount it from the host, see --kubelet-socket"
+        )
+    elif not os.access(socket.parent, os.W_OK | os.X_OK):
+        yield Check("kubelet", absent, f"{socket.parent} is not writable for user {os.getuid()}", "run as root")
+    elif not socket.exists() or not stat.S_ISSOCK(socket.stat().st_mode):
+        yield Check("kubelet", Verdict.WARN, f"{socket} is no socket", "start kubelet; the daemon waits for it")
+    else:
+        yield Check("kubelet", Verdict.PASS, str(socket))
+
+
+def _permissions(settings: Settings) -> Iterator[Check]:
+    if os.getuid() != 0:
+        yield Check(
+            "permissions", Verdict.WARN, f"user {os.getuid()}", "run as root: kubelet's directory is root's alone"
+        )
+    else:
+        yield Check("permissions", Verdict.PASS, "root")
+    limit = Path(settings.proc_root) / "sys/fs/inotify/max_user_instances"
+    try:
+        instances = int(limit.read_text())
+    except (OSError, ValueError):
+        return
+    if instances < _FEW_INOTIFY_INSTANCES:
+        yield Check(
+            "inotify",
+            Verdict.WARN,
+            f"max_user_instances is {instances}; without one the daemon polls twice a second",
+            "sysctl fs.inotify.max_user_instances=1024",
+        )
+
+
+def _runtime(settings: Settings) -> Iterator[Check]:
+    configured = [name for name in _RUNTIME_CONFIGS if _mentions_nvidia(Path(name))]
+    if settings.pass_device_specs:
+        yield Check(
+            "container runtime",
+            Verdict.PASS,
+            "device nodes are given to kubelet, so containers keep them over `systemctl daemon-reload`"
+            + (f"; NVIDIA's runtime is configured in {', '.join(configured)}" if configured else ""),
+        )
+    else:
+        yield Check(
+            "container runtime",
+            Verdict.WARN,
+            "without --pass-device-specs containers can lose their GPU at `systemctl daemon-reload`"
+            + ("" if configured else ", and no NVIDIA runtime configuration is visible from here"),
+            "set --pass-device-specs (PASS_DEVICE_SPECS=true)",
+        )
+
+
+def _mentions_nvidia(path: Path) -> bool:
+    try:
+        return "nvidia" in path.read_text(errors="replace")
+    except OSError:
+        return False

@@ -1,0 +1,155 @@
+"""Cards, MIG profiles and node types that can be simulated, read from ``cards.json``."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from plugin.core.model import Engines, Placement
+from plugin.errors import SimulationError
+
+_COMPUTE_PREFIX = re.compile(r"(?P<slices>\d+)c\.(?P<rest>.+)")
+
+
+class CardProfile(Struct, frozen=True):
+    """A GPU instance profile of one card.
+
+    ``id`` is what instances are created with, ``nvml_index`` the number under which NVML is asked for the profile.
+    ``compute_slices`` are the sizes of compute instances that fit into it.
+    """
+
+    name: str
+    id: int
+    nvml_index: int
+    slices: int
+    max_instances: int
+    memory_mib: int
+    multiprocessors: int
+    engines: Engines
+    placements: tuple[Placement, ...]
+    compute_slices: tuple[int, ...]
+
+    @property
+    def media(self) -> bool:
+        """The profile takes the card's one set of media engines (``+me``, ``+me.all``)."""
+        return "+me" in self.name
+
+    def multiprocessors_of(self, compute: int) -> int:
+        """Multiprocessors of a compute instance of ``compute`` slices."""
+        return self.multiprocessors * compute // self.slices
+
+    def device_name(self, compute: int) -> str:
+        """Name of a device whose compute instance has ``compute`` slices."""
+        return self.name if compute == self.slices else f"{compute}c.{self.name}"
+
+
+class Card(Struct, frozen=True):
+    """One product. Cards without MIG have no profiles and no slices."""
+
+    key: str
+    product: str
+    pci_device_id: int
+    memory_bytes: int
+    compute_capability: tuple[int, int]
+    architecture: str
+    compute_slices: int
+    memory_slices: int
+    profiles: tuple[CardProfile, ...]
+
+    @property
+    def mig_capable(self) -> bool:
+        return bool(self.profiles)
+
+    @property
+    def mig_mode_needs_reset(self) -> bool:
+        """Ampere switches MIG mode with the next GPU reset, later architectures at once."""
+        return self.architecture == "ampere"
+
+    @property
+    def samples_instances(self) -> bool:
+        """The driver offers GPM, that is activity per GPU instance (Hopper and later)."""
+        return self.compute_capability >= (9, 0)
+
+    def profile(self, name: str) -> CardProfile:
+        """The profile called ``name``; ``1g.5gb.me`` is taken as ``1g.5gb+me``."""
+        wanted = canonical(name)
+        for profile in self.profiles:
+            if profile.name == wanted:
+                return profile
+        choices = ", ".join(p.name for p in self.profiles) or "none, it has no MIG"
+        raise SimulationError(f"profile {name!r} is unknown on {self.key}; choices: {choices}")
+
+    def device_profile(self, name: str) -> tuple[CardProfile, int]:
+        """Split a device's name: ``3g.20gb`` is (3g.20gb, 3), ``1c.3g.20gb`` is (3g.20gb, 1)."""
+        match = _COMPUTE_PREFIX.fullmatch(name)
+        if match is None:
+            profile = self.profile(name)
+            return profile, profile.slices
+        profile, slices = self.profile(match["rest"]), int(match["slices"])
+        if slices not in profile.compute_slices:
+            choices = ", ".join(f"{c}c" for c in profile.compute_slices)
+            raise SimulationError(f"profile {name!r} is unknown on {self.key}; {profile.name} takes {choices}")
+        return profile, slices
+
+
+class Catalog(Struct, frozen=True):
+    """Every card and every node type (``{name: (card, number of GPUs)}``) by name."""
+
+    cards: dict[str, Card]
+    nodes: dict[str, tuple[Card, int]]
+
+
+def canonical(name: str) -> str:
+    """A profile's name as the driver writes it: resource names have dots where attributes have a plus."""
+    head, unit, attributes = name.partition("gb")
+    return f"{head}{unit}+{attributes[1:]}" if attributes.startswith(".") else name
+
+
+@functools.cache
+def catalog() -> Catalog:
+    """The packaged tables; read on first use."""
+    raw = msgspec.json.decode(Path(__file__).with_name("cards.json").read_bytes())
+    compute = {int(k): tuple(v) for k, v in raw["compute_instance_profiles"].items() if k.isdigit()}
+    cards = {key: _card(key, value, compute) for key, value in raw["cards"].items()}
+    return Catalog(cards, {name: (cards[card], count) for name, (card, count) in raw["nodes"].items()})
+
+
+def _card(key: str, raw: dict[str, Any], compute: dict[int, tuple[int, ...]]) -> Card:
+    major, minor = raw["compute_capability"]
+    return Card(
+        key=key,
+        product=raw["product"],
+        pci_device_id=int(raw["pci_device_id"], 16),
+        memory_bytes=raw["memory_bytes"],
+        compute_capability=(major, minor),
+        architecture=raw["architecture"],
+        compute_slices=raw["compute_slices"],
+        memory_slices=raw["memory_slices"],
+        profiles=tuple(_profile(p, compute) for p in raw.get("profiles", ())),
+    )
+
+
+def _profile(raw: dict[str, Any], compute: dict[int, tuple[int, ...]]) -> CardProfile:
+    return CardProfile(
+        name=raw["name"],
+        id=raw["id"],
+        nvml_index=raw["nvml_index"],
+        slices=raw["slices"],
+        max_instances=raw["max_instances"],
+        memory_mib=raw["memory_mb"],
+        multiprocessors=raw["multiprocessors"],
+        engines=Engines(
+            copy=raw["copy_engines"],
+            decoder=raw["decoders"],
+            encoder=raw["encoders"],
+            jpeg=raw["jpeg"],
+            ofa=raw["ofa"],
+        ),
+        placements=tuple(Placement(start, size) for start, size in raw["placements"]),
+        compute_slices=compute[raw["slices"]],
+    )

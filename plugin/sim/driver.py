@@ -1,0 +1,207 @@
+"""The simulated driver: reads a simulated node as the NVML driver reads a real one, faults included."""
+
+from __future__ import annotations
+
+from plugin.core.model import Gpu, Inventory, MigDevice, MigMode, Placement
+from plugin.core.profiles import profile_by_arithmetic
+from plugin.errors import DriverCallFailed, DriverUnavailable
+from plugin.sim.codes import MESSAGES, Code, NodeError
+from plugin.sim.engine import CONTROL_NODES, SimNode
+from plugin.sim.faults import Aspect, Faults
+from plugin.sim.hardware import GpuState, MigSlot
+
+_MIB = 1 << 20
+_CAPABILITIES = "/proc/driver/nvidia/capabilities"
+MIG_MINORS = "/proc/driver/nvidia-caps/mig-minors"
+
+#: Codes that mean "this card or this process does not get an answer", which is no fault.
+_NO_ANSWER = frozenset({Code.NOT_SUPPORTED, Code.FUNCTION_NOT_FOUND, Code.NO_PERMISSION})
+
+#: Codes that mean "no MIG device under this index".
+_HOLES = frozenset({Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.NOT_SUPPORTED})
+
+
+def capability_minor(gpu_minor: int, gi: int, ci: int | None = None) -> int:
+    """Minor of ``/dev/nvidia-caps/nvidia-cap<minor>`` for a GPU instance or a compute instance in it."""
+    minor = 3 + 135 * gpu_minor + 9 * gi
+    return minor if ci is None else minor + 1 + ci
+
+
+class SimDriver:
+    """A :class:`plugin.driver.base.Driver` whose hardware is a :class:`~plugin.sim.engine.SimNode`."""
+
+    def __init__(self, engine: SimNode) -> None:
+        self.engine = engine
+
+    def open(self) -> None:
+        try:
+            self.engine.enter()
+        except NodeError as error:
+            raise DriverUnavailable(f"the simulated driver cannot be used: {error}; load it again") from error
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def scan(self) -> Inventory:
+        self.open()
+        engine, versions, gpus, warnings = self.engine, self.engine.versions, [], []
+        for state in engine.gpus:
+            try:
+                gpus.append(_Reader(engine.faults, state).read())
+            except DriverCallFailed as error:
+                warnings.append(f"GPU {state.index} cannot be read: {error}")
+        return Inventory(
+            gpus=tuple(gpus),
+            driver_version=versions.driver,
+            nvml_version=versions.nvml,
+            cuda_version=(versions.cuda // 1000, versions.cuda % 1000 // 10),
+            control_nodes=tuple(node for node in CONTROL_NODES if node not in engine.faults.removed),
+            warnings=tuple(warnings),
+        )
+
+
+class _Reader:
+    """Reads one GPU."""
+
+    def __init__(self, faults: Faults, gpu: GpuState) -> None:
+        self._faults = faults
+        self._gpu = gpu
+        self._removed = faults.removed
+        self._node = f"/dev/nvidia{gpu.minor}"
+        self._unmonitored = faults.code(gpu.uuid, Aspect.GPU_INSTANCES) is not None
+
+    def read(self) -> Gpu:
+        """The GPU with what can be read of it. Raises :class:`DriverCallFailed` when it cannot be identified."""
+        gpu = self._gpu
+        if gpu.lost:
+            raise _failed("getting its handle", Code.GPU_IS_LOST)
+        self._check("getting its handle", gpu.uuid, Aspect.HANDLE)
+        self._check("reading its UUID", gpu.uuid, Aspect.UUID)
+        try:
+            self._check("reading its PCI address", gpu.uuid, Aspect.PCI)
+            self._check("reading its minor number", gpu.uuid, Aspect.MINOR)
+            named = self._answers("nvmlDeviceGetName", gpu.uuid, Aspect.NAME)
+            self._check("reading its memory", gpu.uuid, Aspect.MEMORY)
+            capability = self._answers("nvmlDeviceGetCudaComputeCapability", gpu.uuid, Aspect.CAPABILITY)
+        except DriverCallFailed as error:
+            return Gpu(gpu.uuid, gpu.index, error=f"GPU {gpu.index}: {error}")
+        mig, problem = False, None
+        try:
+            mig = gpu.card.mig_capable and self._answers("nvmlDeviceGetMigMode", gpu.uuid, Aspect.MIG_MODE)
+        except DriverCallFailed as error:
+            problem = f"GPU {gpu.index}: {error}"
+        devices, warnings = self._devices() if mig else ([], [])
+        return Gpu(
+            uuid=gpu.uuid,
+            index=gpu.index,
+            minor=gpu.minor,
+            pci_bus_id=gpu.pci_bus_id,
+            pci_device_id=gpu.card.pci_device_id,
+            numa=gpu.numa,
+            product=gpu.card.product if named else "",
+            memory_mib=gpu.card.memory_bytes // _MIB,
+            compute_capability=gpu.card.compute_capability if capability else None,
+            mig=MigMode(gpu.mig, gpu.mig_pending) if mig else None,
+            mig_devices=tuple(devices),
+            memory_slices=gpu.card.memory_slices if mig else 0,
+            nodes=(self._node,),
+            missing=(self._node,) if self._node in self._removed else (),
+            error=problem,
+            warnings=tuple(warnings),
+        )
+
+    def _devices(self) -> tuple[list[MigDevice], list[str]]:
+        devices, warnings = [], []
+        for slot in self._gpu.devices():
+            if self._faults.code(slot.ci.uuid, Aspect.HANDLE) in _HOLES:
+                continue
+            try:
+                self._check("getting its handle", slot.ci.uuid, Aspect.HANDLE)
+                self._check("reading its UUID", slot.ci.uuid, Aspect.UUID)
+                self._check("reading its GPU instance id", slot.ci.uuid, Aspect.INSTANCE_IDS)
+            except DriverCallFailed as error:
+                warnings.append(f"MIG device {self._gpu.index}:{slot.index} cannot be read: {error}")
+                continue
+            device = self._device(slot)
+            devices.append(device)
+            if device.error:
+                warnings.append(device.error)
+        return devices, warnings
+
+    def _device(self, slot: MigSlot) -> MigDevice:
+        gpu, gi, ci, profile = self._gpu, slot.gi, slot.ci, slot.gi.profile
+        nodes, missing = self._nodes(gi.id, ci.id)
+        placement: Placement | None = gi.placement
+        name = profile.device_name(ci.slices)
+        if self._unmonitored:
+            placement = None
+            name = profile_by_arithmetic(ci.slices, profile.slices, profile.memory_mib, gpu.card.memory_bytes // _MIB)
+        try:
+            self._check("reading its attributes", ci.uuid, Aspect.ATTRIBUTES)
+        except DriverCallFailed as error:
+            return MigDevice(
+                uuid=ci.uuid,
+                gpu_uuid=gpu.uuid,
+                gpu_index=gpu.index,
+                index=slot.index,
+                gi=gi.id,
+                ci=ci.id,
+                profile="",
+                placement=placement,
+                nodes=nodes,
+                missing=missing,
+                error=f"MIG device {gpu.index}:{slot.index}: {error}",
+                numa=gpu.numa,
+            )
+        return MigDevice(
+            uuid=ci.uuid,
+            gpu_uuid=gpu.uuid,
+            gpu_index=gpu.index,
+            index=slot.index,
+            gi=gi.id,
+            ci=ci.id,
+            profile=name,
+            memory_mib=profile.memory_mib,
+            multiprocessors=profile.multiprocessors_of(ci.slices),
+            gi_slices=profile.slices,
+            ci_slices=ci.slices,
+            engines=profile.engines,
+            placement=placement,
+            nodes=nodes,
+            missing=missing,
+            numa=gpu.numa,
+        )
+
+    def _nodes(self, gi: int, ci: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Nodes of a MIG device and those missing; a capability of unknown number is missing by its file's name."""
+        minor, removed = self._gpu.minor, self._removed
+        nodes, missing = [self._node], [self._node] if self._node in removed else []
+        for folder, number in (
+            (f"gpu{minor}/mig/gi{gi}", capability_minor(minor, gi)),
+            (f"gpu{minor}/mig/gi{gi}/ci{ci}", capability_minor(minor, gi, ci)),
+        ):
+            node = f"/dev/nvidia-caps/nvidia-cap{number}"
+            if removed and MIG_MINORS in removed and f"{_CAPABILITIES}/{folder}/access" in removed:
+                missing.append(f"{_CAPABILITIES}/{folder}/access")
+                continue
+            nodes.append(node)
+            if node in removed:
+                missing.append(node)
+        return tuple(nodes), tuple(missing)
+
+    def _check(self, what: str, uuid: str, aspect: Aspect) -> None:
+        code = self._faults.code(uuid, aspect)
+        if code is not None:
+            raise _failed(what, code)
+
+    def _answers(self, function: str, uuid: str, aspect: Aspect) -> bool:
+        """Whether an optional question is answered; raises when it fails."""
+        if self._faults.code(uuid, aspect) in _NO_ANSWER:
+            return False
+        self._check(function, uuid, aspect)
+        return True
+
+
+def _failed(what: str, code: Code) -> DriverCallFailed:
+    lost = code in {Code.GPU_IS_LOST, Code.RESET_REQUIRED}
+    return DriverCallFailed(f"{what}: {MESSAGES[code]}", code=code, gpu_lost=lost)

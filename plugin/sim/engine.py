@@ -1,0 +1,344 @@
+"""The truth of a simulated node: its GPUs and MIG instances, what is broken on it, and who hears of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from plugin.core.model import Placement
+from plugin.driver.base import DriverEvent, EventKind
+from plugin.errors import SimulationError
+from plugin.sim.cards import Card
+from plugin.sim.codes import Code, NodeError
+from plugin.sim.events import EventQueue
+from plugin.sim.faults import Faults
+from plugin.sim.geometry import parse_fleet, parse_geometry
+from plugin.sim.hardware import ComputeInstance, GpuInstance, GpuState, Process, add_ci, add_gi, new_gpu
+from plugin.sim.placement import PlannedInstance, plan
+
+#: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display driver runs.
+CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+
+
+class DriverVersions(Struct, frozen=True):
+    """What the driver calls itself; ``cuda`` is 1000 · major + 10 · minor."""
+
+    driver: str = "580.159.04"
+    nvml: str = "13.580.159.04"
+    cuda: int = 13000
+
+
+class SimNode:
+    """A node of GPUs that keeps the rules of real ones.
+
+    Thread-safe. States are frozen values that are replaced, so a reader may keep what it got. ``generation`` rises
+    with every change. Refusals that NVML would answer with a code are :class:`~plugin.sim.codes.NodeError`.
+    GPUs are named by index, devices (for faults, processes) by UUID.
+    """
+
+    def __init__(self, cards: Sequence[Card], name: str = "sim", *, numa: bool = True) -> None:
+        """Build a node with MIG off on every card. ``numa=False`` leaves the NUMA node of every GPU unknown."""
+        self.name = name
+        self.versions = DriverVersions()
+        self.faults = Faults()
+        self._lock = threading.RLock()
+        self._half = (len(cards) + 1) // 2
+        self._gpus = [
+            new_gpu(name, index, card, (index // self._half) if numa else None) for index, card in enumerate(cards)
+        ]
+        self._made = 0
+        self._generation = 0
+        self._processes: dict[str, tuple[Process, ...]] = {}
+        self._queues: list[EventQueue] = []
+
+    # Reading
+
+    @property
+    def gpus(self) -> tuple[GpuState, ...]:
+        with self._lock:
+            return tuple(self._gpus)
+
+    @property
+    def generation(self) -> int:
+        return self._generation + self.faults.changes
+
+    def gpu(self, index: int) -> GpuState:
+        with self._lock:
+            if not 0 <= index < len(self._gpus):
+                raise NodeError(Code.INVALID_ARGUMENT, f"GPU {index} of {len(self._gpus)}")
+            return self._gpus[index]
+
+    def processes(self, uuid: str) -> tuple[Process, ...]:
+        """Processes that hold a GPU or MIG device."""
+        return self._processes.get(uuid, ())
+
+    def memory_used(self, uuid: str) -> int:
+        """Bytes in use on a device; a GPU with MIG on counts its MIG devices."""
+        with self._lock:
+            holders = next((self._holders(gpu) for gpu in self._gpus if gpu.uuid == uuid), (uuid,))
+            return sum(process.memory for held in holders for process in self.processes(held))
+
+    # Calls of a driver pass here
+
+    def enter(self, gpu: GpuState | None = None) -> None:
+        """What every driver call passes through: refused or blocked by a fault of the driver or a lost GPU."""
+        self.faults.enter()
+        if gpu is not None:
+            self._present(gpu.index)
+
+    def open_queue(self) -> EventQueue:
+        """A new event queue; it hears of a GPU once that is registered. Close it with :meth:`close_queue`."""
+        queue = EventQueue()
+        with self._lock:
+            self._queues.append(queue)
+            for gpu in self._gpus:
+                queue.mark_lost(gpu.uuid, lost=gpu.lost)
+        return queue
+
+    def close_queue(self, queue: EventQueue) -> None:
+        with self._lock:
+            if queue in self._queues:
+                self._queues.remove(queue)
+        queue.close()
+
+    # Geometry
+
+    def create_gi(self, gpu: int, profile: str, placement: Placement | None = None) -> GpuInstance:
+        """Make a GPU instance, at the given or the first free placement. It has no compute instance yet."""
+        with self._lock:
+            state = self._mig_gpu(gpu)
+            self._gpus[gpu], made = add_gi(state, profile, placement)
+            self._mig_changed(gpu)
+            return made
+
+    def create_ci(self, gpu: int, gi: int, slices: int | None = None) -> ComputeInstance:
+        """Make a compute instance of ``slices`` (by default all of the GPU instance)."""
+        with self._lock:
+            self._gpus[gpu], made = add_ci(self._mig_gpu(gpu), gi, slices, self._next())
+            self._mig_changed(gpu)
+            return made
+
+    def destroy_ci(self, gpu: int, gi: int, ci: int) -> None:
+        """Destroy a compute instance; refused while a process holds it."""
+        with self._lock:
+            state = self._mig_gpu(gpu)
+            instance = state.instance(gi)
+            doomed = next((c for c in instance.compute if c.id == ci), None)
+            if doomed is None:
+                raise NodeError(Code.NOT_FOUND, f"GPU {gpu} has no compute instance {ci} in GPU instance {gi}")
+            if self.processes(doomed.uuid):
+                raise NodeError(Code.IN_USE, f"destroying {doomed.uuid} on GPU {gpu}")
+            left = tuple(c for c in instance.compute if c.id != ci)
+            self._gpus[gpu] = state.with_instance(replace(instance, compute=left))
+            self._forget(doomed.uuid)
+            self._mig_changed(gpu)
+
+    def destroy_gi(self, gpu: int, gi: int) -> None:
+        """Destroy a GPU instance; refused while it has compute instances."""
+        with self._lock:
+            state = self._mig_gpu(gpu)
+            if state.instance(gi).compute:
+                raise NodeError(Code.IN_USE, f"destroying GPU instance {gi} on GPU {gpu}, which has compute instances")
+            self._gpus[gpu] = state.without_instance(gi)
+            self._mig_changed(gpu)
+
+    def set_mig_mode(self, gpu: int, *, on: bool) -> None:
+        """Switch MIG mode: at once on Hopper and later, with the next :meth:`reset` on Ampere. The GPU must be idle."""
+        with self._lock:
+            state = self._present(gpu)
+            if not state.card.mig_capable:
+                raise NodeError(Code.NOT_SUPPORTED, f"switching MIG mode of GPU {gpu} ({state.card.key})")
+            self._require_idle(state, "switching MIG mode")
+            if state.card.mig_mode_needs_reset:
+                self._update(gpu, mig_pending=on)
+            else:
+                self._switch_mig(state, on=on)
+            self._mig_changed(gpu)
+
+    def reset(self, gpu: int) -> None:
+        """Reset an idle GPU: a pending MIG mode becomes current, instances, faults and the recovery action go."""
+        with self._lock:
+            state = self._present(gpu)
+            self._require_idle(state, "resetting")
+            self.faults.heal({state.uuid})
+            self._switch_mig(state, on=state.mig_pending)
+            wear = replace(state.wear, remap_pending=False, retirement_pending=False)
+            self._update(gpu, recovery_action=0, wear=wear)
+            self._mig_changed(gpu)
+            if state.recovery_action:
+                self._emit(gpu, EventKind.RECOVERY_ACTION)
+
+    def set_geometry(self, gpu: int, profiles: Sequence[str]) -> None:
+        """Replace all instances of a GPU whose MIG mode is on, as one change with one event.
+
+        ``profiles`` names the wanted devices (``3g.20gb``, ``1c.3g.20gb``). Raises
+        :class:`~plugin.errors.SimulationError`, changing nothing, when they cannot be placed or one is in use.
+        """
+        with self._lock:
+            state = self._mig_gpu(gpu)
+            planned = plan(state.card, profiles, gpu)
+            self._require_idle(state, "changing the geometry")
+            self._fill(gpu, planned)
+            self._mig_changed(gpu)
+
+    def configure(self, geometry: str) -> None:
+        """Bring the whole node to a geometry (``all-1g.5gb``, ``0=3g.20gb;1=off``), MIG modes included, at once.
+
+        This is what an administrator does with resets in between; GPUs that already are as wanted keep their
+        devices. Raises :class:`~plugin.errors.SimulationError`, changing nothing, when some GPU cannot be brought
+        there.
+        """
+        with self._lock:
+            wanted = parse_geometry(geometry, [gpu.card for gpu in self._gpus])
+            plans = [None if w is None else plan(g.card, w, g.index) for g, w in zip(self._gpus, wanted, strict=True)]
+            changing = [index for index, planned in enumerate(plans) if not _is_as_planned(self._gpus[index], planned)]
+            for index in changing:
+                self._require_idle(self._present(index), "changing the geometry")
+            for index in changing:
+                planned = plans[index]
+                self._switch_mig(self._gpus[index], on=planned is not None)
+                self._fill(index, planned or ())
+                self._mig_changed(index)
+
+    # Use, faults and events
+
+    def use(self, uuid: str, pid: int, memory: int = 0) -> None:
+        """A process starts to hold a device, with ``memory`` bytes on it; the same pid again replaces itself."""
+        with self._lock:
+            others = (p for p in self.processes(uuid) if p.pid != pid)
+            self._processes[uuid] = tuple(sorted((*others, Process(pid, memory)), key=lambda p: p.pid))
+            self._generation += 1
+
+    def release(self, uuid: str, pid: int | None = None) -> None:
+        """A process, or every process, lets go of a device."""
+        with self._lock:
+            self._processes[uuid] = tuple(p for p in self.processes(uuid) if pid is not None and p.pid != pid)
+            self._generation += 1
+
+    def lose(self, gpu: int) -> None:
+        """The GPU falls off the bus: every call for it, and every wait for its events, answers GPU is lost."""
+        self._set_lost(gpu, lost=True)
+
+    def restore(self, gpu: int) -> None:
+        """A lost GPU is back, as it was."""
+        self._set_lost(gpu, lost=False)
+
+    def set_recovery_action(self, gpu: int, action: int) -> None:
+        """Set what the driver recommends for a GPU, and say so (0 none, 1 reset, 2 reboot, …)."""
+        self._update(gpu, recovery_action=action)
+        self._emit(gpu, EventKind.RECOVERY_ACTION)
+
+    def set_wear(self, gpu: int, **values: int) -> None:
+        """Set fields of :class:`~plugin.sim.hardware.Wear`, without an event."""
+        with self._lock:
+            self._update(gpu, wear=replace(self.gpu(gpu).wear, **values))
+
+    def xid(self, gpu: int, xid: int, gi: int | None = None, ci: int | None = None) -> None:
+        """Send an XID event for a GPU, a GPU instance or a compute instance."""
+        self._emit(gpu, EventKind.XID, gi, ci, xid)
+
+    def ecc(self, gpu: int, *, double_bit: bool = False) -> None:
+        """Count an ECC error and send its event."""
+        with self._lock:
+            wear = self.gpu(gpu).wear
+            if double_bit:
+                self.set_wear(gpu, double_bit_ecc=wear.double_bit_ecc + 1)
+            else:
+                self.set_wear(gpu, single_bit_ecc=wear.single_bit_ecc + 1)
+        self._emit(gpu, EventKind.DOUBLE_BIT_ECC if double_bit else EventKind.SINGLE_BIT_ECC)
+
+    def send(self, gpu: int, kind: EventKind, data: int = 0) -> None:
+        """Send an event that changes nothing by itself, such as GPU unavailable."""
+        self._emit(gpu, kind, data=data)
+
+    # Inner parts; the lock is held
+
+    def _present(self, gpu: int) -> GpuState:
+        state = self.gpu(gpu)
+        if state.lost:
+            raise NodeError(Code.GPU_IS_LOST, f"asking GPU {gpu}")
+        return state
+
+    def _mig_gpu(self, gpu: int) -> GpuState:
+        state = self._present(gpu)
+        if not state.mig:
+            raise NodeError(Code.NOT_SUPPORTED, f"handling instances of GPU {gpu}, whose MIG mode is off")
+        return state
+
+    def _holders(self, state: GpuState) -> tuple[str, ...]:
+        return (state.uuid, *(slot.ci.uuid for slot in state.devices()))
+
+    def _require_idle(self, state: GpuState, doing: str) -> None:
+        for uuid in self._holders(state):
+            if self.processes(uuid):
+                pids = ", ".join(str(process.pid) for process in self.processes(uuid))
+                raise NodeError(Code.IN_USE, f"{doing} of GPU {state.index} while process {pids} holds {uuid}")
+
+    def _fill(self, gpu: int, planned: Sequence[PlannedInstance]) -> None:
+        self._clear(self._gpus[gpu])
+        for wanted in planned:
+            self._gpus[gpu], made = add_gi(self._gpus[gpu], wanted.profile.name, wanted.placement)
+            for slices in wanted.compute:
+                self._gpus[gpu], _ = add_ci(self._gpus[gpu], made.id, slices, self._next())
+
+    def _next(self) -> int:
+        self._made += 1
+        return self._made
+
+    def _clear(self, state: GpuState) -> None:
+        self._forget(*(slot.ci.uuid for slot in state.devices()))
+        self._gpus[state.index] = replace(state, instances=())
+
+    def _forget(self, *uuids: str) -> None:
+        for uuid in uuids:
+            self._processes.pop(uuid, None)
+        self.faults.heal(uuids)
+
+    def _switch_mig(self, state: GpuState, *, on: bool) -> None:
+        self._clear(state)
+        self._update(state.index, mig=on, mig_pending=on)
+
+    def _set_lost(self, gpu: int, *, lost: bool) -> None:
+        with self._lock:
+            self._update(gpu, lost=lost)
+            for queue in self._queues:
+                queue.mark_lost(self._gpus[gpu].uuid, lost=lost)
+
+    def _update(self, gpu: int, **values: object) -> None:
+        with self._lock:
+            self._gpus[gpu] = replace(self.gpu(gpu), **values)
+            self._generation += 1
+
+    def _mig_changed(self, gpu: int) -> None:
+        self._generation += 1
+        self._emit(gpu, EventKind.MIG_CONFIG)
+
+    def _emit(self, gpu: int, kind: EventKind, gi: int | None = None, ci: int | None = None, data: int = 0) -> None:
+        with self._lock:
+            event = DriverEvent(kind, self.gpu(gpu).uuid, gi, ci, data)
+            for queue in self._queues:
+                queue.deliver(event)
+
+
+def _is_as_planned(gpu: GpuState, planned: Sequence[PlannedInstance] | None) -> bool:
+    if planned is None or not gpu.mig or not gpu.mig_pending:
+        return planned is None and not gpu.mig and not gpu.mig_pending
+    there = [(i.profile.name, i.placement, tuple(c.slices for c in i.compute)) for i in gpu.instances]
+    wanted = [(p.profile.name, p.placement, p.compute) for p in planned]
+    return sorted(there) == sorted(wanted)
+
+
+def parse_node(text: str) -> SimNode:
+    """Build a node from ``NODE[:GEOMETRY]``, such as ``p4d.24xlarge:all-1g.5gb``.
+
+    Raises :class:`~plugin.errors.SimulationError` naming the choices, in one line.
+    """
+    name, _, geometry = (part.strip() for part in text.partition(":"))
+    if not name:
+        raise SimulationError(f"no node in {text!r}; write NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb")
+    node = SimNode(parse_fleet(name), name)
+    node.configure(geometry)
+    return node

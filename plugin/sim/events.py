@@ -1,0 +1,63 @@
+"""Event queues of the simulated node: what an NVML event set is to the real one."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from plugin.driver.base import DriverEvent
+from plugin.sim.codes import Code, NodeError
+
+
+class EventQueue:
+    """Receives events of the GPUs registered with it, from registration on.
+
+    Thread-safe: one thread waits, any other delivers. Made by :meth:`plugin.sim.engine.SimNode.open_queue`.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._masks: dict[str, int] = {}
+        self._events: deque[DriverEvent] = deque()
+        self._lost: set[str] = set()
+        self._closed = False
+
+    def register(self, gpu_uuid: str, mask: int) -> None:
+        """Receive kinds in ``mask`` (event bits) of a GPU; registering again widens the mask."""
+        with self._changed:
+            self._masks[gpu_uuid] = self._masks.get(gpu_uuid, 0) | mask
+
+    def deliver(self, event: DriverEvent) -> None:
+        with self._changed:
+            if not self._closed and self._masks.get(event.gpu_uuid, 0) & event.kind.value:
+                self._events.append(event)
+                self._changed.notify_all()
+
+    def mark_lost(self, gpu_uuid: str, *, lost: bool) -> None:
+        """A lost GPU makes every wait fail until it is back."""
+        with self._changed:
+            (self._lost.add if lost else self._lost.discard)(gpu_uuid)
+            self._changed.notify_all()
+
+    def wait(self, timeout: float | None) -> DriverEvent | None:
+        """The next event, ``None`` after ``timeout`` seconds without one.
+
+        Raises :class:`~plugin.sim.codes.NodeError` when a registered GPU is lost or the queue was closed.
+        """
+        with self._changed:
+            self._changed.wait_for(self._ready, timeout)
+            if self._closed:
+                raise NodeError(Code.INVALID_ARGUMENT, "waiting on a closed event queue")
+            if self._events:
+                return self._events.popleft()
+            if self._lost & self._masks.keys():
+                raise NodeError(Code.GPU_IS_LOST, "waiting for events")
+            return None
+
+    def _ready(self) -> bool:
+        return bool(self._closed or self._events or self._lost & self._masks.keys())
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

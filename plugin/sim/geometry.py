@@ -1,0 +1,107 @@
+"""What a simulated node is asked to look like: ``NODE[:GEOMETRY]``."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+
+from plugin.errors import SimulationError
+from plugin.sim.cards import Card, catalog
+
+#: Capability files of the driver name this many GPUs.
+MAX_GPUS = 32
+
+#: Profiles asked for on one GPU; ``None`` is MIG off, an empty tuple is MIG on without instances.
+GpuGeometry = tuple[str, ...] | None
+
+_COUNTED = re.compile(r"(?P<count>\d+)x(?P<card>.+)")
+_GPU_RANGE = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
+_TIMES = re.compile(r"(?P<name>[^*]+?)(?:\*(?P<count>\d+))?")
+_GEOMETRIES = "mig-off, all-disabled, all-enabled, all-balanced, all-PROFILE, or GPU=PROFILE*N,PROFILE;GPU-GPU=off"
+
+
+def parse_fleet(node: str) -> tuple[Card, ...]:
+    """Cards of ``p4d.24xlarge``, ``2xa100-40gb+2xa30-24gb`` or ``p4d.24xlarge+g4dn.12xlarge``, in order."""
+    cards = tuple(itertools.chain.from_iterable(_parse_part(part.strip(), node) for part in node.split("+")))
+    if len(cards) > MAX_GPUS:
+        raise SimulationError(f"node {node!r} has {len(cards)} GPUs; at most {MAX_GPUS} can be simulated")
+    return cards
+
+
+def _parse_part(part: str, node: str) -> Sequence[Card]:
+    known = catalog()
+    if part in known.nodes:
+        card, count = known.nodes[part]
+        return [card] * count
+    match = _COUNTED.fullmatch(part)
+    name, count = (match["card"], int(match["count"])) if match else (part, 1)
+    if name in known.cards and 1 <= count <= MAX_GPUS:
+        return [known.cards[name]] * count
+    raise SimulationError(
+        f"unknown node {part!r} in {node!r}; nodes: {', '.join(known.nodes)}; "
+        f"or cards with a count of 1 to {MAX_GPUS}, such as 2x{next(iter(known.cards))}: {', '.join(known.cards)}"
+    )
+
+
+def parse_geometry(text: str, cards: Sequence[Card]) -> tuple[GpuGeometry, ...]:
+    """Profiles per GPU. GPUs without MIG are left alone by ``all-…``."""
+    text = text.strip()
+    if text in {"", "mig-off", "all-disabled"}:
+        return (None,) * len(cards)
+    if text.startswith("all-"):
+        return tuple(_whole_card(text.removeprefix("all-"), card) if card.mig_capable else None for card in cards)
+    if "=" not in text:
+        raise SimulationError(f"unknown geometry {text!r}; choices: {_GEOMETRIES}")
+    result: dict[int, GpuGeometry] = {}
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        for gpu in _gpus_of(entry, len(cards)):
+            if gpu in result:
+                raise SimulationError(f"geometry {text!r} names GPU {gpu} twice")
+            result[gpu] = _parse_gpu(entry.partition("=")[2], cards[gpu], gpu)
+    return tuple(result.get(gpu) for gpu in range(len(cards)))
+
+
+def _whole_card(what: str, card: Card) -> GpuGeometry:
+    if what == "enabled":
+        return ()
+    if what == "balanced":
+        names = [next(p.name for p in card.profiles if p.nvml_index == index) for index in (0, 1, 2)[: _kinds(card)]]
+        return (names[0], *names)
+    profile, slices = card.device_profile(what)
+    return (profile.device_name(slices),) * (profile.max_instances * (profile.slices // slices))
+
+
+def _kinds(card: Card) -> int:
+    """How many sizes a balanced GPU mixes: 1g, 2g and 3g, or 1g and 2g on a card of four slices."""
+    return 3 if card.compute_slices >= 7 else 2  # noqa: PLR2004 - the slices of a full-size card
+
+
+def _gpus_of(entry: str, count: int) -> Iterable[int]:
+    match = _GPU_RANGE.fullmatch(entry.partition("=")[0].strip())
+    if match is None or "=" not in entry:
+        raise SimulationError(f"bad entry {entry!r} in the geometry; write GPU=PROFILE*N,PROFILE or GPU-GPU=off")
+    first, last = int(match["first"]), int(match["last"] or match["first"])
+    if not first <= last < count:
+        raise SimulationError(f"entry {entry!r} names GPUs that the node does not have; its GPUs are 0-{count - 1}")
+    return range(first, last + 1)
+
+
+def _parse_gpu(text: str, card: Card, gpu: int) -> GpuGeometry:
+    text = text.strip()
+    if text in {"off", "mig-off"}:
+        return None
+    if not card.mig_capable:
+        raise SimulationError(f"GPU {gpu} ({card.key}) has no MIG; write {gpu}=off or leave it out")
+    if text in {"on", "enabled", ""}:
+        return ()
+    if text == "balanced":
+        return _whole_card(text, card)
+    names: list[str] = []
+    for item in text.split(","):
+        match = _TIMES.fullmatch(item.strip())
+        if match is None:
+            raise SimulationError(f"bad profile {item!r} for GPU {gpu}; write PROFILE or PROFILE*N")
+        profile, slices = card.device_profile(match["name"].strip())
+        names += [profile.device_name(slices)] * int(match["count"] or 1)
+    return tuple(names)

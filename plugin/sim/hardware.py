@@ -1,0 +1,185 @@
+"""State of one simulated GPU as a frozen value, and the rules by which instances are made on it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from plugin.core.model import Placement
+from plugin.sim.cards import Card, CardProfile
+from plugin.sim.codes import Code, NodeError
+from plugin.sim.placement import compute_placements
+
+_NAMESPACE = uuid.UUID("6f1d9c52-8a34-4d1e-9b7a-51c1f7d0a4ce")
+_BUSES = (0x10, 0x20, 0x90, 0xA0)
+_GPUS_PER_DOMAIN = 2 * len(_BUSES)
+
+
+class ComputeInstance(Struct, frozen=True):
+    """``placement`` counts compute slices within the GPU instance."""
+
+    id: int
+    placement: Placement
+    uuid: str
+
+    @property
+    def slices(self) -> int:
+        return self.placement.size
+
+
+class GpuInstance(Struct, frozen=True):
+    """``placement`` counts memory slices of the GPU; ``compute`` is ordered by id."""
+
+    id: int
+    profile: CardProfile
+    placement: Placement
+    compute: tuple[ComputeInstance, ...] = ()
+
+
+class Process(Struct, frozen=True):
+    """A process that holds a device. ``memory`` is in bytes."""
+
+    pid: int
+    memory: int = 0
+
+
+class Wear(Struct, frozen=True):
+    """What a GPU reports about its memory: ECC errors since boot, remapped rows, retirements to come."""
+
+    single_bit_ecc: int = 0
+    double_bit_ecc: int = 0
+    remapped_correctable: int = 0
+    remapped_uncorrectable: int = 0
+    remap_pending: bool = False
+    remap_failure: bool = False
+    retirement_pending: bool = False
+
+
+class MigSlot(Struct, frozen=True):
+    """One MIG device with NVML's index for it."""
+
+    index: int
+    gi: GpuInstance
+    ci: ComputeInstance
+
+
+class GpuState(Struct, frozen=True):
+    """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` where the node does not say."""
+
+    index: int
+    card: Card
+    uuid: str
+    pci_bus_id: str
+    numa: int | None
+    mig: bool = False
+    mig_pending: bool = False
+    instances: tuple[GpuInstance, ...] = ()
+    lost: bool = False
+    recovery_action: int = 0
+    wear: Wear = Wear()
+
+    @property
+    def minor(self) -> int:
+        return self.index
+
+    def devices(self) -> Iterator[MigSlot]:
+        """MIG devices in the order in which NVML counts them."""
+        pairs = ((gi, ci) for gi in self.instances for ci in gi.compute)
+        return (MigSlot(index, gi, ci) for index, (gi, ci) in enumerate(pairs))
+
+    def instance(self, gi: int) -> GpuInstance:
+        for instance in self.instances:
+            if instance.id == gi:
+                return instance
+        raise NodeError(Code.NOT_FOUND, f"GPU {self.index} has no GPU instance {gi}")
+
+    def with_instance(self, instance: GpuInstance) -> GpuState:
+        """This GPU with an instance added or replaced."""
+        others = (other for other in self.instances if other.id != instance.id)
+        return replace(self, instances=tuple(sorted((*others, instance), key=lambda i: i.id)))
+
+    def without_instance(self, gi: int) -> GpuState:
+        return replace(self, instances=tuple(i for i in self.instances if i.id != gi))
+
+    def free_placements(self, profile: CardProfile) -> tuple[Placement, ...]:
+        """Where an instance of this profile could be made now. The same with MIG off, as real drivers answer."""
+        same = sum(instance.profile.name == profile.name for instance in self.instances)
+        media = profile.media and any(instance.profile.media for instance in self.instances)
+        if same >= profile.max_instances or media:
+            return ()
+        taken = [instance.placement for instance in self.instances]
+        return tuple(at for at in profile.placements if not any(at.overlaps(other) for other in taken))
+
+    def remaining(self, profile: CardProfile) -> int:
+        """How many more instances of this profile could be made."""
+        same = sum(instance.profile.name == profile.name for instance in self.instances)
+        return min(len(self.free_placements(profile)), profile.max_instances - same)
+
+
+def new_gpu(node: str, index: int, card: Card, numa: int | None) -> GpuState:
+    """GPU ``index`` of a node: its UUID depends on the node's name, its bus id is laid out as on a p4d."""
+    domain, position = divmod(index, _GPUS_PER_DOMAIN)
+    return GpuState(
+        index=index,
+        card=card,
+        uuid=f"GPU-{uuid.uuid5(_NAMESPACE, f'{node}/{index}')}",
+        pci_bus_id=f"{domain:04x}:{_BUSES[position // 2]:02x}:{0x1C + position % 2:02x}.0",
+        numa=numa,
+    )
+
+
+def mig_uuid(gpu_uuid: str, gi: int, ci: int, count: int) -> str:
+    """UUID of a MIG device; ``count`` rises with every instance made, so a new instance has a new UUID."""
+    return f"MIG-{uuid.uuid5(_NAMESPACE, f'{gpu_uuid}/{gi}/{ci}/{count}')}"
+
+
+def instance_id(card: Card, at: Placement) -> int:
+    """GPU instance id from the placement, numbered like a binary tree as real drivers do.
+
+    On eight memory slices: 0 for the whole card, 1-2 for halves, 3-6 for quarters, 7-14 for single slices.
+    """
+    return card.memory_slices // at.size - 1 + at.start // at.size
+
+
+def add_gi(gpu: GpuState, profile: str, wanted: Placement | None) -> tuple[GpuState, GpuInstance]:
+    """The GPU with a new instance at the wanted placement, or at the first that is free."""
+    known = gpu.card.profile(profile)
+    free = gpu.free_placements(known)
+    what = f"creating {known.name} on GPU {gpu.index}"
+    if wanted is not None and wanted not in known.placements:
+        choices = ", ".join(f"{at.start}:{at.size}" for at in known.placements)
+        raise NodeError(Code.INVALID_ARGUMENT, f"{what} at {wanted.start}:{wanted.size}, possible are {choices}")
+    if not free or (wanted is not None and wanted not in free):
+        taken = ", ".join(f"{i.profile.name} at {i.placement.start}:{i.placement.size}" for i in gpu.instances)
+        raise NodeError(Code.INSUFFICIENT_RESOURCES, f"{what} beside {taken}")
+    at = wanted or free[0]
+    made = GpuInstance(instance_id(gpu.card, at), known, at)
+    return gpu.with_instance(made), made
+
+
+def add_ci(gpu: GpuState, gi: int, slices: int | None, count: int) -> tuple[GpuState, ComputeInstance]:
+    """The GPU with a new compute instance (by default as large as its GPU instance), the ``count``-th ever made."""
+    instance = gpu.instance(gi)
+    size = instance.profile.slices if slices is None else slices
+    if size not in instance.profile.compute_slices:
+        raise NodeError(Code.INVALID_ARGUMENT, f"creating {size}c in {instance.profile.name} on GPU {gpu.index}")
+    free = free_compute(instance, size)
+    if not free:
+        what = f"creating {size}c in GPU instance {gi} of GPU {gpu.index}, which has no room left"
+        raise NodeError(Code.INSUFFICIENT_RESOURCES, what)
+    used = {ci.id for ci in instance.compute}
+    number = next(n for n in range(len(used) + 1) if n not in used)
+    made = ComputeInstance(number, free[0], mig_uuid(gpu.uuid, gi, number, count))
+    compute = tuple(sorted((*instance.compute, made), key=lambda ci: ci.id))
+    return gpu.with_instance(replace(instance, compute=compute)), made
+
+
+def free_compute(instance: GpuInstance, slices: int) -> tuple[Placement, ...]:
+    """Where a compute instance of ``slices`` could be made inside a GPU instance now."""
+    taken: Sequence[Placement] = [ci.placement for ci in instance.compute]
+    return tuple(
+        at for at in compute_placements(instance.profile, slices) if not any(at.overlaps(other) for other in taken)
+    )

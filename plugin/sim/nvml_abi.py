@@ -1,0 +1,214 @@
+"""The border between ctypes and the simulated node: exported functions, opaque handles, return codes."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+
+from plugin.sim.codes import MESSAGES, Code, NodeError
+from plugin.sim.engine import SimNode
+from plugin.sim.events import EventQueue
+from plugin.sim.faults import Aspect
+from plugin.sim.hardware import GpuInstance, GpuState, MigSlot
+
+_log = logging.getLogger(__name__)
+
+DEVICE = pynvml.c_nvmlDevice_t
+GPU_INSTANCE = pynvml.c_nvmlGpuInstance_t
+COMPUTE_INSTANCE = pynvml.c_nvmlComputeInstance_t
+EVENT_SET = pynvml.c_nvmlEventSet_t
+SAMPLE = pynvml.c_nvmlGpmSample_t
+
+UINT = ctypes.c_uint
+UINT_OUT = ctypes.POINTER(ctypes.c_uint)
+INT_OUT = ctypes.POINTER(ctypes.c_int)
+ULL_OUT = ctypes.POINTER(ctypes.c_ulonglong)
+TEXT_OUT = ctypes.POINTER(ctypes.c_char)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRef:
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigRef:
+    gpu: int
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiRef:
+    gpu: int
+    gi: int
+
+
+@dataclass(frozen=True, slots=True)
+class CiRef:
+    gpu: int
+    gi: int
+    ci: int
+
+
+@dataclass(eq=False, slots=True)
+class Sample:
+    """A GPM sample: activity in percent when it was taken, ``None`` before."""
+
+    activity: float | None = None
+
+
+Target = GpuRef | MigRef | GiRef | CiRef | EventQueue | Sample
+
+
+class Session:
+    """One process's use of the library: how often it was initialised and which handles it was given.
+
+    A handle is the address of a small buffer kept alive here, so that addresses that were never handed out are
+    refused. The same target keeps its handle.
+    """
+
+    def __init__(self, engine: SimNode) -> None:
+        self.engine = engine
+        self.initialised = 0
+        self._buffers: dict[Target, ctypes.Array[ctypes.c_char]] = {}
+        self._targets: dict[int, Target] = {}
+
+    def handle(self, target: Target, kind: Any) -> Any:
+        """A pointer of ctypes type ``kind`` to hand out for a target."""
+        buffer = self._buffers.get(target)
+        if buffer is None:
+            buffer = self._buffers[target] = ctypes.create_string_buffer(8)
+            self._targets[ctypes.addressof(buffer)] = target
+        return ctypes.cast(buffer, kind)
+
+    def release(self, target: Target) -> None:
+        buffer = self._buffers.pop(target)
+        del self._targets[ctypes.addressof(buffer)]
+
+    def target(self, handle: Any) -> Target:
+        """What a handle stands for."""
+        address = ctypes.cast(handle, ctypes.c_void_p).value
+        found = self._targets.get(address) if address is not None else None
+        if found is None:
+            raise NodeError(Code.INVALID_ARGUMENT, "using a handle that was never given out")
+        return found
+
+    def device(self, handle: Any) -> tuple[GpuState, MigSlot | None]:
+        """The GPU of a device handle and, where it is a MIG device's, that device. Refused when the GPU is lost."""
+        target = self.target(handle)
+        if not isinstance(target, GpuRef | MigRef):
+            raise NodeError(Code.INVALID_ARGUMENT, "using another handle as a device")
+        gpu = self.engine.gpu(target.index if isinstance(target, GpuRef) else target.gpu)
+        self.engine.enter(gpu)
+        if isinstance(target, GpuRef):
+            return gpu, None
+        for slot in gpu.devices():
+            if slot.ci.uuid == target.uuid:
+                return gpu, slot
+        raise NodeError(Code.NOT_FOUND, f"using {target.uuid}, which is no more")
+
+    def gpu(self, handle: Any, aspect: Aspect | None = None, refused: Code = Code.INVALID_ARGUMENT) -> GpuState:
+        """The GPU of a device handle; a MIG device's handle is ``refused``."""
+        gpu, slot = self.device(handle)
+        if slot is not None:
+            raise NodeError(refused, "asking a MIG device for what only its GPU has")
+        if aspect is not None:
+            self.engine.faults.check(gpu.uuid, aspect)
+        return gpu
+
+    def mig(self, handle: Any, aspect: Aspect) -> tuple[GpuState, MigSlot]:
+        """The MIG device of a handle; a whole GPU has no such thing."""
+        gpu, slot = self.device(handle)
+        if slot is None:
+            raise NodeError(Code.NOT_SUPPORTED, "asking a GPU for what only a MIG device has")
+        self.engine.faults.check(slot.ci.uuid, aspect)
+        return gpu, slot
+
+    def gpu_instance(self, handle: Any) -> tuple[GpuState, GpuInstance]:
+        target = self.target(handle)
+        if not isinstance(target, GiRef):
+            raise NodeError(Code.INVALID_ARGUMENT, "using another handle as a GPU instance")
+        gpu = self.engine.gpu(target.gpu)
+        self.engine.enter(gpu)
+        return gpu, gpu.instance(target.gi)
+
+
+Body = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One C function: its argument types and the Python function that answers it, with the session first."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    body: Body
+    before_init: bool
+
+
+class Exports(dict[str, Export]):
+    """C functions by name."""
+
+    def add(self, name: str, *arguments: Any, before_init: bool = False) -> Callable[[Body], Body]:
+        """Decorator: export a function under the library's name for it."""
+
+        def register(body: Body) -> Body:
+            self[name] = Export(name, arguments, body, before_init)
+            return body
+
+        return register
+
+
+def c_function(session: Session, export: Export) -> Any:
+    """A real C function pointer. Arguments of a wrong type are refused by ctypes before anything is called."""
+
+    def answer(*arguments: Any) -> int:
+        try:
+            if not export.before_init and not session.initialised:
+                return Code.UNINITIALIZED
+            session.engine.enter()
+            export.body(session, *arguments)
+        except NodeError as error:
+            return error.code
+        except Exception:  # noqa: BLE001 - nothing can be raised through C
+            _log.exception("the simulated %s failed", export.name)
+            return Code.UNKNOWN
+        return Code.SUCCESS
+
+    return ctypes.CFUNCTYPE(ctypes.c_int, *export.arguments)(answer)
+
+
+def error_string() -> Any:
+    """``const char *nvmlErrorString(nvmlReturn_t)``; texts live as long as the function."""
+    texts = {code.value: ctypes.create_string_buffer(text.encode()) for code, text in MESSAGES.items()}
+
+    def answer(code: int) -> int:
+        return ctypes.addressof(texts.get(code, texts[Code.UNKNOWN.value]))
+
+    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int)(answer)
+
+
+def write_text(out: Any, length: int, text: str) -> None:
+    """Copy a string with its end mark into a caller's buffer of ``length`` bytes."""
+    data = text.encode() + b"\0"
+    require(out)
+    if len(data) > length:
+        raise NodeError(Code.INSUFFICIENT_SIZE, f"writing {len(data)} bytes into {length}")
+    ctypes.memmove(out, data, len(data))
+
+
+def require(*pointers: Any) -> None:
+    """Refuse null pointers."""
+    if not all(pointers):
+        raise NodeError(Code.INVALID_ARGUMENT, "writing to a null pointer")
+
+
+def require_version(found: int, known: int) -> None:
+    """Refuse a structure of a version that the library does not know."""
+    if found != known:
+        raise NodeError(Code.ARGUMENT_VERSION_MISMATCH, f"reading a structure of version {found:#x}, not {known:#x}")

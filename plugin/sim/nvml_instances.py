@@ -1,0 +1,310 @@
+"""The stand-in NVML library: MIG mode, profiles, GPU instances and compute instances."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import pynvml
+
+from plugin.core.model import Placement
+from plugin.sim.cards import CardProfile
+from plugin.sim.codes import Code, NodeError
+from plugin.sim.faults import Aspect
+from plugin.sim.hardware import GpuInstance, GpuState, free_compute
+from plugin.sim.nvml_abi import (
+    COMPUTE_INSTANCE,
+    DEVICE,
+    GPU_INSTANCE,
+    UINT,
+    UINT_OUT,
+    CiRef,
+    Exports,
+    GiRef,
+    GpuRef,
+    Session,
+    require,
+    require_version,
+)
+
+EXPORTS = Exports()
+
+_GI_OUT = ctypes.POINTER(GPU_INSTANCE)
+_CI_OUT = ctypes.POINTER(COMPUTE_INSTANCE)
+_PLACEMENTS = ctypes.POINTER(pynvml.c_nvmlGpuInstancePlacement_t)
+
+#: Compute slices by NVML's compute instance profile, whose index and id are the same.
+_COMPUTE_PROFILES = {0: 1, 1: 2, 2: 3, 3: 4, 4: 7}
+
+
+@EXPORTS.add("nvmlDeviceGetMigMode", DEVICE, UINT_OUT, UINT_OUT)
+def _mig_mode(session: Session, handle: Any, current: Any, pending: Any) -> None:
+    gpu = session.gpu(handle, Aspect.MIG_MODE)
+    if not gpu.card.mig_capable:
+        raise NodeError(Code.NOT_SUPPORTED, f"asking {gpu.card.key} for its MIG mode")
+    require(current, pending)
+    current[0], pending[0] = int(gpu.mig), int(gpu.mig_pending)
+
+
+@EXPORTS.add("nvmlDeviceSetMigMode", DEVICE, UINT, UINT_OUT)
+def _set_mig_mode(session: Session, handle: Any, mode: int, status: Any) -> None:
+    gpu = session.gpu(handle)
+    require(status)
+    session.engine.set_mig_mode(gpu.index, on=bool(mode))
+    status[0] = Code.SUCCESS
+
+
+@EXPORTS.add("nvmlDeviceGetMaxMigDeviceCount", DEVICE, UINT_OUT)
+def _max_devices(session: Session, handle: Any, out: Any) -> None:
+    gpu = session.gpu(handle)
+    require(out)
+    out[0] = gpu.card.compute_slices if gpu.mig else 0
+
+
+@EXPORTS.add("nvmlDeviceGetGpuInstanceId", DEVICE, UINT_OUT)
+def _gi_id(session: Session, handle: Any, out: Any) -> None:
+    _, slot = session.mig(handle, Aspect.INSTANCE_IDS)
+    require(out)
+    out[0] = slot.gi.id
+
+
+@EXPORTS.add("nvmlDeviceGetComputeInstanceId", DEVICE, UINT_OUT)
+def _ci_id(session: Session, handle: Any, out: Any) -> None:
+    _, slot = session.mig(handle, Aspect.INSTANCE_IDS)
+    require(out)
+    out[0] = slot.ci.id
+
+
+@EXPORTS.add("nvmlDeviceGetAttributes_v2", DEVICE, ctypes.POINTER(pynvml.c_nvmlDeviceAttributes))
+def _attributes(session: Session, handle: Any, out: Any) -> None:
+    _, slot = session.mig(handle, Aspect.ATTRIBUTES)
+    require(out)
+    profile, attributes = slot.gi.profile, out[0]
+    attributes.multiprocessorCount = profile.multiprocessors_of(slot.ci.slices)
+    attributes.sharedCopyEngineCount = profile.engines.copy
+    attributes.sharedDecoderCount = profile.engines.decoder
+    attributes.sharedEncoderCount = profile.engines.encoder
+    attributes.sharedJpegCount = profile.engines.jpeg
+    attributes.sharedOfaCount = profile.engines.ofa
+    attributes.gpuInstanceSliceCount = profile.slices
+    attributes.computeInstanceSliceCount = slot.ci.slices
+    attributes.memorySizeMB = profile.memory_mib
+
+
+def _profile_at(gpu: GpuState, index: int) -> CardProfile:
+    """The profile under NVML's index for it; answers to holes are as recorded."""
+    for profile in gpu.card.profiles:
+        if profile.nvml_index == index:
+            return profile
+    last = pynvml.NVML_GPU_INSTANCE_PROFILE_1_SLICE_ALL_ME + 1
+    code = Code.NOT_SUPPORTED if index <= last else Code.INVALID_ARGUMENT
+    raise NodeError(code, f"asking {gpu.card.key} for profile index {index}")
+
+
+def _profile_with(gpu: GpuState, profile_id: int) -> CardProfile:
+    for profile in gpu.card.profiles:
+        if profile.id == profile_id:
+            return profile
+    raise NodeError(Code.NOT_SUPPORTED, f"asking {gpu.card.key} for profile {profile_id}")
+
+
+def _write_profile(profile: CardProfile, info: Any) -> None:
+    info.id = profile.id
+    info.isP2pSupported = 0
+    info.sliceCount = profile.slices
+    info.instanceCount = profile.max_instances
+    info.multiprocessorCount = profile.multiprocessors
+    info.copyEngineCount = profile.engines.copy
+    info.decoderCount = profile.engines.decoder
+    info.encoderCount = profile.engines.encoder
+    info.jpegCount = profile.engines.jpeg
+    info.ofaCount = profile.engines.ofa
+    info.memorySizeMB = profile.memory_mib
+
+
+@EXPORTS.add("nvmlDeviceGetGpuInstanceProfileInfo", DEVICE, UINT, ctypes.POINTER(pynvml.c_nvmlGpuInstanceProfileInfo_t))
+def _profile_info(session: Session, handle: Any, index: int, out: Any) -> None:
+    gpu = session.gpu(handle)
+    require(out)
+    _write_profile(_profile_at(gpu, index), out[0])
+
+
+@EXPORTS.add(
+    "nvmlDeviceGetGpuInstanceProfileInfoV", DEVICE, UINT, ctypes.POINTER(pynvml.c_nvmlGpuInstanceProfileInfo_v2_t)
+)
+def _profile_info_v2(session: Session, handle: Any, index: int, out: Any) -> None:
+    gpu = session.gpu(handle)
+    require(out)
+    require_version(out[0].version, pynvml.nvmlGpuInstanceProfileInfo_v2)
+    profile = _profile_at(gpu, index)
+    _write_profile(profile, out[0])
+    out[0].name = f"MIG {profile.name}"
+
+
+@EXPORTS.add("nvmlDeviceGetGpuInstancePossiblePlacements_v2", DEVICE, UINT, _PLACEMENTS, UINT_OUT)
+def _possible_placements(session: Session, handle: Any, profile_id: int, out: Any, count: Any) -> None:
+    profile = _profile_with(session.gpu(handle), profile_id)
+    require(count)
+    # Without an array only the number is asked for; with one, its length is the caller's promise.
+    if out:
+        if count[0] < len(profile.placements):
+            raise NodeError(Code.INSUFFICIENT_SIZE, f"listing {len(profile.placements)} placements")
+        for row, at in enumerate(profile.placements):
+            out[row].start, out[row].size = at.start, at.size
+    count[0] = len(profile.placements)
+
+
+@EXPORTS.add("nvmlDeviceGetGpuInstanceRemainingCapacity", DEVICE, UINT, UINT_OUT)
+def _remaining(session: Session, handle: Any, profile_id: int, out: Any) -> None:
+    gpu = session.gpu(handle)
+    require(out)
+    out[0] = gpu.remaining(_profile_with(gpu, profile_id))
+
+
+def _monitored(session: Session, handle: Any) -> GpuState:
+    """A GPU whose instances this process may see."""
+    gpu = session.gpu(handle, Aspect.GPU_INSTANCES)
+    if not gpu.mig:
+        raise NodeError(Code.NOT_SUPPORTED, f"asking GPU {gpu.index} for instances with MIG off")
+    return gpu
+
+
+@EXPORTS.add("nvmlDeviceGetGpuInstances", DEVICE, UINT, _GI_OUT, UINT_OUT)
+def _gpu_instances(session: Session, handle: Any, profile_id: int, out: Any, count: Any) -> None:
+    gpu = _monitored(session, handle)
+    profile = _profile_with(gpu, profile_id)
+    require(out, count)
+    found = [instance for instance in gpu.instances if instance.profile.id == profile.id]
+    for row, instance in enumerate(found):
+        out[row] = session.handle(GiRef(gpu.index, instance.id), GPU_INSTANCE)
+    count[0] = len(found)
+
+
+@EXPORTS.add("nvmlDeviceGetGpuInstanceById", DEVICE, UINT, _GI_OUT)
+def _gpu_instance(session: Session, handle: Any, gi: int, out: Any) -> None:
+    gpu = _monitored(session, handle)
+    require(out)
+    out[0] = session.handle(GiRef(gpu.index, gpu.instance(gi).id), GPU_INSTANCE)
+
+
+@EXPORTS.add("nvmlGpuInstanceGetInfo", GPU_INSTANCE, ctypes.POINTER(pynvml.c_nvmlGpuInstanceInfo_t))
+def _gpu_instance_info(session: Session, handle: Any, out: Any) -> None:
+    gpu, instance = session.gpu_instance(handle)
+    require(out)
+    info = out[0]
+    info.device = session.handle(GpuRef(gpu.index), DEVICE)
+    info.id, info.profileId = instance.id, instance.profile.id
+    info.placement.start, info.placement.size = instance.placement.start, instance.placement.size
+
+
+@EXPORTS.add("nvmlDeviceCreateGpuInstance", DEVICE, UINT, _GI_OUT)
+def _create_gi(session: Session, handle: Any, profile_id: int, out: Any) -> None:
+    gpu = session.gpu(handle)
+    require(out)
+    made = session.engine.create_gi(gpu.index, _profile_with(gpu, profile_id).name)
+    out[0] = session.handle(GiRef(gpu.index, made.id), GPU_INSTANCE)
+
+
+@EXPORTS.add("nvmlDeviceCreateGpuInstanceWithPlacement", DEVICE, UINT, _PLACEMENTS, _GI_OUT)
+def _create_gi_at(session: Session, handle: Any, profile_id: int, at: Any, out: Any) -> None:
+    gpu = session.gpu(handle)
+    require(at, out)
+    placement = Placement(at[0].start, at[0].size)
+    made = session.engine.create_gi(gpu.index, _profile_with(gpu, profile_id).name, placement)
+    out[0] = session.handle(GiRef(gpu.index, made.id), GPU_INSTANCE)
+
+
+@EXPORTS.add("nvmlGpuInstanceDestroy", GPU_INSTANCE)
+def _destroy_gi(session: Session, handle: Any) -> None:
+    gpu, instance = session.gpu_instance(handle)
+    session.engine.destroy_gi(gpu.index, instance.id)
+
+
+def _compute_size(instance: GpuInstance, profile_id: int) -> int:
+    size = _COMPUTE_PROFILES.get(profile_id)
+    if size not in instance.profile.compute_slices:
+        raise NodeError(Code.NOT_SUPPORTED, f"compute instance profile {profile_id} in {instance.profile.name}")
+    return size
+
+
+@EXPORTS.add(
+    "nvmlGpuInstanceGetComputeInstanceProfileInfo",
+    GPU_INSTANCE,
+    UINT,
+    UINT,
+    ctypes.POINTER(pynvml.c_nvmlComputeInstanceProfileInfo_t),
+)
+def _compute_profile(session: Session, handle: Any, index: int, _engines: int, out: Any) -> None:
+    _, instance = session.gpu_instance(handle)
+    require(out)
+    size, profile, info = _compute_size(instance, index), instance.profile, out[0]
+    info.id, info.sliceCount, info.instanceCount = index, size, profile.slices // size
+    info.multiprocessorCount = profile.multiprocessors_of(size)
+    info.sharedCopyEngineCount, info.sharedDecoderCount = profile.engines.copy, profile.engines.decoder
+    info.sharedEncoderCount, info.sharedJpegCount = profile.engines.encoder, profile.engines.jpeg
+    info.sharedOfaCount = profile.engines.ofa
+
+
+@EXPORTS.add("nvmlGpuInstanceGetComputeInstanceRemainingCapacity", GPU_INSTANCE, UINT, UINT_OUT)
+def _compute_remaining(session: Session, handle: Any, profile_id: int, out: Any) -> None:
+    _, instance = session.gpu_instance(handle)
+    require(out)
+    out[0] = len(free_compute(instance, _compute_size(instance, profile_id)))
+
+
+@EXPORTS.add("nvmlGpuInstanceCreateComputeInstance", GPU_INSTANCE, UINT, _CI_OUT)
+def _create_ci(session: Session, handle: Any, profile_id: int, out: Any) -> None:
+    gpu, instance = session.gpu_instance(handle)
+    require(out)
+    made = session.engine.create_ci(gpu.index, instance.id, _compute_size(instance, profile_id))
+    out[0] = session.handle(CiRef(gpu.index, instance.id, made.id), COMPUTE_INSTANCE)
+
+
+@EXPORTS.add("nvmlGpuInstanceGetComputeInstances", GPU_INSTANCE, UINT, _CI_OUT, UINT_OUT)
+def _compute_instances(session: Session, handle: Any, profile_id: int, out: Any, count: Any) -> None:
+    gpu, instance = session.gpu_instance(handle)
+    size = _compute_size(instance, profile_id)
+    require(out, count)
+    found = [ci for ci in instance.compute if ci.slices == size]
+    for row, ci in enumerate(found):
+        out[row] = session.handle(CiRef(gpu.index, instance.id, ci.id), COMPUTE_INSTANCE)
+    count[0] = len(found)
+
+
+@EXPORTS.add("nvmlGpuInstanceGetComputeInstanceById", GPU_INSTANCE, UINT, _CI_OUT)
+def _compute_instance(session: Session, handle: Any, ci: int, out: Any) -> None:
+    gpu, instance = session.gpu_instance(handle)
+    require(out)
+    if not any(found.id == ci for found in instance.compute):
+        raise NodeError(Code.NOT_FOUND, f"looking for compute instance {ci}")
+    out[0] = session.handle(CiRef(gpu.index, instance.id, ci), COMPUTE_INSTANCE)
+
+
+def _compute(session: Session, handle: Any) -> CiRef:
+    target = session.target(handle)
+    if not isinstance(target, CiRef):
+        raise NodeError(Code.INVALID_ARGUMENT, "using another handle as a compute instance")
+    session.engine.enter(session.engine.gpu(target.gpu))
+    return target
+
+
+@EXPORTS.add("nvmlComputeInstanceGetInfo_v2", COMPUTE_INSTANCE, ctypes.POINTER(pynvml.c_nvmlComputeInstanceInfo_t))
+def _compute_info(session: Session, handle: Any, out: Any) -> None:
+    target = _compute(session, handle)
+    require(out)
+    instance = session.engine.gpu(target.gpu).instance(target.gi)
+    found = next((ci for ci in instance.compute if ci.id == target.ci), None)
+    if found is None:
+        raise NodeError(Code.NOT_FOUND, f"asking compute instance {target.ci}, which is no more")
+    info = out[0]
+    info.device = session.handle(GpuRef(target.gpu), DEVICE)
+    info.gpuInstance = session.handle(GiRef(target.gpu, target.gi), GPU_INSTANCE)
+    info.id = found.id
+    info.profileId = next(number for number, slices in _COMPUTE_PROFILES.items() if slices == found.slices)
+    info.placement.start, info.placement.size = found.placement.start, found.placement.size
+
+
+@EXPORTS.add("nvmlComputeInstanceDestroy", COMPUTE_INSTANCE)
+def _destroy_ci(session: Session, handle: Any) -> None:
+    target = _compute(session, handle)
+    session.engine.destroy_ci(target.gpu, target.gi, target.ci)
