@@ -1,0 +1,101 @@
+"""What holds for the answers of every driver, simulated or real."""
+
+from __future__ import annotations
+
+import itertools
+
+from plugin.core.model import Placement
+from plugin.core.profiles import Profile
+from plugin.driver.base import Driver
+
+KUBELET_ID_LIMIT = 63
+
+
+def test_scanning_twice_gives_the_same_answer(driver: Driver) -> None:
+    first = driver.scan()
+    assert first.gpus or first.warnings
+    assert driver.scan() == first
+
+
+def test_a_driver_can_be_closed_twice_and_opened_again(driver: Driver) -> None:
+    before = driver.scan()
+    driver.close()
+    driver.close()
+    driver.open()
+    assert driver.scan() == before
+
+
+def test_devices_are_in_order_and_their_uuids_are_unique(driver: Driver) -> None:
+    inventory = driver.scan()
+    indices = [gpu.index for gpu in inventory.gpus]
+    assert indices == sorted(set(indices))
+    for gpu in inventory.gpus:
+        keys = [(device.gi, device.ci) for device in gpu.mig_devices]
+        assert keys == sorted(set(keys))
+        assert len({device.index for device in gpu.mig_devices}) == len(keys)
+    uuids = [device.uuid for device in inventory.devices()]
+    assert len(set(uuids)) == len(uuids)
+    assert all(len(uuid) <= KUBELET_ID_LIMIT for uuid in uuids)
+
+
+def test_uuids_tell_gpus_from_mig_devices(driver: Driver) -> None:
+    for gpu in driver.scan().gpus:
+        assert gpu.uuid.startswith("GPU-")
+        assert all(device.uuid.startswith("MIG-") for device in gpu.mig_devices)
+
+
+def test_mig_devices_know_their_gpu(driver: Driver) -> None:
+    for gpu in driver.scan().gpus:
+        for device in gpu.mig_devices:
+            assert (device.gpu_uuid, device.gpu_index, device.numa) == (gpu.uuid, gpu.index, gpu.numa)
+
+
+def test_mig_devices_exist_only_with_mig_on(driver: Driver) -> None:
+    for gpu in driver.scan().gpus:
+        assert gpu.mig_enabled or not gpu.mig_devices
+
+
+def test_profile_names_agree_with_slices(driver: Driver) -> None:
+    for gpu in driver.scan().gpus:
+        for device in gpu.mig_devices:
+            parsed = Profile.parse(device.profile)
+            assert parsed is not None
+            assert (parsed.ci_slices, parsed.gi_slices) == (device.ci_slices, device.gi_slices)
+            assert 0 < device.memory_mib <= gpu.memory_mib
+            assert device.multiprocessors > 0
+
+
+def test_placements_lie_on_the_card_without_overlap(driver: Driver) -> None:
+    for gpu in driver.scan().gpus:
+        placements: dict[int, Placement] = {}
+        for device in gpu.mig_devices:
+            assert device.placement is not None
+            assert device.placement.end <= gpu.memory_slices
+            assert placements.setdefault(device.gi, device.placement) == device.placement
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(placements.values(), 2))
+
+
+def test_a_mig_device_needs_three_nodes_and_its_gpu_one(driver: Driver) -> None:
+    for gpu in driver.scan().gpus:
+        assert gpu.nodes == (f"/dev/nvidia{gpu.minor}",)
+        for device in gpu.mig_devices:
+            assert device.nodes[0] == gpu.nodes[0]
+            assert all(node.startswith("/dev/nvidia-caps/nvidia-cap") for node in device.nodes[1:])
+            assert len(set(device.nodes)) == len(device.nodes)
+            if not device.missing:
+                assert len(device.nodes) == len(("gpu", "gpu instance", "compute instance"))
+
+
+def test_gpus_are_described(driver: Driver) -> None:
+    inventory = driver.scan()
+    assert inventory.driver_version
+    assert inventory.nvml_version
+    assert inventory.cuda_version is not None
+    for gpu in inventory.gpus:
+        assert gpu.error is None
+        assert gpu.product
+        assert gpu.memory_mib > 0
+        assert gpu.pci_device_id & 0xFFFF == 0x10DE  # NVIDIA's vendor id
+        domain, bus, device = gpu.pci_bus_id.split(":")
+        assert (len(domain), len(bus), len(device)) == (4, 2, 4)
+        assert gpu.compute_capability is not None

@@ -1,0 +1,368 @@
+"""How the simulated node behaves: identities, life of instances, modes, resets, use and faults."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from plugin.core.model import MigDevice
+from plugin.driver.base import DriverEvent, EventKind
+from plugin.errors import DriverUnavailable, SimulationError
+from plugin.sim.codes import Code, NodeError
+from plugin.sim.driver import SimDriver
+from plugin.sim.engine import SimNode, parse_node
+from plugin.sim.faults import Aspect
+
+PATIENCE = 10.0
+
+
+@pytest.fixture
+def ampere() -> SimNode:
+    return parse_node("2xa100-40gb:0=3g.20gb,1g.5gb")
+
+
+def devices(node: SimNode, gpu: int = 0) -> tuple[MigDevice, ...]:
+    return SimDriver(node).scan().gpus[gpu].mig_devices
+
+
+def refused(code: Code) -> pytest.RaisesExc[NodeError]:
+    return pytest.RaisesExc(NodeError, check=lambda error: error.code is code)
+
+
+def test_a_node_is_the_same_every_time_it_is_built() -> None:
+    text = "p4d.24xlarge:all-balanced"
+    assert SimDriver(parse_node(text)).scan() == SimDriver(parse_node(text)).scan()
+
+
+def test_nodes_of_other_names_have_other_uuids() -> None:
+    ours, theirs = parse_node("2xa100-40gb"), parse_node("2xh100-80gb")
+    assert not {gpu.uuid for gpu in ours.gpus} & {gpu.uuid for gpu in theirs.gpus}
+
+
+def test_gpus_are_spread_over_two_numa_nodes_and_over_the_bus() -> None:
+    gpus = parse_node("p4d.24xlarge").gpus
+    assert [gpu.numa for gpu in gpus] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert [gpu.pci_bus_id for gpu in gpus[:3]] == ["0000:10:1c.0", "0000:10:1d.0", "0000:20:1c.0"]
+    assert len({gpu.pci_bus_id for gpu in parse_node("32xa100-40gb").gpus}) == 32
+
+
+def test_an_instance_made_anew_has_a_new_uuid(ampere: SimNode) -> None:
+    before = devices(ampere)[0]
+    ampere.destroy_ci(0, before.gi, before.ci)
+    ampere.create_ci(0, before.gi)
+    after = devices(ampere)[0]
+    assert (after.gi, after.ci, after.profile) == (before.gi, before.ci, before.profile)
+    assert after.uuid != before.uuid
+
+
+def test_a_uuid_never_comes_back(ampere: SimNode) -> None:
+    seen: set[str] = set()
+    for geometry in ("all-1g.5gb", "all-balanced", "all-1g.5gb", "all-balanced"):
+        ampere.configure(geometry)
+        found = {device.uuid for gpu in (0, 1) for device in devices(ampere, gpu)}
+        assert not found & seen
+        seen |= found
+
+
+def test_mig_indices_close_ranks_when_a_device_goes() -> None:
+    node = parse_node("1xa100-40gb:all-1g.5gb")
+    before = devices(node)
+    node.destroy_ci(0, before[2].gi, before[2].ci)
+    assert [device.index for device in devices(node)] == [0, 1, 2, 3, 4, 5]
+    assert [device.uuid for device in devices(node)] == [device.uuid for device in before if device.index != 2]
+
+
+def test_mig_indices_follow_gpu_instance_then_compute_instance() -> None:
+    node = parse_node("1xa100-40gb:all-enabled")
+    small = node.create_gi(0, "1g.5gb")
+    large = node.create_gi(0, "3g.20gb")
+    node.create_ci(0, small.id)
+    node.create_ci(0, large.id, 2)
+    node.create_ci(0, large.id, 1)
+    found = [(device.index, device.gi, device.ci, device.profile) for device in devices(node)]
+    assert found == [
+        (0, large.id, 0, "2c.3g.20gb"),
+        (1, large.id, 1, "1c.3g.20gb"),
+        (2, small.id, 0, "1g.5gb"),
+    ]
+
+
+def test_a_compute_instance_takes_its_share_of_multiprocessors_and_all_memory() -> None:
+    (device, *_) = devices(parse_node("1xa100-40gb:0=1c.3g.20gb"))
+    assert (device.multiprocessors, device.memory_mib) == (14, 19968)
+    assert (device.ci_slices, device.gi_slices, device.engines.copy) == (1, 3, 3)
+
+
+def test_compute_instances_take_the_lowest_free_id_and_no_more_room_than_there_is() -> None:
+    node = parse_node("1xa100-40gb:0=1c.3g.20gb*3")
+    gi = devices(node)[0].gi
+    node.destroy_ci(0, gi, 1)
+    assert node.create_ci(0, gi, 1).id == 1
+    with refused(Code.INSUFFICIENT_RESOURCES):
+        node.create_ci(0, gi, 1)
+    with refused(Code.INVALID_ARGUMENT):
+        node.create_ci(0, gi, 4)
+
+
+def test_compute_instances_go_before_their_gpu_instance(ampere: SimNode) -> None:
+    device = devices(ampere)[0]
+    with refused(Code.IN_USE):
+        ampere.destroy_gi(0, device.gi)
+    ampere.destroy_ci(0, device.gi, device.ci)
+    ampere.destroy_gi(0, device.gi)
+    assert [left.profile for left in devices(ampere)] == ["1g.5gb"]
+    with refused(Code.NOT_FOUND):
+        ampere.destroy_gi(0, device.gi)
+    with refused(Code.NOT_FOUND):
+        ampere.destroy_ci(0, device.gi, device.ci)
+
+
+def test_a_device_in_use_stays(ampere: SimNode) -> None:
+    device = devices(ampere)[0]
+    ampere.use(device.uuid, pid=4711)
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: ampere.destroy_ci(0, device.gi, device.ci),
+        lambda: ampere.set_geometry(0, ["7g.40gb"]),
+        lambda: ampere.configure("mig-off"),
+        lambda: ampere.set_mig_mode(0, on=False),
+        lambda: ampere.reset(0),
+    )
+    for attempt in attempts:
+        with refused(Code.IN_USE):
+            attempt()
+    assert device in devices(ampere)
+    ampere.release(device.uuid)
+    ampere.destroy_ci(0, device.gi, device.ci)
+    assert device not in devices(ampere)
+
+
+def test_memory_in_use_of_a_gpu_is_that_of_its_devices(ampere: SimNode) -> None:
+    first, second = devices(ampere)
+    ampere.use(first.uuid, pid=1, memory=1000)
+    ampere.use(second.uuid, pid=2, memory=500)
+    ampere.use(second.uuid, pid=3, memory=50)
+    assert [ampere.memory_used(uuid) for uuid in (first.uuid, second.uuid, first.gpu_uuid)] == [1000, 550, 1550]
+    ampere.release(second.uuid, pid=2)
+    assert ampere.memory_used(first.gpu_uuid) == 1050
+
+
+def test_a_geometry_that_cannot_be_changes_nothing(ampere: SimNode) -> None:
+    before, generation = SimDriver(ampere).scan(), ampere.generation
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: ampere.set_geometry(0, ["3g.20gb"] * 3),
+        lambda: ampere.set_geometry(0, ["1g.6gb"]),
+        lambda: ampere.configure("0=7g.40gb;1=4g.20gb*2"),
+    )
+    for attempt in attempts:
+        with pytest.raises(SimulationError):
+            attempt()
+    assert SimDriver(ampere).scan() == before
+    assert ampere.generation == generation
+
+
+def test_instances_need_mig_mode(ampere: SimNode) -> None:
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: ampere.create_gi(1, "1g.5gb"),
+        lambda: ampere.set_geometry(1, ["1g.5gb"]),
+        lambda: ampere.destroy_gi(1, 7),
+    )
+    for attempt in attempts:
+        with refused(Code.NOT_SUPPORTED):
+            attempt()
+
+
+def test_configuring_leaves_gpus_alone_that_are_as_wanted(ampere: SimNode) -> None:
+    before = devices(ampere)
+    ampere.configure("0=1g.5gb,3g.20gb;1=7g.40gb")
+    assert devices(ampere) == before
+    assert [device.profile for device in devices(ampere, 1)] == ["7g.40gb"]
+
+
+def test_ampere_switches_mig_mode_with_a_reset(ampere: SimNode) -> None:
+    ampere.set_mig_mode(1, on=True)
+    assert (ampere.gpu(1).mig, ampere.gpu(1).mig_pending) == (False, True)
+    ampere.reset(1)
+    assert (ampere.gpu(1).mig, ampere.gpu(1).mig_pending) == (True, True)
+
+
+def test_hopper_switches_mig_mode_at_once() -> None:
+    node = parse_node("1xh100-80gb:all-1g.10gb")
+    node.set_mig_mode(0, on=False)
+    assert (node.gpu(0).mig, node.gpu(0).mig_pending, node.gpu(0).instances) == (False, False, ())
+
+
+def test_cards_without_mig_refuse_the_mode() -> None:
+    with refused(Code.NOT_SUPPORTED):
+        parse_node("g4dn.12xlarge").set_mig_mode(0, on=True)
+
+
+def test_a_reset_takes_instances_faults_and_the_recovery_action(ampere: SimNode) -> None:
+    gpu = ampere.gpu(0)
+    ampere.set_recovery_action(0, 1)
+    ampere.set_wear(0, remap_pending=True, remapped_correctable=2)
+    ampere.faults.fail(gpu.uuid, Aspect.MEMORY)
+    ampere.reset(0)
+    after = ampere.gpu(0)
+    assert (after.mig, after.instances, after.recovery_action) == (True, (), 0)
+    assert (after.wear.remap_pending, after.wear.remapped_correctable) == (False, 2)
+    assert SimDriver(ampere).scan().gpus[0].error is None
+
+
+def test_a_lost_gpu_refuses_everything_until_it_is_back(ampere: SimNode) -> None:
+    before = SimDriver(ampere).scan()
+    ampere.lose(0)
+    with refused(Code.GPU_IS_LOST):
+        ampere.create_gi(0, "1g.5gb")
+    with refused(Code.GPU_IS_LOST):
+        ampere.reset(0)
+    assert [gpu.index for gpu in SimDriver(ampere).scan().gpus] == [1]
+    ampere.restore(0)
+    assert SimDriver(ampere).scan() == before
+
+
+def test_faults_end_with_the_device_or_when_healed(ampere: SimNode) -> None:
+    first, second = devices(ampere)
+    ampere.faults.fail(first.uuid, Aspect.ATTRIBUTES)
+    assert "Unknown Error" in (devices(ampere)[0].error or "")
+    assert devices(ampere)[1] == second
+    ampere.faults.heal({first.uuid})
+    assert devices(ampere) == (first, second)
+
+
+def test_every_change_raises_the_generation(ampere: SimNode) -> None:
+    uuid = devices(ampere)[0].uuid
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: ampere.create_gi(0, "1g.5gb"),
+        lambda: ampere.use(uuid, 1),
+        lambda: ampere.release(uuid),
+        lambda: ampere.set_geometry(0, []),
+        lambda: ampere.set_mig_mode(0, on=False),
+        lambda: ampere.reset(0),
+        lambda: ampere.lose(1),
+        lambda: ampere.faults.fail("x", Aspect.NAME),
+        lambda: ampere.faults.remove_node("/dev/nvidia0"),
+        lambda: ampere.faults.set_available(available=False),
+        lambda: ampere.set_recovery_action(1, 2),
+    )
+    for change in changes:
+        before = ampere.generation
+        change()
+        assert ampere.generation > before
+
+
+def test_a_hanging_driver_answers_only_when_it_is_let_go(ampere: SimNode) -> None:
+    answers = []
+    started = threading.Event()
+
+    def read() -> None:
+        started.set()
+        answers.append(SimDriver(ampere).scan())
+
+    ampere.faults.hang()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    assert started.wait(PATIENCE)
+    for geometry in ("all-1g.5gb", "all-balanced", "all-7g.40gb"):
+        ampere.configure(geometry)  # a call that did not block would have seen an earlier node
+    assert not answers
+    ampere.faults.unhang()
+    reader.join(PATIENCE)
+    assert answers == [SimDriver(ampere).scan()]
+
+
+def test_a_driver_that_is_not_loaded_cannot_be_opened(ampere: SimNode) -> None:
+    ampere.faults.set_available(available=False)
+    with pytest.raises(DriverUnavailable, match="Driver Not Loaded"):
+        SimDriver(ampere).open()
+    ampere.faults.set_available(available=True)
+    SimDriver(ampere).open()
+
+
+def test_events_reach_the_queues_registered_for_the_gpu(ampere: SimNode) -> None:
+    queue = ampere.open_queue()
+    ampere.xid(0, 13)  # before registration: not kept
+    queue.register(ampere.gpu(0).uuid, EventKind.XID.value | EventKind.RECOVERY_ACTION.value)
+    ampere.xid(1, 31)
+    ampere.ecc(0, double_bit=True)
+    ampere.xid(0, 94, gi=2, ci=0)
+    ampere.set_recovery_action(0, 1)
+    uuid = ampere.gpu(0).uuid
+    assert queue.wait(PATIENCE) == DriverEvent(EventKind.XID, uuid, 2, 0, 94)
+    assert queue.wait(PATIENCE) == DriverEvent(EventKind.RECOVERY_ACTION, uuid)
+    assert queue.wait(0) is None
+    assert ampere.gpu(0).wear.double_bit_ecc == 1
+
+
+def test_every_geometry_change_sends_one_event(ampere: SimNode) -> None:
+    queue = ampere.open_queue()
+    for gpu in ampere.gpus:
+        queue.register(gpu.uuid, EventKind.MIG_CONFIG.value)
+    ampere.set_geometry(0, ["1g.5gb"] * 7)
+    assert queue.wait(PATIENCE) == DriverEvent(EventKind.MIG_CONFIG, ampere.gpu(0).uuid)
+    assert queue.wait(0) is None
+    ampere.configure("all-balanced")
+    found = [queue.wait(PATIENCE), queue.wait(PATIENCE)]
+    assert found == [DriverEvent(EventKind.MIG_CONFIG, gpu.uuid) for gpu in ampere.gpus]
+    assert queue.wait(0) is None
+
+
+def test_a_wait_ends_when_an_event_comes(ampere: SimNode) -> None:
+    queue = ampere.open_queue()
+    queue.register(ampere.gpu(1).uuid, EventKind.GPU_UNAVAILABLE.value)
+    found: list[DriverEvent | None] = []
+    waiter = threading.Thread(target=lambda: found.append(queue.wait(PATIENCE)), daemon=True)
+    waiter.start()
+    ampere.send(1, EventKind.GPU_UNAVAILABLE)
+    waiter.join(PATIENCE)
+    assert found == [DriverEvent(EventKind.GPU_UNAVAILABLE, ampere.gpu(1).uuid)]
+
+
+def test_waiting_fails_while_a_registered_gpu_is_lost(ampere: SimNode) -> None:
+    queue, other = ampere.open_queue(), ampere.open_queue()
+    queue.register(ampere.gpu(0).uuid, EventKind.XID.value)
+    other.register(ampere.gpu(1).uuid, EventKind.XID.value)
+    ampere.lose(0)
+    with refused(Code.GPU_IS_LOST):
+        queue.wait(PATIENCE)
+    assert other.wait(0) is None
+    ampere.restore(0)
+    assert queue.wait(0) is None
+
+
+def test_a_closed_queue_hears_nothing_and_ends_waits(ampere: SimNode) -> None:
+    queue = ampere.open_queue()
+    queue.register(ampere.gpu(0).uuid, EventKind.XID.value)
+    ampere.close_queue(queue)
+    ampere.xid(0, 79)
+    with refused(Code.INVALID_ARGUMENT):
+        queue.wait(PATIENCE)
+
+
+def test_gpus_that_are_not_there_are_refused(ampere: SimNode) -> None:
+    for index in (-1, 2):
+        with refused(Code.INVALID_ARGUMENT):
+            ampere.gpu(index)
+
+
+def test_many_threads_leave_the_node_consistent() -> None:
+    node = parse_node("1xa100-40gb:all-enabled")
+
+    def churn() -> None:
+        for _ in range(30):
+            try:
+                made = node.create_gi(0, "1g.5gb")
+            except NodeError:
+                continue
+            created = node.create_ci(0, made.id)
+            node.destroy_ci(0, made.id, created.id)
+            node.destroy_gi(0, made.id)
+
+    threads = [threading.Thread(target=churn, daemon=True) for _ in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads)
+    assert node.gpu(0).instances == ()
