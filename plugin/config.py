@@ -14,9 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from plugin.core.profiles import RESOURCE_PREFIX
-from plugin.core.settings import Settings, SharedResource, Sharing
+from plugin.core.settings import HealthChecks, Settings, SharedResource, Sharing
 from plugin.errors import ConfigError
-from plugin.options import IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, Option, absolute_path, boolean, socket_path
+from plugin.options import (
+    EMPTY_MEANS_NONE,
+    IGNORED_FLAGS,
+    IGNORED_KEYS,
+    OPTIONS,
+    Option,
+    absolute_path,
+    boolean,
+    socket_path,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser, only: Sequence[str] = ()) -> 
             dest=option.field,
             default=None,
             metavar=_metavar(option),
-            help=f"{option.help} (default: {_shown(option)}) [{names}]",
+            help=f"{option.help}{_default_words(option)} [{names}]",
             **switch,
         )
     for flag in () if only else IGNORED_FLAGS:
@@ -57,6 +66,10 @@ def _metavar(option: Option) -> str:
     )
 
 
+def _default_words(option: Option) -> str:
+    return "" if "(default" in option.help else f" (default: {_shown(option)})"
+
+
 def _shown(option: Option) -> str:
     default = {field.name: field.default for field in fields(Settings)}[option.field]
     match default:
@@ -64,7 +77,7 @@ def _shown(option: Option) -> str:
             return str(default).lower()
         case tuple():
             return ",".join(default)
-        case "":
+        case "" | HealthChecks():
             return "none"
         case _:
             return f"{default:g}" if isinstance(default, float) else str(default)
@@ -75,23 +88,28 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
 
     Raises :class:`ConfigError`.
     """
-    warnings = [
-        f"{flag} has no effect: {why}"
-        for flag, why in IGNORED_FLAGS.items()
-        if arguments.get(f"ignored:{flag}") is not None
-    ]
+    warnings = []
+    for flag, why in IGNORED_FLAGS.items():
+        if arguments.get(f"ignored:{flag}") is not None:
+            warnings.append(f"{flag} has no effect: {why}")
+        elif environment.get(name := flag.removeprefix("--").replace("-", "_").upper()):
+            warnings.append(f"{name} has no effect: {why}")
     values: dict[str, Any] = {}
-    file_options = {"config_file": _from_outside(_option("config_file"), arguments, environment)}
-    path = file_options["config_file"]
-    document = _read_file(Path(str(path))) if path else {}
-    flags, sharing, file_warnings = _parse_document(document, str(path))
+    path = _from_outside(_option("config_file"), arguments, environment)
+    flags, sharing, file_warnings = _read_file(Path(str(path))) if path else ({}, Sharing(), [])
     for option in OPTIONS:
         value = _from_outside(option, arguments, environment)
         if value is None:
             value = flags.get(option.field)
         if value is not None:
             values[option.field] = value
-    return Loaded(Settings(**values, sharing=sharing), (*warnings, *file_warnings))
+    settings = Settings(**values, sharing=sharing)
+    if bool(settings.http_tls_cert) != bool(settings.http_tls_key):
+        given, missing = (
+            ("--http-tls-cert", "--http-tls-key") if settings.http_tls_cert else ("--http-tls-key", "--http-tls-cert")
+        )
+        raise ConfigError(f"{given}: is given without {missing}; choose both or none")
+    return Loaded(settings, (*warnings, *file_warnings))
 
 
 def _option(field: str) -> Option:
@@ -103,8 +121,8 @@ def _from_outside(option: Option, arguments: Mapping[str, Any], environment: Map
         return _parse(option, option.flags[0], given)
     for name in option.envs:
         given = environment.get(name)
-        # An empty variable is what templates leave behind; only kubelet's socket gives it a meaning.
-        if given is not None and (given != "" or option.parse is socket_path):
+        # An empty variable is what templates leave behind; only sockets and addresses give it a meaning.
+        if given is not None and (given != "" or option.parse in EMPTY_MEANS_NONE):
             return _parse(option, name, given)
     return None
 
@@ -116,25 +134,19 @@ def _parse(option: Option, name: str, value: object) -> object:
         raise ConfigError(f"{name}: {value!r} is not valid; choose {error}") from None
 
 
-def _read_file(path: Path) -> Mapping[str, Any]:
-    import yaml  # noqa: PLC0415 — 25 ms that only those with a file pay
+def _read_file(path: Path) -> tuple[dict[str, object], Sharing, list[str]]:
+    """What :func:`_parse_document` makes of the file."""
+    from plugin import document  # noqa: PLC0415 — 25 ms that only those with a file pay
 
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path}: is neither YAML nor JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"config file {path}: holds no settings; begin with 'version: v1'")
-    return document
-
-
-def _parse_document(document: Mapping[str, Any], path: str) -> tuple[dict[str, object], Sharing, list[str]]:
-    """``({field: value}, sharing, warnings)`` of a configuration file."""
-    if not document:
-        return {}, Sharing(), []
     where = f"config file {path}"
+    return _parse_document(where, document.read(where, path))
+
+
+def _parse_document(where: str, given: object) -> tuple[dict[str, object], Sharing, list[str]]:
+    """``({field: value}, sharing, warnings)`` of a configuration file."""
+    if not given:
+        raise ConfigError(f"{where}: holds no settings; begin with 'version: v1'")
+    document = _mapping(where, "the whole document", given)
     version = document.get("version")
     if version != "v1":
         raise ConfigError(f"{where}: version: {version!r} is not valid; choose v1")
@@ -204,7 +216,7 @@ def _parse_sharing(where: str, value: object, warnings: list[str]) -> Sharing:
     flags = {}
     for key in ("renameByDefault", "failRequestsGreaterThanOne"):
         try:
-            flags[key] = boolean(slicing.get(key, False))
+            flags[key] = slicing.get(key) is not None and boolean(slicing[key])
         except ValueError as error:
             raise ConfigError(f"{where}: {name}.{key}: {slicing[key]!r} is not valid; choose {error}") from None
     return Sharing(resources, flags["renameByDefault"], flags["failRequestsGreaterThanOne"])
@@ -247,6 +259,6 @@ def _parse_chosen(where: str, name: str, value: object) -> int | tuple[str, ...]
             pass
         case int() if value > 0:
             return value
-        case list() if value and all(isinstance(item, str | int) for item in value):
+        case list() if value and all(isinstance(item, str | int) and not isinstance(item, bool) for item in value):
             return tuple(str(item) for item in value)
     raise ConfigError(f"{where}: {name}: {value!r} is not valid; choose all, a number, or a list of indices and UUIDs")

@@ -7,11 +7,15 @@
     ├── SimulationError        unknown node or geometry, impossible placement
     ├── DriverError
     │   ├── DriverUnavailable  no library, no driver loaded, initialisation failed: may come later
+    │   │   └── DriverStale    GPUs came or went: opening it again is enough
     │   └── DriverCallFailed   one call failed; carries NVML's code
     ├── RequestError           kubelet asked for something that cannot be given
     │   ├── InvalidRequest     empty, duplicated or too many ids
     │   ├── UnknownDevice      no such id on this node
     │   └── DeviceUnavailable  known, but unhealthy or withdrawn
+    ├── ControlError           a command to the running daemon cannot be carried out
+    │   ├── TargetError        it names no device of this node
+    │   └── NotRunning         there is no daemon to give it to
     └── KubeletError           registration was refused or kubelet is not there
 
 Messages say what was being done, to what, and what to do next.
@@ -25,6 +29,9 @@ class PluginError(Exception):
 class ConfigError(PluginError):
     """A setting is unknown or has a bad value. The text names the key, the value and the choices in one line."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))  # what was given may hold line breaks
+
 
 class SimulationError(PluginError):
     """The simulated node was asked for something that the real hardware could not do."""
@@ -36,6 +43,10 @@ class DriverError(PluginError):
 
 class DriverUnavailable(DriverError):
     """NVML cannot be used now; it may come later, so a daemon retries."""
+
+
+class DriverStale(DriverUnavailable):
+    """GPUs came or went, which NVML sees only when it is initialised again: close, open, scan."""
 
 
 class DriverCallFailed(DriverError):
@@ -68,3 +79,15 @@ class DeviceUnavailable(RequestError):
 
 class KubeletError(PluginError):
     """Kubelet could not be reached or refused the registration."""
+
+
+class ControlError(PluginError):
+    """A command to the running daemon could not be carried out."""
+
+
+class TargetError(ControlError):
+    """A command names a device that is not on this node."""
+
+
+class NotRunning(ControlError):
+    """No daemon listens on the control socket."""

@@ -9,7 +9,14 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy, MigStrategy, Policy, SingleResource
+from plugin.core.settings import (
+    DeviceIdStrategy,
+    DeviceListStrategy,
+    HealthChecks,
+    MigStrategy,
+    Policy,
+    SingleResource,
+)
 
 Parse = Callable[[object], object]
 
@@ -67,20 +74,53 @@ def socket_path(value: object) -> str:
     return "" if value == "" else absolute_path(value)
 
 
+def listen_address(value: object) -> str:
+    host, separator, port = str(value).rpartition(":")
+    if value == "":
+        return ""
+    bracketed = host.startswith("[") == host.endswith("]") and (":" not in host or host.startswith("["))
+    if not separator or not port.isdecimal() or not 0 < int(port) < 65536 or not bracketed:  # noqa: PLR2004 — TCP's
+        raise ValueError("HOST:PORT, :PORT, [IPV6]:PORT, or nothing")
+    return str(value)
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("text")  # noqa: TRY004 — parsers speak by ValueError
     return value
 
 
-def _seconds(value: object) -> float:
-    try:
-        number = float(str(value).strip().removesuffix("s"))
-    except ValueError:
-        number = -1
-    if not 1 <= number <= 86_400:  # noqa: PLR2004 — a day
-        raise ValueError("seconds from 1 to 86400")
-    return number
+def _seconds(least: float) -> Parse:
+    def parse(value: object) -> float:
+        try:
+            number = float(str(value).strip().removesuffix("s"))
+        except ValueError:
+            number = -1
+        if not least <= number <= 86_400:  # noqa: PLR2004 — a day
+            raise ValueError(f"seconds from {least:g} to 86400")
+        return number
+
+    return parse
+
+
+def _count(value: object) -> int:
+    text = str(value).strip()
+    if not text.isdecimal() or int(text) > 1000:  # noqa: PLR2004 — more would remember every fault of a month
+        raise ValueError("a number from 0 to 1000")
+    return int(text)
+
+
+def _health_checks(value: object) -> HealthChecks:
+    items = value if isinstance(value, list | tuple) else str(value).split(",")
+    words = {str(item).strip().lower() for item in items} - {""}
+    numbers = words - {"all", "xids"}
+    if not all(number.isdecimal() and len(number) < 6 for number in numbers):  # noqa: PLR2004 — no XID is that long
+        raise ValueError("all, xids, or XIDs separated by commas")
+    return HealthChecks("all" in words, "xids" in words, frozenset(int(number) for number in numbers))
+
+
+#: Whose empty value means something: none of it.
+EMPTY_MEANS_NONE = frozenset({socket_path, listen_address})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +140,8 @@ class Option:
 _ADVERTISE = "what is advertised"
 _ALLOCATE = "what a container is given"
 _DRIVER = "where the driver is"
+_HEALTH = "what takes devices out of service, and what brings them back"
+_SEEN = "what can be seen"
 _DAEMON = "how the daemon runs"
 
 OPTIONS: tuple[Option, ...] = (
@@ -229,6 +271,79 @@ OPTIONS: tuple[Option, ...] = (
         ("SIMULATE",),
     ),
     Option(
+        "disable_healthchecks",
+        _HEALTH,
+        "all (watch nothing), xids, or XIDs by comma that never take a device out",
+        _health_checks,
+        ("--disable-healthchecks",),
+        ("DP_DISABLE_HEALTHCHECKS",),
+        "plugin.disableHealthChecks",
+    ),
+    Option(
+        "enable_healthchecks",
+        _HEALTH,
+        "all, xids, or XIDs by comma that always take a device out; wins over what is disabled",
+        _health_checks,
+        ("--enable-healthchecks",),
+        ("DP_ENABLE_HEALTHCHECKS",),
+        "plugin.enableHealthChecks",
+    ),
+    Option(
+        "quiet_seconds",
+        _HEALTH,
+        "seconds without trouble before a healed device is offered again; doubles when it flaps, up to an hour",
+        _seconds(0.1),
+        ("--quiet-period",),
+        ("QUIET_PERIOD",),
+        "plugin.quietPeriod",
+    ),
+    Option(
+        "escalate_count",
+        _HEALTH,
+        "so many faults of applications on one device within the window take it out; 0: never",
+        _count,
+        ("--escalate-count",),
+        ("ESCALATE_COUNT",),
+        "plugin.escalateCount",
+    ),
+    Option(
+        "escalate_seconds",
+        _HEALTH,
+        "the window in seconds",
+        _seconds(1),
+        ("--escalate-window",),
+        ("ESCALATE_WINDOW",),
+        "plugin.escalateWindow",
+    ),
+    Option(
+        "probe_seconds",
+        _HEALTH,
+        "seconds between two probes for what has no event, such as a lost GPU",
+        _seconds(0.1),
+        ("--probe-interval",),
+        ("PROBE_INTERVAL",),
+        "plugin.probeInterval",
+    ),
+    Option(
+        "ledger_file",
+        _HEALTH,
+        "where verdicts and cordons are kept over restarts (default: /var/lib/mig-device-plugin/ledger.json; a "
+        "temporary file in a simulation)",
+        absolute_path,
+        ("--ledger-file",),
+        ("LEDGER_FILE",),
+        "plugin.ledgerFile",
+    ),
+    Option(
+        "control_socket",
+        _DAEMON,
+        "socket on which cordon, drain and health clear reach the running daemon; empty: none",
+        socket_path,
+        ("--control-socket",),
+        ("CONTROL_SOCKET",),
+        "plugin.controlSocket",
+    ),
+    Option(
         "fail_on_init_error",
         _DAEMON,
         "exit when the driver cannot be initialised; false: stay up, advertise nothing, keep trying",
@@ -250,10 +365,65 @@ OPTIONS: tuple[Option, ...] = (
         "rescan_seconds",
         _DAEMON,
         "seconds between two looks at the node's devices",
-        _seconds,
+        _seconds(1),
         ("--rescan-interval",),
         ("RESCAN_INTERVAL",),
         "plugin.rescanInterval",
+    ),
+    Option(
+        "http_address",
+        _SEEN,
+        "HOST:PORT for metrics, probes and the status page; empty: none",
+        listen_address,
+        ("--http-address",),
+        ("HTTP_ADDRESS",),
+        "plugin.httpAddress",
+    ),
+    Option(
+        "http_tls_cert",
+        _SEEN,
+        "certificate chain (PEM) for HTTPS; read again when it changes",
+        absolute_path,
+        ("--http-tls-cert",),
+        ("HTTP_TLS_CERT",),
+        "plugin.httpTLSCert",
+    ),
+    Option(
+        "http_tls_key",
+        _SEEN,
+        "its private key (PEM)",
+        absolute_path,
+        ("--http-tls-key",),
+        ("HTTP_TLS_KEY",),
+        "plugin.httpTLSKey",
+    ),
+    Option(
+        "dcgm_names",
+        _SEEN,
+        "expose dcgm-exporter's metric names as well",
+        boolean,
+        ("--dcgm-names",),
+        ("DCGM_NAMES",),
+        "plugin.dcgmNames",
+        switch=True,
+    ),
+    Option(
+        "sample_seconds",
+        _SEEN,
+        "seconds between two measurements of the devices' use",
+        _seconds(1),
+        ("--sample-interval",),
+        ("SAMPLE_INTERVAL",),
+        "plugin.sampleInterval",
+    ),
+    Option(
+        "pod_resources_socket",
+        _SEEN,
+        "kubelet's pod resources socket, which tells who holds a device; empty: do not ask",
+        socket_path,
+        ("--pod-resources-socket",),
+        ("POD_RESOURCES_SOCKET",),
+        "plugin.podResourcesSocket",
     ),
     Option(
         "log_level",
@@ -277,7 +447,7 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 #: NVIDIA's options that have no meaning here; they are accepted, with a warning, so that a file or a manifest can
-#: be taken over as it is.
+#: be taken over as it is. Their environment variables are called as the flags: MPS_ROOT for --mps-root.
 IGNORED_FLAGS = {
     "--mps-root": "MPS is not supported",
     "--device-discovery-strategy": "devices are always discovered through NVML",

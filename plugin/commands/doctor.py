@@ -12,13 +12,13 @@ from pathlib import Path
 from rich.markup import escape
 
 from plugin.app import build_driver, device_files, library_roots
-from plugin.commands.devices import warnings
 from plugin.commands.terminal import console
 from plugin.config import Loaded
 from plugin.core.model import Inventory
 from plugin.core.resources import advertise
 from plugin.core.settings import Settings
 from plugin.errors import DriverUnavailable
+from plugin.status import warnings
 
 #: Below this many inotify instances, other software on the node can leave none for us.
 _FEW_INOTIFY_INSTANCES = 128
@@ -72,11 +72,21 @@ def checks(loaded: Loaded) -> Iterator[Check]:
         what, _, fix = str(error).partition("; ")
         yield Check("driver", Verdict.FAIL, what, fix or "see the kernel log")
     else:
-        yield Check("driver", Verdict.PASS, f"version {inventory.driver_version}, NVML {inventory.nvml_version}")
-        yield from _hardware(inventory)
-        yield from _resources(inventory, settings)
-        yield from _nodes(inventory, settings)
+        yield from node_checks(inventory, settings)
         driver.close()
+    yield from host_checks(settings)
+
+
+def node_checks(inventory: Inventory, settings: Settings) -> Iterator[Check]:
+    """What the driver answered, judged."""
+    yield Check("driver", Verdict.PASS, f"version {inventory.driver_version}, NVML {inventory.nvml_version}")
+    yield from _hardware(inventory)
+    yield from _resources(inventory, settings)
+    yield from _nodes(inventory, settings)
+
+
+def host_checks(settings: Settings) -> Iterator[Check]:
+    """What is around the driver: kubelet, our own rights, the container runtime."""
     yield from _kubelet(settings)
     yield from _permissions(settings)
     yield from _runtime(settings)

@@ -84,7 +84,8 @@ class Gpu:
     """One physical GPU.
 
     ``minor`` is the number in ``/dev/nvidia<minor>``. ``pci_bus_id`` is as sysfs writes it (``0000:00:06.0``).
-    ``mig`` is ``None`` where the card has no MIG. ``warnings`` are things that could not be read below it.
+    ``mig`` is ``None`` where the card has no MIG. ``warnings`` are things that could not be read below it, and
+    ``unreadable`` the MIG indices among them at which a device exists that could not be identified.
     """
 
     uuid: str
@@ -103,6 +104,7 @@ class Gpu:
     missing: tuple[str, ...] = ()
     error: str | None = None
     warnings: tuple[str, ...] = ()
+    unreadable: tuple[int, ...] = ()
 
     @property
     def path(self) -> str:
@@ -127,7 +129,7 @@ class Inventory:
     """One scan of a node.
 
     ``control_nodes`` are the nodes every GPU container needs and that exist (``/dev/nvidiactl`` …). ``warnings``
-    are things that concern no known GPU, such as an index that has no readable UUID.
+    are things that concern no known GPU, such as an index that has no readable UUID; ``unreadable`` are those indices.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -136,6 +138,7 @@ class Inventory:
     cuda_version: tuple[int, int] | None = None
     control_nodes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unreadable: tuple[int, ...] = ()
 
     def devices(self) -> tuple[Device, ...]:
         """Every GPU and every MIG device, in order."""

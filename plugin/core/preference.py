@@ -198,7 +198,7 @@ def _fewest(board: _Board, wanted: int) -> list[_Slot]:
         cover = min(
             covers, key=lambda slots: (len({slot.numa for slot in slots}), sorted(map(_worth, slots))[::-1]), default=[]
         )
-    return used + sorted(cover, key=_worth)
+    return used + cover
 
 
 def _worth(slot: _Slot) -> tuple[int, int, int]:
@@ -209,7 +209,8 @@ def _worth(slot: _Slot) -> tuple[int, int, int]:
 def _cover(slots: Sequence[_Slot], wanted: int, near: Collection[int | None]) -> list[_Slot]:
     """As few of `slots`, which come by falling worth, as hold `wanted` free ids (all, when they hold fewer).
 
-    Goes through them from the one most worth keeping, a far one with long runs, and keeps it if the rest can do.
+    Goes through them from the one most worth keeping, a far one with long runs, and keeps it if the rest can do;
+    the answer begins at the other end.
     """
     left = sorted(slot.free for slot in slots)
     few = held = 0
@@ -229,7 +230,7 @@ def _cover(slots: Sequence[_Slot], wanted: int, near: Collection[int | None]) ->
             few -= 1
         else:
             spare -= loss
-    return cover
+    return cover[::-1]
 
 
 def _distributed(board: _Board, wanted: int) -> list[str]:

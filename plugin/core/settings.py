@@ -65,6 +65,21 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthChecks:
+    """A set of health checks: ``all`` of them, all ``xids``, or the XIDs in ``numbers``."""
+
+    all: bool = False
+    xids: bool = False
+    numbers: frozenset[int] = frozenset()
+
+    def __bool__(self) -> bool:
+        return self.all or self.xids or bool(self.numbers)
+
+    def covers(self, xid: int) -> bool:
+        return self.all or self.xids or xid in self.numbers
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One field per option; each option's flag, variable, key and words are in ``plugin.config.OPTIONS``."""
 
@@ -90,10 +105,26 @@ class Settings:
     proc_root: str = "/proc"
     sys_root: str = "/sys"
     simulate: str = ""
+    # what takes devices out of service, and what brings them back
+    disable_healthchecks: HealthChecks = HealthChecks()
+    enable_healthchecks: HealthChecks = HealthChecks()
+    quiet_seconds: float = 60.0
+    escalate_count: int = 10
+    escalate_seconds: float = 600.0
+    probe_seconds: float = 4.0
+    ledger_file: str = ""  # empty: the usual path, or a temporary one for a simulated node
     # how the daemon runs
+    control_socket: str = "/run/mig-device-plugin/control.sock"
     fail_on_init_error: bool = True
     kubelet_socket: str = "/var/lib/kubelet/device-plugins/kubelet.sock"
     rescan_seconds: float = 30.0
+    # what can be seen
+    http_address: str = ":9400"
+    http_tls_cert: str = ""
+    http_tls_key: str = ""
+    dcgm_names: bool = False
+    sample_seconds: float = 15.0
+    pod_resources_socket: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
     log_level: str = "info"
     log_format: str = "json"
     config_file: str = ""

@@ -1,0 +1,214 @@
+"""``devices``: how each device stands, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from plugin.commands.devices import show
+from plugin.core.ledger import CORDONED, EMPTY, Clears, Entry, Ledger, Reason, cordon, verdicts
+from plugin.core.model import Gpu, Inventory, MigDevice
+from plugin.core.resources import advertise
+from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
+from plugin.core.snapshot import Snapshot
+from plugin.errors import ConfigError
+from plugin.status import Standing, Why, document, standing
+
+from .builders import gpu, mig_device, mig_gpu, node, snapshot
+
+MIXED = Settings(mig_strategy=MigStrategy.MIXED)
+SINGLE = Settings(mig_strategy=MigStrategy.SINGLE)
+ONE = "nvidia.com/mig-1g.5gb"
+SICK = mig_device(0, 0, error="reading its memory: lost")
+BLANK = mig_device(0, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("inventory", "settings", "device", "expected"),
+    [
+        pytest.param(node(gpu(0)), MIXED, gpu(0), Standing("nvidia.com/gpu", "healthy"), id="a whole GPU"),
+        pytest.param(node(mig_gpu(0, "1g.5gb")), MIXED, mig_gpu(0, "1g.5gb"), None, id="a GPU of MIG devices"),
+        pytest.param(node(gpu(0, mig_device())), MIXED, mig_device(), Standing(ONE, "healthy"), id="a MIG device"),
+        pytest.param(
+            node(gpu(0, SICK)),
+            MIXED,
+            SICK,
+            Standing(ONE, "unhealthy", (Why("unreadable", "reading its memory: lost"),)),
+            id="unhealthy",
+        ),
+        pytest.param(
+            node(gpu(0, mig_device())),
+            replace(MIXED, sharing=Sharing((SharedResource(ONE, 3),), rename_by_default=True)),
+            mig_device(),
+            Standing(f"{ONE}.shared", "healthy"),
+            id="shared",
+        ),
+    ],
+)
+def test_standing(inventory: Inventory, settings: Settings, device: Gpu | MigDevice, expected: Standing | None) -> None:
+    assert standing(device, snapshot(inventory, settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("inventory", "settings", "device", "words"),
+    [
+        (node(gpu(0, BLANK)), MIXED, BLANK, "no readable profile"),
+        (node(gpu(0, mig=True)), MIXED, gpu(0), "no MIG devices"),
+        (node(gpu(0), mig_gpu(1, "1g.5gb")), SINGLE, gpu(0), "MIG mode on, but it is off on GPU 0"),
+        (node(gpu(0), mig_gpu(1, "1g.5gb")), SINGLE, mig_device(1), "MIG mode on, but it is off on GPU 0"),
+        (node(gpu(0, mig_device())), Settings(), mig_device(), "--mig-strategy=none"),
+    ],
+)
+def test_what_is_withheld_says_why(
+    inventory: Inventory, settings: Settings, device: Gpu | MigDevice, words: str
+) -> None:
+    stands = standing(device, snapshot(inventory, settings))
+    assert stands is not None
+    assert (stands.resource, stands.health) == (None, "withheld")
+    assert words in stands.reasons[0].text
+    assert stands.reasons[0].code == "withheld"
+
+
+def held(inventory: Inventory, ledger: Ledger, settings: Settings = MIXED) -> Snapshot:
+    """The node with these reasons against its devices."""
+    listed = advertise(inventory, settings, verdicts(ledger, inventory))
+    return replace(snapshot(inventory, settings), ledger=ledger, advertisement=listed)
+
+
+FAULT = Reason("xid-79", "XID 79: GPU has fallen off the bus", 100.0, 200.0)
+ON_BUS = Why("xid-79", "XID 79: GPU has fallen off the bus", 100.0, "recovery")
+BY_HAND = Why("cordoned", "cordoned", 5.0, "operator")
+
+
+def test_a_fault_of_a_gpu_is_told_on_it_and_on_each_of_its_devices() -> None:
+    inventory = node(mig_gpu(0, "1g.5gb", "1g.5gb"), mig_gpu(1, "1g.5gb"))
+    told = held(inventory, {"GPU-0": Entry("GPU-0", reasons=(FAULT,))})
+    first, second = inventory.gpus
+    assert standing(first, told) == Standing(None, "unhealthy", (ON_BUS,))
+    assert [standing(d, told) for d in first.mig_devices] == [Standing(ONE, "unhealthy", (ON_BUS,))] * 2
+    assert standing(second, told) is None
+    assert standing(second.mig_devices[0], told) == Standing(ONE, "healthy")
+
+
+def test_a_cordon_of_a_device_is_told_on_it_alone() -> None:
+    inventory = node(mig_gpu(0, "1g.5gb", "1g.5gb"))
+    one, other = inventory.gpus[0].mig_devices
+    told = held(inventory, cordon(EMPTY, one.uuid, inventory, 5.0))
+    assert standing(one, told) == Standing(ONE, "unhealthy", (BY_HAND,))
+    assert standing(other, told) == Standing(ONE, "healthy")
+    assert standing(inventory.gpus[0], told) is None
+    assert document(told, "daemon")["cordoned"] == [one.uuid]
+
+
+def test_a_gpu_offered_whole_tells_the_reasons_of_its_parts() -> None:
+    inventory = node(gpu(0, mig_device()))
+    told = held(inventory, cordon(EMPTY, mig_device().uuid, inventory, 5.0), Settings())
+    assert standing(inventory.gpus[0], told) == Standing("nvidia.com/gpu", "unhealthy", (BY_HAND,))
+
+
+def test_what_is_withheld_can_be_cordoned_too() -> None:
+    inventory = node(gpu(0, mig=True))
+    stands = standing(gpu(0), held(inventory, cordon(EMPTY, "GPU-0", inventory, 5.0)))
+    assert stands is not None
+    assert stands.health == "withheld"
+    assert stands.reasons[1:] == (BY_HAND,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"driver_error": "no answer"}, "driver-unavailable"),
+        ({"unwatched": {"GPU-0": "no answer"}}, "unwatched"),
+    ],
+)
+def test_what_is_wrong_just_now_has_no_time_and_no_rule(changes: dict[str, Any], code: str) -> None:
+    inventory = node(gpu(0))
+    listed = advertise(inventory, MIXED, {"GPU-0": ("no answer",)})
+    told = replace(snapshot(inventory), advertisement=listed, **changes)
+    assert standing(gpu(0), told) == Standing("nvidia.com/gpu", "unhealthy", (Why(code, "no answer"),))
+
+
+def test_a_missing_node_is_told() -> None:
+    broken = gpu(0, missing=("/dev/nvidia0",))
+    stands = standing(broken, snapshot(node(broken)))
+    assert stands == Standing("nvidia.com/gpu", "unhealthy", (Why("missing-node", "missing /dev/nvidia0"),))
+
+
+def test_json_tells_where_it_comes_from_and_why_something_is_down() -> None:
+    inventory = node(mig_gpu(0, "1g.5gb"))
+    told = document(held(inventory, {"GPU-0": Entry("GPU-0", reasons=(FAULT,))}), "daemon")
+    assert (told["source"], told["generation"]) == ("daemon", 1)
+    reason = {"code": "xid-79", "text": FAULT.text, "since": 100.0, "clears": Clears.RECOVERY.value}
+    assert told["gpus"][0]["reasons"] == told["gpus"][0]["migDevices"][0]["reasons"] == [reason]
+    assert told["cordoned"] == []
+    assert json.loads(json.dumps(told)) == told  # JSON's types and nothing else
+    scanned = document(snapshot(inventory), "scan")
+    assert (scanned["source"], scanned["generation"]) == ("scan", None)
+
+
+def test_a_cordon_of_a_device_that_is_not_there_is_told() -> None:
+    ledger = {"GPU-9": Entry("GPU-9", reasons=(Reason(CORDONED, CORDONED, 5.0, 5.0, Clears.OPERATOR),))}
+    assert document(held(node(gpu(0)), ledger), "daemon")["cordoned"] == ["GPU-9"]
+
+
+def shown(capsys: pytest.CaptureFixture[str], settings: Settings, output: str) -> str:
+    assert show(settings, output) == 0
+    return capsys.readouterr().out
+
+
+def test_json_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    told: dict[str, Any] = json.loads(shown(capsys, replace(MIXED, simulate="p4d.24xlarge:all-balanced"), "json"))
+    assert told["strategy"] == "mixed"
+    assert told["resources"] == {
+        "nvidia.com/mig-1g.5gb": {"devices": 16, "healthy": 16},
+        "nvidia.com/mig-2g.10gb": {"devices": 8, "healthy": 8},
+        "nvidia.com/mig-3g.20gb": {"devices": 8, "healthy": 8},
+    }
+    assert told["problems"] == []
+    assert told["driver"]["version"]
+    assert "/dev/nvidiactl" in told["controlNodes"]
+    assert len(told["gpus"]) == 8
+    first = told["gpus"][0]
+    assert first["mig"] == {"current": True, "pending": True}
+    assert (first["resource"], first["health"]) == (None, None)
+    assert first["computeCapability"] == "8.0"
+    device = next(device for device in first["migDevices"] if device["profile"] == "3g.20gb")
+    assert device["resource"] == "nvidia.com/mig-3g.20gb"
+    assert device["health"] == "healthy"
+    assert device["placement"]["size"] == 4
+    assert len(device["nodes"]) == 3
+    assert {"uuid", "gi", "ci", "memoryMiB", "numa", "missingNodes", "reasons", "multiprocessors"} <= device.keys()
+
+
+def test_json_of_an_odd_node_can_be_written() -> None:
+    inventory = node(replace(gpu(0, BLANK, warnings=("MIG device 0:0 is odd",)), mig=None, minor=None))
+    told = document(snapshot(replace(inventory, warnings=("GPU 7 has no UUID",))), "scan")
+    assert told["gpus"][0]["mig"] is None
+    assert told["gpus"][0]["migDevices"][0]["profile"] is None
+    assert told["driver"]["cuda"] is None
+    problem, *unreadable = told["problems"]
+    assert "no readable profile" in problem
+    assert unreadable == ["GPU 7 has no UUID", "MIG device 0:0 is odd"]
+
+
+def test_the_table_is_plain_text_with_a_line_for_each_device(capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, replace(MIXED, simulate="p4d.24xlarge:all-1g.5gb"), "table")
+    assert sum(" 1g.5gb " in line and f" {ONE} " in line and "healthy" in line for line in out.splitlines()) == 56
+    assert out.count("MIG on") == 8
+    assert f"{ONE}: 56" in out
+    assert "\x1b" not in out
+
+
+def test_the_table_shows_why_nothing_is_advertised(capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, replace(SINGLE, simulate="p4d.24xlarge:all-balanced"), "table")
+    assert "! --mig-strategy=single: every MIG device must have one profile" in out
+    assert out.count("withheld: --mig-strategy=single") == 32
+    assert "nvidia.com/mig-1g.5gb:" not in out
+
+
+def test_a_node_that_cannot_be_simulated_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        show(Settings(simulate="nonsense"), "table")

@@ -1,0 +1,186 @@
+"""``doctor``: each check with its verdict and what to do, and the worst one as exit status."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from plugin.commands.doctor import Check, Verdict, checks, examine, host_checks, node_checks
+from plugin.config import Loaded
+from plugin.core.model import Inventory, MigMode
+from plugin.core.settings import MigStrategy, Settings
+from plugin.errors import SimulationError
+
+from .builders import gpu, mig_device, mig_gpu, node
+
+PASS, WARN, FAIL = Verdict.PASS, Verdict.WARN, Verdict.FAIL
+MIXED = Settings(mig_strategy=MigStrategy.MIXED)
+CAP = "/dev/nvidia-caps/nvidia-cap63"
+
+
+def named(found: Iterable[Check], name: str) -> Check:
+    (check,) = [check for check in found if check.name == name]
+    return check
+
+
+def test_a_healthy_node_passes() -> None:
+    found = list(node_checks(node(mig_gpu(0, "1g.5gb", "2g.10gb"), gpu(1)), MIXED))
+    assert {check.verdict for check in found} == {PASS}
+    assert named(found, "driver").detail == "version 550.90, NVML 12.550"
+    assert named(found, "GPUs").detail == "2 × NVIDIA A100-SXM4-40GB"
+    assert named(found, "MIG").detail == "on for 1 of 2 GPUs, 2 MIG devices"
+    assert "1 × nvidia.com/mig-1g.5gb, 1 × nvidia.com/mig-2g.10gb" in named(found, "resources").detail
+
+
+@pytest.mark.parametrize(
+    ("inventory", "name", "verdict", "words"),
+    [
+        pytest.param(node(), "GPUs", FAIL, "none found", id="no GPUs"),
+        pytest.param(node(), "resources", FAIL, "nothing would be advertised", id="nothing to advertise"),
+        pytest.param(node(gpu(0, error="GPU 0: lost")), "GPU", FAIL, "GPU 0: lost", id="a broken GPU"),
+        pytest.param(
+            node(gpu(0, warnings=("MIG device 0:1 cannot be read",))), "hardware", FAIL, "0:1", id="a broken device"
+        ),
+        pytest.param(Inventory(warnings=("GPU 3 has no UUID",)), "hardware", FAIL, "GPU 3", id="a GPU nobody knows"),
+        pytest.param(node(replace(gpu(0), mig=None)), "MIG", PASS, "no MIG", id="cards without MIG"),
+        pytest.param(
+            node(gpu(0), replace(gpu(1), mig=MigMode(current=False, pending=True))),
+            "MIG",
+            WARN,
+            "pending on GPU 1",
+            id="MIG mode pending",
+        ),
+        pytest.param(node(gpu(0), gpu(1, mig=True)), "strategy", WARN, "no MIG devices", id="an empty MIG GPU"),
+        pytest.param(
+            node(gpu(0, mig_device(0, 0, missing=(CAP,)))),
+            "capability nodes",
+            FAIL,
+            CAP,
+            id="a missing capability node",
+        ),
+        pytest.param(
+            node(gpu(0, missing=("/dev/nvidia0",))), "device nodes", FAIL, "/dev/nvidia0", id="a missing device node"
+        ),
+        pytest.param(
+            node(*(gpu(n, missing=(f"/dev/nvidia{n}",)) for n in range(6))),
+            "device nodes",
+            FAIL,
+            "/dev/nvidia3 and 2 more",
+            id="many missing nodes",
+        ),
+        pytest.param(
+            replace(node(gpu(0)), control_nodes=("/dev/nvidiactl",)),
+            "control nodes",
+            WARN,
+            "/dev/nvidia-uvm, /dev/nvidia-uvm-tools",
+            id="missing control nodes",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_a_fix(inventory: Inventory, name: str, verdict: Verdict, words: str) -> None:
+    check = named(node_checks(inventory, MIXED), name)
+    assert check.verdict is verdict
+    assert words in check.detail
+    assert bool(check.fix) == (verdict is not PASS)
+
+
+def test_missing_nodes_are_no_failure_where_the_runtime_makes_them() -> None:
+    settings = replace(MIXED, pass_device_specs=False)
+    inventory = node(gpu(0, missing=("/dev/nvidia0",)))
+    assert named(node_checks(inventory, settings), "device nodes").verdict is WARN
+    assert named(host_checks(settings), "container runtime").verdict is WARN
+
+
+# ------------------------------------------------------------------------------------------------- the host
+
+
+@pytest.fixture
+def kubelet(tmp_path: Path) -> Iterator[Path]:
+    """A socket that somebody listens on."""
+    path = tmp_path / "kubelet.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        yield path
+
+
+def test_kubelet_is_there(kubelet: Path) -> None:
+    check = named(host_checks(replace(MIXED, kubelet_socket=str(kubelet))), "kubelet")
+    assert check == Check("kubelet", PASS, str(kubelet))
+
+
+@pytest.mark.parametrize(
+    ("path", "verdict", "simulated", "words"),
+    [
+        ("missing/kubelet.sock", FAIL, WARN, "does not exist"),
+        ("kubelet.sock", WARN, WARN, "is no socket"),
+        ("file", WARN, WARN, "is no socket"),
+        ("", WARN, WARN, "no registration"),
+    ],
+)
+def test_kubelet_is_not_there(tmp_path: Path, path: str, verdict: Verdict, simulated: Verdict, words: str) -> None:
+    (tmp_path / "file").touch()
+    settings = replace(MIXED, kubelet_socket=str(tmp_path / path) if path else "")
+    check = named(host_checks(settings), "kubelet")
+    assert check.verdict is verdict
+    assert words in check.detail
+    assert check.fix
+    assert named(host_checks(replace(settings, simulate="p4d.24xlarge")), "kubelet").verdict is simulated
+
+
+@pytest.mark.parametrize(("limit", "warned"), [("8\n", True), ("127\n", True), ("128\n", False), ("odd", False)])
+def test_a_low_limit_of_inotify_is_worth_a_warning(tmp_path: Path, limit: str, warned: bool) -> None:  # noqa: FBT001
+    file = tmp_path / "sys/fs/inotify/max_user_instances"
+    file.parent.mkdir(parents=True)
+    file.write_text(limit)
+    found = [check for check in host_checks(replace(MIXED, proc_root=str(tmp_path))) if check.name == "inotify"]
+    assert [check.verdict for check in found] == ([WARN] if warned else [])
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def simulated(kubelet_socket: Path | str, tmp_path: Path) -> Settings:
+    return replace(
+        MIXED, simulate="p4d.24xlarge:all-1g.5gb", kubelet_socket=str(kubelet_socket), proc_root=str(tmp_path)
+    )
+
+
+def test_a_simulated_node_is_checked_as_a_real_one(kubelet: Path, tmp_path: Path) -> None:
+    found = list(checks(Loaded(simulated(kubelet, tmp_path))))
+    assert {check.verdict for check in found if check.name != "permissions"} == {PASS}
+    assert "56 × nvidia.com/mig-1g.5gb" in named(found, "resources").detail
+    assert "not needed" in named(found, "library").detail
+
+
+def test_warnings_of_the_configuration_come_first(kubelet: Path, tmp_path: Path) -> None:
+    loaded = Loaded(simulated(kubelet, tmp_path), ("--mps-root has no effect",))
+    assert next(checks(loaded)) == Check("configuration", WARN, "--mps-root has no effect", "remove the setting")
+
+
+def test_the_worst_verdict_is_the_exit_status(
+    kubelet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = simulated(kubelet, tmp_path)
+    good = Loaded(settings)
+    assert examine(good) == max(check.verdict for check in checks(good))
+    assert examine(Loaded(settings, ("odd [setting]",))) == WARN
+    capsys.readouterr()
+    assert examine(Loaded(replace(settings, simulate="1xa100-40gb:all-enabled"))) == FAIL
+    out = capsys.readouterr().out
+    assert "fail  resources:" in out
+    assert "fix:" in out
+    assert "\x1b" not in out
+
+
+def test_brackets_are_printed_as_they_are(kubelet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examine(Loaded(simulated(kubelet, tmp_path), ("odd [setting]",)))
+    assert "odd [setting]" in capsys.readouterr().out
+
+
+def test_a_node_that_cannot_be_simulated_is_refused() -> None:
+    with pytest.raises(SimulationError):
+        list(checks(Loaded(Settings(simulate="nonsense"))))

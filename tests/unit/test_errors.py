@@ -1,0 +1,53 @@
+"""The tree of errors, and what callers may rely on."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from plugin import errors
+from plugin.errors import (
+    ConfigError,
+    DeviceUnavailable,
+    DriverCallFailed,
+    DriverError,
+    DriverUnavailable,
+    InvalidRequest,
+    KubeletError,
+    PluginError,
+    RequestError,
+    SimulationError,
+    UnknownDevice,
+)
+
+
+@pytest.mark.parametrize(
+    ("parent", "children"),
+    [
+        (Exception, {PluginError}),
+        (PluginError, {ConfigError, SimulationError, DriverError, RequestError, KubeletError}),
+        (DriverError, {DriverUnavailable, DriverCallFailed}),
+        (RequestError, {InvalidRequest, UnknownDevice, DeviceUnavailable}),
+    ],
+)
+def test_tree(parent: type[Exception], children: set[type[Exception]]) -> None:
+    found = {kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__base__ is parent}
+    assert found == children
+
+
+def test_the_tree_is_told_in_the_module() -> None:
+    told = inspect.getdoc(errors) or ""
+    for name, kind in inspect.getmembers(errors, inspect.isclass):
+        assert name in told
+        assert kind.__doc__
+
+
+def test_a_failed_call_carries_its_code() -> None:
+    lost = DriverCallFailed("GPU 1: it is lost", code=15, gpu_lost=True)
+    assert (str(lost), lost.code, lost.gpu_lost) == ("GPU 1: it is lost", 15, True)
+    assert not DriverCallFailed("x", code=999).gpu_lost
+
+
+def test_what_is_wrong_with_a_setting_is_one_line() -> None:
+    assert str(ConfigError("key: 'a\nb\u2028c'\r\n is  not valid")) == "key: 'a b c' is not valid"

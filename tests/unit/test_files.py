@@ -1,0 +1,152 @@
+"""Device nodes, capability files and NUMA nodes, looked up in a folder that looks like a host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugin.driver.files import DeviceFiles, parse_mig_minors, sysfs_bus_id
+
+
+class Host:
+    """A folder with ``dev``, ``proc`` and ``sys``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = DeviceFiles(root, proc=root / "proc", sys=root / "sys")
+
+    def write(self, path: str, text: str = "") -> None:
+        file = self.root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def write_capability(self, path: str, minor: int) -> None:
+        text = f"DeviceFileMinor: {minor}\nDeviceFileMode: 292\nDeviceFileModify: 1\n"
+        self.write(f"/proc/driver/nvidia/capabilities/{path}/access", text)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_control_nodes_are_those_that_exist(host: Host) -> None:
+    assert host.files.control_nodes() == ()
+    for name in ("nvidia-uvm", "nvidiactl"):
+        host.write(f"/dev/{name}")
+    assert host.files.control_nodes() == ("/dev/nvidiactl", "/dev/nvidia-uvm")
+    host.write("/dev/nvidia-modeset")
+    assert host.files.control_nodes()[-1] == "/dev/nvidia-modeset"
+
+
+def test_the_first_root_with_a_driver_counts_and_may_come_late(tmp_path: Path) -> None:
+    mounted, own = Host(tmp_path / "driver-root"), Host(tmp_path / "own")
+    own.write("/dev/nvidiactl")
+    files = DeviceFiles(mounted.root, own.root)
+    files.control_nodes()
+    assert files.root == own.root
+    mounted.write("/dev/nvidiactl")
+    mounted.write("/dev/nvidia0")
+    assert not files.exists("/dev/nvidia0")
+    files.control_nodes()
+    assert files.root == mounted.root
+    assert files.exists("/dev/nvidia0")
+
+
+def test_nodes_of_a_gpu(host: Host) -> None:
+    assert host.files.gpu(0) == (("/dev/nvidia0",), ("/dev/nvidia0",))
+    host.write("/dev/nvidia0")
+    assert host.files.gpu(0) == (("/dev/nvidia0",), ())
+    assert host.files.gpu(None) == ((), ())
+
+
+def test_nodes_of_a_mig_device_by_its_own_files(host: Host) -> None:
+    host.write("/proc/driver/nvidia-caps/mig-minors", "gpu2/gi1/access 1\ngpu2/gi1/ci0/access 2\n")
+    host.write_capability("gpu2/mig/gi1", 282)
+    host.write_capability("gpu2/mig/gi1/ci0", 283)
+    for node in ("nvidia2", "nvidia-caps/nvidia-cap282", "nvidia-caps/nvidia-cap283"):
+        host.write(f"/dev/{node}")
+    nodes = ("/dev/nvidia2", "/dev/nvidia-caps/nvidia-cap282", "/dev/nvidia-caps/nvidia-cap283")
+    assert host.files.mig(2, 1, 0) == (nodes, ())
+
+
+def test_nodes_of_a_mig_device_by_the_table_of_minors(host: Host) -> None:
+    host.write("/proc/driver/nvidia-caps/mig-minors", "config 1\ngpu2/gi1/access 282\ngpu2/gi1/ci0/access 283\n")
+    nodes, missing = host.files.mig(2, 1, 0)
+    assert nodes == ("/dev/nvidia2", "/dev/nvidia-caps/nvidia-cap282", "/dev/nvidia-caps/nvidia-cap283")
+    assert missing == nodes
+
+
+def test_a_table_of_minors_that_comes_with_the_driver_is_found(host: Host) -> None:
+    assert host.files.mig(0, 1, 0)[0] == ("/dev/nvidia0",)
+    host.write("/proc/driver/nvidia-caps/mig-minors", "gpu0/gi1/access 12\ngpu0/gi1/ci0/access 13\n")
+    assert host.files.mig(0, 1, 0)[0][1:] == ("/dev/nvidia-caps/nvidia-cap12", "/dev/nvidia-caps/nvidia-cap13")
+
+
+@pytest.mark.parametrize("content", ["", "DeviceFileMode: 292\n", "DeviceFileMinor: x\n", "\x00\xff"])
+def test_a_capability_without_a_number_is_missing_by_its_name(host: Host, content: str) -> None:
+    host.write("/proc/driver/nvidia/capabilities/gpu0/mig/gi1/access", content)
+    host.write_capability("gpu0/mig/gi1/ci0", 13)
+    host.write("/dev/nvidia0")
+    nodes, missing = host.files.mig(0, 1, 0)
+    assert nodes == ("/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap13")
+    assert missing == ("/proc/driver/nvidia/capabilities/gpu0/mig/gi1/access", "/dev/nvidia-caps/nvidia-cap13")
+
+
+def test_without_a_minor_nothing_is_known(host: Host) -> None:
+    assert host.files.mig(None, 1, 0) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "node"), [("0\n", 0), ("3\n", 3), ("-1\n", None), ("", None), ("many\n", None), (None, None)]
+)
+def test_numa(host: Host, text: str | None, node: int | None) -> None:
+    if text is not None:
+        host.write("/sys/bus/pci/devices/0000:00:06.0/numa_node", text)
+    assert host.files.numa("0000:00:06.0") == node
+
+
+@pytest.mark.parametrize(
+    ("nvml", "sysfs"),
+    [
+        ("00000000:00:06.0", "0000:00:06.0"),
+        ("00000000:DB:00.0", "0000:db:00.0"),
+        ("00000001:00:00.0", "0001:00:00.0"),
+        ("0000:3b:00.0", "0000:3b:00.0"),
+        ("00010000:E1:00.0", "10000:e1:00.0"),
+        ("", ""),
+    ],
+)
+def test_bus_ids_as_sysfs_writes_them(nvml: str, sysfs: str) -> None:
+    assert sysfs_bus_id(nvml) == sysfs
+
+
+@pytest.mark.parametrize(
+    ("text", "minors"),
+    [
+        ("", {}),
+        ("config 1\nmonitor 2\n", {"config": 1, "monitor": 2}),
+        ("gpu31/gi14/ci7/access 4321", {"gpu31/gi14/ci7/access": 4321}),
+        ("  gpu0/gi0/access\t3  \r\n", {"gpu0/gi0/access": 3}),
+        ("alone\n\nname x\nname -1\na b 3\nname 1.0\nname \u0663\n", {}),
+        ("a 1\nbroken\na 2\n", {"a": 2}),
+    ],
+)
+def test_table_of_minors(text: str, minors: dict[str, int]) -> None:
+    assert parse_mig_minors(text) == minors
+
+
+_word = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1)
+
+
+@given(st.dictionaries(_word, st.integers(0, 1 << 20)))
+def test_a_table_of_minors_survives_being_written(minors: dict[str, int]) -> None:
+    assert parse_mig_minors("".join(f"{name} {minor}\n" for name, minor in minors.items())) == minors
+
+
+@given(st.text())
+def test_any_text_is_a_table_of_minors(text: str) -> None:
+    assert all(name and minor >= 0 for name, minor in parse_mig_minors(text).items())
