@@ -5,37 +5,33 @@ Calls block and may hang: they belong into the driver's own worker thread, never
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 
+from plugin.core.events import DriverEvent, EventKind, Probe
 from plugin.core.model import Inventory
 
+__all__ = ["NO_XID_EVENTS", "Driver", "DriverEvent", "EventKind", "EventSource", "Probe"]
 
-class EventKind(enum.Enum):
-    """What an event says; values are NVML's event bits (``nvmlEventType*``)."""
-
-    SINGLE_BIT_ECC = 0x1
-    DOUBLE_BIT_ECC = 0x2
-    XID = 0x8
-    MIG_CONFIG = 0x100
-    DRAM_RETIREMENT = 0x400
-    DRAM_RETIREMENT_FAILURE = 0x800
-    NON_FATAL_POISON = 0x1000
-    FATAL_POISON = 0x2000
-    GPU_UNAVAILABLE = 0x4000
-    RECOVERY_ACTION = 0x8000
+#: Why a GPU without XID events cannot be watched, in the words of every driver.
+NO_XID_EVENTS: Final = "the card or its driver reports no XID events, so its faults cannot be seen"
 
 
-@dataclass(frozen=True, slots=True)
-class DriverEvent:
-    """One event. ``gi``/``ci`` are ``None`` where the driver was not this fine; ``data`` is the XID for XID events."""
+class EventSource(Protocol):
+    """Events of the GPUs it was made for, from then on. Belongs to one thread of its own, except for ``close``."""
 
-    kind: EventKind
-    gpu_uuid: str
-    gi: int | None = None
-    ci: int | None = None
-    data: int = 0
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """GPU UUID → why its events cannot be watched."""
+
+    def wait(self, seconds: float) -> DriverEvent | None:
+        """The next event, or ``None`` when there was none for `seconds`.
+
+        Raises :class:`~plugin.errors.DriverCallFailed` when waiting failed, for instance because a GPU was lost.
+        """
+
+    def close(self) -> None:
+        """Free it; never raises. Not while another thread is in :meth:`wait`."""
 
 
 class Driver(Protocol):
@@ -52,4 +48,18 @@ class Driver(Protocol):
 
         An unreadable GPU or MIG device is part of the answer, with its error. Raises
         :class:`~plugin.errors.DriverUnavailable` only when the driver as a whole does not answer.
+        """
+
+    def watch(self, gpu_uuids: Sequence[str]) -> EventSource:
+        """Watch these GPUs for every event they support.
+
+        GPUs that cannot be watched stand in the source's ``failures``. Raises
+        :class:`~plugin.errors.DriverUnavailable` when there can be no event source at all.
+        """
+
+    def probe(self, gpu_uuid: str, *, thorough: bool) -> Probe:
+        """Ask one GPU for its health; never raises.
+
+        A plain probe costs some 50 µs and tells whether the GPU still answers and its recovery action; a thorough
+        one asks for the rest as well.
         """

@@ -72,6 +72,16 @@ class DeviceFiles:
             return None
         return node if node >= 0 else None
 
+    def pci_addresses(self) -> frozenset[str] | None:
+        """PCI addresses of the GPUs that the kernel module drives now, ``None`` where it does not say.
+
+        In a container this may be a copy, made when the container started, which never changes.
+        """
+        try:
+            return frozenset(path.name.lower() for path in (self.proc / "driver/nvidia/gpus").iterdir())
+        except OSError:
+            return None
+
     def _capability_minor(self, capability: str) -> int | None:
         """The live instance's own file says it; mig-minors, which lists all that could be, is the fallback."""
         text = _read(self.proc / "driver/nvidia/capabilities" / capability)

@@ -71,6 +71,11 @@ class Card(Struct, frozen=True):
         return self.architecture == "ampere"
 
     @property
+    def remaps_rows(self) -> bool:
+        """From Ampere on memory rows are remapped, earlier cards retire pages."""
+        return self.architecture != "turing"
+
+    @property
     def samples_instances(self) -> bool:
         """The driver offers GPM, that is activity per GPU instance (Hopper and later)."""
         return self.compute_capability >= (9, 0)

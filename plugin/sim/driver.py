@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from plugin.core.events import Probe
 from plugin.core.model import Gpu, Inventory, MigDevice, MigMode, Placement
 from plugin.core.profiles import profile_by_arithmetic
 from plugin.errors import DriverCallFailed, DriverUnavailable
-from plugin.sim.codes import MESSAGES, Code, NodeError
+from plugin.sim.codes import Code, NodeError, call_failed
 from plugin.sim.engine import CONTROL_NODES, SimNode
-from plugin.sim.faults import Aspect, Faults
+from plugin.sim.faults import NO_ANSWER, Aspect, Faults
 from plugin.sim.hardware import GpuState, MigSlot
+from plugin.sim.watch import SimEventSource, probe
 
 _MIB = 1 << 20
 _CAPABILITIES = "/proc/driver/nvidia/capabilities"
 MIG_MINORS = "/proc/driver/nvidia-caps/mig-minors"
-
-#: Codes that mean "this card or this process does not get an answer", which is no fault.
-_NO_ANSWER = frozenset({Code.NOT_SUPPORTED, Code.FUNCTION_NOT_FOUND, Code.NO_PERMISSION})
 
 #: Codes that mean "no MIG device under this index".
 _HOLES = frozenset({Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.NOT_SUPPORTED})
@@ -32,6 +33,7 @@ class SimDriver:
 
     def __init__(self, engine: SimNode) -> None:
         self.engine = engine
+        self._sources: list[SimEventSource] = []
 
     def open(self) -> None:
         try:
@@ -40,16 +42,20 @@ class SimDriver:
             raise DriverUnavailable(f"the simulated driver cannot be used: {error}; load it again") from error
 
     def close(self) -> None:
-        """Nothing is held."""
+        sources, self._sources = self._sources, []
+        for source in sources:
+            source.close()
 
     def scan(self) -> Inventory:
         self.open()
         engine, versions, gpus, warnings = self.engine, self.engine.versions, [], []
-        for state in engine.gpus:
+        unreadable = []
+        for index, state in enumerate(engine.gpus):
             try:
-                gpus.append(_Reader(engine.faults, state).read())
+                gpus.append(_Reader(engine.faults, state, index).read())
             except DriverCallFailed as error:
-                warnings.append(f"GPU {state.index} cannot be read: {error}")
+                warnings.append(f"GPU {index} cannot be read: {error}")
+                unreadable.append(index)
         return Inventory(
             gpus=tuple(gpus),
             driver_version=versions.driver,
@@ -57,15 +63,25 @@ class SimDriver:
             cuda_version=(versions.cuda // 1000, versions.cuda % 1000 // 10),
             control_nodes=tuple(node for node in CONTROL_NODES if node not in engine.faults.removed),
             warnings=tuple(warnings),
+            unreadable=tuple(unreadable),
         )
+
+    def watch(self, gpu_uuids: Sequence[str]) -> SimEventSource:
+        source = SimEventSource(self.engine, gpu_uuids)
+        self._sources = [*(other for other in self._sources if not other.closed), source]
+        return source
+
+    def probe(self, gpu_uuid: str, *, thorough: bool) -> Probe:
+        return probe(self.engine, gpu_uuid, thorough=thorough)
 
 
 class _Reader:
-    """Reads one GPU."""
+    """Reads one GPU, which has this index among those that are there."""
 
-    def __init__(self, faults: Faults, gpu: GpuState) -> None:
+    def __init__(self, faults: Faults, gpu: GpuState, index: int) -> None:
         self._faults = faults
         self._gpu = gpu
+        self._index = index
         self._removed = faults.removed
         self._node = f"/dev/nvidia{gpu.minor}"
         self._unmonitored = faults.code(gpu.uuid, Aspect.GPU_INSTANCES) is not None
@@ -74,7 +90,7 @@ class _Reader:
         """The GPU with what can be read of it. Raises :class:`DriverCallFailed` when it cannot be identified."""
         gpu = self._gpu
         if gpu.lost:
-            raise _failed("getting its handle", Code.GPU_IS_LOST)
+            raise call_failed("getting its handle", Code.GPU_IS_LOST)
         self._check("getting its handle", gpu.uuid, Aspect.HANDLE)
         self._check("reading its UUID", gpu.uuid, Aspect.UUID)
         try:
@@ -84,16 +100,16 @@ class _Reader:
             self._check("reading its memory", gpu.uuid, Aspect.MEMORY)
             capability = self._answers("nvmlDeviceGetCudaComputeCapability", gpu.uuid, Aspect.CAPABILITY)
         except DriverCallFailed as error:
-            return Gpu(gpu.uuid, gpu.index, error=f"GPU {gpu.index}: {error}")
+            return Gpu(gpu.uuid, self._index, error=f"GPU {self._index}: {error}")
         mig, problem = False, None
         try:
             mig = gpu.card.mig_capable and self._answers("nvmlDeviceGetMigMode", gpu.uuid, Aspect.MIG_MODE)
         except DriverCallFailed as error:
-            problem = f"GPU {gpu.index}: {error}"
-        devices, warnings = self._devices() if mig else ([], [])
+            problem = f"GPU {self._index}: {error}"
+        devices, warnings, unreadable = self._devices() if mig else ([], [], [])
         return Gpu(
             uuid=gpu.uuid,
-            index=gpu.index,
+            index=self._index,
             minor=gpu.minor,
             pci_bus_id=gpu.pci_bus_id,
             pci_device_id=gpu.card.pci_device_id,
@@ -108,10 +124,11 @@ class _Reader:
             missing=(self._node,) if self._node in self._removed else (),
             error=problem,
             warnings=tuple(warnings),
+            unreadable=tuple(unreadable),
         )
 
-    def _devices(self) -> tuple[list[MigDevice], list[str]]:
-        devices, warnings = [], []
+    def _devices(self) -> tuple[list[MigDevice], list[str], list[int]]:
+        devices, warnings, unreadable = [], [], []
         for slot in self._gpu.devices():
             if self._faults.code(slot.ci.uuid, Aspect.HANDLE) in _HOLES:
                 continue
@@ -120,13 +137,14 @@ class _Reader:
                 self._check("reading its UUID", slot.ci.uuid, Aspect.UUID)
                 self._check("reading its GPU instance id", slot.ci.uuid, Aspect.INSTANCE_IDS)
             except DriverCallFailed as error:
-                warnings.append(f"MIG device {self._gpu.index}:{slot.index} cannot be read: {error}")
+                warnings.append(f"MIG device {self._index}:{slot.index} cannot be read: {error}")
+                unreadable.append(slot.index)
                 continue
             device = self._device(slot)
             devices.append(device)
             if device.error:
                 warnings.append(device.error)
-        return devices, warnings
+        return devices, warnings, unreadable
 
     def _device(self, slot: MigSlot) -> MigDevice:
         gpu, gi, ci, profile = self._gpu, slot.gi, slot.ci, slot.gi.profile
@@ -142,7 +160,7 @@ class _Reader:
             return MigDevice(
                 uuid=ci.uuid,
                 gpu_uuid=gpu.uuid,
-                gpu_index=gpu.index,
+                gpu_index=self._index,
                 index=slot.index,
                 gi=gi.id,
                 ci=ci.id,
@@ -150,13 +168,13 @@ class _Reader:
                 placement=placement,
                 nodes=nodes,
                 missing=missing,
-                error=f"MIG device {gpu.index}:{slot.index}: {error}",
+                error=f"MIG device {self._index}:{slot.index}: {error}",
                 numa=gpu.numa,
             )
         return MigDevice(
             uuid=ci.uuid,
             gpu_uuid=gpu.uuid,
-            gpu_index=gpu.index,
+            gpu_index=self._index,
             index=slot.index,
             gi=gi.id,
             ci=ci.id,
@@ -192,16 +210,11 @@ class _Reader:
     def _check(self, what: str, uuid: str, aspect: Aspect) -> None:
         code = self._faults.code(uuid, aspect)
         if code is not None:
-            raise _failed(what, code)
+            raise call_failed(what, code)
 
     def _answers(self, function: str, uuid: str, aspect: Aspect) -> bool:
         """Whether an optional question is answered; raises when it fails."""
-        if self._faults.code(uuid, aspect) in _NO_ANSWER:
+        if self._faults.code(uuid, aspect) in NO_ANSWER:
             return False
         self._check(function, uuid, aspect)
         return True
-
-
-def _failed(what: str, code: Code) -> DriverCallFailed:
-    lost = code in {Code.GPU_IS_LOST, Code.RESET_REQUIRED}
-    return DriverCallFailed(f"{what}: {MESSAGES[code]}", code=code, gpu_lost=lost)

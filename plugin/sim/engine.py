@@ -8,19 +8,27 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from plugin.core.events import DriverEvent, EventKind
 from plugin.core.model import Placement
-from plugin.driver.base import DriverEvent, EventKind
+from plugin.core.xids import CATALOGUE, Action
 from plugin.errors import SimulationError
 from plugin.sim.cards import Card
 from plugin.sim.codes import Code, NodeError
 from plugin.sim.events import EventQueue
 from plugin.sim.faults import Faults
-from plugin.sim.geometry import parse_fleet, parse_geometry
+from plugin.sim.geometry import named_gpus, parse_fleet, parse_geometry
 from plugin.sim.hardware import ComputeInstance, GpuInstance, GpuState, Process, add_ci, add_gi, new_gpu
 from plugin.sim.placement import PlannedInstance, plan
 
 #: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display driver runs.
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+
+#: Event bits that a driver of the recorded version supports.
+SUPPORTED_EVENTS = 0xFF9F
+
+#: What the driver recommends after an XID for which the catalogue says so.
+_RECOVERY_ACTIONS = {Action.RESET_GPU: 1, Action.RESTART_NODE: 2}
+_RECOVERY_ACTION_CHANGED = 154  # the XID that says so
 
 
 class DriverVersions(Struct, frozen=True):
@@ -36,7 +44,7 @@ class SimNode:
 
     Thread-safe. States are frozen values that are replaced, so a reader may keep what it got. ``generation`` rises
     with every change. Refusals that NVML would answer with a code are :class:`~plugin.sim.codes.NodeError`.
-    GPUs are named by index, devices (for faults, processes) by UUID.
+    GPUs are named by slot (the index, as long as none was removed), devices (for faults, processes) by UUID.
     """
 
     def __init__(self, cards: Sequence[Card], name: str = "sim", *, numa: bool = True) -> None:
@@ -45,21 +53,23 @@ class SimNode:
         self.versions = DriverVersions()
         self.faults = Faults()
         self._lock = threading.RLock()
-        self._half = (len(cards) + 1) // 2
-        self._gpus = [
-            new_gpu(name, index, card, (index // self._half) if numa else None) for index, card in enumerate(cards)
-        ]
+        self.supported_events = SUPPORTED_EVENTS
+        self._half = max(1, (len(cards) + 1) // 2) if numa else None
+        self._gpus: list[GpuState] = []
         self._made = 0
         self._generation = 0
         self._processes: dict[str, tuple[Process, ...]] = {}
         self._queues: list[EventQueue] = []
+        for card in cards:
+            self.add_gpu(card)
 
     # Reading
 
     @property
     def gpus(self) -> tuple[GpuState, ...]:
+        """Those that are there, in NVML's order."""
         with self._lock:
-            return tuple(self._gpus)
+            return tuple(gpu for gpu in self._gpus if gpu.present)
 
     @property
     def generation(self) -> int:
@@ -69,6 +79,8 @@ class SimNode:
         with self._lock:
             if not 0 <= index < len(self._gpus):
                 raise NodeError(Code.INVALID_ARGUMENT, f"GPU {index} of {len(self._gpus)}")
+            if not self._gpus[index].present:
+                raise NodeError(Code.GPU_IS_LOST, f"asking GPU {index}, which was removed")
             return self._gpus[index]
 
     def processes(self, uuid: str) -> tuple[Process, ...]:
@@ -103,6 +115,34 @@ class SimNode:
             if queue in self._queues:
                 self._queues.remove(queue)
         queue.close()
+
+    # Slots
+
+    def add_gpu(self, card: Card) -> GpuState:
+        """Plug a new GPU, with MIG off, into a slot behind all others."""
+        with self._lock:
+            index = len(self._gpus)
+            made = new_gpu(self.name, index, card, None if self._half is None else min(1, index // self._half))
+            self._gpus.append(made)
+            self._generation += 1
+            return made
+
+    def remove_gpu(self, gpu: int) -> None:
+        """Pull a GPU, lost or not, with all that is on it: who has registered for its events finds it lost."""
+        with self._lock:
+            state = self.gpu(gpu)
+            self._forget(*self._holders(state))
+            self._set_lost(gpu, lost=True)
+            self._gpus[gpu] = new_gpu(self.name, gpu, state.card, state.numa)
+            self._update(gpu, present=False)
+
+    def return_gpu(self, gpu: int) -> None:
+        """Plug a GPU that was removed into its slot again, with MIG off."""
+        with self._lock:
+            if not 0 <= gpu < len(self._gpus) or self._gpus[gpu].present:
+                raise NodeError(Code.INVALID_ARGUMENT, f"returning GPU {gpu}, which was not removed")
+            self._gpus[gpu] = replace(self._gpus[gpu], present=True)
+            self._set_lost(gpu, lost=False)
 
     # Geometry
 
@@ -184,24 +224,26 @@ class SimNode:
             self._fill(gpu, planned)
             self._mig_changed(gpu)
 
-    def configure(self, geometry: str) -> None:
+    def configure(self, geometry: str, *, only_named: bool = False) -> None:
         """Bring the whole node to a geometry (``all-1g.5gb``, ``0=3g.20gb;1=off``), MIG modes included, at once.
 
         This is what an administrator does with resets in between; GPUs that already are as wanted keep their
-        devices. Raises :class:`~plugin.errors.SimulationError`, changing nothing, when some GPU cannot be brought
-        there.
+        devices, and with ``only_named`` those that the geometry does not name stay as they are. Raises
+        :class:`~plugin.errors.SimulationError`, changing nothing, when some GPU cannot be brought there.
         """
         with self._lock:
-            wanted = parse_geometry(geometry, [gpu.card for gpu in self._gpus])
-            plans = [None if w is None else plan(g.card, w, g.index) for g, w in zip(self._gpus, wanted, strict=True)]
-            changing = [index for index, planned in enumerate(plans) if not _is_as_planned(self._gpus[index], planned)]
-            for index in changing:
-                self._require_idle(self._present(index), "changing the geometry")
-            for index in changing:
-                planned = plans[index]
-                self._switch_mig(self._gpus[index], on=planned is not None)
-                self._fill(index, planned or ())
-                self._mig_changed(index)
+            gpus = self.gpus
+            wanted = parse_geometry(geometry, [gpu.card for gpu in gpus])
+            plans = [None if w is None else plan(g.card, w, g.index) for g, w in zip(gpus, wanted, strict=True)]
+            named = named_gpus(geometry, len(gpus)) if only_named else range(len(gpus))
+            pairs = enumerate(zip(gpus, plans, strict=True))
+            changing = [(g, p) for n, (g, p) in pairs if n in named and not _is_as_planned(g, p)]
+            for gpu, _ in changing:
+                self._require_idle(self._present(gpu.index), "changing the geometry")
+            for gpu, planned in changing:
+                self._switch_mig(gpu, on=planned is not None)
+                self._fill(gpu.index, planned or ())
+                self._mig_changed(gpu.index)
 
     # Use, faults and events
 
@@ -239,6 +281,19 @@ class SimNode:
     def xid(self, gpu: int, xid: int, gi: int | None = None, ci: int | None = None) -> None:
         """Send an XID event for a GPU, a GPU instance or a compute instance."""
         self._emit(gpu, EventKind.XID, gi, ci, xid)
+
+    def fault(self, gpu: int, xid: int, gi: int | None = None, ci: int | None = None) -> None:
+        """What a driver does on a fault: an XID event and, where the whole GPU needs a reset, or the node a restart,
+        that recovery action with XID 154 and the event of its own. An action that is as high already stays.
+        """
+        with self._lock:
+            self.xid(gpu, xid, gi, ci)
+            known = CATALOGUE.get(xid)
+            action = _RECOVERY_ACTIONS.get(known.action, 0) if known is not None and gi is None else 0
+            if action > self.gpu(gpu).recovery_action:
+                self._update(gpu, recovery_action=action)
+                self.xid(gpu, _RECOVERY_ACTION_CHANGED)
+                self._emit(gpu, EventKind.RECOVERY_ACTION)
 
     def ecc(self, gpu: int, *, double_bit: bool = False) -> None:
         """Count an ECC error and send its event."""

@@ -62,6 +62,14 @@ def parse_geometry(text: str, cards: Sequence[Card]) -> tuple[GpuGeometry, ...]:
     return tuple(result.get(gpu) for gpu in range(len(cards)))
 
 
+def named_gpus(text: str, count: int) -> frozenset[int]:
+    """GPUs that a geometry says something about: all for the words, those on the left of ``=`` otherwise."""
+    if "=" not in text:
+        return frozenset(range(count))
+    entries = filter(None, (part.strip() for part in text.split(";")))
+    return frozenset(gpu for entry in entries for gpu in _gpus_of(entry, count))
+
+
 def _whole_card(what: str, card: Card) -> GpuGeometry:
     if what == "enabled":
         return ()

@@ -67,7 +67,10 @@ class MigSlot(Struct, frozen=True):
 
 
 class GpuState(Struct, frozen=True):
-    """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` where the node does not say."""
+    """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` where the node does not say.
+
+    ``index`` is that of its slot and its minor number. NVML's index is its position among the GPUs that are there.
+    """
 
     index: int
     card: Card
@@ -77,6 +80,7 @@ class GpuState(Struct, frozen=True):
     mig: bool = False
     mig_pending: bool = False
     instances: tuple[GpuInstance, ...] = ()
+    present: bool = True
     lost: bool = False
     recovery_action: int = 0
     wear: Wear = Wear()

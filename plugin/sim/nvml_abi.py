@@ -33,6 +33,8 @@ TEXT_OUT = ctypes.POINTER(ctypes.c_char)
 
 @dataclass(frozen=True, slots=True)
 class GpuRef:
+    """``index`` is the slot."""
+
     index: int
 
 
@@ -75,8 +77,15 @@ class Session:
     def __init__(self, engine: SimNode) -> None:
         self.engine = engine
         self.initialised = 0
+        self.slots: tuple[int, ...] = ()
         self._buffers: dict[Target, ctypes.Array[ctypes.c_char]] = {}
         self._targets: dict[int, Target] = {}
+
+    def start(self) -> None:
+        """NVML knows the GPUs that are there when it is initialised for the first time, by position, and no others."""
+        if not self.initialised:
+            self.slots = tuple(gpu.index for gpu in self.engine.gpus)
+        self.initialised += 1
 
     def handle(self, target: Target, kind: Any) -> Any:
         """A pointer of ctypes type ``kind`` to hand out for a target."""

@@ -34,12 +34,12 @@ _RESERVED = 503316480  # bytes, as recorded on an H100
 
 @EXPORTS.add("nvmlInitWithFlags", UINT, before_init=True)
 def _init(session: Session, _flags: int) -> None:
-    session.initialised += 1
+    session.start()
 
 
 @EXPORTS.add("nvmlInit_v2", before_init=True)
 def _init_v2(session: Session) -> None:
-    session.initialised += 1
+    session.start()
 
 
 @EXPORTS.add("nvmlShutdown")
@@ -67,13 +67,15 @@ def _cuda_version(session: Session, out: Any) -> None:
 @EXPORTS.add("nvmlDeviceGetCount_v2", UINT_OUT)
 def _count(session: Session, out: Any) -> None:
     require(out)
-    out[0] = len(session.engine.gpus)
+    out[0] = len(session.slots)
 
 
 @EXPORTS.add("nvmlDeviceGetHandleByIndex_v2", UINT, _DEVICE_OUT)
 def _handle_by_index(session: Session, index: int, out: Any) -> None:
     require(out)
-    _give_gpu(session, session.engine.gpu(index), out)
+    if index >= len(session.slots):
+        raise NodeError(Code.INVALID_ARGUMENT, f"looking for GPU {index} of {len(session.slots)}")
+    _give_gpu(session, session.engine.gpu(session.slots[index]), out)
 
 
 def _give_gpu(session: Session, gpu: GpuState, out: Any) -> None:
@@ -87,6 +89,8 @@ def _handle_by_uuid(session: Session, uuid: bytes | None, out: Any) -> None:
     require(uuid, out)
     wanted = (uuid or b"").decode()
     for gpu in session.engine.gpus:
+        if gpu.index not in session.slots:
+            continue
         if gpu.uuid == wanted:
             _give_gpu(session, gpu, out)
             return
@@ -144,7 +148,7 @@ def _name(session: Session, handle: Any, out: Any, length: int) -> None:
 def _index(session: Session, handle: Any, out: Any) -> None:
     gpu, slot = session.device(handle)
     require(out)
-    out[0] = slot.index if slot is not None else gpu.index
+    out[0] = slot.index if slot is not None else session.slots.index(gpu.index)
 
 
 @EXPORTS.add("nvmlDeviceGetMinorNumber", DEVICE, UINT_OUT)

@@ -30,8 +30,6 @@ from plugin.sim.nvml_abi import (
 
 EXPORTS = Exports()
 
-#: Event bits that a driver of the recorded version supports.
-SUPPORTED_EVENTS = 0xFF9F
 _NOT_THIS_FINE = 0xFFFFFFFF
 _BUSY, _IDLE = 80.0, 0.0  # percent of time
 
@@ -50,7 +48,7 @@ _FIELDS: dict[int, Callable[[GpuState], int]] = {
 def _supported_events(session: Session, handle: Any, out: Any) -> None:
     session.gpu(handle, Aspect.EVENTS)
     require(out)
-    out[0] = SUPPORTED_EVENTS
+    out[0] = session.engine.supported_events
 
 
 @EXPORTS.add("nvmlEventSetCreate", ctypes.POINTER(EVENT_SET))
@@ -69,7 +67,7 @@ def _queue(session: Session, handle: Any) -> EventQueue:
 @EXPORTS.add("nvmlDeviceRegisterEvents", DEVICE, ctypes.c_ulonglong, EVENT_SET)
 def _register(session: Session, handle: Any, mask: int, event_set: Any) -> None:
     gpu = session.gpu(handle, Aspect.EVENTS)
-    if mask & ~SUPPORTED_EVENTS:
+    if mask & ~session.engine.supported_events:
         raise NodeError(Code.NOT_SUPPORTED, f"registering for events {mask:#x}")
     _queue(session, event_set).register(gpu.uuid, mask)
 
@@ -84,7 +82,9 @@ def _wait(session: Session, event_set: Any, out: Any, timeout_ms: int) -> None:
 
 
 def _write_event(session: Session, event: DriverEvent, data: Any) -> None:
-    index = next(gpu.index for gpu in session.engine.gpus if gpu.uuid == event.gpu_uuid)
+    index = next((gpu.index for gpu in session.engine.gpus if gpu.uuid == event.gpu_uuid), None)
+    if index is None:
+        raise NodeError(Code.GPU_IS_LOST, "telling of an event of a GPU that was removed")
     data.device = session.handle(GpuRef(index), DEVICE)
     data.eventType = event.kind.value
     data.eventData = event.data
@@ -121,8 +121,11 @@ def _field_values(session: Session, handle: Any, count: int, values: int | None)
 
 @EXPORTS.add("nvmlDeviceGetRemappedRows", DEVICE, UINT_OUT, UINT_OUT, UINT_OUT, UINT_OUT)
 def _remapped_rows(session: Session, handle: Any, *out: Any) -> None:
-    wear = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED).wear
+    gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
+    if not gpu.card.remaps_rows:
+        raise NodeError(Code.NOT_SUPPORTED, "asking for remapped rows on a card that retires pages")
     require(*out)
+    wear = gpu.wear
     found = (wear.remapped_correctable, wear.remapped_uncorrectable, wear.remap_pending, wear.remap_failure)
     for pointer, value in zip(out, found, strict=True):
         pointer[0] = int(value)
@@ -131,7 +134,7 @@ def _remapped_rows(session: Session, handle: Any, *out: Any) -> None:
 @EXPORTS.add("nvmlDeviceGetRetiredPagesPendingStatus", DEVICE, UINT_OUT)
 def _retirement(session: Session, handle: Any, out: Any) -> None:
     gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
-    if gpu.card.mig_capable:
+    if gpu.card.remaps_rows:
         raise NodeError(Code.NOT_SUPPORTED, "asking for page retirement on a card that remaps rows")
     require(out)
     out[0] = int(gpu.wear.retirement_pending)

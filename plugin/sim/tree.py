@@ -57,6 +57,8 @@ def _files(engine: SimNode) -> Iterator[tuple[str, str]]:
         yield f"/dev/nvidia{gpu.minor}", ""
         numa = -1 if gpu.numa is None else gpu.numa
         yield f"/sys/bus/pci/devices/{gpu.pci_bus_id}/numa_node", f"{numa}\n"
+        about = f"Model: {gpu.card.product}\nGPU UUID: {gpu.uuid}\nDevice Minor: {gpu.minor}\n"
+        yield f"/proc/driver/nvidia/gpus/{gpu.pci_bus_id}/information", about
         mig = f"{_CAPABILITIES}/gpu{gpu.minor}/mig"
         for instance in gpu.instances:
             place = f"{mig}/gi{instance.id}"

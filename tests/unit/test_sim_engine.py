@@ -366,3 +366,40 @@ def test_many_threads_leave_the_node_consistent() -> None:
         thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
     assert node.gpu(0).instances == ()
+
+
+def test_a_gpu_that_was_removed_keeps_its_slot_and_loses_what_was_on_it(ampere: SimNode) -> None:
+    removed, device = ampere.gpu(0), devices(ampere)[0]
+    ampere.use(device.uuid, pid=1)
+    ampere.faults.fail(removed.uuid, Aspect.MEMORY)
+    ampere.remove_gpu(0)
+    assert [gpu.index for gpu in ampere.gpus] == [1]
+    assert not ampere.processes(device.uuid)
+    for attempt in (lambda: ampere.gpu(0), lambda: ampere.reset(0), lambda: ampere.remove_gpu(0)):
+        with refused(Code.GPU_IS_LOST):
+            attempt()
+    ampere.configure("0=7g.40gb")  # the first that is there
+    assert [device.profile for device in devices(ampere)] == ["7g.40gb"]
+    ampere.return_gpu(0)
+    assert [gpu.uuid for gpu in ampere.gpus] == [removed.uuid, ampere.gpu(1).uuid]
+    assert (ampere.gpu(0).mig, ampere.gpu(0).instances) == (False, ())
+    assert SimDriver(ampere).scan().gpus[0].error is None
+
+
+def test_only_a_gpu_that_was_removed_can_be_returned(ampere: SimNode) -> None:
+    for index in (0, 2, -1):
+        with refused(Code.INVALID_ARGUMENT):
+            ampere.return_gpu(index)
+
+
+def test_a_new_gpu_comes_behind_all_others(ampere: SimNode) -> None:
+    before, generation = ampere.gpus, ampere.generation
+    made = ampere.add_gpu(before[0].card)
+    assert ampere.gpus == (*before, made)
+    assert ampere.generation > generation
+    assert made.numa == 1
+    assert made.pci_bus_id not in {gpu.pci_bus_id for gpu in before}
+    ampere.set_mig_mode(2, on=True)
+    ampere.reset(2)
+    ampere.set_geometry(2, ["3g.20gb"])
+    assert [device.gpu_index for device in devices(ampere, 2)] == [2]

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pynvml
 
+from plugin.core.events import Probe
 from plugin.core.model import Inventory
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import library as nvml
+from plugin.driver.nvml import probes
+from plugin.driver.nvml.events import NvmlEventSource
 from plugin.driver.nvml.scan import GpuReader
-from plugin.errors import DriverCallFailed, DriverUnavailable
+from plugin.errors import DriverCallFailed, DriverStale, DriverUnavailable
 
 
 class NvmlDriver:
@@ -26,6 +29,8 @@ class NvmlDriver:
         self._roots = roots
         self._initialised = False
         self._readers: dict[int, GpuReader] = {}
+        self._sources: list[NvmlEventSource] = []
+        self._listed: frozenset[str] | None = None
 
     def open(self) -> None:
         if self._library is None:
@@ -33,10 +38,15 @@ class NvmlDriver:
         # NVML counts its users: a session that has lost the driver stays dead until the last of them has shut down.
         if self._initialised:
             self.close()
+        self._listed = self._files.pci_addresses()  # before NVML looks, so that none comes unseen in between
         nvml.initialise(self._library)
         self._initialised = True
 
     def close(self) -> None:
+        """Shut NVML down, after closing the event sources, which takes until nobody waits for their events."""
+        sources, self._sources = self._sources, []
+        for source in sources:
+            source.close()
         if self._initialised:
             nvml.shut_down()
             self._initialised = False
@@ -47,9 +57,11 @@ class NvmlDriver:
             count = nvml.call("counting the GPUs", pynvml.nvmlDeviceGetCount)
         except DriverCallFailed as error:
             raise DriverUnavailable(f"{error}; the NVIDIA driver does not answer") from error
+        self._require_same_gpus()
         control_nodes = self._files.control_nodes()
         gpus = []
         warnings = []
+        unreadable = []
         for index in range(count):
             reader = self._readers.setdefault(index, GpuReader(index, self._files))
             try:
@@ -57,6 +69,7 @@ class NvmlDriver:
             except DriverCallFailed as error:
                 self._readers.pop(index)
                 warnings.append(f"GPU {index} cannot be read: {error}")
+                unreadable.append(index)
         cuda = _version(pynvml.nvmlSystemGetCudaDriverVersion_v2)
         return Inventory(
             gpus=tuple(gpus),
@@ -65,7 +78,27 @@ class NvmlDriver:
             cuda_version=(cuda // 1000, cuda % 1000 // 10) if cuda is not None else None,
             control_nodes=control_nodes,
             warnings=tuple(warnings),
+            unreadable=tuple(unreadable),
         )
+
+    def watch(self, gpu_uuids: Sequence[str]) -> NvmlEventSource:
+        source = NvmlEventSource(gpu_uuids)
+        self._sources = [*(other for other in self._sources if not other.closed), source]
+        return source
+
+    def probe(self, gpu_uuid: str, *, thorough: bool) -> Probe:
+        return probes.probe(gpu_uuid, thorough=thorough)
+
+    def _require_same_gpus(self) -> None:
+        """Raise :class:`DriverStale` when the kernel module has other GPUs than when NVML was initialised."""
+        before, now = self._listed, self._files.pci_addresses()
+        if before is None:
+            self._listed = now
+        if before is None or now is None or now == before:
+            return
+        changes = [f"{bus} came" for bus in sorted(now - before)]
+        changes += [f"{bus} went" for bus in sorted(before - now)]
+        raise DriverStale(f"GPUs came or went ({', '.join(changes)}); NVML must be initialised again")
 
 
 def _text(function: Callable[[], str]) -> str:

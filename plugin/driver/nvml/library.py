@@ -90,9 +90,11 @@ def _resolve(root: Path, path: str) -> Path:
 def load(path: Path | None) -> object:
     """Load the library at `path`, or the one the loader finds. Raises :class:`DriverUnavailable`."""
     try:
-        return ctypes.CDLL(str(path if path is not None else _on_the_loaders_path() or LIBRARY))
+        return ctypes.CDLL(str(path) if path is not None else LIBRARY)
     except OSError as error:
-        where = f"below {path}" if path is not None else "on the loader's path"
+        if path is None and (late := _on_the_loaders_path()) is not None:
+            return load(late)
+        where = f"from {path}" if path is not None else "on the loader's path"
         raise DriverUnavailable(
             f"cannot load {LIBRARY} {where}: {error}; install the NVIDIA driver, run under NVIDIA's runtime class, "
             "or mount the driver root and name it with --driver-root / --driver-root-ctr-path "
@@ -101,9 +103,9 @@ def load(path: Path | None) -> object:
 
 
 def _on_the_loaders_path() -> Path | None:
-    """Look through ``LD_LIBRARY_PATH`` as the loader would, except that it never looks again into missing folders.
+    """Look through ``LD_LIBRARY_PATH`` ourselves: the loader never looks again into a folder that it once missed.
 
-    Such a folder appears when the driver is installed while we are waiting for it.
+    Such a folder appears when the driver is installed while we wait for it.
     """
     folders = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
     return next((path for folder in folders if (path := Path(folder, LIBRARY)).is_file()), None)

@@ -79,11 +79,13 @@ class GpuReader:
             self._profiles = _read_profiles(handle)
         devices = []
         warnings: list[str] = []
+        unreadable = []
         for index in range(ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
             try:
                 device = self._read_device(handle, gpu, index, self._profiles, warnings)
             except DriverCallFailed as error:
                 warnings.append(f"MIG device {gpu.index}:{index} cannot be read: {error}")
+                unreadable.append(index)
                 continue
             if device is not None:
                 devices.append(device)
@@ -95,6 +97,7 @@ class GpuReader:
             mig_devices=tuple(sorted(devices, key=lambda device: (device.gi, device.ci))),
             memory_slices=self._profiles.memory_slices,
             warnings=tuple(warnings),
+            unreadable=tuple(unreadable),
         )
 
     def _read_device(

@@ -1,0 +1,70 @@
+"""Waiting for events in a thread of its own, and handing them to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from plugin.driver.base import DriverEvent, EventSource
+from plugin.errors import DriverError
+
+#: One wait of the thread: how long it may take to notice that it is no longer wanted.
+WAIT_SECONDS = 1.0
+#: The first wait is short: it proves that waiting works at all.
+FIRST_WAIT_SECONDS = 0.05
+
+
+class EventThread:
+    """Waits on `source` until stopped or until waiting fails; calls back on the event loop."""
+
+    def __init__(
+        self, source: EventSource, on_event: Callable[[DriverEvent], None], on_turn: Callable[[], None]
+    ) -> None:
+        """`on_turn` is called after each wait: the driver has answered."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._source = source
+        self._on_event = on_event
+        self._on_turn = on_turn
+        self._stop = threading.Event()
+        #: Done once the first wait has succeeded.
+        self.alive: asyncio.Future[None] = loop.create_future()
+        #: Done when the thread has ended: ``None`` when it was stopped, else what waiting failed with.
+        self.ended: asyncio.Future[DriverError | None] = loop.create_future()
+        threading.Thread(target=self._run, name="driver events", daemon=True).start()
+
+    def abandon(self) -> None:
+        """Have the thread end without waiting for it."""
+        self._stop.set()
+
+    async def stop(self) -> bool:
+        """Have the thread end; tells whether it did. One that hangs in the driver is left behind."""
+        self.abandon()
+        done, _ = await asyncio.wait({self.ended}, timeout=2 * WAIT_SECONDS)
+        return bool(done)
+
+    def _run(self) -> None:
+        seconds = FIRST_WAIT_SECONDS
+        try:
+            while not self._stop.is_set():
+                event = self._source.wait(seconds)
+                self._call(self._on_turn)
+                if seconds != WAIT_SECONDS:
+                    seconds = WAIT_SECONDS
+                    self._call(self._settle, self.alive, None)
+                if event is not None:
+                    self._call(self._on_event, event)
+        except DriverError as error:
+            self._call(self._settle, self.ended, error)
+        else:
+            self._call(self._settle, self.ended, None)
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
+
+    @staticmethod
+    def _settle(future: asyncio.Future[DriverError | None], result: DriverError | None) -> None:
+        if not future.done():
+            future.set_result(result)
