@@ -1,127 +1,377 @@
-"""The one writer of the node's state: scans the driver, decides what to advertise and publishes it."""
+"""The one writer of the node's state: scans, events, probes and commands come in, snapshots go out."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
-from plugin.core.model import Inventory
-from plugin.core.resources import Advertisement, Listed, advertise
+from plugin import reports
+from plugin.core import ledger as ledgers
+from plugin.core.events import DriverEvent, EventKind, Probe
+from plugin.core.health import Fault, Severity, judge, recovery_fault, watching
+from plugin.core.ledger import Condition, Escalation, Ledger
+from plugin.core.merge import carry_over
+from plugin.core.model import Gpu, Inventory, MigDevice
+from plugin.core.resources import Advertisement, advertise
 from plugin.core.settings import Settings
 from plugin.core.snapshot import Snapshot
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
-from plugin.errors import DriverUnavailable
+from plugin.errors import DriverStale, DriverUnavailable, TargetError
+from plugin.heartbeat import Heartbeats
+from plugin.ledger_file import LedgerFile
 from plugin.store import Store
 
 log = logging.getLogger(__name__)
 
 #: Between two attempts to open a driver that is not there yet.
 REOPEN_SECONDS = 5.0
+#: A re-partition makes an event per instance; they become one look.
+COALESCE_SECONDS = 0.02
+#: How long the thread that waits for events may take to end before the driver is opened again.
+CLOSE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watchable:
+    """GPUs whose events are to be watched. ``epoch`` counts how often the driver was opened."""
+
+    epoch: int
+    gpus: tuple[str, ...]
 
 
 class Node:
-    """Owns the driver's worker and the store. Used from the event loop only."""
+    """Owns the driver's worker, the ledger and the store. Used from the event loop only; nothing here blocks."""
 
-    def __init__(self, driver: Driver, worker: DriverWorker, settings: Settings) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        worker: DriverWorker,
+        settings: Settings,
+        ledger_file: LedgerFile,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._driver = driver
         self._worker = worker
-        self._opened = False
+        self._ledger_file = ledger_file
+        self._clock = clock
+        self._epoch = 0
         self._wake = asyncio.Event()
+        self._probe_wanted = asyncio.Event()
+        self._probed = asyncio.Event()
+        self._interest = asyncio.Event()
+        self._saved_before_boot = False
+        self._watched: Watchable | None = None
+        #: How often the set of devices has changed, and when it last did.
+        self.geometry, self.geometry_changed = 0, clock()
+        # GPUs whose geometry changed since the last scan began, and before the one that is under way; and the events
+        # of their instances, which can be told apart only after it.
+        self._changed_gpus: set[str] = set()
+        self._scanned_gpus: set[str] = set()
+        self._deferred: list[DriverEvent] = []
+        self.is_open = False
+        #: Set while nobody waits for the driver's events, so that it can be closed.
+        self.unused = asyncio.Event()
+        self.unused.set()
         self.store = Store(Snapshot(0, settings, Inventory(), Advertisement()))
 
+    # ---------------------------------------------------------------------------------------- scanning
+
     async def start(self) -> None:
-        """Open the driver and publish the first scan.
+        """Load the ledger, open the driver and publish the first scan.
 
         Raises :class:`DriverUnavailable` when that fails and the settings want it to be fatal.
         """
+        saved = self._ledger_file.load()
+        self._saved_before_boot = saved.rebooted
         try:
-            await self._scan()
+            await self._scan(ledger=saved.ledger)
         except DriverUnavailable as error:
             if self.store.snapshot.settings.fail_on_init_error:
                 raise
-            self._publish(self.store.snapshot.inventory, str(error))
+            self._publish(driver_error=str(error), ledger=saved.ledger)
 
-    async def run(self) -> None:
+    async def run(self, heartbeats: Heartbeats) -> None:
         """Look at the node again on schedule, or when asked to, until cancelled."""
         while True:
-            seconds = self.store.snapshot.settings.rescan_seconds if self._opened else REOPEN_SECONDS
+            seconds = self.store.snapshot.settings.rescan_seconds if self.is_open else REOPEN_SECONDS
+            heartbeats.beat("node", seconds)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._wake.wait()
+                    await asyncio.sleep(COALESCE_SECONDS)
             self._wake.clear()
-            await self._rescan()
+            try:
+                await self._scan()
+            except DriverUnavailable as error:
+                self.is_open = False
+                self._publish(driver_error=str(error))
+
+    def now(self) -> float:
+        """The clock by which verdicts are timed, in seconds."""
+        return self._clock()
 
     def rescan(self) -> None:
         """Have :meth:`run` look at the node now."""
         self._wake.set()
 
+    async def _scan(self, ledger: Ledger | None = None) -> None:
+        if not self.is_open:
+            await self._open()
+        self._scanned_gpus, self._changed_gpus = self._changed_gpus, set()
+        try:
+            try:
+                inventory = await self._worker.call(self._driver.scan)
+            except DriverStale as error:
+                log.info("opening the driver again", extra={"reason": str(error)})
+                await self._open()
+                inventory = await self._worker.call(self._driver.scan)
+            self._take(inventory, ledger if ledger is not None else self.store.snapshot.ledger)
+        finally:
+            self._scanned_gpus = set()
+            deferred, self._deferred = self._deferred, []
+            for event in deferred:
+                self.on_event(event)
+
+    async def _open(self) -> None:
+        """(Re)open the driver, once nobody waits for events of the one before; a waiter that hangs is left behind."""
+        self.is_open = False
+        self._tell_watchers()
+        await asyncio.wait({asyncio.ensure_future(self.unused.wait())}, timeout=CLOSE_SECONDS)
+        await self._worker.call(self._driver.open)
+        self.is_open = True
+        self._epoch += 1
+        self._tell_watchers()
+
+    def _take(self, scanned: Inventory, ledger: Ledger) -> None:
+        """A finished scan becomes the state."""
+        old = self.store.snapshot
+        now = self._clock()
+        inventory = carry_over(old.inventory, scanned)
+        conditions = {}
+        for gpu in inventory.gpus:
+            how = old.conditions.get(gpu.uuid) or Condition(reset_seen=now if self._saved_before_boot else None)
+            before = next((g for g in old.inventory.gpus if g.uuid == gpu.uuid), None)
+            if before is not None and before.mig_devices and not gpu.mig_devices and not gpu.error:
+                how = replace(how, reset_seen=now)  # a reset leaves no instance behind
+            conditions[gpu.uuid] = how
+        if not self.geometry or _geometry(inventory) != _geometry(old.inventory):
+            self.geometry, self.geometry_changed = self.geometry + 1, now
+        recovered = ledgers.recover(ledger, inventory, conditions, now, old.settings.quiet_seconds)
+        reports.cleared(recovered.cleared)
+        self._publish(
+            inventory=inventory,
+            driver_error=None,
+            ledger=recovered.ledger,
+            conditions=MappingProxyType(conditions),
+        )
+        if any(gpu.uuid not in old.conditions for gpu in inventory.gpus):
+            self._probe_wanted.set()
+
+    # ---------------------------------------------------------------------------------- events and probes
+
+    def on_event(self, event: DriverEvent) -> None:
+        """An event of the driver: judged, written down and published at once."""
+        snapshot = self.store.snapshot
+        log.debug("event", extra={"kind": event.kind.name, "gpu": event.gpu_uuid, "data": event.data})
+        if event.kind is EventKind.MIG_CONFIG:
+            self._changed_gpus.add(event.gpu_uuid)
+            self.rescan()
+            return
+        if event.gi is not None and event.gpu_uuid in self._changed_gpus | self._scanned_gpus:
+            # Instance ids are used again at once: what we know may be the device that was there before.
+            self._deferred.append(event)
+            return
+        fault = judge(event, snapshot.inventory, snapshot.settings)
+        if fault is not None and not fault.targets:
+            # It names an instance that we do not know: it counts for the GPU, and we look what is there.
+            log.warning("a fault of an unknown instance", extra={"gpu": event.gpu_uuid, "gi": event.gi, "ci": event.ci})
+            fault = replace(fault, targets=(fault.gpu_uuid,), severity=Severity.COUNTED)
+            self.rescan()
+        if fault is not None:
+            self._record(fault)
+        # Any fault may change what the driver recommends; only asking tells.
+        self._probe_wanted.set()
+
+    def on_probes(self, probes: Iterable[Probe]) -> None:
+        """Fresh answers of GPUs."""
+        snapshot = self.store.snapshot
+        now = self._clock()
+        conditions = dict(snapshot.conditions)
+        faults: list[Fault] = []
+        for probe in probes:
+            before = conditions.get(probe.gpu_uuid, Condition())
+            how = conditions[probe.gpu_uuid] = ledgers.condition(before, probe, now)
+            faults += _probe_faults(how.probe or probe)
+            if (before.probe is not None and before.probe.lost) != probe.lost:
+                self.rescan()  # what was on it is gone, or there again
+        self._publish(conditions=MappingProxyType(conditions))
+        for fault in faults:
+            entry = self.store.snapshot.ledger.get(fault.gpu_uuid)
+            if entry is None or entry.reason(fault.code) is None:
+                self._record(fault)
+        self._probed.set()
+        self._probed = asyncio.Event()
+
+    def evaluate(self) -> float | None:
+        """Clear what may be cleared by now; returns when to look again."""
+        snapshot = self.store.snapshot
+        recovered = ledgers.recover(
+            snapshot.ledger, snapshot.inventory, snapshot.conditions, self._clock(), snapshot.settings.quiet_seconds
+        )
+        reports.cleared(recovered.cleared)
+        self._publish(ledger=recovered.ledger)
+        return recovered.look_again
+
+    def probe_targets(self) -> tuple[str, ...]:
+        return tuple(gpu.uuid for gpu in self.store.snapshot.inventory.gpus)
+
+    async def wait_for_probe_request(self, seconds: float) -> None:
+        """Until somebody wants a probe now, or for `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._probe_wanted.wait()
+        self._probe_wanted.clear()
+
+    async def probe_now(self) -> None:
+        """Have every GPU probed and wait a little for the answers."""
+        probed = self._probed
+        self._probe_wanted.set()
+        await asyncio.wait({asyncio.ensure_future(probed.wait())}, timeout=1.0)
+
+    def _record(self, fault: Fault) -> None:
+        snapshot = self.store.snapshot
+        settings = snapshot.settings
+        escalation = Escalation(settings.escalate_count, settings.escalate_seconds)
+        self._publish(ledger=ledgers.record(snapshot.ledger, fault, snapshot.inventory, self._clock(), escalation))
+        reports.fault(fault, self.store.snapshot.generation)
+
+    # --------------------------------------------------------------------------------------- for watching
+
+    async def watchable(self) -> Watchable:
+        """GPUs whose events should be watched now; waits until the driver is open."""
+        while not self.is_open:
+            await self._interest.wait()
+        return self._watchable()
+
+    async def other_than(self, watched: Watchable) -> None:
+        """Wait until something else should be watched."""
+        while self.is_open and self._watchable() == watched:
+            await self._interest.wait()
+
+    async def watched(self) -> None:
+        """Wait until events of everything watchable are watched."""
+        while not self.is_open or self._watched != self._watchable():
+            await self._interest.wait()
+
+    def _tell_watchers(self) -> None:
+        self._interest.set()
+        self._interest = asyncio.Event()
+
+    def watches(self, watched: Watchable, failures: Mapping[str, str]) -> None:
+        """Events of `watched` are watched now, but for `failures`."""
+        self._watched = watched
+        self.unwatched(failures)
+        self._tell_watchers()
+
+    def unwatched(self, failures: Mapping[str, str]) -> None:
+        """GPUs whose events cannot be watched, and why: they are held down until they can be."""
+        self._publish(unwatched=MappingProxyType(dict(failures)))
+
+    def _watchable(self) -> Watchable:
+        snapshot = self.store.snapshot
+        if not watching(snapshot.settings):
+            return Watchable(self._epoch, ())
+        lost = {uuid for uuid, how in snapshot.conditions.items() if how.probe is not None and how.probe.lost}
+        gpus = tuple(gpu.uuid for gpu in snapshot.inventory.gpus if gpu.uuid not in lost)
+        return Watchable(self._epoch, gpus)
+
+    # -------------------------------------------------------------------------------------------- commands
+
+    def resolve(self, target: str) -> str:
+        """The UUID that an operator means by a UUID, ``INDEX`` or ``INDEX:MIG``. Raises :class:`TargetError`."""
+        devices = self.store.snapshot.inventory.devices()
+        for device in devices:
+            if target in {device.uuid, device.path}:
+                return device.uuid
+        if target in self.store.snapshot.ledger:
+            return target  # not there now, but what holds it down can be taken back
+        known = ", ".join(device.path for device in devices) or "none"
+        raise TargetError(f"no device {target!r} on this node; choose a UUID or one of {known}")
+
+    def cordon(self, uuid: str) -> None:
+        snapshot = self.store.snapshot
+        log.info("cordoned", extra={"device": uuid})
+        self._publish(ledger=ledgers.cordon(snapshot.ledger, uuid, snapshot.inventory, self._clock()))
+
+    def uncordon(self, uuid: str) -> None:
+        log.info("uncordoned", extra={"device": uuid})
+        self._publish(ledger=ledgers.uncordon(self.store.snapshot.ledger, uuid))
+
+    def clear(self, uuid: str) -> None:
+        log.info("cleared by an operator", extra={"device": uuid})
+        snapshot = self.store.snapshot
+        self._publish(ledger=ledgers.clear(snapshot.ledger, uuid, snapshot.inventory))
+        self._probe_wanted.set()  # what is still wrong shall not stay hidden until the next schedule
+
+    async def saved(self) -> str | None:
+        """Wait until the ledger is on disk; returns why it is not."""
+        return await self._ledger_file.saved()
+
     def reconfigure(self, settings: Settings) -> None:
         """Decide anew, with other settings, about what was last seen."""
-        snapshot = self.store.snapshot
-        self._publish(snapshot.inventory, snapshot.driver_error, settings)
+        self._publish(settings=settings)
+        self._probe_wanted.set()
 
-    async def close(self) -> None:
-        await self._worker.call(self._driver.close)
+    # ------------------------------------------------------------------------------------------ publishing
 
-    async def _rescan(self) -> None:
-        try:
-            await self._scan()
-        except DriverUnavailable as error:
-            self._opened = False
-            self._publish(self.store.snapshot.inventory, str(error))
-
-    async def _scan(self) -> None:
-        if not self._opened:
-            await self._worker.call(self._driver.open)
-            self._opened = True
-        self._publish(await self._worker.call(self._driver.scan), None)
-
-    def _publish(self, inventory: Inventory, error: str | None, settings: Settings | None = None) -> None:
+    def _publish(self, **changes: Any) -> None:
+        """Replace fields of the snapshot, decide what to advertise, and publish when anything is different."""
         old = self.store.snapshot
-        settings = settings or old.settings
-        # A driver that is gone takes its devices out of service, not out of the list: pods may hold them.
-        verdicts = {device.uuid: (error,) for device in inventory.devices()} if error else {}
-        advertisement = advertise(inventory, settings, MappingProxyType(verdicts))
-        new = replace(old, settings=settings, inventory=inventory, advertisement=advertisement, driver_error=error)
+        new = replace(old, **changes)
+        new = replace(new, advertisement=advertise(new.inventory, new.settings, _verdicts(new)))
         if new == old and old.generation:
             return
         new = replace(new, generation=old.generation + 1)
-        _report(old, new)
         self.store.publish(new)
+        self._tell_watchers()
+        reports.snapshot(old, new)
+        if new.ledger is not old.ledger:
+            self._ledger_file.save(new.ledger)
 
 
-def _report(old: Snapshot, new: Snapshot) -> None:
-    """One log line for each thing that is new."""
-    if new.driver_error and new.driver_error != old.driver_error:
-        log.error("driver unavailable", extra={"generation": new.generation, "reason": new.driver_error})
-    elif old.driver_error and not new.driver_error:
-        log.info("driver available", extra={"generation": new.generation})
-    for warning in dict.fromkeys(_warnings(new.inventory)) if new.inventory != old.inventory else ():
-        if warning not in _warnings(old.inventory):
-            log.warning("unreadable hardware", extra={"generation": new.generation, "reason": warning})
-    for problem in new.advertisement.problems:
-        if problem not in old.advertisement.problems:
-            log.warning("not as it should be", extra={"generation": new.generation, "reason": problem})
-    for resource, listed in new.advertisement.resources.items():
-        _report_resource(new.generation, resource, old.advertisement.resources.get(resource, ()), listed)
+def _geometry(inventory: Inventory) -> list[tuple[str, bool | None]]:
+    return [
+        (device.uuid, device.mig.current if isinstance(device, Gpu) and device.mig else None)
+        for device in inventory.devices()
+    ]
 
 
-def _report_resource(generation: int, resource: str, before: tuple[Listed, ...], now: tuple[Listed, ...]) -> None:
-    common = {"generation": generation, "resource": resource}
-    healthy = sum(item.healthy for item in now)
-    if len(now) != len(before) or healthy != sum(item.healthy for item in before):
-        log.info("advertising", extra={**common, "devices": len(now), "healthy": healthy})
-    known = {item.id: item.reasons for item in before}
-    for item in now:
-        if item.reasons and item.reasons != known.get(item.id, ()):
-            log.warning("device unhealthy", extra={**common, "device": item.id, "reason": "; ".join(item.reasons)})
-        elif not item.reasons and known.get(item.id):
-            log.info("device healthy again", extra={**common, "device": item.id})
+def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[str, ...]]:
+    """Why each device is down: what the ledger holds, and what is wrong just now."""
+    found = ledgers.verdicts(snapshot.ledger, snapshot.inventory)
+    for device in snapshot.inventory.devices():
+        gpu_uuid = device.gpu_uuid if isinstance(device, MigDevice) else device.uuid
+        now = [text for text in (snapshot.driver_error, snapshot.unwatched.get(gpu_uuid)) if text]
+        if now:
+            found[device.uuid] = (*found.get(device.uuid, ()), *now)
+    return found
 
 
-def _warnings(inventory: Inventory) -> list[str]:
-    return [*inventory.warnings, *(warning for gpu in inventory.gpus for warning in gpu.warnings)]
+def _probe_faults(probe: Probe) -> list[Fault]:
+    """What a probe says is wrong; being unable to ask is not among it."""
+    uuid = probe.gpu_uuid
+    faults = []
+    if probe.lost:
+        faults.append(Fault("gpu-lost", f"the GPU does not answer: {probe.error}", Severity.FATAL, uuid, (uuid,)))
+    if probe.recovery_action is not None and (fault := recovery_fault(uuid, probe.recovery_action)):
+        faults.append(fault)
+    if probe.remap_failure:
+        faults.append(Fault("remap-failure", "remapping a memory row failed", Severity.FATAL, uuid, (uuid,)))
+    return faults

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from plugin.core.ledger import EMPTY, Condition, Ledger
 from plugin.core.model import Inventory
 from plugin.core.resources import Advertisement
 from plugin.core.settings import Settings
@@ -11,10 +14,16 @@ from plugin.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """State of the node at one generation (a number that only grows)."""
+    """State of the node at one generation (a number that only grows).
+
+    ``conditions`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be watched.
+    """
 
     generation: int
     settings: Settings
     inventory: Inventory
     advertisement: Advertisement
     driver_error: str | None = None
+    ledger: Ledger = field(default_factory=lambda: EMPTY)
+    conditions: Mapping[str, Condition] = field(default_factory=lambda: MappingProxyType({}))
+    unwatched: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

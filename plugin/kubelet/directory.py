@@ -7,13 +7,15 @@ import contextlib
 import logging
 from pathlib import Path
 
-from asyncinotify import Inotify, Mask
-
 log = logging.getLogger(__name__)
 
 #: Looking without being told: how often while inotify works (it can lose events), and when there is none.
 SAFETY_POLL_SECONDS = 10.0
 FALLBACK_POLL_SECONDS = 0.5
+
+#: How long the watch waits at the start: importing asyncinotify takes 15 ms (it runs ldconfig to find the C library),
+#: which would delay the first registration. What happens meanwhile is looked at as soon as the watch stands.
+FIRST_WATCH_SECONDS = 0.1
 
 #: What a socket file is, across deletion and creation: inode numbers alone are used again at once.
 Identity = tuple[int, int, int]
@@ -47,6 +49,7 @@ class SocketDirectory:
 
     async def watch(self) -> None:
         """Watch until cancelled. Never fails: without inotify, or without the directory, it polls."""
+        await asyncio.sleep(FIRST_WATCH_SECONDS)
         while True:
             if self._inotify:
                 try:
@@ -63,6 +66,8 @@ class SocketDirectory:
 
     async def _watch_inotify(self) -> None:
         """Returns when the directory itself went away; raises OSError when there are no watches left."""
+        from asyncinotify import Inotify, Mask  # noqa: PLC0415 — see FIRST_WATCH_SECONDS
+
         mask = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.ONLYDIR
         with Inotify() as inotify:
             inotify.add_watch(self.path, mask)

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import random
-import secrets
-from collections.abc import Awaitable
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable
 
 import grpc
 
 from plugin.api.deviceplugin_v1beta1_pb2_grpc import add_DevicePluginServicer_to_server
 from plugin.core.backoff import delays
+from plugin.core.view import ResourceStatus
 from plugin.errors import KubeletError
 from plugin.kubelet.directory import Identity, SocketDirectory
+from plugin.kubelet.journal import Journal
 from plugin.kubelet.registration import register
 from plugin.kubelet.servicer import ResourceServicer, Stream
 from plugin.store import Store
@@ -31,19 +33,8 @@ STREAM_SECONDS = 5.0
 FAREWELL_SECONDS = 0.25
 
 # Process ids repeat between containers, so a process is told apart by a random word.
-_PROCESS = secrets.token_hex(4)
+_PROCESS = os.urandom(4).hex()
 _NUMBERS = itertools.count(1)
-
-
-@dataclass(slots=True)
-class EndpointStatus:
-    """What there is to know about a resource's registration."""
-
-    resource: str
-    socket: str = ""
-    registrations: int = 0
-    registered: bool = False
-    last_error: str = ""
 
 
 class Endpoint:
@@ -54,15 +45,36 @@ class Endpoint:
     again, because kubelet drops the newer registration when an older stream ends after it.
     """
 
-    def __init__(self, resource: str, store: Store, directory: SocketDirectory, kubelet_socket: str) -> None:
+    def __init__(
+        self,
+        resource: str,
+        store: Store,
+        directory: SocketDirectory,
+        kubelet_socket: str,
+        journal: Journal,
+        on_allocated: Callable[[], None],
+    ) -> None:
         """`kubelet_socket` is a file name in `directory`; empty means to serve without registering."""
-        self.status = EndpointStatus(resource)
+        self._socket = ""
+        self._registrations = 0
+        self._stream_since: float | None = None
+        self._last_error = ""
         self._resource = resource
         self._store = store
         self._directory = directory
         self._kubelet = kubelet_socket
-        self._servicer = ResourceServicer(resource, store)
+        self._servicer = ResourceServicer(resource, store, journal, on_allocated)
         self._server: grpc.aio.Server | None = None
+
+    def status(self) -> ResourceStatus:
+        return ResourceStatus(
+            self._resource,
+            registered=self._stream_since is not None,
+            registrations=self._registrations,
+            stream_since=self._stream_since,
+            lists_sent=self._servicer.lists_sent,
+            last_error=self._last_error,
+        )
 
     async def run(self) -> None:
         """Run until the resource is no longer advertised; cancel to shut down."""
@@ -90,42 +102,45 @@ class Endpoint:
 
     async def _keep_registered(self) -> None:
         retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
+        before: Identity | None = None
         while True:
+            last, before = before, self._directory.identity(self._kubelet)
+            if before != last:
+                # A new kubelet may not listen yet, but soon will: the failures of the old one say nothing about it.
+                retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
             try:
-                kubelet = await self._serve()
-                stream = await self._register(kubelet)
+                await self._serve()
+                kubelet, stream = await self._register()
             except (KubeletError, OSError) as error:
-                self.status.registered = False
-                self.status.last_error = str(error)
+                self._stream_since = None
+                self._last_error = str(error)
                 delay = next(retry)
                 log.warning(
                     "not registered, trying again",
                     extra={"resource": self._resource, "reason": str(error), "seconds": round(delay, 2)},
                 )
-                # A change in the directory is a better sign than any delay, but must not make us spin.
+                # A new kubelet is a better sign than any delay, also one that came while we tried or pause here; but it
+                # must not make us spin.
                 await asyncio.sleep(FIRST_DELAY_SECONDS / 2)
-                await self._either(asyncio.sleep(delay), self._directory.changed())
+                await self._either(asyncio.sleep(delay), self._replaced(before))
+                await self._servicer.end_streams()  # one that came too late to count
                 continue
             retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
             await self._until_lost(kubelet, stream)
-            self.status.registered = False
+            self._stream_since = None
             await self._servicer.end_streams()
 
-    async def _serve(self) -> Identity | None:
-        """Have a server whose socket exists, and kubelet's socket beside it; returns the latter's identity."""
-        while True:
-            kubelet = self._directory.identity(self._kubelet) if self._kubelet else None
-            if self._kubelet and kubelet is None:
-                # Kubelet deletes every socket when it starts and makes its own last: ours would not survive that.
-                self.status.last_error = f"{self._directory.path / self._kubelet} does not exist; is kubelet running?"
-                log.warning("waiting for kubelet", extra={"resource": self._resource, "reason": self.status.last_error})
-                while not self._directory.exists(self._kubelet):
-                    await self._directory.changed()
-                continue
-            if not (self._server is not None and self._directory.exists(self.status.socket)):
-                await self._stop()
-                await self._start()
-            return kubelet
+    async def _serve(self) -> None:
+        """Have a server whose socket exists, once there is a socket of kubelet's."""
+        if self._kubelet and not self._directory.exists(self._kubelet):
+            # Kubelet deletes every socket when it starts and makes its own last: ours would not survive that.
+            self._last_error = f"{self._directory.path / self._kubelet} does not exist; is kubelet running?"
+            log.warning("waiting for kubelet", extra={"resource": self._resource, "reason": self._last_error})
+            while not self._directory.exists(self._kubelet):
+                await self._directory.changed()
+        if not (self._server is not None and self._directory.exists(self._socket)):
+            await self._stop()
+            await self._start()
 
     async def _start(self) -> None:
         """A new server on a new path: a stopping server may delete the socket of the next one at the same path."""
@@ -138,20 +153,28 @@ class Endpoint:
         except RuntimeError as error:
             raise OSError(f"cannot serve on {path}: {error}; is the directory there and writable?") from error
         await server.start()
-        self._server, self.status.socket = server, name
+        self._server, self._socket = server, name
         log.info("serving", extra={"resource": self._resource, "socket": str(path)})
 
-    async def _register(self, kubelet: Identity | None) -> Stream | None:
-        if kubelet is None:
-            return None
+    async def _register(self) -> tuple[Identity | None, Stream | None]:
+        """Register and see ListAndWatch opened; returns which kubelet that was, and its stream."""
+        if not self._kubelet:
+            return None, None
         opened = self._servicer.next_stream()
-        await register(self._directory.path / self._kubelet, self._resource, self.status.socket)
-        self.status.registrations += 1
-        lost = self._lost(kubelet)
-        await self._either(opened, asyncio.sleep(STREAM_SECONDS), lost)
+        kubelet: Identity | None = None
+
+        def is_served() -> bool:
+            nonlocal kubelet
+            # Only now: the socket's file can be an older kubelet's until the connection stands.
+            kubelet = self._directory.identity(self._kubelet)
+            return self._directory.exists(self._socket)
+
+        await register(self._directory.path / self._kubelet, self._resource, self._socket, is_served)
+        self._registrations += 1
+        await self._either(opened, asyncio.sleep(STREAM_SECONDS), self._lost(kubelet))
         if opened.cancelled():
             raise KubeletError("kubelet accepted the registration but did not open ListAndWatch")
-        self.status.registered, self.status.last_error = True, ""
+        self._stream_since, self._last_error = time.time(), ""
         snapshot = self._store.snapshot
         log.info(
             "registered",
@@ -161,7 +184,7 @@ class Endpoint:
                 "devices": len(snapshot.advertisement.resources.get(self._resource, ())),
             },
         )
-        return opened.result()
+        return kubelet, opened.result()
 
     async def _until_lost(self, kubelet: Identity | None, stream: Stream | None) -> None:
         if stream is None:
@@ -170,7 +193,7 @@ class Endpoint:
         await self._either(stream.ended.wait(), self._lost(kubelet))
         reason = (
             "our socket was deleted"
-            if not self._directory.exists(self.status.socket)
+            if not self._directory.exists(self._socket)
             else "kubelet ended ListAndWatch"
             if stream.ended.is_set()
             else "kubelet made a new socket"
@@ -178,9 +201,13 @@ class Endpoint:
         log.warning("registration lost", extra={"resource": self._resource, "reason": reason})
 
     async def _lost(self, kubelet: Identity | None) -> None:
-        while self._directory.exists(self.status.socket) and (
+        while self._directory.exists(self._socket) and (
             not self._kubelet or self._directory.identity(self._kubelet) == kubelet
         ):
+            await self._directory.changed()
+
+    async def _replaced(self, kubelet: Identity | None) -> None:
+        while self._directory.identity(self._kubelet) == kubelet:
             await self._directory.changed()
 
     @staticmethod
@@ -204,4 +231,4 @@ class Endpoint:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._servicer.end_streams()
         await server.stop(None)
-        self._directory.remove(self.status.socket)
+        self._directory.remove(self._socket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -18,10 +19,12 @@ REGISTER_SECONDS = 12.0
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
-async def register(kubelet_socket: Path, resource: str, endpoint: str) -> None:
+async def register(kubelet_socket: Path, resource: str, endpoint: str, is_served: Callable[[], bool]) -> None:
     """Register `resource`, served on the socket called `endpoint` beside kubelet's.
 
-    Raises :class:`KubeletError` with kubelet's words.
+    `is_served` is asked once the connection stands: a kubelet deletes every socket before it listens, so one that is
+    there then will stay, while an endpoint that is gone would make kubelet dial it for 10 s. Raises
+    :class:`KubeletError` with kubelet's words.
     """
     request = pb.RegisterRequest(
         version=VERSION,
@@ -31,9 +34,22 @@ async def register(kubelet_socket: Path, resource: str, endpoint: str) -> None:
     )
     try:
         async with grpc.aio.insecure_channel(f"unix:{kubelet_socket}", options=_OPTIONS) as channel:
+            await _connected(channel, kubelet_socket)
+            if not is_served():
+                raise KubeletError(f"kubelet has deleted the socket of {resource} in its start")
             await pb_grpc.RegistrationStub(channel).Register(request, timeout=REGISTER_SECONDS)
     except grpc.aio.AioRpcError as error:
         raise KubeletError(
             f"kubelet did not accept the registration of {resource} at {kubelet_socket}: "
             f"{error.code().name}: {error.details()}"
         ) from error
+
+
+async def _connected(channel: grpc.aio.Channel, socket: Path) -> None:
+    """Wait for the connection, or for the first failure to make one."""
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.READY:
+        if state in {grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN}:
+            raise KubeletError(f"nothing listens at {socket}")
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ import grpc
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
-from plugin.core.allocation import allocate
+from plugin.core.allocation import ContainerAllocation, allocate
 from plugin.core.preference import prefer
 from plugin.errors import DeviceUnavailable, InvalidRequest, RequestError, UnknownDevice
 from plugin.kubelet import wire
+from plugin.kubelet.journal import Journal
 from plugin.store import Store
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,13 @@ class Stream:
 class ResourceServicer(pb_grpc.DevicePluginServicer):
     """Serves one resource; any number of clients may have a stream open, each is told everything."""
 
-    def __init__(self, resource: str, store: Store) -> None:
+    def __init__(self, resource: str, store: Store, journal: Journal, on_allocated: Callable[[], None]) -> None:
+        """`on_allocated` is called after each successful Allocate: pods hold other devices soon."""
         self._resource = resource
         self._store = store
+        self._journal = journal
+        self._on_allocated = on_allocated
+        self.lists_sent = 0
         self._streams: set[Stream] = set()
         self._closing = asyncio.Event()
         self._progress = asyncio.Event()
@@ -89,6 +94,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
                 if devices != sent:
                     yield wire.list_response(devices)
                     sent = devices
+                    self.lists_sent += 1
                     log.debug(
                         "devices listed",
                         extra={"resource": self._resource, "generation": snapshot.generation, "devices": len(devices)},
@@ -109,18 +115,13 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         snapshot = self._store.snapshot
         try:
-            allocations = allocate(self._resource, (r.devices_ids for r in request.container_requests), snapshot)
+            with self._journal.call(self._resource, "Allocate"):
+                allocations = allocate(self._resource, (r.devices_ids for r in request.container_requests), snapshot)
         except RequestError as error:
             log.warning("allocation refused", extra={"resource": self._resource, "reason": str(error)})
             await context.abort(_STATUS[type(error)], str(error))
-        log.info(
-            "allocated",
-            extra={
-                "resource": self._resource,
-                "generation": snapshot.generation,
-                "devices": [device.uuid for allocation in allocations for device in allocation.devices],
-            },
-        )
+        # Kubelet waits for the answer and nobody for the log line: that is written once the answer is on its way.
+        asyncio.get_running_loop().call_soon(self._report, snapshot.generation, allocations)
         return wire.allocate_response(allocations)
 
     async def PreStartContainer(  # noqa: N802
@@ -137,18 +138,30 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
         listed = snapshot.advertisement.resources.get(self._resource, ())
         responses = []
         for item in request.container_requests:
-            preference = prefer(
-                listed,
-                item.available_deviceIDs,
-                item.must_include_deviceIDs,
-                item.allocation_size,
-                policy=snapshot.settings.allocation_policy,
-                shared_policy=snapshot.settings.shared_devices_allocation_policy,
-            )
+            with self._journal.call(self._resource, "GetPreferredAllocation"):
+                preference = prefer(
+                    listed,
+                    item.available_deviceIDs,
+                    item.must_include_deviceIDs,
+                    item.allocation_size,
+                    policy=snapshot.settings.allocation_policy,
+                    shared_policy=snapshot.settings.shared_devices_allocation_policy,
+                )
             for warning in preference.warnings:
                 log.warning("odd preferred allocation request", extra={"resource": self._resource, "reason": warning})
             responses.append(pb.ContainerPreferredAllocationResponse(deviceIDs=preference.ids))
         return pb.PreferredAllocationResponse(container_responses=responses)
+
+    def _report(self, generation: int, allocations: tuple[ContainerAllocation, ...]) -> None:
+        self._on_allocated()
+        log.info(
+            "allocated",
+            extra={
+                "resource": self._resource,
+                "generation": generation,
+                "devices": [device.uuid for allocation in allocations for device in allocation.devices],
+            },
+        )
 
     def _tell(self) -> None:
         self._progress.set()

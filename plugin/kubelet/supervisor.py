@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+from plugin.core.view import ResourceStatus
 from plugin.kubelet.directory import SocketDirectory
-from plugin.kubelet.endpoint import Endpoint, EndpointStatus
+from plugin.kubelet.endpoint import Endpoint
+from plugin.kubelet.journal import Journal
 from plugin.store import Store
 
 log = logging.getLogger(__name__)
@@ -19,16 +22,26 @@ DEFAULT_DIRECTORY = Path("/var/lib/kubelet/device-plugins")
 class Supervisor:
     """Starts an endpoint when a resource appears; endpoints end themselves when theirs vanishes."""
 
-    def __init__(self, store: Store, kubelet_socket: str, *, inotify: bool = True) -> None:
+    def __init__(
+        self,
+        store: Store,
+        kubelet_socket: str,
+        *,
+        journal: Journal | None = None,
+        on_allocated: Callable[[], None] = lambda: None,
+        inotify: bool = True,
+    ) -> None:
         """`kubelet_socket` is the path of ``kubelet.sock``; empty means to serve without registering."""
+        self._journal = journal or Journal()
+        self._on_allocated = on_allocated
         socket = Path(kubelet_socket) if kubelet_socket else DEFAULT_DIRECTORY / ""
         self._directory = SocketDirectory(socket.parent if kubelet_socket else DEFAULT_DIRECTORY, inotify=inotify)
         self._kubelet = socket.name if kubelet_socket else ""
         self._store = store
         self._endpoints: dict[str, tuple[Endpoint, asyncio.Task[None]]] = {}
 
-    def status(self) -> tuple[EndpointStatus, ...]:
-        return tuple(endpoint.status for endpoint, _ in self._endpoints.values())
+    def status(self) -> tuple[ResourceStatus, ...]:
+        return tuple(endpoint.status() for endpoint, _ in self._endpoints.values())
 
     async def run(self) -> None:
         """Run until cancelled; then every endpoint is stopped and no socket is left. An endpoint's error ends all."""
@@ -47,7 +60,7 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, resource: str) -> None:
-        endpoint = Endpoint(resource, self._store, self._directory, self._kubelet)
+        endpoint = Endpoint(resource, self._store, self._directory, self._kubelet, self._journal, self._on_allocated)
         task = asyncio.create_task(endpoint.run(), name=f"endpoint {resource}")
         self._endpoints[resource] = endpoint, task
 

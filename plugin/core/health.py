@@ -1,0 +1,137 @@
+"""Judging events: which devices a fault concerns and whether it takes them out of service."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from plugin.core.events import DriverEvent, EventKind
+from plugin.core.model import Gpu, Inventory
+from plugin.core.settings import Settings
+from plugin.core.xids import CATALOGUE, Action
+
+#: Names of NVML's recovery actions (``nvmlDeviceGpuRecoveryAction_t``).
+RECOVERY_ACTIONS = {
+    0: "none",
+    1: "reset the GPU",
+    2: "reboot the node",
+    3: "drain peer-to-peer traffic",
+    4: "drain and reset the GPU",
+    5: "recover the IMEX domain",
+    6: "reset the bus",
+    7: "reboot the system",
+}
+
+
+class Severity(enum.Enum):
+    """What a fault does to the devices it concerns."""
+
+    COUNTED = "counted"
+    APPLICATION = "restart the application"  # counted; many of them in a short time can become fatal
+    FATAL = "out of service"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One event, judged. ``targets`` are UUIDs of MIG devices, or the GPU's own for all that is on it."""
+
+    code: str
+    text: str
+    severity: Severity
+    gpu_uuid: str
+    targets: tuple[str, ...]
+    xid: int | None = None
+
+
+#: Events that are no XID are judged as the XID that says the same.
+_AS_XID = {
+    EventKind.DOUBLE_BIT_ECC: (48, "double-bit ECC error"),
+    EventKind.DRAM_RETIREMENT: (63, "memory retired"),
+    EventKind.DRAM_RETIREMENT_FAILURE: (64, "retiring memory failed"),
+    EventKind.NON_FATAL_POISON: (94, "contained memory error"),
+    EventKind.FATAL_POISON: (95, "uncontained memory error"),
+}
+
+#: Every other action takes a device out.
+_SEVERITIES = {
+    Action.IGNORE: Severity.COUNTED,
+    Action.RECOVERY_ACTION_CHANGED: Severity.COUNTED,
+    Action.RESTART_APP: Severity.APPLICATION,
+}
+
+#: XIDs whose action is a workflow that ends, when they come alone, with the application.
+_HARMLESS_WORKFLOWS = frozenset({45})
+
+
+def judge(event: DriverEvent, inventory: Inventory, settings: Settings) -> Fault | None:
+    """The fault that `event` tells of; ``None`` where it is no fault, or where checks are switched off.
+
+    A MIG configuration or recovery action event is no fault by itself: it is a reason to look.
+    """
+    gpu = next((gpu for gpu in inventory.gpus if gpu.uuid == event.gpu_uuid), None)
+    if gpu is None or not watching(settings):
+        return None
+    targets = attribute(event, gpu)
+    match event.kind:
+        case EventKind.XID:
+            return _xid_fault(event.data, gpu, targets, settings)
+        case EventKind.SINGLE_BIT_ECC:
+            return Fault("single-bit-ecc", "single-bit ECC error", Severity.COUNTED, gpu.uuid, targets)
+        case EventKind.GPU_UNAVAILABLE:
+            return Fault(
+                "gpu-unavailable", "the driver says the GPU is unavailable", Severity.FATAL, gpu.uuid, (gpu.uuid,)
+            )
+        case EventKind.MIG_CONFIG | EventKind.RECOVERY_ACTION:
+            return None
+        case kind:
+            xid, words = _AS_XID[kind]
+            return Fault(kind.name.lower().replace("_", "-"), words, severity(xid, settings), gpu.uuid, targets)
+
+
+def watching(settings: Settings) -> bool:
+    """Whether anything is to be watched at all."""
+    return bool(settings.enable_healthchecks) or not settings.disable_healthchecks.all
+
+
+def attribute(event: DriverEvent, gpu: Gpu) -> tuple[str, ...]:
+    """UUIDs that an event concerns: one MIG device, those of a GPU instance, or the whole GPU.
+
+    Empty when it names an instance that does not exist.
+    """
+    if event.gi is None:
+        return (gpu.uuid,)
+    return tuple(d.uuid for d in gpu.mig_devices if d.gi == event.gi and event.ci in {None, d.ci})
+
+
+def severity(xid: int, settings: Settings) -> Severity:
+    """The operator's word first, then the catalogue's; XIDs that it does not know take devices out."""
+    if settings.enable_healthchecks.covers(xid):
+        return Severity.FATAL
+    if settings.disable_healthchecks.covers(xid):
+        return Severity.COUNTED
+    entry = CATALOGUE.get(xid)
+    if entry is None:
+        return Severity.FATAL
+    if xid in _HARMLESS_WORKFLOWS:
+        return Severity.APPLICATION
+    return _SEVERITIES.get(entry.action, Severity.FATAL)
+
+
+def recovery_fault(gpu_uuid: str, action: int) -> Fault | None:
+    """The fault in a recovery action: each but ``none`` concerns the whole GPU, unknown ones as well."""
+    if action == 0:
+        return None
+    words = RECOVERY_ACTIONS.get(action, f"unknown ({action})")
+    return Fault(
+        "recovery-action",
+        f"the driver asks to {words}" if action in RECOVERY_ACTIONS else f"the driver's recovery action is {words}",
+        Severity.FATAL,
+        gpu_uuid,
+        (gpu_uuid,),
+    )
+
+
+def _xid_fault(xid: int, gpu: Gpu, targets: tuple[str, ...], settings: Settings) -> Fault:
+    entry = CATALOGUE.get(xid)
+    meaning = f"{entry.meaning}; {entry.action}" if entry else "not in NVIDIA's catalogue"
+    return Fault(f"xid-{xid}", f"XID {xid}: {meaning}", severity(xid, settings), gpu.uuid, targets, xid)

@@ -1,0 +1,49 @@
+"""Which container holds which device, as kubelet's pod resources API tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import grpc
+
+from plugin.api import podresources_v1_pb2 as pb
+from plugin.api import podresources_v1_pb2_grpc as pb_grpc
+from plugin.core.view import Holder
+from plugin.errors import KubeletError
+
+#: One answer usually takes milliseconds; kubelet may be starting.
+LIST_SECONDS = 5.0
+
+#: Kubelet's own clients allow answers of this size; gRPC's default of 4 MiB is too small for a full node.
+_OPTIONS = (("grpc.max_receive_message_length", 16 << 20), ("grpc.use_local_subchannel_pool", 1))
+
+
+Holders = Mapping[str, tuple[Holder, ...]]
+
+
+def holders(pods: Iterable[pb.PodResources]) -> Holders:
+    """Device id → who holds it. Ids of shared devices are those of their replicas (``uuid::n``)."""
+    found: dict[str, list[Holder]] = {}
+    for pod in pods:
+        for container in pod.containers:
+            holder = Holder(pod.namespace, pod.name, container.name)
+            for device in (device for entry in container.devices for device in entry.device_ids):
+                if holder not in (known := found.setdefault(device, [])):
+                    known.append(holder)
+    return {device: tuple(sorted(known)) for device, known in found.items()}
+
+
+async def list_holders(socket: Path, seconds: float = LIST_SECONDS) -> Holders:
+    """Ask kubelet once. Raises :class:`KubeletError`."""
+    asking = f"asking kubelet at {socket} which pods hold devices"
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS) as channel:
+            answer = await pb_grpc.PodResourcesListerStub(channel).List(pb.ListPodResourcesRequest(), timeout=seconds)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise KubeletError(f"{asking}: it does not know the API's version v1; Kubernetes 1.20 is needed") from error
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            raise KubeletError(f"{asking}: no answer; is kubelet running, and is its folder mounted here?") from error
+        raise KubeletError(f"{asking}: {error.code().name}: {error.details()}") from error
+    return holders(answer.pod_resources)

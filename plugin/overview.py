@@ -1,0 +1,70 @@
+"""Puts together what there is to see, from those who know it; asks nobody, so that looking costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from plugin.core.samples import Samples
+from plugin.core.view import View
+from plugin.driver.base import Driver
+from plugin.driver.worker import DriverWorker
+from plugin.heartbeat import Heartbeats
+from plugin.kubelet.journal import Journal
+from plugin.kubelet.pods import PodFollower
+from plugin.kubelet.supervisor import Supervisor
+from plugin.node import Node
+
+log = logging.getLogger(__name__)
+
+
+class Sampler:
+    """Measures in the background and keeps the newest result."""
+
+    def __init__(self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats) -> None:
+        self._node = node
+        self._driver = driver
+        self._worker = worker
+        self._heartbeats = heartbeats
+        self.samples: Samples | None = None
+
+    async def run(self) -> None:
+        while True:
+            seconds = self._node.store.snapshot.settings.sample_seconds
+            self._heartbeats.beat("samples", seconds)
+            # What was measured on a driver that is gone says nothing about now.
+            self.samples = await self._worker.call(self._driver.sample) if self._node.is_open else None
+            await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Called, it gives the view of this moment."""
+
+    node: Node
+    supervisor: Supervisor
+    journal: Journal
+    sampler: Sampler
+    worker: DriverWorker
+    heartbeats: Heartbeats
+    pods: PodFollower | None = None
+    clock: Callable[[], float] = time.time
+    started: float = field(default_factory=time.time)
+
+    def __call__(self) -> View:
+        return View(
+            now=self.clock(),
+            started=self.started,
+            snapshot=self.node.store.snapshot,
+            changed=self.node.geometry_changed,
+            geometry=self.node.geometry,
+            resources=self.supervisor.status(),
+            calls=self.journal.calls(),
+            holders=self.pods.holders if self.pods is not None else None,
+            samples=self.sampler.samples,
+            driver_busy=self.worker.busy_seconds,
+            stuck=self.heartbeats.stuck(),
+        )

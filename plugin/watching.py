@@ -1,0 +1,156 @@
+"""Watching the GPUs: events as they come, probes on a schedule; whatever ends either is told, never passed over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plugin.core.backoff import delays
+from plugin.core.health import watching
+from plugin.driver.base import Driver, DriverEvent, EventSource, Probe
+from plugin.driver.event_thread import WAIT_SECONDS, EventThread
+from plugin.driver.worker import DriverWorker
+from plugin.errors import DriverError, DriverUnavailable
+from plugin.heartbeat import Heartbeats
+from plugin.node import Node, Watchable
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_SECONDS = 0.1
+LONGEST_DELAY_SECONDS = 30.0
+#: So many failures in a row are no hiccup any more: the devices are held down until watching works.
+FAILURES_TO_TELL = 3
+#: Every how many probes one is thorough.
+THOROUGH_EVERY = 15
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """An open event source and the thread that waits on it."""
+
+    wanted: Watchable
+    source: EventSource
+    thread: EventThread
+
+
+class Watcher:
+    """Keeps an event source open over all GPUs that answer, and makes a new one when the set of them changes.
+
+    The new one stands before the old one ends: an event in between is counted twice rather than never.
+    """
+
+    def __init__(self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats) -> None:
+        self._heartbeats = heartbeats
+        self._node = node
+        self._driver = driver
+        self._worker = worker
+        self._current: _Watch | None = None
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
+        try:
+            while True:
+                if not self._node.is_open:
+                    await self._end()  # the driver is to be opened again, and waits for that
+                error = await self._watch(await self._node.watchable())
+                if error is None:
+                    retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
+                    continue
+                self._failures += 1
+                if self._failures == 1:
+                    log.warning("watching events failed, starting anew", extra={"reason": str(error)})
+                if self._failures == FAILURES_TO_TELL:
+                    log.error("events cannot be watched", extra={"reason": str(error)})
+                    words = f"events cannot be watched: {error}"
+                    self._node.unwatched(dict.fromkeys(self._node.probe_targets(), words))
+                await self._node.probe_now()  # finds the GPU that is lost, if that is what it was
+                if self._failures > 1:
+                    await asyncio.sleep(next(retry))
+        finally:
+            if self._current is not None:
+                self._current.thread.abandon()  # the process ends: nothing is worth waiting for
+
+    async def _watch(self, wanted: Watchable) -> DriverError | None:
+        """Watch until something else is wanted (``None``) or watching fails."""
+        if not wanted.gpus:
+            await self._end()
+            self._node.watches(wanted, {})
+            await self._node.other_than(wanted)
+            return None
+        self._node.unused.clear()
+        try:
+            source = await self._worker.call(self._driver.watch, wanted.gpus)
+        except DriverUnavailable as error:
+            await self._end()
+            return error
+        thread = EventThread(source, self._node.on_event, self._turned)
+        await self._end()
+        self._node.unused.clear()
+        self._current = _Watch(wanted, source, thread)
+        changed = asyncio.ensure_future(self._node.other_than(wanted))
+        try:
+            await asyncio.wait((thread.alive, thread.ended, changed), return_when=asyncio.FIRST_COMPLETED)
+            if thread.alive.done():
+                self._failures = 0
+                self._node.watches(wanted, source.failures)
+                log.info("watching events", extra={"gpus": len(wanted.gpus) - len(source.failures)})
+            await asyncio.wait((thread.ended, changed), return_when=asyncio.FIRST_COMPLETED)
+            return thread.ended.result() if thread.ended.done() else None
+        finally:
+            changed.cancel()
+
+    def _turned(self) -> None:
+        self._heartbeats.beat("events", WAIT_SECONDS)
+
+    async def _end(self) -> None:
+        """Free the source that is open, if there is one; what it still holds is not lost."""
+        watch, self._current = self._current, None
+        if watch is not None:
+            failed = watch.thread.ended.done()
+            if await watch.thread.stop():
+                self._heartbeats.done("events")
+                # Not without bound: a worker that hangs must not hold up the rest.
+                ending = asyncio.ensure_future(self._worker.call(_free, watch.source, failed))
+                await asyncio.wait({ending}, timeout=1.0)
+                for event in ending.result() if ending.done() else ():
+                    self._node.on_event(event)
+        self._node.unused.set()
+
+
+def _free(source: EventSource, drain: bool) -> list[DriverEvent]:  # noqa: FBT001 — passed on by position
+    """Close a source; with `drain`, return the events behind the error that ended the waiting."""
+    events = []
+    if drain:
+        with contextlib.suppress(DriverError):
+            while (event := source.wait(0)) is not None:
+                events.append(event)
+    source.close()
+    return events
+
+
+async def probe_regularly(node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats) -> None:
+    """Probe every GPU on schedule, or when the node asks, until cancelled; what is found goes to the node."""
+    count = 0
+    while True:
+        settings = node.store.snapshot.settings
+        heartbeats.beat("probes", settings.probe_seconds)
+        if watching(settings) and node.is_open:
+            thorough = count % THOROUGH_EVERY == 0
+            count += 1
+            node.on_probes(await worker.call(_probe_all, driver, node.probe_targets(), thorough))
+        seconds = settings.probe_seconds
+        look_again = node.evaluate()
+        if look_again is not None:
+            seconds = min(seconds, max(look_again - time.time(), 0.01))
+        await node.wait_for_probe_request(seconds)
+
+
+def _probe_all(driver: Driver, gpus: Sequence[str], thorough: bool) -> list[Probe]:  # noqa: FBT001 — passed on
+    return [driver.probe(gpu, thorough=thorough) for gpu in gpus]

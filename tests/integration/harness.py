@@ -1,0 +1,93 @@
+"""The daemon's own parts over a simulated node and a stand-in kubelet, in one process, so that a test can reach the
+hardware between two lines. Sockets and gRPC are real; only the process boundary is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from plugin.core.settings import MigStrategy, Settings
+from plugin.driver.worker import DriverWorker
+from plugin.heartbeat import Heartbeats
+from plugin.kubelet.supervisor import Supervisor
+from plugin.ledger_file import LedgerFile
+from plugin.node import Node
+from plugin.sim.driver import SimDriver
+from plugin.sim.engine import SimNode, parse_node
+from plugin.sim.kubelet import SimKubelet
+from plugin.watching import Watcher, probe_regularly
+
+from .conftest import SECONDS
+
+#: Longer than any test: what has been taken out stays out.
+NEVER = 80_000.0
+ONE_SLICE = "nvidia.com/mig-1g.5gb"
+
+
+@dataclass
+class Live:
+    """A running plugin: ``hardware`` is what it watches, ``kubelet`` what it talks to."""
+
+    hardware: SimNode
+    node: Node
+    kubelet: SimKubelet
+
+    def healthy(self) -> set[str]:
+        """Ids that kubelet may hand out, over all resources."""
+        return {name for name, device in self._listed().items() if device}
+
+    def unhealthy(self) -> set[str]:
+        return {name for name, device in self._listed().items() if not device}
+
+    def _listed(self) -> dict[str, bool]:
+        return {
+            name: device.healthy
+            for resource in self.kubelet.node_status()
+            for name, device in self.kubelet.devices(resource).items()
+        }
+
+    async def becomes(self, condition: Callable[[], bool]) -> None:
+        await self.kubelet.wait_for(condition, SECONDS)
+
+    async def settled(self) -> None:
+        """Wait until everything sent so far has been judged and every probe it caused has been answered."""
+        await self.node.probe_now()
+        await self.node.probe_now()
+
+
+@contextlib.asynccontextmanager
+async def live(folder: Path, simulate: str, settings: Settings | None = None) -> AsyncIterator[Live]:
+    """Run the plugin on `simulate` until the block ends; ready when kubelet has every list and events are watched."""
+    settings = settings or Settings(mig_strategy=MigStrategy.MIXED, quiet_seconds=NEVER)
+    hardware = parse_node(simulate)
+    driver, worker = SimDriver(hardware), DriverWorker()
+    ledger_file = LedgerFile(folder / "ledger.json", boot_id="boot")
+    node, heartbeats = Node(driver, worker, settings, ledger_file), Heartbeats()
+    async with SimKubelet(folder / "plugins", readmission_s=None, seed=1) as kubelet:
+        await node.start()
+        tasks = [
+            asyncio.create_task(part)
+            for part in (
+                Supervisor(node.store, str(kubelet.directory / "kubelet.sock")).run(),
+                node.run(heartbeats),
+                Watcher(node, driver, worker, heartbeats).run(),
+                probe_regularly(node, driver, worker, heartbeats),
+                ledger_file.run(),
+            )
+        ]
+        running = Live(hardware, node, kubelet)
+        try:
+            wanted = {name: len(ids) for name, ids in node.store.snapshot.advertisement.resources.items()}
+            await running.becomes(lambda: {r: n for r, (n, _) in kubelet.node_status().items()} == wanted)
+            async with asyncio.timeout(SECONDS):
+                await node.watched()
+            yield running
+            assert [task.exception() for task in tasks if task.done()] == []
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,238 @@
+"""The ledger: what holds a device down, what clears it, and what survives a restart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import MappingProxyType
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugin.core.events import Probe
+from plugin.core.health import Fault, Severity
+from plugin.core.ledger import (
+    EMPTY,
+    LONGEST_QUIET_SECONDS,
+    Condition,
+    Escalation,
+    Ledger,
+    clear,
+    condition,
+    cordon,
+    from_document,
+    record,
+    recover,
+    to_document,
+    uncordon,
+    verdicts,
+)
+from plugin.core.model import Inventory
+
+from .builders import mig_gpu, node
+
+GPU = mig_gpu(0, *["1g.5gb"] * 7)
+NODE = node(GPU, mig_gpu(1, *["1g.5gb"] * 7))
+DEVICE = GPU.mig_devices[2]
+ESCALATION = Escalation(10, 600)
+QUIET = 60.0
+FATAL = Fault("xid-95", "XID 95", Severity.FATAL, GPU.uuid, (DEVICE.uuid,), 95)
+WIDE = replace(FATAL, targets=(GPU.uuid,))
+HARMLESS = Fault("xid-31", "XID 31", Severity.APPLICATION, GPU.uuid, (DEVICE.uuid,), 31)
+WELL = Probe(GPU.uuid, recovery_action=0)
+
+
+def _down(ledger: Ledger, inventory: Inventory = NODE) -> set[str]:
+    return set(verdicts(ledger, inventory)) & {d.uuid for gpu in inventory.gpus for d in gpu.mig_devices}
+
+
+def _recover(ledger: Ledger, how: Condition, now: float, inventory: Inventory = NODE) -> Ledger:
+    return recover(ledger, inventory, {GPU.uuid: how}, now, QUIET).ledger
+
+
+def _fault(fault: Fault = FATAL, now: float = 0.0, ledger: Ledger = EMPTY) -> Ledger:
+    return record(ledger, fault, NODE, now, ESCALATION)
+
+
+def test_a_fault_takes_out_the_one_device() -> None:
+    assert _down(_fault()) == {DEVICE.uuid}
+
+
+def test_a_fault_of_the_gpu_takes_out_its_seven() -> None:
+    assert _down(_fault(WIDE)) == {device.uuid for device in GPU.mig_devices}
+
+
+def test_a_gpu_handed_out_whole_is_as_well_as_its_parts() -> None:
+    assert GPU.uuid in verdicts(_fault(), NODE)
+
+
+def test_a_harmless_fault_is_counted_only() -> None:
+    ledger = _fault(HARMLESS)
+    assert _down(ledger) == set()
+    assert ledger[DEVICE.uuid].xids == {31: 1}
+    assert ledger[DEVICE.uuid].last_fault == 0.0
+
+
+def test_recovers_after_a_quiet_period() -> None:
+    well = Condition(WELL, good_since=0.0)
+    ledger = _fault(now=10)
+    assert _down(_recover(ledger, well, 69)) == {DEVICE.uuid}
+    assert recover(ledger, NODE, {GPU.uuid: well}, 69, QUIET).look_again == 70
+    healed = _recover(ledger, well, 70)
+    assert _down(healed) == set()
+    assert healed[DEVICE.uuid].recoveries == 1
+
+
+def test_a_repeated_fault_starts_the_quiet_period_anew() -> None:
+    ledger = _fault(now=50, ledger=_fault(now=10))
+    assert len(ledger[DEVICE.uuid].reasons) == 1
+    assert ledger[DEVICE.uuid].reasons[0].since == 10
+    assert _down(_recover(ledger, Condition(WELL, good_since=0.0), 100)) == {DEVICE.uuid}
+
+
+def test_a_later_harmless_fault_clears_nothing() -> None:
+    assert _down(_fault(HARMLESS, 20, _fault(now=10))) == {DEVICE.uuid}
+
+
+def test_no_recovery_while_the_driver_asks_for_one() -> None:
+    how = condition(Condition(WELL, good_since=0.0), replace(WELL, recovery_action=1), 20)
+    assert how.good_since is None
+    assert _down(_recover(_fault(), how, 10_000)) == {DEVICE.uuid}
+
+
+def test_unknown_keeps_the_state() -> None:
+    for how in (Condition(), condition(Condition(WELL, 0.0), replace(WELL, error="no answer"), 20)):
+        assert _down(_recover(_fault(), how, 10_000)) == {DEVICE.uuid}
+
+
+def test_a_gpu_that_is_not_enumerated_keeps_its_state() -> None:
+    ledger = _recover(_fault(), Condition(WELL, 0.0), 10_000, node(NODE.gpus[1]))
+    assert _down(ledger) == {DEVICE.uuid}
+
+
+def test_an_unreadable_device_keeps_its_state() -> None:
+    broken = replace(GPU, mig_devices=tuple(replace(d, error="no") if d is DEVICE else d for d in GPU.mig_devices))
+    ledger = _recover(_fault(), Condition(WELL, 0.0), 10_000, node(broken, NODE.gpus[1]))
+    assert _down(ledger) == {DEVICE.uuid}
+
+
+def test_an_instance_made_anew_is_another_device() -> None:
+    anew = replace(DEVICE, uuid="MIG-anew")
+    gpu = replace(GPU, mig_devices=tuple(anew if d is DEVICE else d for d in GPU.mig_devices))
+    ledger = _recover(_fault(), Condition(), 1, node(gpu))
+    assert DEVICE.uuid not in ledger
+    assert _down(ledger, node(gpu)) == set()
+
+
+def test_a_fault_of_the_gpu_outlives_its_instances() -> None:
+    anew = replace(GPU, mig_devices=tuple(replace(d, uuid=f"{d.uuid}x") for d in GPU.mig_devices))
+    ledger = _recover(_fault(WIDE), Condition(replace(WELL, recovery_action=1)), 1, node(anew))
+    assert len(_down(ledger, node(anew))) == 7
+
+
+def test_a_driver_that_cannot_answer_needs_a_reset() -> None:
+    silent = Condition(replace(WELL, recovery_action=None), good_since=0.0)
+    assert _down(_recover(_fault(now=10), silent, 10_000)) == {DEVICE.uuid}
+    assert _down(_recover(_fault(now=10), replace(silent, reset_seen=5.0), 10_000)) == {DEVICE.uuid}
+    assert _down(_recover(_fault(now=10), replace(silent, reset_seen=20.0), 10_000)) == set()
+
+
+def test_a_gpu_that_was_lost_and_answers_again_was_reset() -> None:
+    lost = condition(Condition(), Probe(GPU.uuid, error="lost", lost=True), 10)
+    assert lost.good_since is None
+    back = condition(lost, WELL, 20)
+    assert (back.reset_seen, back.good_since) == (20, 20)
+
+
+def test_plain_probes_keep_what_a_thorough_one_found() -> None:
+    bad = condition(Condition(), replace(WELL, remap_failure=True), 10)
+    assert condition(bad, WELL, 20).good_since is None
+    assert condition(bad, replace(WELL, remap_failure=False), 20).good_since == 20
+
+
+def test_flapping_doubles_the_quiet_period_up_to_a_cap() -> None:
+    ledger: Ledger = EMPTY
+    now = 0.0
+    waits = []
+    for _ in range(10):
+        ledger = _fault(now=now, ledger=ledger)
+        due = recover(ledger, NODE, {GPU.uuid: Condition(WELL, 0.0)}, now, QUIET).look_again
+        assert due is not None
+        waits.append(due - now)
+        ledger = _recover(ledger, Condition(WELL, 0.0), due)
+        assert _down(ledger) == set()
+        now = due + 1
+    assert waits == [min(QUIET * 2**n, LONGEST_QUIET_SECONDS) for n in range(10)]
+    # An hour of health forgives.
+    calm = _recover(ledger, Condition(WELL, 0.0), now + 3600)
+    again = _fault(now=now + 3700, ledger=calm)
+    assert recover(again, NODE, {GPU.uuid: Condition(WELL, 0.0)}, now + 3700, QUIET).look_again == now + 3760
+
+
+def test_many_application_faults_in_the_window_take_it_out() -> None:
+    ledger: Ledger = EMPTY
+    for n in range(9):
+        ledger = _fault(HARMLESS, n * 60.0, ledger)
+    assert _down(ledger) == set()
+    assert _down(_fault(HARMLESS, 599, ledger)) == {DEVICE.uuid}
+    assert _down(_fault(HARMLESS, 600, ledger)) == set()  # the first is out of the window by then
+
+
+def test_escalation_can_be_off() -> None:
+    ledger: Ledger = EMPTY
+    for _ in range(50):
+        ledger = record(ledger, HARMLESS, NODE, 0, Escalation(0, 600))
+    assert _down(ledger) == set()
+
+
+def test_cordon_needs_an_operator() -> None:
+    ledger = cordon(_fault(), DEVICE.uuid, NODE, 1)
+    assert verdicts(ledger, NODE)[DEVICE.uuid] == ("XID 95", "cordoned")
+    healed = _recover(ledger, Condition(WELL, 0.0), 10_000)
+    assert verdicts(healed, NODE)[DEVICE.uuid] == ("cordoned",)
+    assert _down(uncordon(healed, DEVICE.uuid)) == set()
+    assert _down(uncordon(ledger, DEVICE.uuid)) == {DEVICE.uuid}
+
+
+def test_cordon_of_a_gpu_holds_for_instances_to_come() -> None:
+    ledger = cordon(EMPTY, GPU.uuid, NODE, 1)
+    anew = replace(GPU, mig_devices=tuple(replace(d, uuid=f"{d.uuid}x") for d in GPU.mig_devices))
+    assert len(_down(ledger, node(anew))) == 7
+
+
+def test_an_operator_clears_faults_and_flapping_but_no_cordon() -> None:
+    ledger = cordon(_fault(WIDE, 1, _fault()), DEVICE.uuid, NODE, 1)
+    cleared = clear(ledger, GPU.uuid, NODE)
+    assert verdicts(cleared, NODE) == {DEVICE.uuid: ("cordoned",), GPU.uuid: ("cordoned",)}
+
+
+@given(st.lists(st.tuples(st.sampled_from([FATAL, WIDE, HARMLESS]), st.floats(0, 1e6), st.booleans()), max_size=20))
+def test_documents_give_back_every_verdict(history: list[tuple[Fault, float, bool]]) -> None:
+    ledger: Ledger = EMPTY
+    for fault, now, cordoned in history:
+        ledger = _fault(fault, now, ledger)
+        if cordoned:
+            ledger = cordon(ledger, fault.targets[0], NODE, now)
+    again = from_document(json.loads(json.dumps(to_document(ledger))))
+    assert verdicts(again, NODE) == verdicts(ledger, NODE)
+    assert {uuid: entry.reasons for uuid, entry in again.items()} == {
+        uuid: entry.reasons for uuid, entry in ledger.items() if entry.reasons
+    }
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_any_other_document_is_refused_in_known_ways(document: object) -> None:
+    try:
+        from_document(document)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return
+    assert document == {} or isinstance(document, dict)
+
+
+def test_the_ledger_is_frozen() -> None:
+    assert isinstance(_fault(), MappingProxyType)
