@@ -29,8 +29,8 @@ def main() -> int:
         fresh = generate(Path(folder))
         if "--check" in sys.argv[1:]:
             committed = sorted(p.relative_to(ROOT) for p in (ROOT / "plugin/api").glob("*_pb2*.py*"))
-            stale = [p for p in committed if p not in fresh]
-            stale += [p for p in fresh if p not in committed or not filecmp.cmp(ROOT / p, Path(folder) / p, False)]
+            same = {p for p in committed if p in fresh and filecmp.cmp(ROOT / p, Path(folder) / p, shallow=False)}
+            stale = sorted({*fresh, *committed} - same)
             if stale:
                 print("not what protos/ generates:", *stale, "— run `make generate`", sep="\n  ")
                 return 1
