@@ -53,11 +53,78 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(add("run", _run, "Run the daemon: advertise, register, allocate."))
     devices = add("devices", _devices, "Show GPUs and MIG devices, what they are advertised as, and their health.")
     devices.add_argument("--output", choices=("table", "json"), default="table", help="(default: table)")
+    devices.add_argument("--scan", action="store_true", help="look at the driver, even when a daemon is running")
     add_arguments(devices)
     add_arguments(add("doctor", _doctor, "Check this node; exit status 0: all pass, 1: warnings, 2: failures."))
     add("demo", _demo, "Replay the MIG walkthrough on a simulated p4d.24xlarge, with a stand-in kubelet.")
     add("version", _version, "Print the version.")
+    for name, text in _MARKS.items():
+        _add_target(add(name, _mark, text)).set_defaults(verb=name)
+    drain = _add_target(add("drain", _drain, "Cordon a device and wait until no pod holds it; exit status 0: free."))
+    drain.add_argument("--timeout", type=_seconds, default=0.0, metavar="SECONDS", help="give up then (default: never)")
+    add_arguments(drain, ("pod_resources_socket",))
+    health = add("health", _mark, "Change what the running daemon knows of a device's health.")
+    changes = health.add_subparsers(title="changes", metavar="CHANGE", required=True)
+    text = "Take back every fault held against a device, as somebody who knows that it is well; a cordon stays."
+    clear = _add_target(changes.add_parser("clear", help=text, description=text, allow_abbrev=False))
+    clear.set_defaults(verb="clear")
+    sim = add("sim", _sim, "Have something happen on the node of a running daemon that simulates it.")
+    verbs = sim.add_subparsers(title="what happens", metavar="VERB", required=True)
+    for name, (operands, text) in _SIM_VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        verb.set_defaults(verb=name, operands=operands)
+        for operand in operands:
+            verb.add_argument(operand.strip("[]").lower(), nargs="?" if operand[0] == "[" else None, metavar=operand)
+        if name == "ecc":
+            verb.add_argument("--double-bit", action="store_true", help="one that cannot be corrected")
+        add_arguments(verb, _OF_DAEMON)
     return parser
+
+
+#: The settings that say where the running daemon listens.
+_OF_DAEMON = ("control_socket", "config_file")
+
+_MARKS = {
+    "cordon": "Take a device out of service: kubelet places no more pods on it, those there go on.",
+    "uncordon": "Put a cordoned device back into service.",
+}
+
+#: Verb → its operands (in brackets: may be left out) and what it does. ``plugin.sim.verbs`` carries them out.
+_SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
+    "xid": (("TARGET", "XID"), "An XID of a GPU, GPU:MIG, GPU/GI, GPU/GI/CI or UUID."),
+    "recovery": (("GPU", "ACTION"), "The driver recommends none, reset, reboot, drain-and-reset, …"),
+    "ecc": (("GPU",), "An ECC error."),
+    "lose": (("GPU",), "The GPU falls off the bus."),
+    "restore": (("GPU",), "A lost GPU is back."),
+    "reset": (("GPU",), "The GPU is reset; its MIG instances are gone then."),
+    "repartition": (("GEOMETRY",), "all-1g.5gb for the node, or 0=3g.20gb*2;1=off for the GPUs named."),
+    "hold": (("TARGET", "[PID]"), "A process holds a device, which blocks resets and re-partitions."),
+    "release": (("TARGET",), "Every process lets go of a device."),
+    "unplug": (("GPU",), "The GPU is pulled out of its slot."),
+    "plug": (("SLOT",), "The GPU of a slot is there again, or a new card such as a100-40gb is added."),
+    "hang": ((), "Every driver call blocks."),
+    "unhang": ((), "The driver answers again."),
+    "unload": ((), "The driver is unloaded."),
+    "load": ((), "The driver is loaded again."),
+    "remove-node": (("PATH",), "A device node or capability file is missing."),
+    "restore-node": (("PATH",), "A missing file is there again."),
+}
+
+
+def _add_target(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("target", metavar="TARGET", help="UUID of a GPU or MIG device, or INDEX[:MIG]")
+    add_arguments(parser, _OF_DAEMON)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= 1e6:  # noqa: PLR2004 — more than any drain takes; NaN is not in it either
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid; choose seconds from 0 on")
+    return seconds
 
 
 def _load(arguments: argparse.Namespace) -> Loaded:
@@ -75,7 +142,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _devices(arguments: argparse.Namespace) -> int:
     from plugin.commands import devices  # noqa: PLC0415
 
-    return devices.show(_load(arguments).settings, arguments.output)
+    return devices.show(_load(arguments).settings, arguments.output, scan=arguments.scan)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -89,6 +156,27 @@ def _demo(arguments: argparse.Namespace) -> int:
     from plugin.commands import demo  # noqa: PLC0415
 
     return demo.play()
+
+
+def _mark(arguments: argparse.Namespace) -> int:
+    from plugin.commands import control  # noqa: PLC0415
+
+    return control.mark(_load(arguments).settings.control_socket, arguments.verb, arguments.target)
+
+
+def _drain(arguments: argparse.Namespace) -> int:
+    from plugin.commands import control  # noqa: PLC0415
+
+    return control.drain(_load(arguments).settings, arguments.target, arguments.timeout)
+
+
+def _sim(arguments: argparse.Namespace) -> int:
+    from plugin.commands import control  # noqa: PLC0415
+
+    given = (getattr(arguments, operand.strip("[]").lower()) for operand in arguments.operands)
+    operands = [operand for operand in given if operand is not None]
+    flags = ["--double-bit"] if getattr(arguments, "double_bit", False) else []
+    return control.simulate(_load(arguments).settings.control_socket, arguments.verb, [*operands, *flags])
 
 
 def _version(arguments: argparse.Namespace) -> int:

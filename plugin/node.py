@@ -35,7 +35,7 @@ REOPEN_SECONDS = 5.0
 #: A re-partition makes an event per instance; they become one look.
 COALESCE_SECONDS = 0.02
 #: How long the thread that waits for events may take to end before the driver is opened again.
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,10 +334,10 @@ class Node:
     def _publish(self, **changes: Any) -> None:
         """Replace fields of the snapshot, decide what to advertise, and publish when anything is different."""
         old = self.store.snapshot
+        if old.generation and all(getattr(old, name) == value for name, value in changes.items()):
+            return
         new = replace(old, **changes)
         new = replace(new, advertisement=advertise(new.inventory, new.settings, _verdicts(new)))
-        if new == old and old.generation:
-            return
         new = replace(new, generation=old.generation + 1)
         self.store.publish(new)
         self._tell_watchers()

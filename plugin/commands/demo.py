@@ -1,6 +1,8 @@
 """``demo``: the MIG walkthrough on a simulated p4d.24xlarge, the daemon as its own process, real sockets between.
 
-Every number that a person would look for is compared with the right one; the exit status is 0 only when all agree.
+One daemon lives through all of it: geometries, faults and cordons come over its control socket, as an administrator's
+commands do. Every number that a person would look for is compared with the right one; the exit status is 0 only when
+all agree.
 """
 
 from __future__ import annotations
@@ -10,25 +12,29 @@ import contextlib
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from plugin.commands.pictures import draw
 from plugin.commands.terminal import console
-from plugin.core.model import Inventory
+from plugin.control import ask
+from plugin.core.model import Gpu, MigDevice, MigMode, Placement
 from plugin.core.profiles import GPU_RESOURCE, resource_name
 from plugin.errors import PluginError
-from plugin.sim.driver import SimDriver
-from plugin.sim.engine import parse_node
 from plugin.sim.kubelet import SimKubelet
 from plugin.sim.kubelet_pods import Pod
 
 NODE = "p4d.24xlarge"
 #: How long one step may take before the demo gives up; every one of them takes well under a second.
 STEP_SECONDS = 10.0
+#: Long enough for every fault of the second act to be seen before the first one heals, short enough to wait for.
+QUIET_SECONDS = 3
+
+_ONE, _TWO, _THREE = (resource_name(profile) for profile in ("1g.5gb", "2g.10gb", "3g.20gb"))
 
 
 def play() -> int:
@@ -42,17 +48,32 @@ def play() -> int:
 class _Daemon:
     """The plugin as a process of its own, on the simulated node, talking to the stand-in kubelet."""
 
-    def __init__(self, kubelet_socket: Path, log: Path) -> None:
+    def __init__(self, folder: Path, kubelet_socket: Path) -> None:
+        self._folder = folder
         self._kubelet_socket = kubelet_socket
-        self._log = log
+        self._log = folder / "daemon.log"
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self, geometry: str) -> None:
-        arguments = ["run", f"--simulate={NODE}:{geometry}", "--mig-strategy=mixed", "--log-format=console"]
+    async def start(self) -> None:
+        arguments = (
+            "run",
+            f"--simulate={NODE}",
+            "--mig-strategy=mixed",
+            "--log-format=console",
+            f"--quiet-period={QUIET_SECONDS}",
+            f"--control-socket={self._control_socket}",
+            f"--ledger-file={self._folder / 'ledger.json'}",
+            f"--kubelet-socket={self._kubelet_socket}",
+            "--pod-resources-socket=",
+            "--http-address=",
+        )
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "plugin", *arguments, f"--kubelet-socket={self._kubelet_socket}"), stderr=log
+                *(sys.executable, "-m", "plugin", *arguments), stderr=log
             )
+
+    async def ask(self, verb: str, *arguments: str) -> Any:
+        return await asyncio.to_thread(ask, self._control_socket, verb, *arguments)
 
     async def stop(self) -> None:
         if self._process is None:
@@ -66,6 +87,10 @@ class _Daemon:
             process.kill()
             await process.wait()
 
+    @property
+    def _control_socket(self) -> str:
+        return str(self._folder / "control.sock")
+
     def last_words(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
 
@@ -78,13 +103,16 @@ class _Demo:
     async def play(self) -> int:
         with tempfile.TemporaryDirectory(prefix="mig-demo-") as folder:
             directory = Path(folder) / "device-plugins"
-            daemon = _Daemon(directory / "kubelet.sock", Path(folder) / "daemon.log")
+            daemon = _Daemon(Path(folder), directory / "kubelet.sock")
             self._out.print(
                 f"[bold]mig-device-plugin on a simulated {NODE}[/]: 8 × A100-40GB, stand-in kubelet, real sockets"
             )
             try:
                 async with SimKubelet(directory, seed=1) as kubelet:
+                    await daemon.start()
                     await self._walkthrough(kubelet, daemon)
+                    await self._troubles(kubelet, daemon)
+                    self._expect("breaches of kubelet's protocol", len(kubelet.violations), 0)
             except TimeoutError as error:
                 raise TimeoutError(f"{error}\nthe daemon's last words:\n{daemon.last_words()}") from error
             finally:
@@ -96,42 +124,95 @@ class _Demo:
         return 0
 
     async def _walkthrough(self, kubelet: SimKubelet, daemon: _Daemon) -> None:
-        one, two, three = (resource_name(profile) for profile in ("1g.5gb", "2g.10gb", "3g.20gb"))
-
+        """Three geometries, each made under the running daemon."""
         self._title("MIG off: whole GPUs")
-        await self._geometry(kubelet, daemon, "mig-off", {GPU_RESOURCE: 8})
+        await self._allocatable(kubelet, {GPU_RESOURCE: 8})
+        await self._draw(kubelet, daemon)
 
         self._title("all-1g.5gb: seven slices on each GPU")
-        await self._geometry(kubelet, daemon, "all-1g.5gb", {GPU_RESOURCE: 0, one: 56})
-        running, pending = await kubelet.deploy("slice", one, 100)
+        await self._command(daemon, "sim", "repartition", "all-1g.5gb")
+        await self._allocatable(kubelet, {GPU_RESOURCE: 0, _ONE: 56})
+        running, pending = await kubelet.deploy("slice", _ONE, 100)
         self._out.print("  a deployment of 100 pods with one slice each")
         self._expect("pods running", running, 56)
         self._expect("pods pending", pending, 44)
-        self._draw(kubelet, "all-1g.5gb")
+        await self._draw(kubelet, daemon)
         self._show_pod(kubelet, "default/slice-0")
         await self._delete_all(kubelet)
 
         self._title("all-balanced: two 1g.5gb, one 2g.10gb and one 3g.20gb on each GPU")
-        await self._geometry(kubelet, daemon, "all-balanced", {one: 16, two: 8, three: 8})
-        for resource, wanted in ((one, 16), (two, 8), (three, 8)):
+        await self._command(daemon, "sim", "repartition", "all-balanced")
+        await self._allocatable(kubelet, {_ONE: 16, _TWO: 8, _THREE: 8})
+        for resource, wanted in ((_ONE, 16), (_TWO, 8), (_THREE, 8)):
             running, pending = await kubelet.deploy(f"wants-{resource.rpartition('mig-')[2]}", resource, 20)
             self._expect(f"of 20 pods with {resource} running", running, wanted)
             self._expect("the others pending", pending, 20 - wanted)
-        self._draw(kubelet, "all-balanced")
-        violations = kubelet.violations
-        self._expect("breaches of kubelet's protocol", len(violations), 0)
+        await self._draw(kubelet, daemon)
+        await self._delete_all(kubelet)
 
-    async def _geometry(self, kubelet: SimKubelet, daemon: _Daemon, geometry: str, wanted: Mapping[str, int]) -> None:
-        """Restart the daemon on another geometry and compare what kubelet offers then."""
-        await daemon.stop()
-        await daemon.start(geometry)
+    async def _troubles(self, kubelet: SimKubelet, daemon: _Daemon) -> None:
+        """Faults, recovery, a cordon and a re-partition, with pods on six of the eight GPUs."""
+        self._title("A fault of one slice takes out that slice, and its pod goes on")
+        await self._command(daemon, "sim", "repartition", "all-1g.5gb")
+        await self._allocatable(kubelet, {_ONE: 56, _TWO: 0, _THREE: 0})
+        await kubelet.deploy("job", _ONE, 42)
+        await self._command(daemon, "sim", "xid", "0:2", "109")
+        await self._allocatable(kubelet, {_ONE: 55})
+        self._expect_running(kubelet, 42)
+        await self._draw(kubelet, daemon, [0])
+
+        self._title("A fault of a whole GPU takes out its seven, no other")
+        await self._command(daemon, "sim", "xid", "7", "119")
+        await self._allocatable(kubelet, {_ONE: 48})
+        await self._draw(kubelet, daemon, [6, 7])
+
+        self._title("A reset ends it; the slices that are made anew come back when all has been quiet")
+        await self._command(daemon, "sim", "reset", "7")
+        await self._capacity(kubelet, _ONE, 49)
+        await self._command(daemon, "sim", "repartition", "7=1g.5gb*7")
+        await self._capacity(kubelet, _ONE, 56)
+        await self._allocatable(kubelet, {_ONE: 56})
+        self._expect_running(kubelet, 42)
+        await self._draw(kubelet, daemon, [0, 7])
+
+        self._title("A cordon keeps new pods off a slice")
+        await self._command(daemon, "cordon", "6:0")
+        await self._allocatable(kubelet, {_ONE: 55})
+        await self._draw(kubelet, daemon, [6])
+        await self._command(daemon, "uncordon", "6:0")
+        await self._allocatable(kubelet, {_ONE: 56})
+
+        self._title("A free GPU is re-partitioned while pods run on the others")
+        before = _registrations(kubelet, _ONE)
+        await self._command(daemon, "sim", "repartition", "6=3g.20gb*2")
+        await self._allocatable(kubelet, {_ONE: 49, _THREE: 2})
+        running, pending = await kubelet.deploy("large", _THREE, 3)
+        self._expect(f"of 3 pods with {_THREE} running", running, 2)
+        self._expect("the others pending", pending, 1)
+        self._expect_running(kubelet, 44)
+        self._expect(f"new registrations of {_ONE}", _registrations(kubelet, _ONE) - before, 0)
+        self._expect(f"open streams of {_ONE}", kubelet.live_streams(_ONE), 1)
+        await self._draw(kubelet, daemon)
+
+    async def _command(self, daemon: _Daemon, verb: str, *arguments: str) -> None:
+        """What an administrator would type, given to the daemon as that command gives it."""
+        self._out.print(f"  $ mig-device-plugin {' '.join((verb, *arguments))}", style="bold", markup=False)
+        self._out.print(f"    {(await daemon.ask(verb, *arguments))['text']}", markup=False)
+
+    async def _allocatable(self, kubelet: SimKubelet, wanted: Mapping[str, int]) -> None:
+        """Wait until kubelet offers this, and compare."""
         await kubelet.wait_for(
             lambda: all(kubelet.allocatable(resource) == count for resource, count in wanted.items()), STEP_SECONDS
         )
         for resource, count in wanted.items():
             self._expect(f"allocatable {resource}", kubelet.allocatable(resource), count)
-        if wanted.get(GPU_RESOURCE):
-            self._draw(kubelet, geometry)
+
+    async def _capacity(self, kubelet: SimKubelet, resource: str, wanted: int) -> None:
+        await kubelet.wait_for(lambda: kubelet.capacity(resource) == wanted, STEP_SECONDS)
+        self._expect(f"capacity {resource}", kubelet.capacity(resource), wanted)
+
+    def _expect_running(self, kubelet: SimKubelet, wanted: int) -> None:
+        self._expect("pods running", sum(pod.phase == "Running" for pod in kubelet.pods.values()), wanted)
 
     async def _delete_all(self, kubelet: SimKubelet) -> None:
         for name in list(kubelet.pods):
@@ -151,13 +232,13 @@ class _Demo:
         capabilities = [d for d in container.devices if d.container_path.startswith("/dev/nvidia-caps/")]
         self._expect("its capability nodes (GPU instance, compute instance)", len(capabilities), 2)
 
-    def _draw(self, kubelet: SimKubelet, geometry: str) -> None:
-        inventory = _inventory(geometry)
+    async def _draw(self, kubelet: SimKubelet, daemon: _Daemon, only: Collection[int] = range(8)) -> None:
         holders: dict[str, str] = {}
         for resource in kubelet.node_status():
             holders |= kubelet.holders(resource)
-        for gpu in inventory.gpus:
-            self._out.print(draw(gpu, holders), no_wrap=True, overflow="crop")
+        for told in (await daemon.ask("status"))["gpus"]:
+            if told["index"] in only:
+                self._out.print(draw(_gpu(told), holders, _unhealthy(told)), no_wrap=True, overflow="crop")
 
     def _title(self, text: str) -> None:
         self._out.print(f"\n[bold cyan]{text}[/]")
@@ -171,6 +252,40 @@ class _Demo:
         self._wrong += not right
 
 
-def _inventory(geometry: str) -> Inventory:
-    """What the daemon sees: a simulated node is the same for everyone who names it alike."""
-    return SimDriver(parse_node(f"{NODE}:{geometry}")).scan()
+def _registrations(kubelet: SimKubelet, resource: str) -> int:
+    return sum(entry.resource == resource for entry in kubelet.registrations)
+
+
+def _unhealthy(told: Mapping[str, Any]) -> dict[str, str]:
+    """UUID → why, for what is unhealthy on a GPU of the daemon's document."""
+    devices: Sequence[Mapping[str, Any]] = (told, *told["migDevices"])
+    return {
+        device["uuid"]: "; ".join(reason["text"] for reason in device["reasons"])
+        for device in devices
+        if device["health"] == "unhealthy"
+    }
+
+
+def _gpu(told: Mapping[str, Any]) -> Gpu:
+    """As much of a GPU in the daemon's document as a picture needs."""
+    devices = tuple(
+        MigDevice(
+            uuid=device["uuid"],
+            gpu_uuid=told["uuid"],
+            gpu_index=told["index"],
+            index=device["index"],
+            gi=device["gi"],
+            ci=device["ci"],
+            profile=device["profile"] or "?",
+            placement=Placement(**device["placement"]) if device["placement"] else None,
+        )
+        for device in told["migDevices"]
+    )
+    return Gpu(
+        uuid=told["uuid"],
+        index=told["index"],
+        product=told["product"],
+        mig=MigMode(**told["mig"]) if told["mig"] else None,
+        mig_devices=devices,
+        memory_slices=told["memorySlices"],
+    )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from plugin.core.model import Device, Gpu
-from plugin.core.resources import Advertisement, Listed
+from plugin.core.resources import Advertisement
 from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy
 from plugin.core.snapshot import Snapshot
 from plugin.errors import DeviceUnavailable, InvalidRequest, UnknownDevice
@@ -48,18 +47,17 @@ def allocate(
     Raises :class:`InvalidRequest`, :class:`UnknownDevice` or :class:`DeviceUnavailable` with a sentence that names
     the id.
     """
-    by_id = {item.id: item for item in snapshot.advertisement.resources.get(resource, ())}
     return tuple(
-        _container(_resolve(resource, list(ids), by_id, snapshot.advertisement), snapshot) for ids in container_requests
+        _container(_resolve(resource, list(ids), snapshot.advertisement), snapshot) for ids in container_requests
     )
 
 
-def _resolve(resource: str, ids: list[str], by_id: Mapping[str, Listed], advertisement: Advertisement) -> list[Device]:
+def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> list[Device]:
     if not ids:
         raise InvalidRequest(f"allocating {resource}: a container asked for no device ids; ask for at least one")
-    repeated = sorted(name for name, count in Counter(ids).items() if count > 1)
-    if repeated:
-        raise InvalidRequest(f"allocating {resource}: id {repeated[0]} is named more than once")
+    if len(set(ids)) < len(ids):
+        repeated = min(name for name in ids if ids.count(name) > 1)
+        raise InvalidRequest(f"allocating {resource}: id {repeated} is named more than once")
     limit = advertisement.limits.get(resource)
     if limit is not None and len(ids) > limit:
         raise InvalidRequest(
@@ -67,6 +65,7 @@ def _resolve(resource: str, ids: list[str], by_id: Mapping[str, Listed], adverti
             "sharing.timeSlicing.failRequestsGreaterThanOne is set: more shares give no more of a GPU"
         )
     devices: dict[str, Device] = {}
+    by_id = advertisement.index(resource)
     for name in ids:
         item = by_id.get(name)
         if item is None:

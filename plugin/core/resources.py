@@ -40,6 +40,14 @@ class Advertisement:
     withheld: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     problems: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    _indices: dict[str, Mapping[str, Listed]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def index(self, resource: str) -> Mapping[str, Listed]:
+        """Id → what is listed; made once, since kubelet asks for one id after another."""
+        found = self._indices.get(resource)
+        if found is None:
+            found = self._indices[resource] = {item.id: item for item in self.resources.get(resource, ())}
+        return found
 
     def resource_of(self, uuid: str) -> str | None:
         """The resource under which a device (or its first replica) is listed."""

@@ -9,7 +9,10 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Shares of the time between two samples, 0..1, by GPU performance monitoring (Hopper and later)."""
+    """Shares of the time between two samples, 0..1, by GPU performance monitoring (Hopper and later).
+
+    ``graphics_active``, which costs a driver much, may be of a longer time than the others: see the driver.
+    """
 
     sm_active: float | None = None
     sm_occupancy: float | None = None

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from plugin.core.events import DriverEvent, EventKind, Probe
 from plugin.core.model import Inventory
+from plugin.core.samples import Samples
 
 __all__ = ["NO_XID_EVENTS", "Driver", "DriverEvent", "EventKind", "EventSource", "Probe"]
 
@@ -62,4 +63,11 @@ class Driver(Protocol):
 
         A plain probe costs some 50 µs and tells whether the GPU still answers and its recovery action; a thorough
         one asks for the rest as well.
+        """
+
+    def sample(self) -> Samples:
+        """One round of measuring every GPU and MIG device that the last scan saw; never raises.
+
+        What cannot be read is ``None``; a GPU that is lost and a device that is no more give no sample. Activity
+        needs two rounds and lies between them, so the first one has none.
         """

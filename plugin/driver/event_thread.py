@@ -10,7 +10,7 @@ from plugin.driver.base import DriverEvent, EventSource
 from plugin.errors import DriverError
 
 #: One wait of the thread: how long it may take to notice that it is no longer wanted.
-WAIT_SECONDS = 1.0
+WAIT_SECONDS = 2.0
 #: The first wait is short: it proves that waiting works at all.
 FIRST_WAIT_SECONDS = 0.05
 

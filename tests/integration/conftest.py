@@ -87,6 +87,10 @@ async def start_daemon(node_dir: Path) -> AsyncIterator[StartDaemon]:
             "MIG_STRATEGY": "mixed",
             "LOG_FORMAT": "console",
             "KUBELET_SOCKET": str(node_dir / "plugins" / "kubelet.sock"),
+            "CONTROL_SOCKET": str(node_dir / "control" / "control.sock"),
+            "LEDGER_FILE": str(node_dir / "ledger.json"),
+            "POD_RESOURCES_SOCKET": "",
+            "HTTP_ADDRESS": "",
             "GRPC_VERBOSITY": "NONE",
             **environment,
         }

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.config import Loaded, add_arguments, load
-from plugin.core.settings import Settings, SharedResource, Sharing
+from plugin.core.settings import HealthChecks, Settings, SharedResource, Sharing
 from plugin.errors import ConfigError
-from plugin.options import IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, Option
+from plugin.options import EMPTY_MEANS_NONE, IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, Option
 
 Load = Callable[..., Loaded]
 DEFAULTS = Settings()
@@ -78,6 +78,18 @@ OFF = Sample(file=False, env="true", flag="0", arrive=(False, True, False), bad=
 ON = Sample(file=True, env="false", flag="yes", arrive=(True, False, True), bad="maybe", choices="true or false")
 POLICIES = "packed, distributed"
 
+CHECKS = Sample(
+    [79, 48],
+    "xids",
+    "31,all",
+    (
+        HealthChecks(numbers=frozenset({79, 48})),
+        HealthChecks(xids=True),
+        HealthChecks(all=True, numbers=frozenset({31})),
+    ),
+    "xid79",
+    "all, xids, or XIDs separated by commas",
+)
 SAMPLES = {
     "mig_strategy": words("single", "mixed", "none", "none, single, mixed"),
     "single_resource": words("gpu", "profile", "gpu", "profile, gpu"),
@@ -105,11 +117,25 @@ SAMPLES = {
     "fail_on_init_error": OFF,
     "kubelet_socket": path(),
     "rescan_seconds": Sample(5, "7.5", "10s", (5.0, 7.5, 10.0), "0.5", "seconds from 1 to 86400"),
+    "disable_healthchecks": CHECKS,
+    "enable_healthchecks": CHECKS,
+    "quiet_seconds": Sample(5, "0.5", "10s", (5.0, 0.5, 10.0), "0", "seconds from 0.1 to 86400"),
+    "escalate_count": Sample(3, "0", "1000", (3, 0, 1000), "-1", "a number from 0 to 1000"),
+    "escalate_seconds": Sample(5, "7", "10s", (5.0, 7.0, 10.0), "0", "seconds from 1 to 86400"),
+    "probe_seconds": Sample(5, "0.5", "10s", (5.0, 0.5, 10.0), "0", "seconds from 0.1 to 86400"),
+    "ledger_file": path(),
+    "control_socket": path(),
+    "http_address": Sample(
+        "127.0.0.1:1", "[::1]:2", ":3", ("127.0.0.1:1", "[::1]:2", ":3"), "::1:80", "HOST:PORT, :PORT, [IPV6]:PORT"
+    ),
+    "dcgm_names": ON,
+    "sample_seconds": Sample(5, "7", "10s", (5.0, 7.0, 10.0), "0", "seconds from 1 to 86400"),
+    "pod_resources_socket": path(),
     "log_level": words("debug", "warning", "error", "debug, info, warning, error"),
     "log_format": words("json", "console", "json", "json, console"),
 }
 #: These take any text; they have tests of their own.
-TEXTS = {"simulate", "config_file"}
+TEXTS = {"simulate", "config_file", "http_tls_cert", "http_tls_key"}
 
 
 def option(field: str) -> Option:
@@ -194,14 +220,27 @@ def test_the_node_to_simulate(load_from: Load) -> None:
 
 
 def test_an_empty_variable_is_as_good_as_none(load_from: Load) -> None:
-    assert load_from(env={name: "" for o in OPTIONS for name in o.envs if o.field != "kubelet_socket"}) == Loaded(
-        DEFAULTS
-    )
+    env = {name: "" for o in OPTIONS for name in o.envs if o.parse not in EMPTY_MEANS_NONE}
+    assert load_from(env=env) == Loaded(DEFAULTS)
 
 
 def test_an_empty_socket_means_no_registration(load_from: Load) -> None:
     assert load_from(env={"KUBELET_SOCKET": ""}).settings.kubelet_socket == ""
     assert load_from("--kubelet-socket=", env={"KUBELET_SOCKET": "/x"}).settings.kubelet_socket == ""
+
+
+@pytest.mark.parametrize("field", ["kubelet_socket", "control_socket", "pod_resources_socket", "http_address"])
+def test_what_can_be_switched_off_by_an_empty_value(load_from: Load, field: str) -> None:
+    (name,) = option(field).envs
+    assert getattr(load_from(env={name: ""}).settings, field) == ""
+
+
+def test_certificate_and_key_come_together(load_from: Load) -> None:
+    both = load_from("--http-tls-cert=/c", env={"HTTP_TLS_KEY": "/k"}).settings
+    assert (both.http_tls_cert, both.http_tls_key) == ("/c", "/k")
+    for env in ({"HTTP_TLS_CERT": "/c"}, {"HTTP_TLS_KEY": "/k"}):
+        with pytest.raises(ConfigError, match="choose both or none"):
+            load_from(env=env)
 
 
 def test_the_first_of_two_variables_counts(load_from: Load) -> None:

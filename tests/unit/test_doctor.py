@@ -13,7 +13,7 @@ from plugin.commands.doctor import Check, Verdict, checks, examine, host_checks,
 from plugin.config import Loaded
 from plugin.core.model import Inventory, MigMode
 from plugin.core.settings import MigStrategy, Settings
-from plugin.errors import SimulationError
+from plugin.errors import ConfigError
 
 from .builders import gpu, mig_device, mig_gpu, node
 
@@ -182,5 +182,5 @@ def test_brackets_are_printed_as_they_are(kubelet: Path, tmp_path: Path, capsys:
 
 
 def test_a_node_that_cannot_be_simulated_is_refused() -> None:
-    with pytest.raises(SimulationError):
+    with pytest.raises(ConfigError, match="--simulate: unknown node"):
         list(checks(Loaded(Settings(simulate="nonsense"))))

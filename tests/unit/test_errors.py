@@ -9,15 +9,19 @@ import pytest
 from plugin import errors
 from plugin.errors import (
     ConfigError,
+    ControlError,
     DeviceUnavailable,
     DriverCallFailed,
     DriverError,
+    DriverStale,
     DriverUnavailable,
     InvalidRequest,
     KubeletError,
+    NotRunning,
     PluginError,
     RequestError,
     SimulationError,
+    TargetError,
     UnknownDevice,
 )
 
@@ -26,8 +30,10 @@ from plugin.errors import (
     ("parent", "children"),
     [
         (Exception, {PluginError}),
-        (PluginError, {ConfigError, SimulationError, DriverError, RequestError, KubeletError}),
+        (PluginError, {ConfigError, SimulationError, DriverError, RequestError, ControlError, KubeletError}),
         (DriverError, {DriverUnavailable, DriverCallFailed}),
+        (DriverUnavailable, {DriverStale}),
+        (ControlError, {NotRunning, TargetError}),
         (RequestError, {InvalidRequest, UnknownDevice, DeviceUnavailable}),
     ],
 )

@@ -8,11 +8,13 @@ from pathlib import Path
 import pynvml
 
 from plugin.core.events import Probe
-from plugin.core.model import Inventory
+from plugin.core.model import Gpu, Inventory
+from plugin.core.samples import Samples
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import library as nvml
 from plugin.driver.nvml import probes
 from plugin.driver.nvml.events import NvmlEventSource
+from plugin.driver.nvml.samples import Sampler
 from plugin.driver.nvml.scan import GpuReader
 from plugin.errors import DriverCallFailed, DriverStale, DriverUnavailable
 
@@ -29,6 +31,8 @@ class NvmlDriver:
         self._roots = roots
         self._initialised = False
         self._readers: dict[int, GpuReader] = {}
+        self._sampler = Sampler()
+        self._seen: tuple[Gpu, ...] = ()
         self._sources: list[NvmlEventSource] = []
         self._listed: frozenset[str] | None = None
 
@@ -47,6 +51,8 @@ class NvmlDriver:
         sources, self._sources = self._sources, []
         for source in sources:
             source.close()
+        self._seen = ()
+        self._sampler.close()
         if self._initialised:
             nvml.shut_down()
             self._initialised = False
@@ -70,9 +76,10 @@ class NvmlDriver:
                 self._readers.pop(index)
                 warnings.append(f"GPU {index} cannot be read: {error}")
                 unreadable.append(index)
+        self._seen = tuple(gpus)
         cuda = _version(pynvml.nvmlSystemGetCudaDriverVersion_v2)
         return Inventory(
-            gpus=tuple(gpus),
+            gpus=self._seen,
             driver_version=_text(pynvml.nvmlSystemGetDriverVersion),
             nvml_version=_text(pynvml.nvmlSystemGetNVMLVersion),
             cuda_version=(cuda // 1000, cuda % 1000 // 10) if cuda is not None else None,
@@ -88,6 +95,9 @@ class NvmlDriver:
 
     def probe(self, gpu_uuid: str, *, thorough: bool) -> Probe:
         return probes.probe(gpu_uuid, thorough=thorough)
+
+    def sample(self) -> Samples:
+        return self._sampler.sample(self._seen)
 
     def _require_same_gpus(self) -> None:
         """Raise :class:`DriverStale` when the kernel module has other GPUs than when NVML was initialised."""

@@ -17,7 +17,7 @@ from plugin.errors import DriverCallFailed, DriverUnavailable
 _NOT_THIS_FINE = 0xFFFFFFFF
 
 #: How long closing waits for a thread that waits for events, before it takes that thread to hang in the driver.
-CLOSE_SECONDS = 2.0
+CLOSE_SECONDS = 3.0
 
 
 class NvmlEventSource:

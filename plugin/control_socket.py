@@ -1,0 +1,97 @@
+"""A unix socket that one process has at a time: made for its user alone, cleaned up after a crash, never stolen."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Self
+
+from plugin.errors import ControlError
+
+
+class Listener:
+    """Has a bound socket at a path until closed. A lock on a file beside it settles whose the path is.
+
+    Without the lock, two daemons that start together could both take the socket of a dead one for stale, and the
+    second would remove the first one's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Bind; nobody can connect before the caller listens. Raises :class:`ControlError` or OSError."""
+        self._path = path
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_path = path.with_name(f"{path.name}.lock")
+        self._lock = _lock(self._lock_path)
+        self.socket = socket.socket(socket.AF_UNIX)
+        try:
+            _remove_stale(path)
+            self.socket.bind(str(path))
+            path.chmod(0o600)
+            self._inode = path.lstat().st_ino
+        except BaseException:
+            self.socket.close()
+            self._unlock()
+            raise
+
+    def is_ours(self) -> bool:
+        """Whether the path still leads to this socket."""
+        try:
+            return self._path.lstat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self.is_ours():
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        self.socket.close()
+        self._unlock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _unlock(self) -> None:
+        # While the lock is held, so that nobody can hold a lock on a file that is not there any more.
+        with contextlib.suppress(OSError):
+            self._lock_path.unlink()
+        os.close(self._lock)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.lstat().st_ino == os.fstat(lock).st_ino:
+                return lock
+        except FileNotFoundError:
+            pass  # removed by the one who had it: the next round makes a new one
+        except BlockingIOError:
+            os.close(lock)
+            raise ControlError("another daemon listens there") from None
+        os.close(lock)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what a dead process left. Raises :class:`ControlError` for anything else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ControlError("what is there is no socket; remove it, or choose another path")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise ControlError("another process listens there")

@@ -1,0 +1,267 @@
+"""Words for what can be done to a simulated node from outside: each names a verb, its arguments and its effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from plugin.core.health import RECOVERY_ACTIONS
+from plugin.errors import SimulationError
+from plugin.sim.cards import catalog
+from plugin.sim.engine import SimNode
+from plugin.sim.hardware import GpuState
+
+_Perform = Callable[[SimNode, Sequence[str]], str]
+
+#: ``nvmlDeviceGpuRecoveryAction_t`` in one word each, as ``sim recovery`` takes them.
+_ACTIONS = {
+    "none": 0,
+    "reset": 1,
+    "reboot": 2,
+    "drain-p2p": 3,
+    "drain-and-reset": 4,
+    "recover-imex": 5,
+    "reset-bus": 6,
+    "reboot-system": 7,
+}
+_DOUBLE_BIT = "--double-bit"
+_HIGHEST_XID = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """``usage`` names the arguments as in a help text; ``least`` and ``most`` count them."""
+
+    usage: str
+    least: int
+    most: int
+    perform: _Perform
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A GPU, or one of its instances. ``words`` say it to people."""
+
+    gpu: GpuState
+    words: str
+    uuid: str
+    gi: int | None = None
+    ci: int | None = None
+
+
+def perform(engine: SimNode, verb: str, arguments: Sequence[str]) -> str:
+    """Do it; returns one sentence on what has been done.
+
+    Raises :class:`~plugin.errors.SimulationError` with one line that names the choices, or what is in the way.
+    """
+    known = VERBS.get(verb)
+    if known is None:
+        raise SimulationError(f"unknown sim command {verb!r}; choose {', '.join(VERBS)}")
+    if not known.least <= len(arguments) <= known.most:
+        raise SimulationError(f"sim {verb} takes {known.usage or 'no arguments'}, not {' '.join(arguments) or 'none'}")
+    return known.perform(engine, arguments)
+
+
+# ------------------------------------------------------------------------------------------------- the verbs
+
+
+def _xid(engine: SimNode, arguments: Sequence[str]) -> str:
+    place, number = _place(engine, arguments[0]), arguments[1]
+    if not number.isdecimal() or not 0 < int(number) <= _HIGHEST_XID:
+        raise SimulationError(f"{number!r} is no XID; give a number from 1 to {_HIGHEST_XID}")
+    engine.fault(place.gpu.index, int(number), place.gi, place.ci)
+    return f"XID {int(number)} of {place.words}"
+
+
+def _recovery(engine: SimNode, arguments: Sequence[str]) -> str:
+    gpu, word = _gpu(engine, arguments[0]), arguments[1]
+    action = _ACTIONS.get(word, int(word) if word.isdecimal() and int(word) in RECOVERY_ACTIONS else None)
+    if action is None:
+        raise SimulationError(f"unknown recovery action {word!r}; choose {', '.join(_ACTIONS)} or their numbers 0 to 7")
+    engine.set_recovery_action(gpu.index, action)
+    return f"{_words(engine, gpu)} recommends: {RECOVERY_ACTIONS[action]}"
+
+
+def _ecc(engine: SimNode, arguments: Sequence[str]) -> str:
+    names = [argument for argument in arguments if argument != _DOUBLE_BIT]
+    if len(names) != 1:
+        raise SimulationError(f"sim ecc takes {VERBS['ecc'].usage}, not {' '.join(arguments)}")
+    gpu, double = _gpu(engine, names[0]), _DOUBLE_BIT in arguments
+    engine.ecc(gpu.index, double_bit=double)
+    return f"a {'double' if double else 'single'}-bit ECC error of {_words(engine, gpu)}"
+
+
+def _lose(engine: SimNode, arguments: Sequence[str]) -> str:
+    gpu = _gpu(engine, arguments[0])
+    engine.lose(gpu.index)
+    return f"{_words(engine, gpu)} fell off the bus"
+
+
+def _restore(engine: SimNode, arguments: Sequence[str]) -> str:
+    gpu = _gpu(engine, arguments[0])
+    if not gpu.lost:
+        raise SimulationError(f"{_words(engine, gpu)} is not lost")
+    engine.restore(gpu.index)
+    return f"{_words(engine, gpu)} is back"
+
+
+def _reset(engine: SimNode, arguments: Sequence[str]) -> str:
+    gpu = _gpu(engine, arguments[0])
+    engine.reset(gpu.index)
+    return f"{_words(engine, gpu)} was reset; it has no MIG instances now"
+
+
+def _repartition(engine: SimNode, arguments: Sequence[str]) -> str:
+    before = {gpu.index: gpu for gpu in engine.gpus}
+    engine.configure(arguments[0], only_named=True)
+    now = engine.gpus
+    changed = [str(n) for n, gpu in enumerate(now) if _shape(gpu) != _shape(before.get(gpu.index))]
+    devices = sum(len(tuple(gpu.devices())) for gpu in now)
+    what = f"changed GPU {', '.join(changed)}" if changed else "nothing to change"
+    return f"{what}; the node has {devices} MIG devices"
+
+
+def _hold(engine: SimNode, arguments: Sequence[str]) -> str:
+    place, pid = _place(engine, arguments[0]), arguments[1] if len(arguments) > 1 else "1"
+    if not pid.isdecimal():
+        raise SimulationError(f"{pid!r} is no process id; give a number")
+    engine.use(place.uuid, int(pid))
+    return f"process {int(pid)} holds {place.words}"
+
+
+def _release(engine: SimNode, arguments: Sequence[str]) -> str:
+    place = _place(engine, arguments[0])
+    engine.release(place.uuid)
+    return f"no process holds {place.words}"
+
+
+def _unplug(engine: SimNode, arguments: Sequence[str]) -> str:
+    gpu = _gpu(engine, arguments[0])
+    words = _words(engine, gpu)
+    engine.remove_gpu(gpu.index)
+    return f"{words} was pulled out of slot {gpu.index}"
+
+
+def _plug(engine: SimNode, arguments: Sequence[str]) -> str:
+    word = arguments[0]
+    if word.isdecimal():
+        engine.return_gpu(int(word))
+        return f"the GPU of slot {int(word)} is there again, with MIG off"
+    cards = catalog().cards
+    if word not in cards:
+        raise SimulationError(f"{word!r} is neither a slot nor a card; cards: {', '.join(cards)}")
+    gpu = engine.add_gpu(cards[word])
+    return f"a new {gpu.card.product} in slot {gpu.index}, with MIG off"
+
+
+def _hang(engine: SimNode, arguments: Sequence[str]) -> str:
+    del arguments
+    engine.faults.hang()
+    return "every driver call blocks until sim unhang"
+
+
+def _unhang(engine: SimNode, arguments: Sequence[str]) -> str:
+    del arguments
+    engine.faults.unhang()
+    return "the driver answers again"
+
+
+def _unload(engine: SimNode, arguments: Sequence[str]) -> str:
+    del arguments
+    engine.faults.set_available(available=False)
+    return "the driver is not loaded until sim load"
+
+
+def _load(engine: SimNode, arguments: Sequence[str]) -> str:
+    del arguments
+    engine.faults.set_available(available=True)
+    return "the driver is loaded"
+
+
+def _remove_node(engine: SimNode, arguments: Sequence[str]) -> str:
+    engine.faults.remove_node(_path(arguments[0]))
+    return f"{arguments[0]} is not there until sim restore-node"
+
+
+def _restore_node(engine: SimNode, arguments: Sequence[str]) -> str:
+    if arguments[0] not in engine.faults.removed:
+        there = ", ".join(sorted(engine.faults.removed)) or "none"
+        raise SimulationError(f"{arguments[0]} was not removed; removed nodes: {there}")
+    engine.faults.restore_node(arguments[0])
+    return f"{arguments[0]} is there again"
+
+
+VERBS: Mapping[str, Verb] = MappingProxyType(
+    {
+        "xid": Verb("TARGET XID", 2, 2, _xid),
+        "recovery": Verb("GPU ACTION", 2, 2, _recovery),
+        "ecc": Verb(f"GPU [{_DOUBLE_BIT}]", 1, 2, _ecc),
+        "lose": Verb("GPU", 1, 1, _lose),
+        "restore": Verb("GPU", 1, 1, _restore),
+        "reset": Verb("GPU", 1, 1, _reset),
+        "repartition": Verb("GEOMETRY", 1, 1, _repartition),
+        "hold": Verb("TARGET [PID]", 1, 2, _hold),
+        "release": Verb("TARGET", 1, 1, _release),
+        "unplug": Verb("GPU", 1, 1, _unplug),
+        "plug": Verb("SLOT or CARD", 1, 1, _plug),
+        "hang": Verb("", 0, 0, _hang),
+        "unhang": Verb("", 0, 0, _unhang),
+        "unload": Verb("", 0, 0, _unload),
+        "load": Verb("", 0, 0, _load),
+        "remove-node": Verb("PATH", 1, 1, _remove_node),
+        "restore-node": Verb("PATH", 1, 1, _restore_node),
+    }
+)
+
+
+# -------------------------------------------------------------------------------------------- what is named
+
+
+def _gpu(engine: SimNode, target: str) -> GpuState:
+    place = _place(engine, target)
+    if place.gi is not None:
+        raise SimulationError(f"{target} is a part of a GPU; name a whole GPU: {_choices(engine)}")
+    return place.gpu
+
+
+def _place(engine: SimNode, target: str) -> _Place:
+    """What ``GPU``, ``GPU:MIG``, ``GPU/GI``, ``GPU/GI/CI`` or a UUID names; GPU is the index that NVML shows."""
+    for position, gpu in enumerate(engine.gpus):
+        if target in {str(position), gpu.uuid}:
+            return _Place(gpu, _words(engine, gpu), gpu.uuid)
+        for slot in gpu.devices():
+            path = f"{position}:{slot.index}"
+            if target in {path, f"{position}/{slot.gi.id}/{slot.ci.id}", slot.ci.uuid}:
+                return _Place(gpu, f"MIG device {path} ({slot.ci.uuid})", slot.ci.uuid, slot.gi.id, slot.ci.id)
+        for instance in gpu.instances:
+            if target == f"{position}/{instance.id}":
+                # Nothing holds a GPU instance by itself: its first compute instance stands for it.
+                holder = instance.compute[0].uuid if instance.compute else gpu.uuid
+                return _Place(gpu, f"GPU instance {instance.id} of GPU {position}", holder, instance.id)
+    raise SimulationError(f"nothing on this node is called {target!r}; choose a UUID or {_choices(engine)}")
+
+
+def _choices(engine: SimNode) -> str:
+    """The GPUs, and how to name a part of one by the example of the first that is there."""
+    gpus = engine.gpus
+    examples = [
+        f"{n}:{slot.index} or {n}/{slot.gi.id}/{slot.ci.id}" for n, gpu in enumerate(gpus) for slot in gpu.devices()
+    ]
+    indices = ", ".join(str(n) for n in range(len(gpus))) or "none"
+    return f"GPU {indices}" + (f"; a part of one is written like {examples[0]}" if examples else "")
+
+
+def _words(engine: SimNode, gpu: GpuState) -> str:
+    position = next((n for n, other in enumerate(engine.gpus) if other.uuid == gpu.uuid), gpu.index)
+    return f"GPU {position} ({gpu.uuid})"
+
+
+def _shape(gpu: GpuState | None) -> object:
+    return None if gpu is None else (gpu.mig, gpu.mig_pending, [slot.ci.uuid for slot in gpu.devices()])
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/"):
+        raise SimulationError(f"{text!r} is no absolute path; give one such as /dev/nvidia0")
+    return text

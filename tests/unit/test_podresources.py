@@ -1,0 +1,88 @@
+"""What kubelet's pod resources say about devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from plugin.api import podresources_v1_pb2 as pb
+from plugin.commands.control import pods_on
+from plugin.core.view import Holder
+from plugin.errors import KubeletError
+from plugin.kubelet.podresources import holders, list_holders
+
+
+def pod(name: str, **containers: list[list[str]]) -> pb.PodResources:
+    """A pod; each container has entries of device ids."""
+    return pb.PodResources(
+        namespace="ml",
+        name=name,
+        containers=[
+            pb.ContainerResources(
+                name=container,
+                devices=[pb.ContainerDevices(resource_name="nvidia.com/x", device_ids=ids) for ids in entries],
+            )
+            for container, entries in containers.items()
+        ],
+    )
+
+
+def test_every_device_of_every_container() -> None:
+    pods = [pod("b", main=[["MIG-1"], ["MIG-2", "MIG-3"]], side=[["MIG-4"]]), pod("a", main=[["MIG-1"]]), pod("idle")]
+    assert holders(pods) == {
+        "MIG-1": (Holder("ml", "a", "main"), Holder("ml", "b", "main")),
+        "MIG-2": (Holder("ml", "b", "main"),),
+        "MIG-3": (Holder("ml", "b", "main"),),
+        "MIG-4": (Holder("ml", "b", "side"),),
+    }
+
+
+def test_a_container_counts_once() -> None:
+    assert holders([pod("a", main=[["MIG-1"], ["MIG-1"]])]) == {"MIG-1": (Holder("ml", "a", "main"),)}
+
+
+def test_shares_count_for_their_device() -> None:
+    known = holders([pod("a", main=[["MIG-1::0", "MIG-1::3"]]), pod("b", main=[["MIG-10::0"], ["GPU-1"]])])
+    assert pods_on(["MIG-1"], known) == ["ml/a (main)"]
+    assert pods_on(["GPU-1", "MIG-1"], known) == ["ml/a (main)", "ml/b (main)"]
+    assert pods_on(["MIG-2"], known) == []
+
+
+@pytest.mark.asyncio
+async def test_no_kubelet(tmp_path: Path) -> None:
+    with pytest.raises(KubeletError, match="no answer; is kubelet running"):
+        await list_holders(tmp_path / "kubelet.sock")
+
+
+@pytest.mark.asyncio
+async def test_a_kubelet_without_the_api(tmp_path: Path) -> None:
+    server = grpc.aio.server()
+    server.add_insecure_port(f"unix:{tmp_path}/kubelet.sock")
+    await server.start()
+    try:
+        with pytest.raises(KubeletError, match="does not know the API's version v1"):
+            await list_holders(tmp_path / "kubelet.sock")
+    finally:
+        await server.stop(None)
+
+
+async def _overloaded(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    del request
+    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit")
+
+
+@pytest.mark.asyncio
+async def test_kubelets_own_words_are_kept(tmp_path: Path) -> None:
+    server = grpc.aio.server()
+    list_: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_overloaded)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": list_})])
+    server.add_insecure_port(f"unix:{tmp_path}/kubelet.sock")
+    await server.start()
+    try:
+        with pytest.raises(KubeletError, match="RESOURCE_EXHAUSTED: rejected by rate limit"):
+            await list_holders(tmp_path / "kubelet.sock")
+    finally:
+        await server.stop(None)
