@@ -1,0 +1,1 @@
+"""Measurements of the daemon against its budgets: ``python -m tests.benchmarks [NAME…]``."""
