@@ -1,0 +1,169 @@
+"""The node's metrics: one view in, the body of a scrape out. docs/metrics.md says what each family means."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, chain
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
+
+from plugin import __version__
+from plugin.core.view import DURATION_BOUNDS, CallStats, ResourceStatus, View
+from plugin.web import dcgm, devices
+from plugin.web.exposition import expose, number
+from plugin.web.family import PREFIX, Family, Kind, Labels, Reading, counter, filled, gauge, info, read
+from plugin.web.subjects import cards, subjects
+
+
+def render(view: View, *, openmetrics: bool, dcgm_names: bool, hostname: str) -> tuple[bytes, str]:
+    """The body of a scrape and its content type. ``hostname`` is a label of dcgm-exporter's."""
+    registry = CollectorRegistry()
+    registry.register(ViewCollector(view, dcgm_names=dcgm_names, hostname=hostname))
+    return expose(registry, openmetrics=openmetrics)
+
+
+class ViewCollector:
+    """One view as metric families. Families without a series are left out."""
+
+    def __init__(self, view: View, *, dcgm_names: bool, hostname: str) -> None:
+        self._view = view
+        self._dcgm_names = dcgm_names
+        self._hostname = hostname
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering it does not collect."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        known, gpus = subjects(self._view), cards(self._view)
+        yield from _node(self._view)
+        yield from _kubelet(self._view)
+        yield from devices.of_devices(known)
+        yield from devices.of_cards(gpus)
+        if self._dcgm_names:
+            driver = self._view.snapshot.inventory.driver_version
+            yield from dcgm.collect(known, gpus, driver=driver, hostname=self._hostname)
+
+
+# ----------------------------------------------------------------------------------------------------- node
+
+
+def _unwatched(view: View) -> int:
+    return sum(gpu.uuid in view.snapshot.unwatched for gpu in view.snapshot.inventory.gpus)
+
+
+BUILD = info(
+    "build_info", "Versions of the plugin, Python, the driver and CUDA", ("version", "python", "driver", "cuda")
+)
+
+NODE: tuple[Reading[View], ...] = (
+    (gauge("start_time_seconds", "When the plugin started"), lambda v: v.started),
+    (
+        gauge("generation", "Generation of the node's state: grows with every change of devices, health or offer"),
+        lambda v: v.snapshot.generation,
+    ),
+    (gauge("geometry_generation", "Grows with every change of the set of devices"), lambda v: v.geometry),
+    (
+        gauge("geometry_last_change_timestamp_seconds", "When the set of devices last changed"),
+        lambda v: v.changed,
+    ),
+    (gauge("driver_up", "Whether the driver could be used when last tried"), lambda v: v.snapshot.driver_error is None),
+    (gauge("driver_busy_seconds", "How long the driver has been in the call it is in now"), lambda v: v.driver_busy),
+    (gauge("unwatched_gpus", "GPUs whose events cannot be watched"), _unwatched),
+    (gauge("stuck_tasks", "Tasks of the plugin that should run and do not"), lambda v: len(v.stuck)),
+    (gauge("holders_known", "Whether kubelet has said which pods hold devices"), lambda v: v.holders is not None),
+    (
+        gauge("sample_age_seconds", "Age of the newest sample of use, which all of them are from"),
+        lambda v: max(v.now - v.samples.time, 0.0) if v.samples else None,
+    ),
+    (
+        gauge("sample_duration_seconds", "How long the driver took for the newest sample"),
+        lambda v: v.samples.seconds if v.samples else None,
+    ),
+)
+
+
+def _node(view: View) -> Iterator[Metric]:
+    inventory = view.snapshot.inventory
+    build = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "driver": inventory.driver_version,
+        "cuda": ".".join(map(str, inventory.cuda_version)) if inventory.cuda_version else "",
+    }
+    yield from filled(BUILD, [(build, 1)])
+    yield from read(NODE, [({}, view)])
+
+
+# -------------------------------------------------------------------------------------------------- kubelet
+
+_RESOURCE = ("resource",)
+_CALL = ("resource", "method")
+
+DEVICES = gauge(
+    "devices",
+    "Device ids in each resource's list by state, and under no resource those withheld",
+    ("resource", "state"),
+)
+
+RESOURCES: tuple[Reading[ResourceStatus], ...] = (
+    (gauge("registered", "Whether kubelet has accepted the resource", _RESOURCE), lambda s: s.registered),
+    (counter("registrations_total", "Registrations that kubelet accepted", _RESOURCE), lambda s: s.registrations),
+    (
+        gauge("stream_start_timestamp_seconds", "When kubelet opened the list's stream; none while closed", _RESOURCE),
+        lambda s: s.stream_since,
+    ),
+    (counter("list_updates_sent_total", "Lists sent to kubelet", _RESOURCE), lambda s: s.lists_sent),
+)
+
+CALLS: tuple[Reading[CallStats], ...] = (
+    (counter("call_errors_total", "Calls of kubelet that were refused or failed", _CALL), lambda s: s.errors),
+)
+
+DURATIONS = Family(PREFIX + "call_duration_seconds", Kind.HISTOGRAM, "How long kubelet's calls took", _CALL)
+
+_BOUNDS = (*(number(bound) for bound in DURATION_BOUNDS), "+Inf")
+
+
+def _kubelet(view: View) -> Iterator[Metric]:
+    yield from filled(DEVICES, _by_state(view))
+    statuses = {status.resource: status for status in view.resources}
+    yield from read(RESOURCES, [({"resource": name}, status) for name, status in statuses.items()])
+    calls = [({"resource": resource, "method": method}, stats) for (resource, method), stats in view.calls.items()]
+    yield from read(CALLS, calls)
+    if calls:
+        durations = DURATIONS.metric()
+        durations.samples = list(chain.from_iterable(_histogram(labels, stats) for labels, stats in calls))
+        yield durations
+
+
+def _by_state(view: View) -> Iterator[tuple[Labels, int]]:
+    advertisement = view.snapshot.advertisement
+    for resource, listed in advertisement.resources.items():
+        healthy = sum(item.healthy for item in listed)
+        yield {"resource": resource, "state": "healthy"}, healthy
+        yield {"resource": resource, "state": "unhealthy"}, len(listed) - healthy
+    yield {"resource": "", "state": "withheld"}, len(advertisement.withheld)
+
+
+def _histogram(labels: Labels, stats: CallStats) -> Iterator[Sample]:
+    name = DURATIONS.name
+    for bound, count in zip(_BOUNDS, accumulate(stats.buckets), strict=True):
+        yield Sample(f"{name}_bucket", {**labels, "le": bound}, count)
+    yield Sample(f"{name}_count", labels, stats.count)
+    yield Sample(f"{name}_sum", labels, stats.seconds)
+
+
+#: Every family of our own names, in the order in which a scrape has them.
+FAMILIES: tuple[Family, ...] = (
+    BUILD,
+    *(family for family, _ in NODE),
+    DEVICES,
+    *(family for family, _ in RESOURCES),
+    *(family for family, _ in CALLS),
+    DURATIONS,
+    *devices.FAMILIES,
+)

@@ -1,0 +1,135 @@
+"""What device metrics are about: each GPU and MIG device of a view with its labels, standing, holders and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from plugin.core.events import Probe
+from plugin.core.ledger import Condition, Entry
+from plugin.core.model import Device, Gpu, MigDevice
+from plugin.core.resources import REPLICA_SEPARATOR
+from plugin.core.samples import CardSample, DeviceSample
+from plugin.core.view import Holder, View
+from plugin.status import Standing, standing
+from plugin.web.family import Labels
+
+IDENTITY = ("gpu", "uuid", "parent_uuid", "profile", "gi", "ci", "resource")
+HOLDER = ("namespace", "pod", "container")
+DEVICE = (*IDENTITY, *HOLDER)
+CARD = ("gpu", "uuid")
+
+_NO_ENTRY = Entry("")
+_NO_CONDITION = Condition()
+_NO_CARD = CardSample()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One GPU or MIG device.
+
+    ``device_labels`` are :data:`DEVICE`, ``identity`` the same without a holder. ``holders`` are distinct and sorted.
+    ``allocatable`` is false for a GPU that only carries MIG devices. ``entry`` and ``of_gpu`` are what the ledger says
+    of it and of its GPU.
+    """
+
+    device: Device
+    gpu: Gpu
+    standing: Standing | None
+    allocatable: bool
+    entry: Entry
+    of_gpu: Entry
+    sample: DeviceSample | None
+    holders: tuple[Holder, ...]
+    identity: Labels
+    device_labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One physical GPU with its newest sample and probe, which are empty where there is none."""
+
+    gpu: Gpu
+    sample: CardSample
+    probe: Probe
+    labels: Labels
+
+    @property
+    def remap_failure(self) -> bool | None:
+        """As the sample says, or else the probe, which asks this where nothing is sampled."""
+        return self.probe.remap_failure if self.sample.remap_failure is None else self.sample.remap_failure
+
+
+def subjects(view: View) -> tuple[Subject, ...]:
+    """Every device once, in inventory order."""
+    holders = _holders(view.holders or {})
+    found = {
+        device.uuid: _subject(device, gpu, view, holders.get(device.uuid, ()))
+        for gpu in view.snapshot.inventory.gpus
+        for device in _devices(gpu)
+    }
+    return tuple(found.values())
+
+
+def cards(view: View) -> tuple[Card, ...]:
+    samples = view.samples.cards if view.samples else {}
+    found = {
+        gpu.uuid: Card(
+            gpu,
+            samples.get(gpu.uuid, _NO_CARD),
+            view.snapshot.conditions.get(gpu.uuid, _NO_CONDITION).probe or Probe(gpu.uuid),
+            {"gpu": str(gpu.index), "uuid": gpu.uuid},
+        )
+        for gpu in view.snapshot.inventory.gpus
+    }
+    return tuple(found.values())
+
+
+def holder_labels(holders: tuple[Holder, ...]) -> Labels:
+    """Of one holder its names; of several none, since naming one of them would be a guess."""
+    if len(holders) != 1:
+        return dict.fromkeys(HOLDER, "")
+    (holder,) = holders
+    return {"namespace": holder.namespace, "pod": holder.pod, "container": holder.container}
+
+
+def _holders(by_id: Mapping[str, tuple[Holder, ...]]) -> dict[str, tuple[Holder, ...]]:
+    """By device: a container that has two replicas of one device holds it once."""
+    found: dict[str, set[Holder]] = {}
+    for name, holders in by_id.items():
+        found.setdefault(name.partition(REPLICA_SEPARATOR)[0], set()).update(holders)
+    return {uuid: tuple(sorted(holders)) for uuid, holders in found.items()}
+
+
+def _devices(gpu: Gpu) -> tuple[Device, ...]:
+    return (gpu, *gpu.mig_devices)
+
+
+def _subject(device: Device, gpu: Gpu, view: View, holders: tuple[Holder, ...]) -> Subject:
+    stands = standing(device, view.snapshot)
+    resource = (stands.resource if stands else None) or ""
+    instance = device if isinstance(device, MigDevice) else None
+    allocatable = instance is not None or not gpu.mig_devices or bool(resource)
+    identity = {
+        "gpu": str(gpu.index),
+        "uuid": device.uuid,
+        "parent_uuid": gpu.uuid,
+        "profile": instance.profile if instance else "",
+        "gi": str(instance.gi) if instance else "",
+        "ci": str(instance.ci) if instance else "",
+        "resource": resource,
+    }
+    ledger = view.snapshot.ledger
+    return Subject(
+        device=device,
+        gpu=gpu,
+        standing=stands,
+        allocatable=allocatable,
+        entry=ledger.get(device.uuid, _NO_ENTRY),
+        of_gpu=ledger.get(gpu.uuid, _NO_ENTRY),
+        # A GPU that has been divided since it was sampled is no device any more.
+        sample=view.samples.devices.get(device.uuid) if view.samples and allocatable else None,
+        holders=holders,
+        identity=identity,
+        device_labels={**identity, **holder_labels(holders)},
+    )
