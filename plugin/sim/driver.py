@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from plugin.core.events import Probe
 from plugin.core.model import Gpu, Inventory, MigDevice, MigMode, Placement
 from plugin.core.profiles import profile_by_arithmetic
+from plugin.core.samples import Samples
 from plugin.errors import DriverCallFailed, DriverUnavailable
 from plugin.sim.codes import Code, NodeError, call_failed
 from plugin.sim.engine import CONTROL_NODES, SimNode
 from plugin.sim.faults import NO_ANSWER, Aspect, Faults
 from plugin.sim.hardware import GpuState, MigSlot
+from plugin.sim.samples import SimSampler
 from plugin.sim.watch import SimEventSource, probe
 
 _MIB = 1 << 20
@@ -34,6 +36,8 @@ class SimDriver:
     def __init__(self, engine: SimNode) -> None:
         self.engine = engine
         self._sources: list[SimEventSource] = []
+        self._sampler = SimSampler(engine)
+        self._seen: tuple[Gpu, ...] = ()
 
     def open(self) -> None:
         try:
@@ -45,6 +49,8 @@ class SimDriver:
         sources, self._sources = self._sources, []
         for source in sources:
             source.close()
+        self._seen = ()
+        self._sampler.close()
 
     def scan(self) -> Inventory:
         self.open()
@@ -56,8 +62,9 @@ class SimDriver:
             except DriverCallFailed as error:
                 warnings.append(f"GPU {index} cannot be read: {error}")
                 unreadable.append(index)
+        self._seen = tuple(gpus)
         return Inventory(
-            gpus=tuple(gpus),
+            gpus=self._seen,
             driver_version=versions.driver,
             nvml_version=versions.nvml,
             cuda_version=(versions.cuda // 1000, versions.cuda % 1000 // 10),
@@ -73,6 +80,9 @@ class SimDriver:
 
     def probe(self, gpu_uuid: str, *, thorough: bool) -> Probe:
         return probe(self.engine, gpu_uuid, thorough=thorough)
+
+    def sample(self) -> Samples:
+        return self._sampler.sample(self._seen)
 
 
 class _Reader:
@@ -103,7 +113,7 @@ class _Reader:
             return Gpu(gpu.uuid, self._index, error=f"GPU {self._index}: {error}")
         mig, problem = False, None
         try:
-            mig = gpu.card.mig_capable and self._answers("nvmlDeviceGetMigMode", gpu.uuid, Aspect.MIG_MODE)
+            mig = self._answers("nvmlDeviceGetMigMode", gpu.uuid, Aspect.MIG_MODE) and gpu.card.mig_capable
         except DriverCallFailed as error:
             problem = f"GPU {self._index}: {error}"
         devices, warnings, unreadable = self._devices() if mig else ([], [], [])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from plugin.sim.faults import Faults
 from plugin.sim.geometry import named_gpus, parse_fleet, parse_geometry
 from plugin.sim.hardware import ComputeInstance, GpuInstance, GpuState, Process, add_ci, add_gi, new_gpu
 from plugin.sim.placement import PlannedInstance, plan
+from plugin.sim.sensors import EnergyMeter, power
 
 #: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display driver runs.
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
@@ -47,8 +49,18 @@ class SimNode:
     GPUs are named by slot (the index, as long as none was removed), devices (for faults, processes) by UUID.
     """
 
-    def __init__(self, cards: Sequence[Card], name: str = "sim", *, numa: bool = True) -> None:
-        """Build a node with MIG off on every card. ``numa=False`` leaves the NUMA node of every GPU unknown."""
+    def __init__(
+        self,
+        cards: Sequence[Card],
+        name: str = "sim",
+        *,
+        numa: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Build a node with MIG off on every card. ``numa=False`` leaves the NUMA node of every GPU unknown.
+
+        ``clock`` is what its energy meters go by, in seconds.
+        """
         self.name = name
         self.versions = DriverVersions()
         self.faults = Faults()
@@ -60,6 +72,7 @@ class SimNode:
         self._generation = 0
         self._processes: dict[str, tuple[Process, ...]] = {}
         self._queues: list[EventQueue] = []
+        self._energy = EnergyMeter(clock)
         for card in cards:
             self.add_gpu(card)
 
@@ -92,6 +105,20 @@ class SimNode:
         with self._lock:
             holders = next((self._holders(gpu) for gpu in self._gpus if gpu.uuid == uuid), (uuid,))
             return sum(process.memory for held in holders for process in self.processes(held))
+
+    def busy_share(self, gpu: GpuState, gi: int | None = None) -> float:
+        """Share, 0..1, of a GPU's or a GPU instance's compute slices that processes hold."""
+        if gi is None and self.processes(gpu.uuid):
+            return 1.0
+        instances = gpu.instances if gi is None else (gpu.instance(gi),)
+        busy = sum(ci.slices for instance in instances for ci in instance.compute if self.processes(ci.uuid))
+        slices = gpu.card.compute_slices if gi is None else instances[0].profile.slices
+        return min(1.0, busy / slices) if busy else 0.0
+
+    def energy(self, gpu: GpuState) -> float:
+        """Joules that a GPU has used since it was plugged in."""
+        with self._lock:
+            return self._energy.read(gpu.uuid, power(self.busy_share(gpu)) / 1000)
 
     # Calls of a driver pass here
 
@@ -250,6 +277,7 @@ class SimNode:
     def use(self, uuid: str, pid: int, memory: int = 0) -> None:
         """A process starts to hold a device, with ``memory`` bytes on it; the same pid again replaces itself."""
         with self._lock:
+            self._settle()
             others = (p for p in self.processes(uuid) if p.pid != pid)
             self._processes[uuid] = tuple(sorted((*others, Process(pid, memory)), key=lambda p: p.pid))
             self._generation += 1
@@ -257,6 +285,7 @@ class SimNode:
     def release(self, uuid: str, pid: int | None = None) -> None:
         """A process, or every process, lets go of a device."""
         with self._lock:
+            self._settle()
             self._processes[uuid] = tuple(p for p in self.processes(uuid) if pid is not None and p.pid != pid)
             self._generation += 1
 
@@ -347,7 +376,13 @@ class SimNode:
         self._forget(*(slot.ci.uuid for slot in state.devices()))
         self._gpus[state.index] = replace(state, instances=())
 
+    def _settle(self) -> None:
+        """Count the energy used until now, before what runs changes."""
+        for gpu in self._gpus:
+            self._energy.settle(gpu.uuid, power(self.busy_share(gpu)) / 1000)
+
     def _forget(self, *uuids: str) -> None:
+        self._settle()
         for uuid in uuids:
             self._processes.pop(uuid, None)
         self.faults.heal(uuids)
@@ -386,14 +421,14 @@ def _is_as_planned(gpu: GpuState, planned: Sequence[PlannedInstance] | None) -> 
     return sorted(there) == sorted(wanted)
 
 
-def parse_node(text: str) -> SimNode:
-    """Build a node from ``NODE[:GEOMETRY]``, such as ``p4d.24xlarge:all-1g.5gb``.
+def parse_node(text: str, clock: Callable[[], float] = time.monotonic) -> SimNode:
+    """Build a node from ``NODE[:GEOMETRY]``, such as ``p4d.24xlarge:all-1g.5gb``; ``clock`` is that of its meters.
 
     Raises :class:`~plugin.errors.SimulationError` naming the choices, in one line.
     """
     name, _, geometry = (part.strip() for part in text.partition(":"))
     if not name:
         raise SimulationError(f"no node in {text!r}; write NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb")
-    node = SimNode(parse_fleet(name), name)
+    node = SimNode(parse_fleet(name), name, clock=clock)
     node.configure(geometry)
     return node

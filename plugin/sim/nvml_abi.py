@@ -59,9 +59,9 @@ class CiRef:
 
 @dataclass(eq=False, slots=True)
 class Sample:
-    """A GPM sample: activity in percent when it was taken, ``None`` before."""
+    """A GPM sample: the share of slices, 0..1, that was busy when it was taken, ``None`` before."""
 
-    activity: float | None = None
+    busy: float | None = None
 
 
 Target = GpuRef | MigRef | GiRef | CiRef | EventQueue | Sample

@@ -7,6 +7,7 @@ from typing import Any
 
 import pynvml
 
+from plugin.sim import sensors
 from plugin.sim.codes import Code, NodeError
 from plugin.sim.faults import Aspect
 from plugin.sim.hardware import GpuState
@@ -24,12 +25,11 @@ from plugin.sim.nvml_abi import (
     require_version,
     write_text,
 )
+from plugin.sim.sensors import Memory
 
 EXPORTS = Exports()
 
 _DEVICE_OUT = ctypes.POINTER(DEVICE)
-_MIB = 1 << 20
-_RESERVED = 503316480  # bytes, as recorded on an H100
 
 
 @EXPORTS.add("nvmlInitWithFlags", UINT, before_init=True)
@@ -184,32 +184,28 @@ def _compute_capability(session: Session, handle: Any, major: Any, minor: Any) -
     major[0], minor[0] = gpu.card.compute_capability
 
 
-def _memory(session: Session, handle: Any) -> tuple[int, int]:
-    """Bytes in all and in use, of a GPU or a MIG device."""
+def _memory(session: Session, handle: Any) -> Memory:
     gpu, slot = session.device(handle)
-    uuid, total = (gpu.uuid, gpu.card.memory_bytes)
-    if slot is not None:
-        uuid, total = slot.ci.uuid, slot.gi.profile.memory_mib * _MIB
+    uuid = gpu.uuid if slot is None else slot.ci.uuid
     session.engine.faults.check(uuid, Aspect.MEMORY)
-    return total, min(total, session.engine.memory_used(uuid))
+    return sensors.memory(gpu, slot, session.engine.memory_used(uuid))
 
 
 @EXPORTS.add("nvmlDeviceGetMemoryInfo", DEVICE, ctypes.POINTER(pynvml.c_nvmlMemory_t))
 def _memory_info(session: Session, handle: Any, out: Any) -> None:
-    total, used = _memory(session, handle)
+    memory = _memory(session, handle)
     require(out)
     info = out[0]
-    info.total, info.used, info.free = total, used, total - used
+    info.total, info.used, info.free = memory.total, memory.used, memory.total - memory.used
 
 
 @EXPORTS.add("nvmlDeviceGetMemoryInfo_v2", DEVICE, ctypes.POINTER(pynvml.c_nvmlMemory_v2_t))
 def _memory_info_v2(session: Session, handle: Any, out: Any) -> None:
-    total, used = _memory(session, handle)
+    memory = _memory(session, handle)
     require(out)
     info = out[0]
     require_version(info.version, pynvml.nvmlMemory_v2)
-    info.total, info.used, info.reserved = total, used, min(_RESERVED, total - used)
-    info.free = total - used - info.reserved
+    info.total, info.used, info.reserved, info.free = memory.total, memory.used, memory.reserved, memory.free
 
 
 @EXPORTS.add("nvmlDeviceGetComputeRunningProcesses_v3", DEVICE, UINT_OUT, ctypes.POINTER(pynvml.c_nvmlProcessInfo_v2_t))

@@ -9,6 +9,7 @@ from typing import Any
 import pynvml
 
 from plugin.driver.base import DriverEvent
+from plugin.sim import sensors
 from plugin.sim.codes import Code, NodeError
 from plugin.sim.events import EventQueue
 from plugin.sim.faults import Aspect
@@ -31,7 +32,14 @@ from plugin.sim.nvml_abi import (
 EXPORTS = Exports()
 
 _NOT_THIS_FINE = 0xFFFFFFFF
-_BUSY, _IDLE = 80.0, 0.0  # percent of time
+
+#: Which activity each GPM metric is; the other shares of time are taken for the multiprocessors'.
+_METRICS = {
+    pynvml.NVML_GPM_METRIC_GRAPHICS_UTIL: "graphics_active",
+    pynvml.NVML_GPM_METRIC_SM_OCCUPANCY: "sm_occupancy",
+    pynvml.NVML_GPM_METRIC_ANY_TENSOR_UTIL: "tensor_active",
+    pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL: "dram_active",
+}
 
 _FIELDS: dict[int, Callable[[GpuState], int]] = {
     pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: lambda gpu: gpu.recovery_action,
@@ -155,47 +163,65 @@ def _ecc_mode(session: Session, handle: Any, current: Any, pending: Any) -> None
     current[0] = pending[0] = 1
 
 
-def _busy(session: Session, gpu: GpuState) -> bool:
-    holders = (gpu.uuid, *(slot.ci.uuid for slot in gpu.devices()))
-    return any(session.engine.processes(uuid) for uuid in holders)
+@EXPORTS.add("nvmlDeviceGetMemoryErrorCounter", DEVICE, UINT, UINT, UINT, ULL_OUT)
+def _memory_errors(session: Session, handle: Any, kind: int, counter: int, location: int, out: Any) -> None:
+    session.mig(handle, Aspect.SENSORS)
+    known = (pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC, pynvml.NVML_MEMORY_LOCATION_SRAM)
+    if (kind, counter, location) != known:
+        raise NodeError(Code.NOT_SUPPORTED, "asking a MIG device for errors that only its GPU counts")
+    require(out)
+    out[0] = 0
+
+
+def _sensed(session: Session, handle: Any) -> tuple[GpuState, float]:
+    """A GPU and the share of it that is busy; refused when its sensors are, and for a MIG device."""
+    gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
+    return gpu, session.engine.busy_share(gpu)
 
 
 @EXPORTS.add("nvmlDeviceGetTemperature", DEVICE, UINT, UINT_OUT)
 def _temperature(session: Session, handle: Any, _sensor: int, out: Any) -> None:
-    gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
+    _, busy = _sensed(session, handle)
     require(out)
-    out[0] = 58 if _busy(session, gpu) else 31  # degrees Celsius
+    out[0] = sensors.temperature(busy)
 
 
 @EXPORTS.add("nvmlDeviceGetTemperatureV", DEVICE, ctypes.POINTER(pynvml.c_nvmlTemperature_v1_t))
 def _temperature_v1(session: Session, handle: Any, out: Any) -> None:
-    gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
+    _, busy = _sensed(session, handle)
     require(out)
     require_version(out[0].version, pynvml.nvmlTemperature_v1)
-    out[0].temperature = 58 if _busy(session, gpu) else 31
+    out[0].temperature = sensors.temperature(busy)
 
 
 @EXPORTS.add("nvmlDeviceGetPowerUsage", DEVICE, UINT_OUT)
 def _power(session: Session, handle: Any, out: Any) -> None:
-    gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
+    _, busy = _sensed(session, handle)
     require(out)
-    out[0] = 310_000 if _busy(session, gpu) else 62_000  # milliwatts
+    out[0] = sensors.power(busy)
+
+
+@EXPORTS.add("nvmlDeviceGetTotalEnergyConsumption", DEVICE, ULL_OUT)
+def _energy(session: Session, handle: Any, out: Any) -> None:
+    gpu, _ = _sensed(session, handle)
+    require(out)
+    out[0] = int(session.engine.energy(gpu) * 1000)  # millijoules
 
 
 @EXPORTS.add("nvmlDeviceGetClockInfo", DEVICE, UINT, UINT_OUT)
-def _clock(session: Session, handle: Any, _clock: int, out: Any) -> None:
-    gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
+def _clock(session: Session, handle: Any, clock: int, out: Any) -> None:
+    _, busy = _sensed(session, handle)
     require(out)
-    out[0] = 1410 if _busy(session, gpu) else 210  # MHz
+    out[0] = sensors.MEMORY_CLOCK if clock == pynvml.NVML_CLOCK_MEM else sensors.sm_clock(busy)
 
 
 @EXPORTS.add("nvmlDeviceGetUtilizationRates", DEVICE, ctypes.POINTER(pynvml.c_nvmlUtilization_t))
 def _utilisation(session: Session, handle: Any, out: Any) -> None:
-    gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
+    gpu, busy = _sensed(session, handle)
     if gpu.mig:
         raise NodeError(Code.NOT_SUPPORTED, "asking for the utilisation of a GPU with MIG on")
     require(out)
-    out[0].gpu = out[0].memory = int(_BUSY if _busy(session, gpu) else _IDLE)
+    out[0].gpu, out[0].memory = sensors.utilisation(busy)
 
 
 @EXPORTS.add("nvmlGpmQueryDeviceSupport", DEVICE, ctypes.POINTER(pynvml.c_nvmlGpmSupport_t))
@@ -226,21 +252,20 @@ def _sample_free(session: Session, handle: Any) -> None:
 
 @EXPORTS.add("nvmlGpmSampleGet", DEVICE, SAMPLE)
 def _sample_gpu(session: Session, handle: Any, sample: Any) -> None:
-    gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
-    _take_sample(gpu, _sample(session, sample), busy=_busy(session, gpu))
+    gpu, busy = _sensed(session, handle)
+    _take_sample(gpu, _sample(session, sample), busy)
 
 
 @EXPORTS.add("nvmlGpmMigSampleGet", DEVICE, UINT, SAMPLE)
 def _sample_mig(session: Session, handle: Any, gi: int, sample: Any) -> None:
-    gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
-    holders = [ci.uuid for ci in gpu.instance(gi).compute]
-    _take_sample(gpu, _sample(session, sample), busy=any(session.engine.processes(uuid) for uuid in holders))
+    gpu, _ = _sensed(session, handle)
+    _take_sample(gpu, _sample(session, sample), session.engine.busy_share(gpu, gi))
 
 
-def _take_sample(gpu: GpuState, sample: Sample, *, busy: bool) -> None:
+def _take_sample(gpu: GpuState, sample: Sample, busy: float) -> None:
     if not gpu.card.samples_instances:
         raise NodeError(Code.NOT_SUPPORTED, f"sampling GPU {gpu.index} ({gpu.card.key})")
-    sample.activity = _BUSY if busy else _IDLE
+    sample.busy = busy
 
 
 @EXPORTS.add("nvmlGpmMetricsGet", ctypes.POINTER(pynvml.c_nvmlGpmMetricsGet_t))
@@ -248,11 +273,11 @@ def _metrics(session: Session, out: Any) -> None:
     require(out)
     request = out[0]
     require_version(request.version, pynvml.NVML_GPM_METRICS_GET_VERSION)
-    activities = [_sample(session, request.sample1).activity, _sample(session, request.sample2).activity]
-    values = [activity for activity in activities if activity is not None]
-    if len(values) < len(activities):
+    before, after = _sample(session, request.sample1).busy, _sample(session, request.sample2).busy
+    if before is None or after is None:
         raise NodeError(Code.INVALID_ARGUMENT, "comparing samples that were not taken")
     for metric in request.metrics[: request.numMetrics]:
         known = 1 <= metric.metricId <= pynvml.NVML_GPM_METRIC_FP16_UTIL  # the percentages per instance
         metric.nvmlReturn = Code.SUCCESS if known else Code.NOT_SUPPORTED
-        metric.value = sum(values) / len(values) if known else 0.0
+        name = _METRICS.get(metric.metricId, "sm_active")
+        metric.value = sensors.activity(name, before, after) if known else 0.0

@@ -72,11 +72,11 @@ def probe(engine: SimNode, gpu_uuid: str, *, thorough: bool) -> Probe:
     rows, pages = None, None
     try:
         gpu = find(engine, gpu_uuid)
-        answers = _says(engine, gpu_uuid, Aspect.RECOVERY, "reading its recovery action")
+        answers = says(engine, gpu_uuid, Aspect.RECOVERY, "reading its recovery action")
         action = gpu.recovery_action if answers else None
         if action is None and engine.faults.code(gpu_uuid, Aspect.MEMORY) not in NO_ANSWER:
             _check(engine, gpu_uuid, Aspect.MEMORY, "nvmlDeviceGetMemoryInfo")
-        if thorough and _says(engine, gpu_uuid, Aspect.SENSORS, "nvmlDeviceGetRemappedRows"):
+        if thorough and says(engine, gpu_uuid, Aspect.SENSORS, "nvmlDeviceGetRemappedRows"):
             rows = gpu.wear.remap_failure if gpu.card.remaps_rows else None
             pages = None if gpu.card.remaps_rows else gpu.wear.retirement_pending
     except DriverCallFailed as error:
@@ -105,7 +105,7 @@ def _check(engine: SimNode, gpu_uuid: str, aspect: Aspect, what: str) -> None:
         raise call_failed(what, code)
 
 
-def _says(engine: SimNode, gpu_uuid: str, aspect: Aspect, what: str) -> bool:
+def says(engine: SimNode, gpu_uuid: str, aspect: Aspect, what: str) -> bool:
     """Whether a GPU answers this question; raises only when it answers that it is lost."""
     try:
         _check(engine, gpu_uuid, aspect, what)

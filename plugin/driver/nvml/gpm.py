@@ -21,8 +21,9 @@ _QUICK = {
 #: This one took 1,450 µs on an H100, whether asked for alone or with the others.
 _SLOW = {"graphics_active": pynvml.NVML_GPM_METRIC_GRAPHICS_UTIL}
 
-#: So it is asked for in so many rounds once, over all of them.
-SLOW_ROUNDS = 10
+#: So it is asked for once in so many rounds, over all of them: more would make a node's many instances cheaper, and
+#: the answer older.
+SLOW_ROUNDS = 5
 
 
 class ActivityMeter:
@@ -33,7 +34,7 @@ class ActivityMeter:
     """
 
     def __init__(self, turn: int) -> None:
-        """`turn` is the number of the round, of every ten, that asks for the slow metric."""
+        """`turn` is the number of the round, of every five, that asks for the slow metric."""
         self._turn = turn % SLOW_ROUNDS
         self._rounds = 0
         self._last: Any = None

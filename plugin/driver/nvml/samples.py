@@ -122,7 +122,7 @@ class _GpuSampler:
             return self._questions.ask(gpu.uuid, function, handle, *args)
 
         # Each GPU has its own turn, so that their slow answers do not fall into one round.
-        if self._rounds == 0 or self._rounds % ENERGY_ROUNDS == gpu.index % ENERGY_ROUNDS:
+        if self._energy is None or self._rounds % ENERGY_ROUNDS == gpu.index % ENERGY_ROUNDS:
             energy = _scaled(read(pynvml.nvmlDeviceGetTotalEnergyConsumption), per=1000)
             self._energy = energy if energy is not None else self._energy
         rates = read(pynvml.nvmlDeviceGetUtilizationRates)
