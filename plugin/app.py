@@ -6,7 +6,6 @@ import asyncio
 import functools
 import importlib
 import logging
-import os
 import signal
 import tempfile
 from collections.abc import Callable, Coroutine
@@ -94,19 +93,15 @@ def device_files(settings: Settings) -> DeviceFiles:
     return DeviceFiles(*map(Path, roots), proc=Path(settings.proc_root), sys=Path(settings.sys_root))
 
 
-def ledger_path(settings: Settings) -> Path:
-    """The file the settings name; a simulated node's verdicts mean nothing to the next one, so that is temporary."""
-    if settings.ledger_file:
-        return Path(settings.ledger_file)
-    if settings.simulate:
-        return Path(tempfile.gettempdir()) / f"mig-device-plugin-{os.getpid()}" / "ledger.json"
-    return Path(DEFAULT_LEDGER)
-
-
 def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
     """Run the daemon; returns the exit status. `reload` reads the configuration again, for SIGHUP."""
     try:
-        asyncio.run(_run(loaded, reload))
+        if loaded.settings.simulate and not loaded.settings.ledger_file:
+            # A simulated node's verdicts mean nothing to the next one.
+            with tempfile.TemporaryDirectory(prefix="mig-device-plugin-") as folder:
+                asyncio.run(_run(loaded, reload, Path(folder) / "ledger.json"))
+        else:
+            asyncio.run(_run(loaded, reload, Path(loaded.settings.ledger_file or DEFAULT_LEDGER)))
     except ConfigError:
         raise
     except PluginError as error:
@@ -115,13 +110,13 @@ def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
     return 0
 
 
-async def _run(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
+async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> None:
     settings = loaded.settings
     log.info("starting", extra={"version": plugin.__version__, "simulate": settings.simulate or None})
     for warning in loaded.warnings:
         log.warning("%s", warning)
     driver, worker = build_driver(settings), DriverWorker()
-    ledger_file = LedgerFile(ledger_path(settings), boot_id(Path(settings.proc_root)))
+    ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
     node = Node(driver, worker, settings, ledger_file)
     starting = asyncio.create_task(node.start(), name="first scan")
     await asyncio.sleep(0)  # hands the first scan to the driver's thread, which works while we import

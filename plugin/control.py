@@ -112,10 +112,12 @@ class Control:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, Any]:
         try:
+            # Read before anything is refused: who is answered before it has sent gets an error from sending.
+            line = await reader.readuntil(b"\n")
             pid, uid = _peer(writer.get_extra_info("socket"))
             if uid not in {0, os.geteuid()}:
                 raise ControlError("only root and the daemon's own user may give it commands")
-            verb, arguments = _parse(await reader.readuntil(b"\n"))
+            verb, arguments = _parse(line)
             if verb != "status":
                 log.info("command", extra={"verb": verb, "arguments": arguments, "pid": pid, "uid": uid})
             return {"ok": await self._perform(verb, arguments)}

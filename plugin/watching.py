@@ -33,7 +33,6 @@ THOROUGH_EVERY = 15
 class _Watch:
     """An open event source and the thread that waits on it."""
 
-    wanted: Watchable
     source: EventSource
     thread: EventThread
 
@@ -50,6 +49,8 @@ class Watcher:
         self._driver = driver
         self._worker = worker
         self._current: _Watch | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._uses = 0
         self._failures = 0
 
     async def run(self) -> None:
@@ -58,7 +59,7 @@ class Watcher:
         try:
             while True:
                 if not self._node.is_open:
-                    await self._end()  # the driver is to be opened again, and waits for that
+                    self._end()  # the driver is to be opened again, and waits for that
                 error = await self._watch(await self._node.watchable())
                 if error is None:
                     retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
@@ -80,20 +81,20 @@ class Watcher:
     async def _watch(self, wanted: Watchable) -> DriverError | None:
         """Watch until something else is wanted (``None``) or watching fails."""
         if not wanted.gpus:
-            await self._end()
+            self._end()
             self._node.watches(wanted, {})
             await self._node.other_than(wanted)
             return None
-        self._node.unused.clear()
+        self._use(+1)
         try:
             source = await self._worker.call(self._driver.watch, wanted.gpus)
         except DriverUnavailable as error:
-            await self._end()
+            self._use(-1)
+            self._end()
             return error
         thread = EventThread(source, self._node.on_event, self._turned)
-        await self._end()
-        self._node.unused.clear()
-        self._current = _Watch(wanted, source, thread)
+        self._end()
+        self._current = _Watch(source, thread)
         changed = asyncio.ensure_future(self._node.other_than(wanted))
         try:
             await asyncio.wait((thread.alive, thread.ended, changed), return_when=asyncio.FIRST_COMPLETED)
@@ -109,19 +110,33 @@ class Watcher:
     def _turned(self) -> None:
         self._heartbeats.beat("events", WAIT_SECONDS)
 
-    async def _end(self) -> None:
-        """Free the source that is open, if there is one; what it still holds is not lost."""
+    def _end(self) -> None:
+        """Have the source that is open freed, if there is one, without waiting for its thread."""
         watch, self._current = self._current, None
         if watch is not None:
-            failed = watch.thread.ended.done()
-            if await watch.thread.stop():
+            ending = asyncio.create_task(self._free(watch), name="free an event source")
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    async def _free(self, watch: _Watch) -> None:
+        failed = watch.thread.ended.done()
+        if await watch.thread.stop():
+            if self._current is None:
                 self._heartbeats.done("events")
-                # Not without bound: a worker that hangs must not hold up the rest.
-                ending = asyncio.ensure_future(self._worker.call(_free, watch.source, failed))
-                await asyncio.wait({ending}, timeout=1.0)
-                for event in ending.result() if ending.done() else ():
-                    self._node.on_event(event)
-        self._node.unused.set()
+            # Not without bound: a worker that hangs must not hold up the rest.
+            freeing = asyncio.ensure_future(self._worker.call(_free, watch.source, failed))
+            await asyncio.wait({freeing}, timeout=1.0)
+            for event in freeing.result() if freeing.done() else ():
+                self._node.on_event(event)
+        self._use(-1)
+
+    def _use(self, change: int) -> None:
+        """Keep count of the sources that are open: the driver is not closed under them."""
+        self._uses += change
+        if self._uses:
+            self._node.unused.clear()
+        else:
+            self._node.unused.set()
 
 
 def _free(source: EventSource, drain: bool) -> list[DriverEvent]:  # noqa: FBT001 — passed on by position

@@ -105,7 +105,9 @@ def _entry(ledger: Ledger, target: str, inventory: Inventory, gpu_uuid: str) -> 
 
 def _counted(entry: Entry, fault: Fault, now: float) -> Entry:
     if fault.xid is not None:
-        counts = {**entry.xids, fault.xid: entry.xids.get(fault.xid, 0) + 1}
+        # The newest XID stands last.
+        others = {xid: count for xid, count in entry.xids.items() if xid != fault.xid}
+        counts = {**others, fault.xid: entry.xids.get(fault.xid, 0) + 1}
         entry = replace(entry, xids=MappingProxyType(counts))
     return replace(entry, last_fault=now)
 

@@ -332,7 +332,7 @@ except PermissionError as error:
 async def test_other_users_are_kept_out(kubelet: SimKubelet, start_daemon: StartDaemon, commands: Commands) -> None:
     await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
-    await becomes(commands.socket.exists)
+    await becomes(lambda: listens(commands.socket))
 
     def as_somebody_else() -> str:
         arguments = [sys.executable, "-I", "-c", _OTHER_USER, str(commands.socket)]
