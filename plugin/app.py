@@ -107,6 +107,13 @@ def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
     except PluginError as error:
         log.error("%s", error)  # noqa: TRY400 — the sentence is for the administrator, the traceback is not
         return 1
+    except ExceptionGroup as group:
+        expected, unexpected = group.split(PluginError)
+        if expected is None or unexpected is not None:
+            raise
+        for reason in expected.exceptions:
+            log.error("%s", reason)  # noqa: TRY400 — as above
+        return 1
     return 0
 
 

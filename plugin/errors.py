@@ -7,7 +7,9 @@
     ├── SimulationError        unknown node or geometry, impossible placement
     ├── DriverError
     │   ├── DriverUnavailable  no library, no driver loaded, initialisation failed: may come later
+    │   │   ├── DriverMismatch library and kernel module differ in version
     │   │   └── DriverStale    GPUs came or went: opening it again is enough
+    │   ├── DriverReplaced     upgraded under us: only a new process can load the new library
     │   └── DriverCallFailed   one call failed; carries NVML's code
     ├── RequestError           kubelet asked for something that cannot be given
     │   ├── InvalidRequest     empty, duplicated or too many ids
@@ -47,6 +49,14 @@ class DriverUnavailable(DriverError):
 
 class DriverStale(DriverUnavailable):
     """GPUs came or went, which NVML sees only when it is initialised again: close, open, scan."""
+
+
+class DriverMismatch(DriverUnavailable):
+    """Library and kernel module are of different versions, as they are in the middle of an upgrade."""
+
+
+class DriverReplaced(DriverError):
+    """The driver was upgraded while its old library is loaded here: only a new process can load the new one."""
 
 
 class DriverCallFailed(DriverError):

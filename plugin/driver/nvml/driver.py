@@ -16,7 +16,7 @@ from plugin.driver.nvml import probes
 from plugin.driver.nvml.events import NvmlEventSource
 from plugin.driver.nvml.samples import Sampler
 from plugin.driver.nvml.scan import GpuReader
-from plugin.errors import DriverCallFailed, DriverStale, DriverUnavailable
+from plugin.errors import DriverCallFailed, DriverMismatch, DriverReplaced, DriverStale, DriverUnavailable
 
 
 class NvmlDriver:
@@ -30,6 +30,7 @@ class NvmlDriver:
         self._library = library
         self._roots = roots
         self._initialised = False
+        self._worked = False
         self._readers: dict[int, GpuReader] = {}
         self._sampler = Sampler()
         self._seen: tuple[Gpu, ...] = ()
@@ -43,8 +44,13 @@ class NvmlDriver:
         if self._initialised:
             self.close()
         self._listed = self._files.pci_addresses()  # before NVML looks, so that none comes unseen in between
-        nvml.initialise(self._library)
-        self._initialised = True
+        try:
+            nvml.initialise(self._library)
+        except DriverMismatch as error:
+            if self._worked:
+                raise DriverReplaced(f"{error}; ending, so that a new process loads the new library") from error
+            raise
+        self._initialised = self._worked = True
 
     def close(self) -> None:
         """Shut NVML down, after closing the event sources, which takes until nobody waits for their events."""

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pynvml
 
-from plugin.errors import DriverCallFailed, DriverUnavailable
+from plugin.errors import DriverCallFailed, DriverMismatch, DriverUnavailable
 
 LIBRARY = "libnvidia-ml.so.1"
 
@@ -122,7 +122,9 @@ def initialise(library: object) -> None:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         hint = _HINTS.get(error.value, "see the kernel log (dmesg) for NVRM messages")
-        raise DriverUnavailable(f"initialising NVML failed: {error}; {hint}") from error
+        mismatch = error.value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+        kind = DriverMismatch if mismatch else DriverUnavailable
+        raise kind(f"initialising NVML failed: {error}; {hint}") from error
 
 
 def shut_down() -> None:
