@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 # gRPC reads this when it is imported. It reports every restart of the stand-in kubelet, which here is on purpose.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from tests.benchmarks import allocation, preference, registration, resources, table
+from tests.benchmarks import allocation, live, preference, registration, resources, table
 from tests.benchmarks.node import Shared
 from tests.benchmarks.row import Row
 
@@ -27,6 +27,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "kubelet-restart": registration.kubelet_restart,
     "own-socket": registration.own_socket,
     "allocate": allocation.allocate,
+    "xid": live.xid,
+    "geometry": live.geometry,
+    "scrape": live.scrape,
     "memory": resources.memory,
     "idle": resources.idle,
     "preferred": preference.preferred,

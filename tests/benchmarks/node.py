@@ -69,6 +69,8 @@ class Node:
         """Start a daemon and have it end with the block, by force where it is still there."""
         log = self.directory / "daemon.log"
         program = Path(sys.executable).with_name("mig-device-plugin")
+        # No address or socket that two daemons of one machine could both want; later options win.
+        apart = ("--http-address=", "--control-socket=", "--pod-resources-socket=")
         kubelet = f"--kubelet-socket={self.directory / SOCKET}"
         # The daemon runs as it would from an image: with its byte code, which the first start leaves behind, and
         # without what keeps gRPC quiet in this process.
@@ -76,7 +78,7 @@ class Node:
         with log.open("wb") as output:
             started = time.monotonic()
             process = await asyncio.create_subprocess_exec(
-                program, "run", f"--simulate={NODE}", "--mig-strategy=mixed", kubelet, *options,
+                program, "run", f"--simulate={NODE}", "--mig-strategy=mixed", kubelet, *apart, *options,
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
             )  # fmt: skip
         try:
