@@ -10,7 +10,7 @@ GRACE_SECONDS = 30.0
 
 
 class Heartbeats:
-    """Promises of loops, by name. Used from the event loop only."""
+    """Promises of loops, by name. A loop may turn in any thread: setting an item of a dictionary is atomic."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -27,4 +27,4 @@ class Heartbeats:
     def stuck(self) -> tuple[str, ...]:
         """Loops that have not kept their promise."""
         now = self._clock()
-        return tuple(sorted(name for name, due in self._due.items() if due < now))
+        return tuple(sorted(name for name, due in list(self._due.items()) if due < now))

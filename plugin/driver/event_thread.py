@@ -21,7 +21,7 @@ class EventThread:
     def __init__(
         self, source: EventSource, on_event: Callable[[DriverEvent], None], on_turn: Callable[[], None]
     ) -> None:
-        """`on_turn` is called after each wait: the driver has answered."""
+        """`on_turn` is called after each wait, in the thread itself: the driver has answered."""
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._source = source
@@ -49,7 +49,7 @@ class EventThread:
         try:
             while not self._stop.is_set():
                 event = self._source.wait(seconds)
-                self._call(self._on_turn)
+                self._on_turn()
                 if seconds != WAIT_SECONDS:
                     seconds = WAIT_SECONDS
                     self._call(self._settle, self.alive, None)
