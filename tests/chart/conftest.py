@@ -128,9 +128,28 @@ CASES: dict[str, Values] = {
         "gdrcopyEnabled": True,
         "gdsEnabled": True,
         "mofedEnabled": True,
+        "disableHealthChecks": [13, 31],
+        "enableHealthChecks": "xids",
+        "quietPeriod": 90,
+        "escalateCount": 0,
+        "escalateWindow": 30.5,
+        "probeInterval": 1,
         "logLevel": "debug",
         "logFormat": "console",
+        "metrics": {"dcgmNames": True, "sampleInterval": 2.5},
     },
+    "monitoring": {
+        "podMonitor": {"enabled": True, "labels": {"release": "kps"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "kps"}, "alertLabels": {"team": "gpu"}},
+        "dashboard": {"enabled": True, "annotations": {"grafana_folder": "GPU"}},
+        "networkPolicy": {"enabled": True, "namespaces": ["monitoring"]},
+    },
+    "tls": {
+        "http": {"tls": {"secretName": "certificate"}},
+        "podMonitor": {"enabled": True, "scrapeTimeout": "5s", "tlsConfig": {"insecureSkipVerify": True}},
+    },
+    "no-ledger": {"ledger": {"hostPath": ""}},
+    "no-http": {"http": {"enabled": False}, "networkPolicy": {"enabled": True}},
     "everything-else": {
         "nameOverride": "mig",
         "image": {

@@ -7,7 +7,11 @@ import pytest
 if TYPE_CHECKING:
     from .conftest import Renderer
 
-KUBELET = {"/var/lib/kubelet/device-plugins": ("/var/lib/kubelet/device-plugins", False)}
+KUBELET = {
+    "/var/lib/kubelet/device-plugins": ("/var/lib/kubelet/device-plugins", False),
+    "/var/lib/kubelet/pod-resources": ("/var/lib/kubelet/pod-resources", True),
+}
+LEDGER = {"/var/lib/mig-device-plugin": ("/var/lib/mig-device-plugin", False)}
 GPU_NODE_TERMS = [
     {"key": "feature.node.kubernetes.io/pci-10de.present", "operator": "In", "values": ["true"]},
     {"key": "feature.node.kubernetes.io/cpu-model.vendor_id", "operator": "In", "values": ["NVIDIA"]},
@@ -31,7 +35,7 @@ def test_runtime_access_takes_one_capability_and_looks_at_the_host(render: "Rend
         "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN"]},
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    assert release.host_mounts == KUBELET | {
+    assert release.host_mounts == KUBELET | LEDGER | {
         "/driver-root/dev": ("/dev", True),
         "/host/proc/driver": ("/proc/driver", True),
     }
@@ -59,7 +63,7 @@ def test_host_access_is_privileged_and_mounts_driver_and_nodes(render: "Renderer
         "privileged": True,
         "readOnlyRootFilesystem": True,
     }
-    assert release.host_mounts == KUBELET | {"/driver-root": ("/", True), "/dev": ("/dev", True)}
+    assert release.host_mounts == KUBELET | LEDGER | {"/driver-root": ("/", True), "/dev": ("/dev", True)}
     assert set(propagation(release.container).values()) == {"None"}
     assert release.env["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert release.env["NVIDIA_DRIVER_ROOT"] == "/"
@@ -70,7 +74,7 @@ def test_host_access_is_privileged_and_mounts_driver_and_nodes(render: "Renderer
 
 def test_driver_container_is_followed_when_it_mounts_its_root_later(render: "Renderer") -> None:
     release = render({"driver": {"access": "host", "root": "/run/nvidia/driver/"}})
-    assert release.host_mounts == KUBELET | {
+    assert release.host_mounts == KUBELET | LEDGER | {
         "/driver-root": ("/run/nvidia/driver", True),
         "/dev": ("/run/nvidia/driver/dev", True),
     }
@@ -81,7 +85,7 @@ def test_driver_container_is_followed_when_it_mounts_its_root_later(render: "Ren
 
 def test_device_nodes_can_be_apart_from_the_driver(render: "Renderer") -> None:
     release = render({"driver": {"access": "host", "root": "/run/nvidia/driver", "devRoot": "/"}})
-    assert release.host_mounts == KUBELET | {
+    assert release.host_mounts == KUBELET | LEDGER | {
         "/driver-root": ("/run/nvidia/driver", True),
         "/driver-root/dev": ("/dev", True),
         "/dev": ("/dev", True),
@@ -125,4 +129,7 @@ def test_kubelet_elsewhere_is_mounted_where_the_daemon_looks(
     render: "Renderer", cases: dict[str, dict[str, Any]]
 ) -> None:
     release = render(cases["simulation"] | {"kubelet": {"root": "/var/lib/k0s/kubelet/"}})
-    assert release.host_mounts == {"/var/lib/kubelet/device-plugins": ("/var/lib/k0s/kubelet/device-plugins", False)}
+    assert release.host_mounts == {
+        "/var/lib/kubelet/device-plugins": ("/var/lib/k0s/kubelet/device-plugins", False),
+        "/var/lib/kubelet/pod-resources": ("/var/lib/k0s/kubelet/pod-resources", True),
+    }

@@ -95,3 +95,10 @@ def test_an_own_config_map_needs_a_restart_after_an_edit(render: "Renderer") -> 
     assert "After an edit of ConfigMap mine:" in notes
     assert "as ConfigMap mine says" in notes
     assert "rollout restart" not in render().notes
+
+
+def test_cordon_and_drain_are_told(render: "Renderer", case: dict[str, Any]) -> None:
+    notes = render(case).notes
+    assert "exec POD -- mig-device-plugin drain TARGET" in notes
+    assert "exec POD -- mig-device-plugin uncordon TARGET" in notes
+    assert ("mig-device-plugin sim --help" in notes) == (case.get("driver", {}).get("access") == "simulation")

@@ -1,13 +1,23 @@
 """The daemon's options: values, environment, configuration file, and which of them wins."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from plugin.config import OPTIONS as DAEMON_OPTIONS
+from plugin.app import DEFAULT_LEDGER
 from plugin.config import load
-from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy, MigStrategy, Policy, Settings, SingleResource
+from plugin.core.settings import (
+    DeviceIdStrategy,
+    DeviceListStrategy,
+    HealthChecks,
+    MigStrategy,
+    Policy,
+    Settings,
+    SingleResource,
+)
+from plugin.options import OPTIONS as DAEMON_OPTIONS
 
 if TYPE_CHECKING:
     from .conftest import Renderer
@@ -25,8 +35,16 @@ OPTIONS = {
     "GDRCOPY_ENABLED": "true",
     "GDS_ENABLED": "true",
     "MOFED_ENABLED": "true",
+    "DP_DISABLE_HEALTHCHECKS": "13,31",
+    "DP_ENABLE_HEALTHCHECKS": "xids",
+    "QUIET_PERIOD": "90",
+    "ESCALATE_COUNT": "0",
+    "ESCALATE_WINDOW": "30.5",
+    "PROBE_INTERVAL": "1",
     "LOG_LEVEL": "debug",
     "LOG_FORMAT": "console",
+    "DCGM_NAMES": "true",
+    "SAMPLE_INTERVAL": "2.5",
 }
 DEFAULTS = {
     "MIG_STRATEGY": "mixed",
@@ -63,8 +81,16 @@ def test_the_daemon_reads_what_the_chart_writes(render: "Renderer", cases: dict[
         gdrcopy_enabled=True,
         gds_enabled=True,
         mofed_enabled=True,
+        disable_healthchecks=HealthChecks(numbers=frozenset({13, 31})),
+        enable_healthchecks=HealthChecks(xids=True),
+        quiet_seconds=90,
+        escalate_count=0,
+        escalate_seconds=30.5,
+        probe_seconds=1,
         log_level="debug",
         log_format="console",
+        dcgm_names=True,
+        sample_seconds=2.5,
         dev_root="/",
         proc_root="/host/proc",
     )
@@ -135,3 +161,29 @@ def test_a_changed_configuration_rolls_the_pods(render: "Renderer") -> None:
         return annotations["checksum/config"]
 
     assert checksum("single") == checksum("single") != checksum("mixed")
+
+
+def test_a_single_xid_may_be_a_number(render: "Renderer") -> None:
+    env = render({"disableHealthChecks": 31, "enableHealthChecks": ["xids", 13]}).env
+    assert (env["DP_DISABLE_HEALTHCHECKS"], env["DP_ENABLE_HEALTHCHECKS"]) == ("31", "xids,13")
+
+
+def test_verdicts_and_cordons_outlive_the_pod_unless_told(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
+    """The daemon's own default is the folder that is mounted; a simulated node has nothing to keep."""
+    release = render({"ledger": {"hostPath": "/srv/mig/"}})
+    assert release.host_mounts["/var/lib/mig-device-plugin"] == ("/srv/mig", False)
+    assert (load({}, release.env).settings.ledger_file or DEFAULT_LEDGER) == "/var/lib/mig-device-plugin/ledger.json"
+    without = render(cases["no-ledger"])
+    assert "/var/lib/mig-device-plugin" not in without.host_mounts
+    assert load({}, without.env).settings.ledger_file == "/run/mig-device-plugin/ledger.json"
+    simulated = render(cases["simulation"])
+    assert "/var/lib/mig-device-plugin" not in simulated.host_mounts
+    assert "LEDGER_FILE" not in simulated.env
+
+
+def test_the_control_socket_lies_where_commands_in_the_container_look(render: "Renderer") -> None:
+    release = render()
+    (state,) = (volume for volume in release.pod["volumes"] if volume["name"] == "state")
+    assert "emptyDir" in state
+    folder = str(Path(load({}, release.env).settings.control_socket).parent)
+    assert {"name": "state", "mountPath": folder} in release.container["volumeMounts"]

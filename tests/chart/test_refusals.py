@@ -38,6 +38,19 @@ SIMULATION = {"driver": {"access": "simulation"}, "simulation": {"node": "p4d.24
         ({"affinity": {"nodeSelectorTerms": []}}, "/affinity", "not allowed"),
         ({"nodeSelector": {"gpu": True}}, "/nodeSelector/gpu", "want string"),
         ({"driver": None}, "", "missing property 'driver'"),
+        ({"disableHealthChecks": "xid"}, "/disableHealthChecks", "does not match pattern"),
+        ({"quietPeriod": "60s"}, "/quietPeriod", "want null or number"),
+        ({"escalateCount": 1001}, "/escalateCount", "maximum"),
+        ({"ledger": {"hostpath": "/a"}}, "/ledger", "'hostpath' not allowed"),
+        ({"http": {"port": "9400"}}, "/http/port", "want integer"),
+        ({"http": {"port": 70000}}, "/http/port", "maximum"),
+        ({"http": {"address": "0.0.0.0:9400"}}, "/http/address", "does not match pattern"),
+        ({"http": {"livenessProbe": {"path": "/"}}}, "/http/livenessProbe", "'path' not allowed"),
+        ({"metrics": {"sampleInterval": 0}}, "/metrics/sampleInterval", "minimum"),
+        ({"podMonitor": {"interval": "15"}}, "/podMonitor/interval", "does not match pattern"),
+        ({"prometheusRule": {"alerts": {"MigPluginDown": {"for": 5}}}}, "/prometheusRule/alerts/MigPluginDown", "for"),
+        ({"prometheusRule": {"faultStorm": {"count": 0}}}, "/prometheusRule/faultStorm/count", "minimum"),
+        ({"networkPolicy": {"namespaces": "monitoring"}}, "/networkPolicy/namespaces", "want array"),
     ],
 )
 def test_schema_names_the_place_and_the_choices(
@@ -85,6 +98,38 @@ def test_schema_names_the_place_and_the_choices(
             "set driver.access=simulation and simulation.node instead",
         ),
         ({"updateStrategy": {"type": "OnDelete"}}, "set updateStrategy.rollingUpdate=null"),
+        ({"ledger": {"hostPath": "var/lib"}}, 'ledger.hostPath is "var/lib": set it to an absolute path on the host'),
+        ({"extraEnv": [{"name": "HTTP_ADDRESS", "value": ""}]}, "set http.address and http.port instead"),
+        ({"extraArgs": ["--http-address="]}, "set the values below http instead"),
+        (
+            {"config": {"inline": {"version": "v1", "flags": {"plugin": {"httpTLSCert": "/a"}}}}},
+            "config.inline sets flags.plugin.httpTLSCert: set the values below http instead",
+        ),
+        (
+            {
+                "metrics": {"dcgmNames": False},
+                "config": {"inline": {"version": "v1", "flags": {"plugin": {"dcgmNames": True}}}},
+            },
+            "metrics.dcgmNames and config.inline's flags.plugin.dcgmNames are both set: keep one",
+        ),
+        ({"extraEnv": [{"name": "DCGM_NAMES", "value": "true"}]}, "set the value metrics.dcgmNames instead"),
+        ({"http": {"address": "127.0.0.1"}}, "leave it empty, or set http.enabled=false"),
+        ({"http": {"address": "::1"}}, "leave it empty, or set http.enabled=false"),
+        (
+            {"http": {"enabled": False, "tls": {"secretName": "a"}}},
+            "set http.enabled=true, or leave http.tls.secretName empty",
+        ),
+        *(
+            ({"http": {"enabled": False}, part: {"enabled": True}}, f"set http.enabled=true, or {part}.enabled=false")
+            for part in ("podMonitor", "prometheusRule", "dashboard")
+        ),
+        (
+            {"http": {"tls": {"secretName": "a"}}, "podMonitor": {"enabled": True}},
+            "needs podMonitor.tlsConfig, since a certificate seldom names a pod's address: set it to",
+        ),
+        ({"podMonitor": {"tlsConfig": {"insecureSkipVerify": True}}}, "leave podMonitor.tlsConfig empty"),
+        ({"networkPolicy": {"enabled": True}}, "set networkPolicy.namespaces to where Prometheus runs"),
+        ({"prometheusRule": {"alerts": {"MigDeviceUp": {}}}}, "which is no alert of this chart: choose MigPluginDown"),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused_with_the_fix(
@@ -109,6 +154,12 @@ def test_unknown_access_is_refused_without_the_schema_too(chart_path: Path, tmp_
     assert 'driver.access is "magic": set it to runtime, host or simulation.' in str(refused.value)
 
 
+WHOLE = (
+    *("resources", "updateStrategy", "dashboard.labels"),
+    *("http.startupProbe", "http.livenessProbe", "http.readinessProbe"),
+)
+
+
 def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
     found = set()
     for key, value in values.items():
@@ -123,9 +174,7 @@ def test_every_value_is_in_the_readme_and_described_in_the_schema(chart_path: Pa
     assert schema is not None
     readme = (chart_path / "README.md").read_text()
     # One row covers what is a Kubernetes object of its own.
-    documented = {
-        name.split(".")[0] if name.startswith(("resources", "updateStrategy")) else name for name in leaves(values)
-    }
+    documented = {next((whole for whole in WHOLE if name.startswith(f"{whole}.")), name) for name in leaves(values)}
     assert {name for name in documented if f"`{name}`" not in readme} == set()
     assert values.keys() | {"global"} == schema["properties"].keys()
     assert undescribed(schema["properties"]) == []

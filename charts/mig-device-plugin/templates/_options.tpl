@@ -15,8 +15,25 @@ it has none) and the chart's own default (absent: the daemon decides).
 - {value: gdrcopyEnabled, env: GDRCOPY_ENABLED, file: flags.gdrcopyEnabled}
 - {value: gdsEnabled, env: GDS_ENABLED, file: flags.gdsEnabled}
 - {value: mofedEnabled, env: MOFED_ENABLED, file: flags.mofedEnabled}
+- {value: disableHealthChecks, env: DP_DISABLE_HEALTHCHECKS, file: flags.plugin.disableHealthChecks}
+- {value: enableHealthChecks, env: DP_ENABLE_HEALTHCHECKS, file: flags.plugin.enableHealthChecks}
+- {value: quietPeriod, env: QUIET_PERIOD, file: flags.plugin.quietPeriod}
+- {value: escalateCount, env: ESCALATE_COUNT, file: flags.plugin.escalateCount}
+- {value: escalateWindow, env: ESCALATE_WINDOW, file: flags.plugin.escalateWindow}
+- {value: probeInterval, env: PROBE_INTERVAL, file: flags.plugin.probeInterval}
 - {value: logLevel, env: LOG_LEVEL}
 - {value: logFormat, env: LOG_FORMAT}
+- {value: metrics.dcgmNames, env: DCGM_NAMES, file: flags.plugin.dcgmNames}
+- {value: metrics.sampleInterval, env: SAMPLE_INTERVAL, file: flags.plugin.sampleInterval}
+{{- end -}}
+
+{{/* A value at a dotted place, as JSON; empty when it is unset. Takes (list root place). */}}
+{{- define "mig-device-plugin.setValue" -}}
+{{- $here := (index . 0).Values -}}
+{{- range splitList "." (index . 1) -}}
+{{- $here = index ($here | default dict) . -}}
+{{- end -}}
+{{- if not (kindIs "invalid" $here) -}}{{- dict "v" $here | toJson -}}{{- end -}}
 {{- end -}}
 
 {{/* What config.inline says at a dotted place, as JSON; empty when it says nothing. Takes (list root place). */}}
@@ -36,7 +53,7 @@ say otherwise, since the environment wins over the file.
 {{- define "mig-device-plugin.optionEnv" -}}
 {{- $root := . -}}
 {{- range include "mig-device-plugin.optionTable" . | fromYamlArray -}}
-{{- $value := index $root.Values .value -}}
+{{- $value := get (include "mig-device-plugin.setValue" (list $root .value) | default "{\"v\":null}" | fromJson) "v" -}}
 {{- if and (kindIs "invalid" $value) (hasKey . "default") (not $root.Values.config.existingConfigMap) -}}
 {{- if not (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}
 {{- $value = .default -}}

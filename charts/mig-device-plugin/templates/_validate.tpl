@@ -24,7 +24,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $key, $path := dict "driver.root" $v.driver.root "driver.devRoot" ($v.driver.devRoot | default "/") "kubelet.root" $v.kubelet.root -}}
+{{- range $key, $path := dict "driver.root" $v.driver.root "driver.devRoot" ($v.driver.devRoot | default "/") "kubelet.root" $v.kubelet.root "ledger.hostPath" ($v.ledger.hostPath | default "/") -}}
 {{- if or (not (hasPrefix "/" $path)) (has ".." (splitList "/" $path)) -}}
 {{- $mistakes = append $mistakes (printf "%s is %q: set it to an absolute path on the host, beginning with / and without `..`" $key $path) -}}
 {{- end -}}
@@ -37,7 +37,7 @@
 {{- $mistakes = append $mistakes "config.inline has no `version: v1`: add it, the daemon reads no other version." -}}
 {{- end -}}
 {{- range include "mig-device-plugin.optionTable" . | fromYamlArray -}}
-{{- if and (not (kindIs "invalid" (index $v .value))) (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}
+{{- if and (include "mig-device-plugin.setValue" (list $root .value)) (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}
 {{- $mistakes = append $mistakes (printf "%s and config.inline's %s are both set: keep one, the first would always win." .value .file) -}}
 {{- end -}}
 {{- $option := . -}}
@@ -61,6 +61,55 @@
 {{- range $v.extraEnv -}}
 {{- if eq .name "SIMULATE" -}}
 {{- $mistakes = append $mistakes "extraEnv has SIMULATE: set driver.access=simulation and simulation.node instead, which also drops the privileges." -}}
+{{- end -}}
+{{- end -}}
+
+{{- range $env, $value := dict "HTTP_ADDRESS" "http.address and http.port" "HTTP_TLS_CERT" "http.tls.secretName" "HTTP_TLS_KEY" "http.tls.secretName" -}}
+{{- range $v.extraEnv -}}
+{{- if eq .name $env -}}
+{{- $mistakes = append $mistakes (printf "extraEnv sets %s: set %s instead, which the ports and probes follow." $env $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $v.extraArgs -}}
+{{- if hasPrefix "--http-" . -}}
+{{- $mistakes = append $mistakes (printf "extraArgs has %s: set the values below http instead, which the ports and probes follow." .) -}}
+{{- end -}}
+{{- end -}}
+{{- range list "httpAddress" "httpTLSCert" "httpTLSKey" -}}
+{{- if include "mig-device-plugin.inInlineConfig" (list $root (printf "flags.plugin.%s" .)) -}}
+{{- $mistakes = append $mistakes (printf "config.inline sets flags.plugin.%s: set the values below http instead, which always win and which the ports and probes follow." .) -}}
+{{- end -}}
+{{- end -}}
+{{- if or (hasPrefix "127." $v.http.address) (eq $v.http.address "::1") -}}
+{{- $mistakes = append $mistakes (printf "http.address is %q, which neither kubelet's probes nor Prometheus can reach: leave it empty, or set http.enabled=false to serve nothing." $v.http.address) -}}
+{{- end -}}
+{{- if not $v.http.enabled -}}
+{{- range list "podMonitor" "prometheusRule" "dashboard" -}}
+{{- if (index $v .).enabled -}}
+{{- $mistakes = append $mistakes (printf "%s.enabled=true with http.enabled=false: there are no metrics; set http.enabled=true, or %s.enabled=false." . .) -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.http.tls.secretName -}}
+{{- $mistakes = append $mistakes "http.tls.secretName is set with http.enabled=false: set http.enabled=true, or leave http.tls.secretName empty." -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.podMonitor.enabled $v.http.enabled $v.http.tls.secretName (not $v.podMonitor.tlsConfig) -}}
+{{- $mistakes = append $mistakes "podMonitor with http.tls.secretName needs podMonitor.tlsConfig, since a certificate seldom names a pod's address: set it to {serverName: NAME, ca: {secret: {name: SECRET, key: ca.crt}}}, or to {insecureSkipVerify: true}." -}}
+{{- end -}}
+{{- if and $v.podMonitor.tlsConfig (not $v.http.tls.secretName) -}}
+{{- $mistakes = append $mistakes "podMonitor.tlsConfig is set but http.tls.secretName is not, so plain HTTP is served: set http.tls.secretName, or leave podMonitor.tlsConfig empty." -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled $v.http.enabled (not $v.networkPolicy.namespaces) (not $v.networkPolicy.from) -}}
+{{- $mistakes = append $mistakes "networkPolicy.enabled=true lets nobody in yet: set networkPolicy.namespaces to where Prometheus runs, for example --set networkPolicy.namespaces={monitoring}" -}}
+{{- end -}}
+{{- if $v.prometheusRule.alerts -}}
+{{- $known := list -}}
+{{- range include "mig-device-plugin.alerts" . | fromYamlArray -}}{{- $known = append $known .alert -}}{{- end -}}
+{{- range $alert, $_ := $v.prometheusRule.alerts -}}
+{{- if not (has $alert $known) -}}
+{{- $mistakes = append $mistakes (printf "prometheusRule.alerts has %s, which is no alert of this chart: choose %s." $alert (join ", " $known)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
