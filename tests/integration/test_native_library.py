@@ -63,6 +63,7 @@ class Host:
             "LD_LIBRARY_PATH": str(self.library.parent),
             build.NODE_VARIABLE: str(self.node),
             "MIG_STRATEGY": "mixed",
+            "CONTROL_SOCKET": "",
             "KUBELET_SOCKET": str(self.kubelet / "kubelet.sock"),
             "PROC_ROOT": str(self.root / "proc"),
             "SYS_ROOT": str(self.root / "sys"),
@@ -234,7 +235,8 @@ async def test_plain_command_on_a_bare_host(host: Host) -> None:
     if reason:
         pytest.skip(reason)
     environment = {
-        name: host.environment[name] for name in ("PATH", "LD_LIBRARY_PATH", "MIG_STRATEGY", "KUBELET_SOCKET")
+        name: host.environment[name]
+        for name in ("PATH", "LD_LIBRARY_PATH", "MIG_STRATEGY", "KUBELET_SOCKET", "CONTROL_SOCKET")
     }
     overlay = ("unshare", "-m", "sh", "-c", _OVERLAY, "overlay", str(host.root), *_command("run"))
     async with SimKubelet(host.kubelet) as kubelet, daemon(environment, *overlay):
@@ -334,7 +336,7 @@ def test_a_missing_capability_node_is_named(host: Host) -> None:
     device = shown["gpus"][0]["migDevices"][0]
     assert device["missingNodes"] == [cap]
     assert device["health"] != "healthy"
-    assert any(cap in reason for reason in device["reasons"])
+    assert any(cap in reason["text"] for reason in device["reasons"])
     assert shown["resources"][SMALL]["healthy"] == 55
     done = host.call("doctor")
     assert done.returncode == 2
