@@ -1,0 +1,216 @@
+"""One HTTP connection: requests in, responses out, within limits of size and time that no client can stretch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+import h11
+
+from plugin.web.message import Request, Response
+
+log = logging.getLogger(__name__)
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+#: Read at once; the head may be larger than its limit by this much.
+_CHUNK = 4096
+_LONGEST_LOGGED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may cost. ``idle_seconds`` is longer than the usual minute between two scrapes."""
+
+    connections: int = 64
+    head_bytes: int = 16 * 1024
+    head_seconds: float = 5.0
+    body_bytes: int = 4096
+    idle_seconds: float = 90.0
+    write_seconds: float = 10.0
+    linger_bytes: int = 64 * 1024
+    linger_seconds: float = 1.0
+
+
+class _Refused(Exception):
+    """The request is answered with this status, and the connection ends."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Connection:
+    """Serves one client until it leaves, errs, idles or is too slow. ``since`` is when the present step began.
+
+    ``idle`` is true between an answer and the first byte of the next request. Times are those of the event loop.
+    """
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer, limits: Limits, peer: str
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._answer = answer
+        self._limits = limits
+        self._peer = peer
+        self._now = asyncio.get_running_loop().time
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+        self.idle = False
+        self.since = self._now()
+        # So that waiting for a write means waiting for the client, not for room in a buffer of ours.
+        writer.transport.set_write_buffer_limits(high=0)
+
+    async def run(self) -> None:
+        """Raises OSError (TimeoutError among them) when the client is gone or too slow to be told anything."""
+        try:
+            while await self._exchange():
+                self._http.start_next_cycle()
+                self.idle, self.since = True, self._now()
+        finally:
+            self._writer.transport.abort()
+
+    async def _exchange(self) -> bool:
+        """One request and its response; false when the connection has to end."""
+        started = time.perf_counter()
+        request: Request | None = None
+        try:
+            request = await self._receive()
+            if request is None:
+                return False
+            started = time.perf_counter()
+            response = await self._respond(request)
+        except _Refused as refused:
+            response = Response(refused.status, f"{refused}\n".encode())
+        except h11.RemoteProtocolError as error:
+            response = Response(error.error_status_hint, f"{error}\n".encode())
+        goes_on = self._http.their_state is h11.DONE
+        self.idle, self.since = False, self._now()
+        await self._send(response, head_only=request is not None and request.method == "HEAD", close=not goes_on)
+        log.debug(
+            "request",
+            extra={
+                "method": request.method if request else None,
+                "path": request.path[:_LONGEST_LOGGED] if request else None,
+                "status": response.status,
+                "bytes": len(response.body),
+                "seconds": round(time.perf_counter() - started, 6),
+                "client": self._peer,
+            },
+        )
+        if goes_on and self._http.our_state is h11.DONE:
+            return True
+        await self._leave()
+        return False
+
+    async def _respond(self, request: Request) -> Response:
+        try:
+            return await self._answer(request)
+        except Exception:
+            log.exception("a request failed", extra={"path": request.path[:_LONGEST_LOGGED]})
+            return Response(500, b"internal error; the log has the reason\n")
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    async def _receive(self) -> Request | None:
+        """The next request, its body discarded; ``None`` when the client left or did not send any.
+
+        Raises :class:`_Refused` and ``h11.RemoteProtocolError``.
+        """
+        limits = self._limits
+        patience = limits.idle_seconds if self.idle else limits.head_seconds
+        try:
+            async with asyncio.timeout(patience) as deadline:
+                event = await self._event(deadline)
+                if not isinstance(event, h11.Request):
+                    return None
+                headers = _headers(event)
+                # Checked by the library: a short number.
+                if headers.get("expect") or int(headers.get("content-length", 0)) > limits.body_bytes:
+                    raise _Refused(413, "no request here takes a body")
+                await self._discard_body(deadline)
+        except TimeoutError:
+            if self._http.their_state is h11.IDLE and not self._http.trailing_data[0]:
+                return None
+            raise _Refused(408, "the request took too long") from None
+        return Request(event.method.decode(), _path(event.target), headers)
+
+    async def _discard_body(self, deadline: asyncio.Timeout) -> None:
+        size = 0
+        while not isinstance(event := await self._event(deadline), h11.EndOfMessage):
+            if isinstance(event, h11.Data):
+                size += len(event.data)
+            if size > self._limits.body_bytes or not isinstance(event, h11.Data):
+                raise _Refused(413, "no request here takes a body")
+
+    async def _event(self, deadline: asyncio.Timeout) -> object:
+        while True:
+            event = self._http.next_event()
+            if event is not h11.NEED_DATA:
+                return event
+            data = await self._reader.read(_CHUNK)
+            if self.idle and data:
+                self.idle, self.since = False, self._now()
+                deadline.reschedule(self.since + self._limits.head_seconds)
+            self._http.receive_data(data)
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    async def _send(self, response: Response, *, head_only: bool, close: bool) -> None:
+        headers = [("Date", formatdate(usegmt=True)), ("X-Content-Type-Options", "nosniff")]
+        if response.status != HTTPStatus.NOT_MODIFIED:
+            headers += [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
+        headers += response.headers.items()
+        if close:
+            headers.append(("Connection", "close"))
+        parts: list[h11.Event] = [
+            h11.Response(status_code=response.status, headers=headers, reason=_phrase(response.status))
+        ]
+        if response.body and not head_only and response.status != HTTPStatus.NOT_MODIFIED:
+            parts.append(h11.Data(data=response.body))
+        parts.append(h11.EndOfMessage())
+        self._writer.write(b"".join(filter(None, map(self._http.send, parts))))
+        async with asyncio.timeout(self._limits.write_seconds):
+            await self._writer.drain()
+
+    async def _leave(self) -> None:
+        """Close so that the client sees the answer: unread data would make the kernel reset the connection."""
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(self._limits.linger_seconds):
+                if self._writer.can_write_eof():
+                    self._writer.write_eof()
+                    left = self._limits.linger_bytes
+                    while left > 0 and (data := await self._reader.read(_CHUNK)):
+                        left -= len(data)
+                self._writer.close()
+                await self._writer.wait_closed()
+
+
+def _phrase(status: int) -> bytes:
+    return HTTPStatus(status).phrase.encode()
+
+
+def _path(target: bytes) -> str:
+    text = target.decode("ascii", "replace")
+    if not text.startswith("/"):  # as a proxy is asked
+        try:
+            return urlsplit(text).path or "/"
+        except ValueError:
+            return text
+    return text.partition("?")[0]
+
+
+def _headers(event: h11.Request) -> MappingProxyType[str, str]:
+    found: dict[str, str] = {}
+    for raw, value in event.headers:
+        name, text = raw.decode("ascii"), value.decode("latin-1")
+        found[name] = f"{found[name]}, {text}" if name in found else text
+    return MappingProxyType(found)

@@ -1,0 +1,26 @@
+"""A request and a response, as the routes see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``path`` is without the query; ``headers`` have names in lower case, repeated ones joined by commas."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """``headers`` are those beside content type, length and date."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,0 +1,187 @@
+"""The node's state as JSON for ``/api/v1/state``: what ``devices`` shows, with kubelet, pods and measured use.
+
+It holds no time of its own making, so the same state makes the same bytes. Its schema is ``state.schema.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import plugin
+from plugin import status
+from plugin.core.ledger import CORDONED
+from plugin.core.model import Gpu, MigDevice
+from plugin.core.profiles import Profile
+from plugin.core.resources import REPLICA_SEPARATOR, Listed
+from plugin.core.samples import DeviceSample
+from plugin.core.view import Holder, ResourceStatus, View
+from plugin.web.probes import Verdict, health, readiness
+
+#: Cards with eight memory slices have seven compute slices; on the others there are as many of both.
+_EIGHT, _SEVEN = 8, 7
+
+_Json = dict[str, Any]
+
+
+def document(view: View, hostname: str = "") -> _Json:
+    """JSON's types; documented in docs/api.md."""
+    snapshot = view.snapshot
+    told = status.document(snapshot, "daemon")
+    known = {gpu.uuid: gpu for gpu in snapshot.inventory.gpus}
+    holders = _by_device(view.holders or {})
+    for gpu in told["gpus"]:
+        _complete(gpu, holders, view)
+        gpu["freeRuns"] = _free_runs(known[gpu["uuid"]])
+        for device in gpu["migDevices"]:
+            _complete(device, holders, view)
+    return {
+        "hostname": hostname,
+        "version": plugin.__version__,
+        "started": view.started,
+        "changed": view.changed,
+        "health": _verdict(health(view)),
+        "readiness": _verdict(readiness(view)),
+        **told,
+        "driver": {
+            **told["driver"],
+            "error": snapshot.driver_error,
+            # Whole tens, so that a hung driver does not make another state of every moment.
+            "busySeconds": int(view.driver_busy // 10 * 10),
+        },
+        "allocationsKnown": view.holders is not None,
+        "sampled": view.samples.time if view.samples else None,
+        "resources": _resources(view, told),
+        "gone": [
+            {"uuid": uuid, "holders": [_holder(*held) for held in who]}
+            for uuid, who in sorted(holders.items())
+            if all(uuid != device.uuid for device in snapshot.inventory.devices())
+        ],
+    }
+
+
+def _complete(device: _Json, holders: Mapping[str, list[tuple[str, Holder]]], view: View) -> None:
+    held = holders.get(device["uuid"], [])
+    device["state"] = _state(device, known=view.holders is not None, held=bool(held))
+    device["holders"] = [_holder(*each) for each in held]
+    device["use"] = _use(view.samples.devices.get(device["uuid"])) if view.samples else None
+
+
+def _state(device: _Json, *, known: bool, held: bool) -> str | None:
+    """One word; what keeps a device from use counts more than that it is used."""
+    match device["health"]:
+        case "healthy" if held:
+            return "allocated"
+        case "healthy":
+            return "free" if known else "healthy"
+        case "unhealthy" if {reason["code"] for reason in device["reasons"]} == {CORDONED}:
+            return "cordoned"
+        case other:
+            return other if other is None else str(other)
+
+
+def _by_device(holders: Mapping[str, tuple[Holder, ...]]) -> dict[str, list[tuple[str, Holder]]]:
+    """UUID → (id, holder), those of its replicas included."""
+    found: dict[str, list[tuple[str, Holder]]] = {}
+    for listed, who in sorted(holders.items()):
+        found.setdefault(listed.partition(REPLICA_SEPARATOR)[0], []).extend((listed, holder) for holder in who)
+    return found
+
+
+def _holder(listed: str, holder: Holder) -> _Json:
+    return {"id": listed, "namespace": holder.namespace, "pod": holder.pod, "container": holder.container}
+
+
+def _use(sample: DeviceSample | None) -> _Json | None:
+    if sample is None:
+        return None
+    activity = sample.activity
+    return {
+        "memoryTotalBytes": sample.memory_total,
+        "memoryUsedBytes": sample.memory_used,
+        "processes": sample.processes,
+        "smActive": activity.sm_active,
+        "smOccupancy": activity.sm_occupancy,
+        "tensorActive": activity.tensor_active,
+        "dramActive": activity.dram_active,
+    }
+
+
+def _resources(view: View, told: _Json) -> _Json:
+    statuses = {each.resource: each for each in view.resources}
+    listed = view.snapshot.advertisement.resources
+    states = {device["uuid"]: device["state"] for gpu in told["gpus"] for device in (gpu, *gpu["migDevices"])}
+    return {
+        name: {**_counts(listed.get(name, ()), view.holders, states), **_kubelet(statuses.get(name))}
+        for name in (*listed, *(name for name in statuses if name not in listed))
+    }
+
+
+def _counts(
+    listed: tuple[Listed, ...], holders: Mapping[str, tuple[Holder, ...]] | None, states: Mapping[str, str | None]
+) -> _Json:
+    """Counts of ids; of several replicas of a device, some may be allocated and others free."""
+    found = dict.fromkeys(("unhealthy", "cordoned", *(("healthy",) if holders is None else ("allocated", "free"))), 0)
+    for item in listed:
+        if not item.healthy:
+            found["cordoned" if states.get(item.device.uuid) == "cordoned" else "unhealthy"] += 1
+        elif holders is None:
+            found["healthy"] += 1
+        else:
+            found["allocated" if holders.get(item.id) else "free"] += 1
+    return {
+        "devices": len(listed),
+        "healthy": sum(item.healthy for item in listed),
+        "held": None if holders is None else sum(bool(holders.get(item.id)) for item in listed),
+        "states": found,
+    }
+
+
+def _kubelet(known: ResourceStatus | None) -> _Json:
+    how = known or ResourceStatus("", registered=False)
+    return {
+        "registered": how.registered,
+        "registrations": how.registrations,
+        "streamSince": how.stream_since,
+        "listsSent": how.lists_sent,
+        "lastError": how.last_error or None,
+    }
+
+
+def _verdict(verdict: Verdict) -> _Json:
+    return {"good": verdict.good, "reasons": list(verdict.reasons)}
+
+
+def _free_runs(gpu: Gpu) -> list[_Json]:
+    """Memory slices without an instance, in runs; none where it is not known where the instances lie.
+
+    A run is of no use when the instances there are have all compute slices; ``None`` when that is not known.
+    """
+    placed = {device.gi: device.placement for device in gpu.mig_devices}
+    if not gpu.mig_enabled or None in placed.values():
+        return []
+    total = gpu.memory_slices
+    used = {slot for placement in placed.values() if placement for slot in range(placement.start, placement.end)}
+    computing = _compute_slices(gpu)
+    usable = None if computing is None else computing < (_SEVEN if total == _EIGHT else total)
+    return [{"start": start, "size": size, "usable": usable} for start, size in _runs(used, total)]
+
+
+def _runs(used: set[int], total: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    for slot in range(total + 1):
+        if slot == total or slot in used:
+            if slot > start:
+                yield start, slot - start
+            start = slot + 1
+
+
+def _compute_slices(gpu: Gpu) -> int | None:
+    """Compute slices that the GPU instances have together."""
+    slices = {device.gi: _gi_slices(device) for device in gpu.mig_devices}
+    return None if 0 in slices.values() else sum(slices.values())
+
+
+def _gi_slices(device: MigDevice) -> int:
+    parsed = Profile.parse(device.profile)
+    return device.gi_slices or (parsed.gi_slices if parsed else 0)

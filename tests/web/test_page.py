@@ -1,0 +1,159 @@
+"""The status page as markup: nothing from outside, nothing unescaped, and what a reader needs without a script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from plugin.web import page
+from plugin.web.markup import Html, element, join
+from plugin.web.state import document
+from tests.web.scenes import NOW, SCENES, balanced, cordoned, faulted, hostile, invalid_single, no_gpus
+
+every_scene = pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
+
+#: Elements that have no end.
+VOID = {"meta", "link", "wbr"}
+
+
+class Parsed(HTMLParser):
+    """Elements with their attributes, and the text outside style and script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.raw: dict[str, str] = {}
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs)
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] in {"style", "script"}:
+            self.raw[self._open[-1]] = data
+        else:
+            self.text += data
+
+
+def rendered(scene: object) -> str:
+    assert callable(scene)
+    return page.render(document(scene(), "node-7"), NOW)
+
+
+@every_scene
+def test_elements_nest_and_ids_are_unique(scene: object) -> None:
+    parsed = Parsed(rendered(scene))
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in parsed.elements:
+        for reference in ("popovertarget", "aria-labelledby"):
+            if reference in attributes:
+                assert attributes[reference] in ids
+        href = attributes.get("href") or ""
+        assert not href.startswith("#") or href[1:] in ids
+
+
+@every_scene
+def test_nothing_comes_from_outside(scene: object) -> None:
+    text = rendered(scene)
+    for tag, attributes in Parsed(text).elements:
+        assert tag not in {"img", "iframe", "object", "base", "form"}
+        assert not {"src", "style"} & set(attributes)
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("href") or "/").startswith(("/", "#", "data:image/svg+xml,"))
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+def test_the_policy_allows_this_style_and_this_script_and_nothing_else() -> None:
+    policy = dict(
+        part.strip().split(" ", 1) for part in page.HEADERS["Content-Security-Policy"].split(";") if " " in part.strip()
+    )
+    raw = Parsed(rendered(balanced)).raw
+    for kind in ("style", "script"):
+        digest = base64.b64encode(hashlib.sha256(raw[kind].encode()).digest()).decode()
+        assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+
+
+def test_what_others_named_stays_text() -> None:
+    text = rendered(hostile)
+    parsed = Parsed(text)
+    assert "<script>alert(1)</script>/\"><img src=x onerror='alert(2)'>" in parsed.text
+    assert "'{{live}}'" in parsed.text
+    assert "</style><b onclick=x>&amp;" in parsed.text
+    assert [tag for tag, _ in parsed.elements].count("script") == 1
+
+
+def test_every_device_is_told_with_its_pod_and_its_reasons() -> None:
+    view = faulted()
+    text = " ".join(Parsed(rendered(faulted)).text.split())
+    for gpu in view.snapshot.inventory.gpus:
+        for device in gpu.mig_devices:
+            assert device.uuid in text
+    assert view.holders is not None
+    for who in view.holders.values():
+        assert f"{who[0].namespace}/{who[0].pod}, container main" in text
+    assert "XID 79: GPU has fallen off the bus; restart the node" in text
+    assert "1 free slice" in text
+    assert "no compute slice left" in text
+
+
+def test_a_fault_names_the_devices_and_the_pods_that_it_hits() -> None:
+    notes = re.findall(r'<ul class="notes".*?</ul>', rendered(faulted))
+    words = [html.unescape(re.sub("<[^>]*>", " ", note)) for note in notes]
+    assert len(words) == 2
+    one, whole = words
+    assert "double-bit ECC error" in one
+    assert "1g.10gb at 0:2" in one
+    assert "hits research/notebook-ada-02" in one
+    assert "all of GPU 2" in whole
+    assert "serving/whisper-2-25" in whole
+    assert whole.count("XID 79") == 1
+
+
+def test_summaries() -> None:
+    assert "8 GPUs, 32 MIG devices, 24 allocated, 8 free" in rendered(balanced)
+    assert "8 GPUs, 32 MIG devices, 14 allocated, 13 free, 6 cordoned" in rendered(cordoned)
+    assert "The driver shows no GPUs on this node." in rendered(no_gpus)
+    assert "libnvidia-ml.so.1" in rendered(no_gpus)
+    invalid = rendered(invalid_single)
+    assert "nothing is advertised until that is mended" in invalid
+    assert "Nothing is advertised to kubelet." in invalid
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-3.0, "just now"),
+        (4.9, "just now"),
+        (59.0, "55 s ago"),
+        (60.0, "1 min ago"),
+        (7199.0, "1 h ago"),
+        (200_000.0, "2 d ago"),
+    ],
+)
+def test_ages(seconds: float, words: str) -> None:
+    assert page.age(seconds) == words
+
+
+def test_markup_escapes_all_but_its_own() -> None:
+    assert element("b", "<", element("i", "&"), None, title='"', hidden=True, class_=None, aria_label="'") == (
+        '<b title="&quot;" hidden aria-label="&#x27;">&lt;<i>&amp;</i></b>'
+    )
+    assert isinstance(join("<"), Html)
