@@ -247,10 +247,13 @@ class Node:
 
     def _record(self, fault: Fault) -> None:
         snapshot = self.store.snapshot
-        settings = snapshot.settings
-        escalation = Escalation(settings.escalate_count, settings.escalate_seconds)
-        self._publish(ledger=ledgers.record(snapshot.ledger, fault, snapshot.inventory, self._clock(), escalation))
+        ledger = ledgers.record(snapshot.ledger, fault, snapshot.inventory, self._clock(), self._escalation())
+        self._publish(ledger=ledger)
         reports.fault(fault, self.store.snapshot.generation)
+
+    def _escalation(self) -> Escalation:
+        settings = self.store.snapshot.settings
+        return Escalation(settings.escalate_count, settings.escalate_seconds)
 
     # --------------------------------------------------------------------------------------- for watching
 
@@ -317,8 +320,13 @@ class Node:
     def clear(self, uuid: str) -> None:
         log.info("cleared by an operator", extra={"device": uuid})
         snapshot = self.store.snapshot
-        self._publish(ledger=ledgers.clear(snapshot.ledger, uuid, snapshot.inventory))
-        self._probe_wanted.set()  # what is still wrong shall not stay hidden until the next schedule
+        ledger = ledgers.clear(snapshot.ledger, uuid, snapshot.inventory)
+        # What a GPU itself said when last asked is still so: kubelet must not see it healthy in between.
+        probe = snapshot.conditions.get(uuid, Condition()).probe
+        for fault in _probe_faults(probe) if probe is not None else ():
+            ledger = ledgers.record(ledger, fault, snapshot.inventory, self._clock(), self._escalation())
+        self._publish(ledger=ledger)
+        self._probe_wanted.set()
 
     async def saved(self) -> str | None:
         """Wait until the ledger is on disk; returns why it is not."""

@@ -167,6 +167,19 @@ async def test_a_single_device_heals_by_itself(node_dir: Path) -> None:
             assert plugin.node.store.snapshot.ledger[slot.ci.uuid].flaps == flap
 
 
+async def test_clearing_what_is_still_broken_never_shows_it_healthy(node_dir: Path) -> None:
+    async with live(node_dir, NODE) as plugin:
+        plugin.hardware.fault(3, 95)
+        await plugin.becomes(lambda: len(plugin.unhealthy()) == 7)
+        await plugin.settled()
+        before = len(plugin.kubelet.messages)
+        plugin.node.clear(plugin.hardware.gpu(3).uuid)
+        await plugin.settled()
+        assert len(plugin.kubelet.messages) == before
+        reasons = plugin.node.store.snapshot.ledger[plugin.hardware.gpu(3).uuid].reasons
+        assert [reason.code for reason in reasons] == ["recovery-action"]
+
+
 async def test_a_corrupt_ledger_is_set_aside(node_dir: Path) -> None:
     (node_dir / "ledger.json").write_text("{not json")
     async with live(node_dir, NODE) as plugin:
