@@ -48,6 +48,7 @@ _FIXED = (
     "http_address",
     "http_tls_cert",
     "http_tls_key",
+    "dcgm_names",
     "pod_resources_socket",
 )
 

@@ -371,6 +371,25 @@ OPTIONS: tuple[Option, ...] = (
         "plugin.rescanInterval",
     ),
     Option(
+        "log_level",
+        _DAEMON,
+        "debug, info, warning or error",
+        _one_of("debug", "info", "warning", "error"),
+        ("--log-level",),
+        ("LOG_LEVEL",),
+    ),
+    Option(
+        "log_format",
+        _DAEMON,
+        "json, or console for people",
+        _one_of("json", "console"),
+        ("--log-format",),
+        ("LOG_FORMAT",),
+    ),
+    Option(
+        "config_file", _DAEMON, "YAML or JSON file with further settings", _text, ("--config-file",), ("CONFIG_FILE",)
+    ),
+    Option(
         "http_address",
         _SEEN,
         "HOST:PORT for metrics, probes and the status page; empty: none",
@@ -424,25 +443,6 @@ OPTIONS: tuple[Option, ...] = (
         ("--pod-resources-socket",),
         ("POD_RESOURCES_SOCKET",),
         "plugin.podResourcesSocket",
-    ),
-    Option(
-        "log_level",
-        _DAEMON,
-        "debug, info, warning or error",
-        _one_of("debug", "info", "warning", "error"),
-        ("--log-level",),
-        ("LOG_LEVEL",),
-    ),
-    Option(
-        "log_format",
-        _DAEMON,
-        "json, or console for people",
-        _one_of("json", "console"),
-        ("--log-format",),
-        ("LOG_FORMAT",),
-    ),
-    Option(
-        "config_file", _DAEMON, "YAML or JSON file with further settings", _text, ("--config-file",), ("CONFIG_FILE",)
     ),
 )
 

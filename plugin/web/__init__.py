@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 from plugin.core.settings import Settings
 from plugin.core.view import View
+from plugin.web import metrics, page, state
+from plugin.web.server import Tls, WebServer
+
+#: Imported with the package, which happens in a thread: the first request would wait for them otherwise.
+_FIRST_NEEDED_BY_REQUESTS = (metrics, page, state)
 
 
 async def serve(settings: Settings, view: Callable[[], View]) -> None:
     """Serve until cancelled. The address being in use is complained of and tried again; nothing else depends on it."""
-    from plugin.web.server import Tls, WebServer  # noqa: PLC0415 — see plugin.app: imported late and in a thread
-
     tls = Tls(settings.http_tls_cert, settings.http_tls_key) if settings.http_tls_cert else None
     await WebServer(
         settings.http_address, view, tls=tls, dcgm_names=settings.dcgm_names, hostname=socket.gethostname()
