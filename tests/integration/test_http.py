@@ -291,6 +291,15 @@ async def test_a_request_that_takes_too_long_is_ended() -> None:
 
 
 @pytest.mark.asyncio
+async def test_patience_with_an_idle_connection_ends_with_its_next_request() -> None:
+    async with serving(Subject(limits=Limits(head_seconds=0.05, idle_seconds=600.0))) as subject:
+        client = await subject.connect()
+        assert (await client.ask(GET % b"/healthz")).status == 200
+        assert (await client.ask(b"GET /healthz HTTP/1.1\r\nX-Slow: ")).status == 408
+        client.close()
+
+
+@pytest.mark.asyncio
 async def test_idle_connections_end_without_a_word() -> None:
     async with serving(Subject(limits=Limits(head_seconds=0.05, idle_seconds=0.05))) as subject:
         silent, served = await subject.connect(), await subject.connect()

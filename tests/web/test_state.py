@@ -20,6 +20,7 @@ from plugin.web.state import document
 from tests.web.scenes import NOW, SCENES, balanced, cordoned, faulted, held, invalid_single, no_gpus, node
 
 SCHEMA = Path(plugin.web.state.__file__).with_name("state.schema.json")
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/api.md"
 ONE, TWO = Holder("ml", "one", "main"), Holder("ml", "two", "side")
 
 
@@ -198,3 +199,46 @@ def test_use_is_what_was_sampled() -> None:
     assert device["use"]["memoryUsedBytes"] * 2 == device["use"]["memoryTotalBytes"]
     assert document(replace(balanced(), samples=None))["gpus"][0]["migDevices"][0]["use"] is None
     assert document(replace(balanced(), holders=MappingProxyType({})))["sampled"] == NOW - 3
+
+
+# ------------------------------------------------------------------------------------------------ the document
+
+
+def kind(part: dict[str, Any]) -> str:
+    """The type of a field in a word or two, as the document writes it."""
+    if "$ref" in part:
+        return f"[{part['$ref'].rpartition('/')[2]}](#{part['$ref'].rpartition('/')[2].lower()})"
+    if "anyOf" in part:
+        return " or ".join(kind(each) for each in part["anyOf"])
+    if values := part.get("enum", [part["const"]] if "const" in part else []):
+        return ", ".join(f"`{each}`" if each else "null" for each in values)
+    if part["type"] == "array":
+        return f"array of {kind(part['items'])}"
+    if part["type"] == "object" and isinstance(part.get("additionalProperties"), dict):
+        return f"object of {kind(part['additionalProperties'])}"
+    return " or ".join(part["type"]) if isinstance(part["type"], list) else str(part["type"])
+
+
+def table(part: dict[str, Any], prefix: str = "") -> list[str]:
+    """A row for each field, those of nested objects included."""
+    found = []
+    for name, each in part["properties"].items():
+        text = each.get("description", "")
+        found.append(f"| `{prefix}{name}` | {kind(each)} | {text} |")
+        for nested, dots in (
+            (each, "."),
+            (each.get("items", {}), "[]."),
+            *((one, ".") for one in each.get("anyOf", ())),
+        ):
+            if "properties" in nested:
+                found += table(nested, f"{prefix}{name}{dots}")
+    return found
+
+
+def test_the_document_says_what_the_schema_says(schema: dict[str, Any]) -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    expected = [("", schema), *schema["$defs"].items()]
+    for name, part in expected:
+        heading = f"### {name}\n\n" if name else "## The state as JSON\n"
+        assert heading in text
+        assert "\n".join(["| field | type | meaning |", "| --- | --- | --- |", *table(part)]) + "\n" in text
