@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import logging
 import signal
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from plugin.watching import Watcher, probe_regularly
 log = logging.getLogger(__name__)
 
 DEFAULT_LEDGER = "/var/lib/mig-device-plugin/ledger.json"
+SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
 
 #: What the web server leaves to the first registrations, which usually take less.
 WEB_AFTER_SECONDS = 0.3
@@ -94,15 +96,28 @@ def device_files(settings: Settings) -> DeviceFiles:
     return DeviceFiles(*map(Path, roots), proc=Path(settings.proc_root), sys=Path(settings.sys_root))
 
 
+@contextlib.contextmanager
+def _ledger_path(settings: Settings) -> Iterator[Path]:
+    """Where the ledger is kept; a simulated node's goes with the process, for it means nothing to the next one."""
+    if settings.ledger_file or not settings.simulate:
+        yield Path(settings.ledger_file or DEFAULT_LEDGER)
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="mig-device-plugin-")
+    except (
+        OSError
+    ):  # a read-only root without /tmp: saving fails there too, and says so when there is something to save
+        yield Path(SIMULATED_LEDGER)
+        return
+    with folder as name:
+        yield Path(name) / "ledger.json"
+
+
 def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
     """Run the daemon; returns the exit status. `reload` reads the configuration again, for SIGHUP."""
     try:
-        if loaded.settings.simulate and not loaded.settings.ledger_file:
-            # A simulated node's verdicts mean nothing to the next one.
-            with tempfile.TemporaryDirectory(prefix="mig-device-plugin-") as folder:
-                asyncio.run(_run(loaded, reload, Path(folder) / "ledger.json"))
-        else:
-            asyncio.run(_run(loaded, reload, Path(loaded.settings.ledger_file or DEFAULT_LEDGER)))
+        with _ledger_path(loaded.settings) as ledger:
+            asyncio.run(_run(loaded, reload, ledger))
     except ConfigError:
         raise
     except PluginError as error:

@@ -54,7 +54,7 @@ class LedgerFile:
         try:
             document = json.loads(text)
             ledger = from_document(document[_DEVICES])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             aside = self._path.with_suffix(self._path.suffix + ".corrupt")
             with contextlib.suppress(OSError):
                 self._path.replace(aside)
