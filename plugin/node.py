@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 REOPEN_SECONDS = 5.0
 #: A re-partition makes an event per instance; they become one look.
 COALESCE_SECONDS = 0.02
+#: So many events are judged in one go, in some 20 ms.
+MOST_EVENTS = 500
 #: How long the thread that waits for events may take to end before the driver is opened again.
 CLOSE_SECONDS = 5.0
 
@@ -75,6 +77,7 @@ class Node:
         self._changed_gpus: set[str] = set()
         self._scanned_gpus: set[str] = set()
         self._deferred: list[DriverEvent] = []
+        self._events: list[DriverEvent] = []
         self.is_open = False
         #: Set while nobody waits for the driver's events, so that it can be closed.
         self.unused = asyncio.Event()
@@ -143,7 +146,9 @@ class Node:
         """(Re)open the driver, once nobody waits for events of the one before; a waiter that hangs is left behind."""
         self.is_open = False
         self._tell_watchers()
-        await asyncio.wait({asyncio.ensure_future(self.unused.wait())}, timeout=CLOSE_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.unused.wait()
         await self._worker.call(self._driver.open)
         self.is_open = True
         self._epoch += 1
@@ -177,27 +182,40 @@ class Node:
     # ---------------------------------------------------------------------------------- events and probes
 
     def on_event(self, event: DriverEvent) -> None:
-        """An event of the driver: judged, written down and published at once."""
+        """An event of the driver: judged, written down and published at once, together with all that wait with it."""
+        if not self._events:
+            asyncio.get_running_loop().call_soon(self._judge_events)
+        self._events.append(event)
+
+    def _judge_events(self) -> None:
+        """Judge what has come in, publish once; a storm is taken in portions, so that kubelet is answered between."""
+        events, self._events = self._events[:MOST_EVENTS], self._events[MOST_EVENTS:]
+        if self._events:
+            asyncio.get_running_loop().call_soon(self._judge_events)
+        faults = [fault for event in events if (fault := self._judge(event)) is not None]
+        self._record(faults)
+        if any(event.kind is not EventKind.MIG_CONFIG for event in events):
+            # Any fault may change what the driver recommends; only asking tells.
+            self._probe_wanted.set()
+
+    def _judge(self, event: DriverEvent) -> Fault | None:
         snapshot = self.store.snapshot
         log.debug("event", extra={"kind": event.kind.name, "gpu": event.gpu_uuid, "data": event.data})
         if event.kind is EventKind.MIG_CONFIG:
             self._changed_gpus.add(event.gpu_uuid)
             self.rescan()
-            return
+            return None
         if event.gi is not None and event.gpu_uuid in self._changed_gpus | self._scanned_gpus:
             # Instance ids are used again at once: what we know may be the device that was there before.
             self._deferred.append(event)
-            return
+            return None
         fault = judge(event, snapshot.inventory, snapshot.settings)
         if fault is not None and not fault.targets:
             # It names an instance that we do not know: it counts for the GPU, and we look what is there.
             log.warning("a fault of an unknown instance", extra={"gpu": event.gpu_uuid, "gi": event.gi, "ci": event.ci})
             fault = replace(fault, targets=(fault.gpu_uuid,), severity=Severity.COUNTED)
             self.rescan()
-        if fault is not None:
-            self._record(fault)
-        # Any fault may change what the driver recommends; only asking tells.
-        self._probe_wanted.set()
+        return fault
 
     def on_probes(self, probes: Iterable[Probe]) -> None:
         """Fresh answers of GPUs."""
@@ -212,10 +230,8 @@ class Node:
             if (before.probe is not None and before.probe.lost) != probe.lost:
                 self.rescan()  # what was on it is gone, or there again
         self._publish(conditions=MappingProxyType(conditions))
-        for fault in faults:
-            entry = self.store.snapshot.ledger.get(fault.gpu_uuid)
-            if entry is None or entry.reason(fault.code) is None:
-                self._record(fault)
+        ledger = self.store.snapshot.ledger
+        self._record([f for f in faults if f.gpu_uuid not in ledger or ledger[f.gpu_uuid].reason(f.code) is None])
         self._probed.set()
         self._probed = asyncio.Event()
 
@@ -243,13 +259,17 @@ class Node:
         """Have every GPU probed and wait a little for the answers."""
         probed = self._probed
         self._probe_wanted.set()
-        await asyncio.wait({asyncio.ensure_future(probed.wait())}, timeout=1.0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await probed.wait()
 
-    def _record(self, fault: Fault) -> None:
+    def _record(self, faults: Sequence[Fault]) -> None:
         snapshot = self.store.snapshot
-        ledger = ledgers.record(snapshot.ledger, fault, snapshot.inventory, self._clock(), self._escalation())
+        ledger, now, escalation = snapshot.ledger, self._clock(), self._escalation()
+        for fault in faults:
+            ledger = ledgers.record(ledger, fault, snapshot.inventory, now, escalation)
         self._publish(ledger=ledger)
-        reports.fault(fault, self.store.snapshot.generation)
+        reports.faults(faults, self.store.snapshot.generation)
 
     def _escalation(self) -> Escalation:
         settings = self.store.snapshot.settings

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 
 from plugin.core.health import Fault, Severity
 from plugin.core.ledger import Reason
-from plugin.core.model import Inventory
 from plugin.core.resources import Listed
 from plugin.core.snapshot import Snapshot
+from plugin.status import warnings
 
 log = logging.getLogger("plugin.node")
 
@@ -22,8 +23,8 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
     elif old.driver_error and not new.driver_error:
         log.info("driver available", extra=common)
     if new.inventory is not old.inventory:
-        known = _warnings(old.inventory)
-        for warning in dict.fromkeys(_warnings(new.inventory)):
+        known = warnings(old.inventory)
+        for warning in dict.fromkeys(warnings(new.inventory)):
             if warning not in known:
                 log.warning("unreadable hardware", extra={**common, "reason": warning})
     for problem in new.advertisement.problems:
@@ -33,11 +34,12 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
         _resource(new.generation, resource, old.advertisement.resources.get(resource, ()), listed)
 
 
-def fault(what: Fault, generation: int) -> None:
-    """One judged event."""
-    level = logging.WARNING if what.severity is Severity.FATAL else logging.INFO
-    extra = {"generation": generation, "devices": what.targets, "reason": what.text, "verdict": what.severity.value}
-    log.log(level, "fault", extra=extra)
+def faults(judged: Iterable[Fault], generation: int) -> None:
+    """Events judged together; those that say the same share a line, with their number."""
+    for what, count in Counter(judged).items():
+        level = logging.WARNING if what.severity is Severity.FATAL else logging.INFO
+        extra = {"generation": generation, "devices": what.targets, "reason": what.text, "verdict": what.severity.value}
+        log.log(level, "fault", extra=extra if count == 1 else {**extra, "count": count})
 
 
 def cleared(reasons: Iterable[tuple[str, Reason]]) -> None:
@@ -63,7 +65,3 @@ def _resource(generation: int, resource: str, before: tuple[Listed, ...], now: t
         log.warning("unhealthy", extra={**common, "devices": devices, "reason": reason})
     if up:
         log.info("healthy again", extra={**common, "devices": up})
-
-
-def _warnings(inventory: Inventory) -> list[str]:
-    return [*inventory.warnings, *(warning for gpu in inventory.gpus for warning in gpu.warnings)]

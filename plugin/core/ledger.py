@@ -7,6 +7,7 @@ under a MIG device's UUID ends with that instance. Times are seconds of the wall
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -22,6 +23,8 @@ CORDONED = "cordoned"
 FLAP_SECONDS = 3600.0
 #: Flapping doubles the quiet period up to this.
 LONGEST_QUIET_SECONDS = 3600.0
+#: More doublings than any quiet period takes to get there, and few enough for a float.
+_MOST_DOUBLINGS = 32
 
 
 class Clears(enum.StrEnum):
@@ -67,7 +70,7 @@ class Entry:
 
     def quiet_needed(self, quiet_seconds: float) -> float:
         """Seconds without trouble before a reason may go: doubled with each flap."""
-        return min(quiet_seconds * 2.0**self.flaps, max(LONGEST_QUIET_SECONDS, quiet_seconds))
+        return min(quiet_seconds * 2.0 ** min(self.flaps, _MOST_DOUBLINGS), max(LONGEST_QUIET_SECONDS, quiet_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,8 @@ def condition(before: Condition, probe: Probe, now: float) -> Condition:
     returned = before.probe is not None and before.probe.lost and not probe.lost and not probe.error
     return Condition(
         probe,
-        good_since=(before.good_since if before.good_since is not None else now) if good else None,
+        # Not later than now: the wall clock may have been set back.
+        good_since=(min(before.good_since, now) if before.good_since is not None else now) if good else None,
         # A GPU that was off the bus and answers again has been through a reset.
         reset_seen=now if returned else before.reset_seen,
     )
@@ -190,7 +194,8 @@ def recover(
             cleared += [(uuid, reason) for reason in entry.reasons]
             continue
         kept = []
-        for reason in entry.reasons:
+        reasons = tuple(_not_later(reason, now) for reason in entry.reasons)
+        for reason in reasons:
             due = _due(uuid, entry, reason, gpu, conditions.get(entry.gpu_uuid, Condition()), quiet_seconds)
             if due is not None and due <= now:
                 cleared.append((uuid, reason))
@@ -198,8 +203,9 @@ def recover(
             kept.append(reason)
             if due is not None:
                 times.append(due)
-        if len(kept) < len(entry.reasons):
+        if tuple(kept) != entry.reasons:
             entry = replace(entry, reasons=tuple(kept))  # noqa: PLW2901 — the entry as it goes on
+        if len(kept) < len(reasons):
             if not any(reason.clears is Clears.RECOVERY for reason in kept):
                 entry = replace(entry, recovered=now, recoveries=entry.recoveries + 1)  # noqa: PLW2901
         elif entry.flaps and not kept and entry.recovered is not None and now - entry.recovered >= FLAP_SECONDS:
@@ -213,6 +219,11 @@ def _is_gone(uuid: str, entry: Entry, gpu: Gpu | None) -> bool:
     if entry.gi is None or gpu is None or gpu.error or gpu.unreadable:
         return False
     return all(device.uuid != uuid for device in gpu.mig_devices)
+
+
+def _not_later(reason: Reason, now: float) -> Reason:
+    """A wall clock that was set back must not hold a device down until it is that late again."""
+    return reason if reason.last <= now else replace(reason, since=min(reason.since, now), last=now)
 
 
 def _due(
@@ -319,7 +330,7 @@ def to_document(ledger: Ledger) -> dict[str, object]:
 
 
 def from_document(document: object) -> Ledger:
-    """The inverse. Raises ValueError, KeyError, TypeError or AttributeError for anything that it did not write."""
+    """The inverse. Raises ValueError, KeyError, TypeError, AttributeError or OverflowError for all else."""
     if not isinstance(document, dict):
         raise TypeError("a mapping of UUIDs is expected")
     return MappingProxyType({str(uuid): _entry_of(entry) for uuid, entry in document.items()})
@@ -327,7 +338,7 @@ def from_document(document: object) -> Ledger:
 
 def _entry_of(entry: Mapping[str, Any]) -> Entry:
     reasons = tuple(
-        Reason(str(r["code"]), str(r["text"]), float(r["since"]), float(r["last"]), Clears(r["clears"]))
+        Reason(str(r["code"]), str(r["text"]), _time(r["since"]), _time(r["last"]), Clears(r["clears"]))
         for r in entry["reasons"]
     )
     return Entry(
@@ -336,5 +347,12 @@ def _entry_of(entry: Mapping[str, Any]) -> Entry:
         ci=None if entry["ci"] is None else int(entry["ci"]),
         reasons=reasons,
         flaps=int(entry["flaps"]),
-        recovered=None if entry["recovered"] is None else float(entry["recovered"]),
+        recovered=None if entry["recovered"] is None else _time(entry["recovered"]),
     )
+
+
+def _time(value: object) -> float:
+    seconds = float(str(value))
+    if not math.isfinite(seconds):
+        raise ValueError(f"{value!r} is no time")
+    return seconds

@@ -167,6 +167,20 @@ async def test_a_single_device_heals_by_itself(node_dir: Path) -> None:
             assert plugin.node.store.snapshot.ledger[slot.ci.uuid].flaps == flap
 
 
+async def test_a_storm_is_counted_and_told_at_once(node_dir: Path) -> None:
+    async with live(node_dir, NODE) as plugin:
+        slots = list(plugin.hardware.gpu(0).devices())
+        before = plugin.node.store.snapshot.generation
+        for number in range(5000):
+            slot = slots[number % 7]
+            plugin.hardware.xid(0, 43, slot.gi.id, slot.ci.id)
+        plugin.hardware.xid(1, 95)
+        await plugin.becomes(lambda: len(plugin.unhealthy()) == 7)
+        counted = sum(entry.xids.get(43, 0) for entry in plugin.node.store.snapshot.ledger.values())
+        assert counted == 5000
+        assert plugin.node.store.snapshot.generation - before < 500
+
+
 async def test_clearing_what_is_still_broken_never_shows_it_healthy(node_dir: Path) -> None:
     async with live(node_dir, NODE) as plugin:
         plugin.hardware.fault(3, 95)
@@ -180,10 +194,11 @@ async def test_clearing_what_is_still_broken_never_shows_it_healthy(node_dir: Pa
         assert [reason.code for reason in reasons] == ["recovery-action"]
 
 
-async def test_a_corrupt_ledger_is_set_aside(node_dir: Path) -> None:
-    (node_dir / "ledger.json").write_text("{not json")
+@pytest.mark.parametrize("content", [b"{not json", b"[" * 100_000, b"\xff"], ids=["cut", "nested", "binary"])
+async def test_a_corrupt_ledger_is_set_aside(node_dir: Path, content: bytes) -> None:
+    (node_dir / "ledger.json").write_bytes(content)
     async with live(node_dir, NODE) as plugin:
-        assert (node_dir / "ledger.json.corrupt").read_text() == "{not json"
+        assert (node_dir / "ledger.json.corrupt").read_bytes() == content
         plugin.hardware.fault(0, 79)
         await plugin.becomes(lambda: len(plugin.unhealthy()) == 7)
     assert json.loads((node_dir / "ledger.json").read_text())

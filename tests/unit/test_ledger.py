@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from types import MappingProxyType
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,6 +138,22 @@ def test_a_driver_that_cannot_answer_needs_a_reset() -> None:
     assert _down(_recover(_fault(now=10), replace(silent, reset_seen=20.0), 10_000)) == set()
 
 
+def test_a_clock_that_was_set_back_holds_nothing_down() -> None:
+    ledger = _fault(now=1_000_000)
+    how = condition(Condition(WELL, good_since=1_000_000), WELL, 100)
+    assert how.good_since == 100
+    checked = recover(ledger, NODE, {GPU.uuid: how}, 100, QUIET)
+    assert checked.look_again == 160
+    assert _down(_recover(checked.ledger, how, 160)) == set()
+
+
+def test_times_that_are_none_are_refused() -> None:
+    document = to_document(_fault())
+    text = json.dumps(document).replace('"since": 0.0', '"since": NaN')
+    with pytest.raises(ValueError, match="no time"):
+        from_document(json.loads(text))
+
+
 def test_a_gpu_that_was_lost_and_answers_again_was_reset() -> None:
     lost = condition(Condition(), Probe(GPU.uuid, error="lost", lost=True), 10)
     assert lost.good_since is None
@@ -167,6 +184,11 @@ def test_flapping_doubles_the_quiet_period_up_to_a_cap() -> None:
     calm = _recover(ledger, Condition(WELL, 0.0), now + 3600)
     again = _fault(now=now + 3700, ledger=calm)
     assert recover(again, NODE, {GPU.uuid: Condition(WELL, 0.0)}, now + 3700, QUIET).look_again == now + 3760
+
+
+def test_a_device_that_has_flapped_for_months_still_waits_an_hour() -> None:
+    entry = replace(_fault()[DEVICE.uuid], flaps=5000)
+    assert entry.quiet_needed(QUIET) == LONGEST_QUIET_SECONDS
 
 
 def test_many_application_faults_in_the_window_take_it_out() -> None:
