@@ -104,9 +104,8 @@ def _ledger_path(settings: Settings) -> Iterator[Path]:
         return
     try:
         folder = tempfile.TemporaryDirectory(prefix="mig-device-plugin-")
-    except (
-        OSError
-    ):  # a read-only root without /tmp: saving fails there too, and says so when there is something to save
+    except OSError:
+        # A read-only root without /tmp: saving fails there too, and says so when there is something to save.
         yield Path(SIMULATED_LEDGER)
         return
     with folder as name:

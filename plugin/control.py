@@ -148,9 +148,9 @@ class Control:
         """Change a device's entry in the ledger; answered when that is on disk, or could not be written."""
         node = self._node
         uuid = node.resolve(target)
-        before = node.store.snapshot.ledger.get(uuid)
-        cordoned = before is not None and before.reason(CORDONED) is not None
-        faults = sum(reason.code != CORDONED for reason in before.reasons) if before is not None else 0
+        cordoned = self._is_cordoned(uuid)
+        device = self._device(uuid)
+        devices = [uuid, *(d.uuid for d in device.mig_devices)] if isinstance(device, Gpu) else [uuid]
         match verb:
             case "cordon":
                 node.cordon(uuid)
@@ -159,9 +159,10 @@ class Control:
                 node.uncordon(uuid)
                 done = "is no longer cordoned" if cordoned else "was not cordoned"
             case _:
+                faults = self._faults(devices)
                 node.clear(uuid)
-                done = f"has {faults} reason{'s' * (faults != 1)} fewer" if faults else "had nothing to clear"
-        device = self._device(uuid)
+                fewer = faults - self._faults(devices)  # a GPU that still says itself what is wrong keeps that
+                done = f"has {fewer} reason{'s' * (fewer != 1)} fewer" if faults else "had nothing to clear"
         words = f"{_words(uuid, device)} {done}"
         if verb == "uncordon" and isinstance(device, MigDevice) and self._is_cordoned(device.gpu_uuid):
             words += f", but its GPU is: uncordon {device.gpu_index}"
@@ -169,12 +170,17 @@ class Control:
         return {
             "text": words,
             "uuid": uuid,
-            "devices": [uuid, *(d.uuid for d in device.mig_devices)] if isinstance(device, Gpu) else [uuid],
+            "devices": devices,
             "warning": f"this is not saved and ends with the daemon: {problem}" if problem else None,
         }
 
     def _device(self, uuid: str) -> Device | None:
         return next((d for d in self._node.store.snapshot.inventory.devices() if d.uuid == uuid), None)
+
+    def _faults(self, uuids: Sequence[str]) -> int:
+        """How many reasons other than cordons the ledger holds against these."""
+        ledger = self._node.store.snapshot.ledger
+        return sum(reason.code != CORDONED for uuid in uuids if uuid in ledger for reason in ledger[uuid].reasons)
 
     def _is_cordoned(self, uuid: str) -> bool:
         entry = self._node.store.snapshot.ledger.get(uuid)

@@ -26,16 +26,14 @@ class Listener:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_path = path.with_name(f"{path.name}.lock")
         self._lock = _lock(self._lock_path)
-        self.socket = socket.socket(socket.AF_UNIX)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._unlock)
+            self.socket = undo.enter_context(socket.socket(socket.AF_UNIX))
             _remove_stale(path)
             self.socket.bind(str(path))
             path.chmod(0o600)
             self._inode = path.lstat().st_ino
-        except BaseException:
-            self.socket.close()
-            self._unlock()
-            raise
+            undo.pop_all()
 
     def is_ours(self) -> bool:
         """Whether the path still leads to this socket."""

@@ -15,6 +15,9 @@ from plugin.core.ledger import EMPTY, Ledger, from_document, to_document
 
 log = logging.getLogger(__name__)
 
+#: A disk that failed may have room again later, without anything new to write.
+RETRY_SECONDS = 30.0
+
 #: The key holds the version: a file of another one has no such key.
 _DEVICES = "devices/v1"
 #: How long a command waits for its effect to be on disk.
@@ -45,23 +48,24 @@ class LedgerFile:
 
     def load(self) -> Saved:
         try:
-            text = self._path.read_text(encoding="utf-8")
+            content = self._path.read_bytes()
         except FileNotFoundError:
             return Saved()
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             log.warning("the ledger cannot be read, starting without", extra={"reason": str(error)})
             return Saved()
         try:
-            document = json.loads(text)
+            document = json.loads(content)
             ledger = from_document(document[_DEVICES])
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            written_in = str(document.get("boot_id") or "")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             aside = self._path.with_suffix(self._path.suffix + ".corrupt")
             with contextlib.suppress(OSError):
                 self._path.replace(aside)
             log.warning("the ledger is corrupt, starting without", extra={"reason": repr(error), "kept": str(aside)})
             return Saved()
         self._written = to_document(ledger)
-        rebooted = bool(self._boot_id) and document.get("boot_id") not in {None, "", self._boot_id}
+        rebooted = bool(self._boot_id) and written_in not in {"", self._boot_id}
         return Saved(ledger, rebooted)
 
     def save(self, ledger: Ledger) -> None:
@@ -74,7 +78,9 @@ class LedgerFile:
         complained = False
         try:
             while True:
-                await self._changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SECONDS if self._problem else None):
+                        await self._changed.wait()
                 self._changed.clear()
                 self._writing, self._problem = True, None
                 try:

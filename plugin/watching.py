@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +63,7 @@ class Watcher:
                 if error is None:
                     retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
                     continue
+                self._heartbeats.done("events")  # nobody waits for events until the next attempt
                 self._failures += 1
                 if self._failures == 1:
                     log.warning("watching events failed, starting anew", extra={"reason": str(error)})
@@ -93,6 +93,7 @@ class Watcher:
             self._end()
             return error
         thread = EventThread(source, self._node.on_event, self._turned)
+        self._turned()  # so that one that hangs in its first wait is missed
         self._end()
         self._current = _Watch(source, thread)
         changed = asyncio.ensure_future(self._node.other_than(wanted))
@@ -163,7 +164,7 @@ async def probe_regularly(node: Node, driver: Driver, worker: DriverWorker, hear
         seconds = settings.probe_seconds
         look_again = node.evaluate()
         if look_again is not None:
-            seconds = min(seconds, max(look_again - time.time(), 0.01))
+            seconds = min(seconds, max(look_again - node.now(), 0.01))
         await node.wait_for_probe_request(seconds)
 
 

@@ -49,10 +49,6 @@ class Advertisement:
             found = self._indices[resource] = {item.id: item for item in self.resources.get(resource, ())}
         return found
 
-    def resource_of(self, uuid: str) -> str | None:
-        """The resource under which a device (or its first replica) is listed."""
-        return next((name for name, ids in self.resources.items() if any(i.device.uuid == uuid for i in ids)), None)
-
 
 def advertise(
     inventory: Inventory, settings: Settings, verdicts: Mapping[str, tuple[str, ...]] = MappingProxyType({})

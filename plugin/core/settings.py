@@ -81,7 +81,7 @@ class HealthChecks:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One field per option; each option's flag, variable, key and words are in ``plugin.config.OPTIONS``."""
+    """One field per option; each option's flag, variable, key and words are in ``plugin.options.OPTIONS``."""
 
     # what is advertised
     mig_strategy: MigStrategy = MigStrategy.NONE

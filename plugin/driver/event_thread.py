@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -30,7 +31,8 @@ class EventThread:
         self._stop = threading.Event()
         #: Done once the first wait has succeeded.
         self.alive: asyncio.Future[None] = loop.create_future()
-        #: Done when the thread has ended: ``None`` when it was stopped, else what waiting failed with.
+        #: Done when the thread has ended: ``None`` when it was stopped, else what waiting failed with. An error that no
+        #: source should raise is raised to whoever asks for the result.
         self.ended: asyncio.Future[DriverError | None] = loop.create_future()
         threading.Thread(target=self._run, name="driver events", daemon=True).start()
 
@@ -57,12 +59,19 @@ class EventThread:
                     self._call(self._on_event, event)
         except DriverError as error:
             self._call(self._settle, self.ended, error)
+        except Exception as error:  # noqa: BLE001 — a thread that ends unseen would watch nothing
+            self._call(self._fail, error)
         else:
             self._call(self._settle, self.ended, None)
 
     def _call(self, function: Callable[..., None], *args: object) -> None:
-        if not self._loop.is_closed():
+        # A loop that has ended meanwhile has nobody waiting.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error)
 
     @staticmethod
     def _settle(future: asyncio.Future[DriverError | None], result: DriverError | None) -> None:

@@ -71,16 +71,23 @@ class SocketDirectory:
         mask = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.ONLYDIR
         with Inotify() as inotify:
             inotify.add_watch(self.path, mask)
+            watched = self.path.stat().st_ino
             self._tell()  # whatever happened before the watch stood
+            seconds = SAFETY_POLL_SECONDS
             while True:
                 event = None
                 # Not wait_for: before Python 3.12 it forgets a cancellation that meets an event.
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(SAFETY_POLL_SECONDS):
+                    async with asyncio.timeout(seconds):
                         event = await inotify.get()
                 self._tell()
                 if event is not None and event.mask & (Mask.DELETE_SELF | Mask.IGNORED):
                     return
+                # DELETE_SELF never comes while a socket is bound in the directory, as ours is; its files go before it.
+                if not self.path.is_dir() or self.path.stat().st_ino != watched:
+                    return
+                deleted = event is not None and event.mask & Mask.DELETE
+                seconds = FALLBACK_POLL_SECONDS if deleted else SAFETY_POLL_SECONDS
 
     async def _poll_until_watchable(self) -> None:
         missing = not self.path.is_dir()

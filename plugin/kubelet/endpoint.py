@@ -69,7 +69,8 @@ class Endpoint:
     def status(self) -> ResourceStatus:
         return ResourceStatus(
             self._resource,
-            registered=self._stream_since is not None,
+            # Without a kubelet, to be served is all there is.
+            registered=self._stream_since is not None or not self._kubelet,
             registrations=self._registrations,
             stream_since=self._stream_since,
             lists_sent=self._servicer.lists_sent,
@@ -123,12 +124,12 @@ class Endpoint:
                 # must not make us spin.
                 await asyncio.sleep(FIRST_DELAY_SECONDS / 2)
                 await self._either(asyncio.sleep(delay), self._replaced(before))
-                await self._servicer.end_streams()  # one that came too late to count
+                await self._end_streams()  # one that came too late to count
                 continue
             retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
             await self._until_lost(kubelet, stream)
             self._stream_since = None
-            await self._servicer.end_streams()
+            await self._end_streams()
 
     async def _serve(self) -> None:
         """Have a server whose socket exists, once there is a socket of kubelet's."""
@@ -220,6 +221,14 @@ class Endpoint:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _end_streams(self) -> None:
+        """End every stream; one whose client does not read goes with the server, and there will be another."""
+        try:
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._servicer.end_streams()
+        except TimeoutError:
+            await self._stop()
 
     async def _stop(self) -> None:
         """Stop serving and leave no socket behind."""

@@ -34,9 +34,9 @@ class Supervisor:
         """`kubelet_socket` is the path of ``kubelet.sock``; empty means to serve without registering."""
         self._journal = journal or Journal()
         self._on_allocated = on_allocated
-        socket = Path(kubelet_socket) if kubelet_socket else DEFAULT_DIRECTORY / ""
-        self._directory = SocketDirectory(socket.parent if kubelet_socket else DEFAULT_DIRECTORY, inotify=inotify)
-        self._kubelet = socket.name if kubelet_socket else ""
+        socket = Path(kubelet_socket) if kubelet_socket else None
+        self._directory = SocketDirectory(socket.parent if socket else DEFAULT_DIRECTORY, inotify=inotify)
+        self._kubelet = socket.name if socket else ""
         self._store = store
         self._endpoints: dict[str, tuple[Endpoint, asyncio.Task[None]]] = {}
 

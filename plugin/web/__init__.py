@@ -7,11 +7,7 @@ from collections.abc import Callable
 
 from plugin.core.settings import Settings
 from plugin.core.view import View
-from plugin.web import metrics, page, state
 from plugin.web.server import Tls, WebServer
-
-#: Imported with the package, which happens in a thread: the first request would wait for them otherwise.
-_FIRST_NEEDED_BY_REQUESTS = (metrics, page, state)
 
 
 async def serve(settings: Settings, view: Callable[[], View]) -> None:

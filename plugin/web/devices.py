@@ -138,7 +138,7 @@ CARDS: tuple[Reading[Card], ...] = (
 )
 
 REMAPPED = gauge("gpu_remapped_rows", "Memory rows remapped in the card's life", (*CARD, "type"))
-CARD_ECC = counter("gpu_ecc_errors_total", "ECC errors of the card since the driver was loaded", (*CARD, "type"))
+CARD_ECC = counter("gpu_ecc_errors_total", "ECC errors in the card's life", (*CARD, "type"))
 
 
 def _free_slices(gpu: Gpu) -> int | None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from plugin.core.view import View
 from plugin.web import page
 from plugin.web.message import Request, Response
+from plugin.web.metrics import render
 from plugin.web.probes import HUNG_SECONDS, Verdict, health, readiness
 from plugin.web.state import document
 
@@ -40,12 +41,12 @@ class Site:
         hung_seconds: float = HUNG_SECONDS,
         render_metrics: RenderMetrics | None = None,
     ) -> None:
-        """`render_metrics` stands in for :mod:`plugin.web.metrics`, which is loaded by the first scrape."""
+        """`render_metrics` stands in for :func:`plugin.web.metrics.render`."""
         self._view = view
         self._hostname = hostname
         self._dcgm_names = dcgm_names
         self._hung_seconds = hung_seconds
-        self._render_metrics = render_metrics
+        self._render_metrics = render_metrics or render
         self._turn = asyncio.Lock()
         self._rested = 0.0
         self._probes: Mapping[str, Callable[[], Response]] = {"/healthz": self._healthz, "/readyz": self._readyz}
@@ -87,10 +88,6 @@ class Site:
     # -------------------------------------------------------------------------------------------------- pages
 
     def _metrics(self, request: Request) -> Response:
-        if self._render_metrics is None:
-            from plugin.web.metrics import render  # noqa: PLC0415 — nothing that a start has to wait for
-
-            self._render_metrics = render
         openmetrics = wants_openmetrics(request.headers.get("accept", ""))
         body, content_type = self._render_metrics(
             self._view(), openmetrics=openmetrics, dcgm_names=self._dcgm_names, hostname=self._hostname

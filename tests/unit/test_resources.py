@@ -169,12 +169,6 @@ def test_lists_are_in_inventory_order_and_resources_by_name() -> None:
     assert ids(advertisement.resources[ONE]) == ["MIG-0-11-0", "MIG-1-7-0"]
 
 
-def test_resource_of_a_device() -> None:
-    advertisement = advertise(node(ONES_0), settings("mixed"))
-    assert advertisement.resource_of("MIG-0-7-0") == ONE
-    assert advertisement.resource_of("GPU-0") is None
-
-
 # ---------------------------------------------------------------------------------------------------- health
 
 

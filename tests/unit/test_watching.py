@@ -1,0 +1,104 @@
+"""Whether it is told that nobody hears of events, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from plugin.core.settings import Settings
+from plugin.driver.base import DriverEvent
+from plugin.driver.worker import DriverWorker
+from plugin.errors import DriverCallFailed
+from plugin.heartbeat import Heartbeats
+from plugin.ledger_file import LedgerFile
+from plugin.node import Node
+from plugin.sim.driver import SimDriver
+from plugin.sim.engine import SimNode, parse_node
+from plugin.sim.watch import SimEventSource
+from plugin.watching import Watcher
+
+LONG = 1000.0
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Source(SimEventSource):
+    """Waits as it is told to."""
+
+    def __init__(self, engine: SimNode, gpus: Sequence[str], waiting: Callable[[], None]) -> None:
+        super().__init__(engine, gpus)
+        self._waiting = waiting
+
+    def wait(self, seconds: float) -> DriverEvent | None:
+        del seconds
+        self._waiting()
+        return None
+
+
+class Driver(SimDriver):
+    def __init__(self, waiting: Callable[[], None]) -> None:
+        super().__init__(parse_node("p4d.24xlarge:all-1g.5gb"))
+        self._waiting = waiting
+
+    def watch(self, gpu_uuids: Sequence[str]) -> Source:
+        return Source(self.engine, gpu_uuids, self._waiting)
+
+
+@dataclass
+class Watched:
+    node: Node
+    heartbeats: Heartbeats
+    clock: Clock
+
+
+@asynccontextmanager
+async def watched(folder: Path, waiting: Callable[[], None]) -> AsyncIterator[Watched]:
+    driver, worker, clock = Driver(waiting), DriverWorker(), Clock()
+    node, heartbeats = Node(driver, worker, Settings(), LedgerFile(folder / "ledger.json")), Heartbeats(clock)
+    await node.start()
+    await node.wait_for_probe_request(0)  # the one that every first scan makes
+    task = asyncio.create_task(Watcher(node, driver, worker, heartbeats).run())
+    yield Watched(node, heartbeats, clock)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.asyncio
+async def test_a_thread_that_hangs_in_its_first_wait_is_missed(tmp_path: Path) -> None:
+    entered, released = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        entered.set()
+        released.wait(10)
+
+    async with watched(tmp_path, hang) as seen:
+        assert await asyncio.to_thread(entered.wait, 5)
+        assert seen.heartbeats.stuck() == ()
+        seen.clock.now += LONG
+        assert seen.heartbeats.stuck() == ("events",)
+        released.set()
+
+
+@pytest.mark.asyncio
+async def test_a_pause_between_two_attempts_is_no_standstill(tmp_path: Path) -> None:
+    turns = iter((None, DriverCallFailed("waiting for events: unknown error", code=999)))
+
+    def fail_the_second_time() -> None:
+        if error := next(turns, None):
+            raise error
+
+    async with watched(tmp_path, fail_the_second_time) as seen:
+        await seen.node.wait_for_probe_request(5)
+        seen.clock.now += LONG
+        assert seen.heartbeats.stuck() == ()
