@@ -132,6 +132,12 @@ CARDS: tuple[Reading[Card], ...] = (
         lambda c: c.remap_failure,
     ),
     (
+        gauge(
+            "gpu_page_retirement_pending", "Whether memory pages wait for a reset to be retired (before Ampere)", CARD
+        ),
+        lambda c: c.probe.retirement_pending,
+    ),
+    (
         gauge("gpu_recovery_action", "What the driver asks for: 0 nothing, 1 GPU reset, 2 node reboot, …", CARD),
         lambda c: c.probe.recovery_action,
     ),

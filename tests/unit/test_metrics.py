@@ -137,7 +137,10 @@ def full(**changes: Any) -> View:
             "MIG-0-7-0": Entry("GPU-0", 7, 0, (reason("xid-31"),), xids={31: 3, 43: 1}, last_fault=950.0, recoveries=2),
             "GPU-1": Entry("GPU-1", reasons=(reason(CORDONED, clears=Clears.OPERATOR),)),
         },
-        "conditions": {"GPU-0": Condition(Probe("GPU-0", recovery_action=1)), "GPU-1": Condition(Probe("GPU-1"))},
+        "conditions": {
+            "GPU-0": Condition(Probe("GPU-0", recovery_action=1, retirement_pending=False)),
+            "GPU-1": Condition(Probe("GPU-1")),
+        },
         "unwatched": {"GPU-1": "not supported"},
         "resources": (ResourceStatus(ONE_G, registered=True, registrations=2, stream_since=20.0, lists_sent=5),),
         "calls": {(ONE_G, "Allocate"): STATS},
