@@ -62,7 +62,10 @@ class Browser:
                     self._answers.pop(told["id"]).set_result(told)
                 elif told["method"] == "Page.loadEventFired":
                     self._loads[told["sessionId"]].set()
-                elif told["method"] in {"Runtime.exceptionThrown", "Log.entryAdded"}:
+                # Chromium's remarks of level info, such as on an autofocus that came second, are no complaints.
+                elif told["method"] == "Runtime.exceptionThrown" or (
+                    told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] in {"warning", "error"}
+                ):
                     self.complaints.append(json.dumps(told["params"]))
         for waiting in self._answers.values():
             if not waiting.done():
