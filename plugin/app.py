@@ -56,7 +56,9 @@ _FIXED = (
 
 
 def build_driver(settings: Settings) -> Driver:
-    """The driver that the settings ask for, not yet open. Raises ConfigError for a bad ``--simulate``."""
+    """The driver that the settings ask for, not yet open. Raises ConfigError for a bad
+    ``--simulate``.
+    """
     if settings.simulate:
         from plugin.sim.driver import SimDriver  # noqa: PLC0415 — only one of the two drivers is ever needed
         from plugin.sim.engine import parse_node  # noqa: PLC0415
@@ -81,7 +83,9 @@ def simulated_verbs(settings: Settings, driver: Driver) -> Simulate | None:
 
 
 def library_roots(settings: Settings) -> tuple[Path, ...]:
-    """Where to look for the driver's library before the loader does: the mounted root, or the root itself."""
+    """Where to look for the driver's library before the loader does: the mounted root, or the root
+    itself.
+    """
     roots = [settings.container_driver_root]
     if settings.driver_root != "/":
         roots.append(settings.driver_root)
@@ -89,23 +93,30 @@ def library_roots(settings: Settings) -> tuple[Path, ...]:
 
 
 def device_files(settings: Settings) -> DeviceFiles:
-    """Device nodes as this process sees them: below the mounted driver root, the root itself, or ``/``."""
+    """Device nodes as this process sees them: below the mounted driver root, the root itself, or
+    ``/``.
+    """
     roots = [settings.host_dev_root, "/"]
     if settings.host_dev_root == settings.driver_root:
         roots.insert(0, settings.container_driver_root)
-    return DeviceFiles(*map(Path, roots), proc=Path(settings.proc_root), sys=Path(settings.sys_root))
+    return DeviceFiles(
+        *map(Path, roots), proc=Path(settings.proc_root), sys=Path(settings.sys_root)
+    )
 
 
 @contextlib.contextmanager
 def _ledger_path(settings: Settings) -> Iterator[Path]:
-    """Where the ledger is kept; a simulated node's goes with the process, for it means nothing to the next one."""
+    """Where the ledger is kept; a simulated node's goes with the process, for it means nothing to
+    the next one.
+    """
     if settings.ledger_file or not settings.simulate:
         yield Path(settings.ledger_file or DEFAULT_LEDGER)
         return
     try:
         folder = tempfile.TemporaryDirectory(prefix="mig-device-plugin-")
     except OSError:
-        # A read-only root without /tmp: saving fails there too, and says so when there is something to save.
+        # A read-only root without /tmp: saving fails there too, and says so when there is something
+        # to save.
         yield Path(SIMULATED_LEDGER)
         return
     with folder as name:
@@ -113,7 +124,9 @@ def _ledger_path(settings: Settings) -> Iterator[Path]:
 
 
 def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
-    """Run the daemon; returns the exit status. `reload` reads the configuration again, for SIGHUP."""
+    """Run the daemon; returns the exit status. `reload` reads the configuration again,
+    for SIGHUP.
+    """
     try:
         with _ledger_path(loaded.settings) as ledger:
             asyncio.run(_run(loaded, reload, ledger))
@@ -134,14 +147,18 @@ def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
 
 async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> None:
     settings = loaded.settings
-    log.info("starting", extra={"version": plugin.__version__, "simulate": settings.simulate or None})
+    log.info(
+        "starting", extra={"version": plugin.__version__, "simulate": settings.simulate or None}
+    )
     for warning in loaded.warnings:
         log.warning("%s", warning)
     driver, worker = build_driver(settings), DriverWorker()
     ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
     node = Node(driver, worker, settings, ledger_file)
     starting = asyncio.create_task(node.start(), name="first scan")
-    await asyncio.sleep(0)  # hands the first scan to the driver's thread, which works while we import
+    await asyncio.sleep(
+        0
+    )  # hands the first scan to the driver's thread, which works while we import
 
     importlib.import_module("plugin.kubelet.supervisor")  # gRPC takes 70 ms to import
 
@@ -168,23 +185,30 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
             for task in running:
                 task.cancel()
     finally:
-        # The driver is not closed: that could hang as any call to it, and the kernel frees what a process held.
+        # The driver is not closed: that could hang as any call to it, and the kernel frees what a
+        # process held.
         log.info("stopped")
 
 
 def _parts(
     settings: Settings, node: Node, driver: Driver, worker: DriverWorker, ledger_file: LedgerFile
 ) -> dict[str, Coroutine[Any, Any, None]]:
-    """Everything that runs from now on, by name; when one fails, all end and the process with them."""
+    """Everything that runs from now on, by name; when one fails,
+    all end and the process with them.
+    """
     from plugin.kubelet.journal import Journal  # noqa: PLC0415 — gRPC is imported by now, see _run
     from plugin.kubelet.pods import PodFollower  # noqa: PLC0415
     from plugin.kubelet.supervisor import Supervisor  # noqa: PLC0415
     from plugin.overview import Overview, Sampler  # noqa: PLC0415
 
     journal, heartbeats = Journal(), Heartbeats()
-    follower = PodFollower(Path(settings.pod_resources_socket)) if settings.pod_resources_socket else None
+    follower = (
+        PodFollower(Path(settings.pod_resources_socket)) if settings.pod_resources_socket else None
+    )
     on_allocated = follower.allocated if follower is not None else lambda: None
-    supervisor = Supervisor(node.store, settings.kubelet_socket, journal=journal, on_allocated=on_allocated)
+    supervisor = Supervisor(
+        node.store, settings.kubelet_socket, journal=journal, on_allocated=on_allocated
+    )
     sampler = Sampler(node, driver, worker, heartbeats)
     overview = Overview(node, supervisor, journal, sampler, worker, heartbeats, follower)
     parts = {

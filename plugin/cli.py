@@ -17,7 +17,9 @@ OK, FAILED, BAD_USAGE = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status. Every expected error is one line on standard error."""
+    """Run a command; returns its exit status. Every expected error is one line on standard
+    error.
+    """
     given = sys.argv[1:] if argv is None else argv
     arguments = _parser(given).parse_args(given)
     try:
@@ -40,45 +42,87 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mig-device-plugin",
         description="Kubernetes device plugin for NVIDIA MIG.",
-        epilog="Every option can also be given by the environment variable or the configuration file key in brackets; "
+        epilog="Every option can also be given by the environment variable or the configuration "
+        "file key in brackets; "
         "a flag wins over a variable, a variable over the file.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        child = commands.add_parser(name, help=text, description=text, epilog=parser.epilog, allow_abbrev=False)
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        child = commands.add_parser(
+            name, help=text, description=text, epilog=parser.epilog, allow_abbrev=False
+        )
         child.set_defaults(command=command)
         return child
 
     add_arguments(add("run", _run, "Run the daemon: advertise, register, allocate."))
-    devices = add("devices", _devices, "Show GPUs and MIG devices, what they are advertised as, and their health.")
-    devices.add_argument("--output", choices=("table", "json"), default="table", help="(default: table)")
-    devices.add_argument("--scan", action="store_true", help="look at the driver, even when a daemon is running")
+    devices = add(
+        "devices",
+        _devices,
+        "Show GPUs and MIG devices, what they are advertised as, and their health.",
+    )
+    devices.add_argument(
+        "--output", choices=("table", "json"), default="table", help="(default: table)"
+    )
+    devices.add_argument(
+        "--scan", action="store_true", help="look at the driver, even when a daemon is running"
+    )
     add_arguments(devices)
-    add_arguments(add("doctor", _doctor, "Check this node; exit status 0: all pass, 1: warnings, 2: failures."))
-    add("demo", _demo, "Replay the MIG walkthrough on a simulated p4d.24xlarge, with a stand-in kubelet.")
+    add_arguments(
+        add(
+            "doctor", _doctor, "Check this node; exit status 0: all pass, 1: warnings, 2: failures."
+        )
+    )
+    add(
+        "demo",
+        _demo,
+        "Replay the MIG walkthrough on a simulated p4d.24xlarge, with a stand-in kubelet.",
+    )
     add("version", _version, "Print the version.")
     for name, text in _MARKS.items():
         _add_target(add(name, _mark, text)).set_defaults(verb=name)
-    drain = _add_target(add("drain", _drain, "Cordon a device and wait until no pod holds it; exit status 0: free."))
-    drain.add_argument("--timeout", type=_seconds, default=0.0, metavar="SECONDS", help="give up then (default: never)")
+    drain = _add_target(
+        add("drain", _drain, "Cordon a device and wait until no pod holds it; exit status 0: free.")
+    )
+    drain.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="give up then (default: never)",
+    )
     add_arguments(drain, ("pod_resources_socket",))
     health = add("health", _mark, "Change what the running daemon knows of a device's health.")
     changes = health.add_subparsers(title="changes", metavar="CHANGE", required=True)
-    text = "Take back every fault held against a device, as somebody who knows that it is well; a cordon stays."
-    clear = _add_target(changes.add_parser("clear", help=text, description=text, allow_abbrev=False))
+    text = (
+        "Take back every fault held against a device, as somebody who knows that it is well; "
+        "a cordon stays."
+    )
+    clear = _add_target(
+        changes.add_parser("clear", help=text, description=text, allow_abbrev=False)
+    )
     clear.set_defaults(verb="clear")
-    sim = add("sim", _sim, "Have something happen on the node of a running daemon that simulates it.")
+    sim = add(
+        "sim", _sim, "Have something happen on the node of a running daemon that simulates it."
+    )
     verbs = sim.add_subparsers(title="what happens", metavar="VERB", required=True)
     # The daemon starts 3 ms sooner without.
     for name, (operands, text) in _SIM_VERBS.items() if "sim" in given else ():
         verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         verb.set_defaults(verb=name, operands=operands)
         for operand in operands:
-            verb.add_argument(operand.strip("[]").lower(), nargs="?" if operand[0] == "[" else None, metavar=operand)
+            verb.add_argument(
+                operand.strip("[]").lower(),
+                nargs="?" if operand[0] == "[" else None,
+                metavar=operand,
+            )
         if name == "ecc":
-            verb.add_argument("--double-bit", action="store_true", help="one that cannot be corrected")
+            verb.add_argument(
+                "--double-bit", action="store_true", help="one that cannot be corrected"
+            )
         add_arguments(verb, _OF_DAEMON)
     return parser
 
@@ -91,19 +135,32 @@ _MARKS = {
     "uncordon": "Put a cordoned device back into service.",
 }
 
-#: Verb → its operands (in brackets: may be left out) and what it does. ``plugin.sim.verbs`` carries them out.
+#: Verb → its operands (in brackets: may be left out) and what it does. ``plugin.sim.verbs`` carries
+#: them out.
 _SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
     "xid": (("TARGET", "XID"), "An XID of a GPU, GPU:MIG, GPU/GI, GPU/GI/CI or UUID."),
-    "recovery": (("GPU", "ACTION"), "The driver recommends none, reset, reboot, drain-and-reset, …"),
+    "recovery": (
+        ("GPU", "ACTION"),
+        "The driver recommends none, reset, reboot, drain-and-reset, …",
+    ),
     "ecc": (("GPU",), "An ECC error."),
     "lose": (("GPU",), "The GPU falls off the bus."),
     "restore": (("GPU",), "A lost GPU is back."),
     "reset": (("GPU",), "The GPU is reset; its MIG instances are gone then."),
-    "repartition": (("GEOMETRY",), "all-1g.5gb for the node, or 0=3g.20gb*2;1=off for the GPUs named."),
-    "hold": (("TARGET", "[PID]"), "A process holds a device, which blocks resets and re-partitions."),
+    "repartition": (
+        ("GEOMETRY",),
+        "all-1g.5gb for the node, or 0=3g.20gb*2;1=off for the GPUs named.",
+    ),
+    "hold": (
+        ("TARGET", "[PID]"),
+        "A process holds a device, which blocks resets and re-partitions.",
+    ),
     "release": (("TARGET",), "Every process lets go of a device."),
     "unplug": (("GPU",), "The GPU is pulled out of its slot."),
-    "plug": (("SLOT",), "The GPU of a slot is there again, or a new card such as a100-40gb is added."),
+    "plug": (
+        ("SLOT",),
+        "The GPU of a slot is there again, or a new card such as a100-40gb is added.",
+    ),
     "hang": ((), "Every driver call blocks."),
     "unhang": ((), "The driver answers again."),
     "unload": ((), "The driver is unloaded."),
@@ -114,7 +171,9 @@ _SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def _add_target(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("target", metavar="TARGET", help="UUID of a GPU or MIG device, or INDEX[:MIG]")
+    parser.add_argument(
+        "target", metavar="TARGET", help="UUID of a GPU or MIG device, or INDEX[:MIG]"
+    )
     add_arguments(parser, _OF_DAEMON)
     return parser
 
@@ -178,7 +237,9 @@ def _sim(arguments: argparse.Namespace) -> int:
     given = (getattr(arguments, operand.strip("[]").lower()) for operand in arguments.operands)
     operands = [operand for operand in given if operand is not None]
     flags = ["--double-bit"] if getattr(arguments, "double_bit", False) else []
-    return control.simulate(_load(arguments).settings.control_socket, arguments.verb, [*operands, *flags])
+    return control.simulate(
+        _load(arguments).settings.control_socket, arguments.verb, [*operands, *flags]
+    )
 
 
 def _version(arguments: argparse.Namespace) -> int:

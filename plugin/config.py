@@ -1,6 +1,8 @@
-"""Filling the settings: command line flag, then environment variable, then configuration file, then default.
+"""Filling the settings: command line flag, then environment variable, then configuration file, then
+default.
 
-Everything is checked before anything starts; each error names the key, the value and the choices in one line.
+Everything is checked before anything starts; each error names the key, the value and the choices in
+one line.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser, only: Sequence[str] = ()) -> 
             **switch,
         )
     for flag in () if only else IGNORED_FLAGS:
-        parser.add_argument(flag, dest=f"ignored:{flag}", default=None, nargs="?", const="", help=argparse.SUPPRESS)
+        parser.add_argument(
+            flag, dest=f"ignored:{flag}", default=None, nargs="?", const="", help=argparse.SUPPRESS
+        )
 
 
 def _metavar(option: Option) -> str:
@@ -84,7 +88,8 @@ def _shown(option: Option) -> str:
 
 
 def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded:
-    """Settings from parsed `arguments` (by field, ``None`` for not given), `environment` and the file they name.
+    """Settings from parsed `arguments` (by field, ``None`` for not given), `environment` and the
+    file they name.
 
     Raises :class:`ConfigError`.
     """
@@ -106,7 +111,9 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
     settings = Settings(**values, sharing=sharing)
     if bool(settings.http_tls_cert) != bool(settings.http_tls_key):
         given, missing = (
-            ("--http-tls-cert", "--http-tls-key") if settings.http_tls_cert else ("--http-tls-key", "--http-tls-cert")
+            ("--http-tls-cert", "--http-tls-key")
+            if settings.http_tls_cert
+            else ("--http-tls-key", "--http-tls-cert")
         )
         raise ConfigError(f"{given}: is given without {missing}; choose both or none")
     return Loaded(settings, (*warnings, *file_warnings))
@@ -116,12 +123,15 @@ def _option(field: str) -> Option:
     return next(option for option in OPTIONS if option.field == field)
 
 
-def _from_outside(option: Option, arguments: Mapping[str, Any], environment: Mapping[str, str]) -> object | None:
+def _from_outside(
+    option: Option, arguments: Mapping[str, Any], environment: Mapping[str, str]
+) -> object | None:
     if (given := arguments.get(option.field)) is not None:
         return _parse(option, option.flags[0], given)
     for name in option.envs:
         given = environment.get(name)
-        # An empty variable is what templates leave behind; only sockets and addresses give it a meaning.
+        # An empty variable is what templates leave behind; only sockets and addresses give it a
+        # meaning.
         if given is not None and (given != "" or option.parse in EMPTY_MEANS_NONE):
             return _parse(option, name, given)
     return None
@@ -151,8 +161,14 @@ def _parse_document(where: str, given: object) -> tuple[dict[str, object], Shari
     if version != "v1":
         raise ConfigError(f"{where}: version: {version!r} is not valid; choose v1")
     warnings: list[str] = []
-    _refuse_unknown(where, "", document, {"version", "flags", "sharing", "resources", "imex", "health"})
-    warnings += [f"{where}: {key} has no effect here" for key in ("resources", "imex", "health") if document.get(key)]
+    _refuse_unknown(
+        where, "", document, {"version", "flags", "sharing", "resources", "imex", "health"}
+    )
+    warnings += [
+        f"{where}: {key} has no effect here"
+        for key in ("resources", "imex", "health")
+        if document.get(key)
+    ]
     by_key = {option.key: option for option in OPTIONS if option.key}
     known = {*by_key, *IGNORED_KEYS}
     values: dict[str, object] = {}
@@ -167,7 +183,9 @@ def _parse_document(where: str, given: object) -> tuple[dict[str, object], Shari
 
 
 def _flatten(where: str, name: str, value: object) -> list[tuple[str, object]]:
-    """``flags`` as ``(dotted key, value)``; only ``plugin`` nests, and what is ignored is not looked into."""
+    """``flags`` as ``(dotted key, value)``; only ``plugin`` nests, and what is ignored is not
+    looked into.
+    """
     flags = _mapping(where, name, value)
     inner = _mapping(where, "flags.plugin", flags.get("plugin"))
     outer = [(key, item) for key, item in flags.items() if key != "plugin"]
@@ -178,7 +196,9 @@ def _mapping(where: str, name: str, value: object) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(f"{where}: {name}: {value!r} is not valid; choose a mapping of names to values")
+        raise ConfigError(
+            f"{where}: {name}: {value!r} is not valid; choose a mapping of names to values"
+        )
     return value
 
 
@@ -191,7 +211,11 @@ def _refuse_unknown(where: str, prefix: str, mapping: Mapping[str, Any], known: 
 def _suggest(key: str, known: set[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     choices = ", ".join(sorted(known))
-    return f"did you mean {close[0]}? The choices are {choices}" if close else f"the choices are {choices}"
+    return (
+        f"did you mean {close[0]}? The choices are {choices}"
+        if close
+        else f"the choices are {choices}"
+    )
 
 
 def _parse_sharing(where: str, value: object, warnings: list[str]) -> Sharing:
@@ -201,16 +225,26 @@ def _parse_sharing(where: str, value: object, warnings: list[str]) -> Sharing:
         raise ConfigError(f"{where}: sharing.mps: MPS is not supported; choose sharing.timeSlicing")
     name = "sharing.timeSlicing"
     slicing = _mapping(where, name, sharing.get("timeSlicing"))
-    _refuse_unknown(where, f"{name}.", slicing, {"renameByDefault", "failRequestsGreaterThanOne", "resources"})
+    _refuse_unknown(
+        where, f"{name}.", slicing, {"renameByDefault", "failRequestsGreaterThanOne", "resources"}
+    )
     entries = slicing.get("resources") or []
     if not isinstance(entries, list):
         raise ConfigError(f"{where}: {name}.resources: {entries!r} is not valid; choose a list")
     resources = tuple(
-        _parse_shared(where, f"{name}.resources[{number}]", entry) for number, entry in enumerate(entries)
+        _parse_shared(where, f"{name}.resources[{number}]", entry)
+        for number, entry in enumerate(entries)
     )
-    twice = [entry.name for n, entry in enumerate(resources) if entry.name in {e.name for e in resources[:n]}]
+    twice = [
+        entry.name
+        for n, entry in enumerate(resources)
+        if entry.name in {e.name for e in resources[:n]}
+    ]
     if twice:
-        raise ConfigError(f"{where}: {name}.resources: {twice[0]!r} is named twice; choose one entry for each resource")
+        raise ConfigError(
+            f"{where}: {name}.resources: {twice[0]!r} is named twice; choose one entry for each "
+            "resource"
+        )
     if any(entry.replicas == 1 for entry in resources):
         warnings.append(f"{where}: {name}: one replica shares nothing")
     flags = {}
@@ -218,7 +252,9 @@ def _parse_sharing(where: str, value: object, warnings: list[str]) -> Sharing:
         try:
             flags[key] = slicing.get(key) is not None and boolean(slicing[key])
         except ValueError as error:
-            raise ConfigError(f"{where}: {name}.{key}: {slicing[key]!r} is not valid; choose {error}") from None
+            raise ConfigError(
+                f"{where}: {name}.{key}: {slicing[key]!r} is not valid; choose {error}"
+            ) from None
     return Sharing(resources, flags["renameByDefault"], flags["failRequestsGreaterThanOne"])
 
 
@@ -227,24 +263,39 @@ def _parse_shared(where: str, name: str, value: object) -> SharedResource:
     _refuse_unknown(where, f"{name}.", entry, {"name", "rename", "devices", "replicas"})
     resource, replicas, rename = entry.get("name"), entry.get("replicas"), entry.get("rename")
     if not _is_resource(resource):
-        raise ConfigError(f"{where}: {name}.name: {resource!r} is not valid; choose {RESOURCE_PREFIX}<resource>")
-    if rename is not None and not _is_resource(rename):
-        raise ConfigError(f"{where}: {name}.rename: {rename!r} is not valid; choose {RESOURCE_PREFIX}<resource>")
-    if not isinstance(replicas, int) or isinstance(replicas, bool) or not 1 <= replicas <= _MAX_REPLICAS:
         raise ConfigError(
-            f"{where}: {name}.replicas: {replicas!r} is not valid; choose a number from 1 to {_MAX_REPLICAS}"
+            f"{where}: {name}.name: {resource!r} is not valid; choose {RESOURCE_PREFIX}<resource>"
+        )
+    if rename is not None and not _is_resource(rename):
+        raise ConfigError(
+            f"{where}: {name}.rename: {rename!r} is not valid; choose {RESOURCE_PREFIX}<resource>"
+        )
+    if (
+        not isinstance(replicas, int)
+        or isinstance(replicas, bool)
+        or not 1 <= replicas <= _MAX_REPLICAS
+    ):
+        raise ConfigError(
+            f"{where}: {name}.replicas: {replicas!r} is not valid; choose a number from 1 to "
+            f"{_MAX_REPLICAS}"
         )
     return SharedResource(
-        str(resource), replicas, rename, _parse_chosen(where, f"{name}.devices", entry.get("devices"))
+        str(resource),
+        replicas,
+        rename,
+        _parse_chosen(where, f"{name}.devices", entry.get("devices")),
     )
 
 
-#: More would time-slice nothing useful, and 7 MIG devices on 16 GPUs times this is what kubelet still takes well.
+#: More would time-slice nothing useful, and 7 MIG devices on 16 GPUs times this is what kubelet
+#: still takes well.
 _MAX_REPLICAS = 256
 
 
 #: The part of an extended resource's name behind the slash, as Kubernetes demands it.
-_RESOURCE = re.compile(re.escape(RESOURCE_PREFIX) + r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_RESOURCE = re.compile(
+    re.escape(RESOURCE_PREFIX) + r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+)
 
 
 def _is_resource(value: object) -> bool:
@@ -259,6 +310,11 @@ def _parse_chosen(where: str, name: str, value: object) -> int | tuple[str, ...]
             pass
         case int() if value > 0:
             return value
-        case list() if value and all(isinstance(item, str | int) and not isinstance(item, bool) for item in value):
+        case list() if value and all(
+            isinstance(item, str | int) and not isinstance(item, bool) for item in value
+        ):
             return tuple(str(item) for item in value)
-    raise ConfigError(f"{where}: {name}: {value!r} is not valid; choose all, a number, or a list of indices and UUIDs")
+    raise ConfigError(
+        f"{where}: {name}: {value!r} is not valid; choose all, a number, or a list of indices "
+        "and UUIDs"
+    )

@@ -1,6 +1,8 @@
-"""The daemon's control socket: commands of root or of the daemon's own user, one line of JSON each way.
+"""The daemon's control socket: commands of root or of the daemon's own user, one line of JSON each
+way.
 
-A request is ``{"verb": …, "arguments": [text, …]}``; the answer is ``{"ok": …}`` or ``{"error": "one line"}``.
+A request is ``{"verb": …, "arguments": [text, …]}``; the answer is ``{"ok": …}`` or ``{"error":
+"one line"}``.
 """
 
 from __future__ import annotations
@@ -41,10 +43,17 @@ Simulate = Callable[[str, Sequence[str]], str]
 
 
 class Control:
-    """Answers commands on a socket of its own. Whatever its clients do, nothing but their own connection suffers."""
+    """Answers commands on a socket of its own. Whatever its clients do, nothing but their own
+    connection suffers.
+    """
 
     def __init__(
-        self, path: Path, node: Node, simulate: Simulate | None = None, *, client_seconds: float = CLIENT_SECONDS
+        self,
+        path: Path,
+        node: Node,
+        simulate: Simulate | None = None,
+        *,
+        client_seconds: float = CLIENT_SECONDS,
     ) -> None:
         """`simulate` carries out the ``sim`` verbs; ``None`` where the driver is a real one."""
         self._path = path
@@ -55,10 +64,11 @@ class Control:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Listen until cancelled, and again when the socket's file was taken away; then the file is gone.
+        """Listen until cancelled, and again when the socket's file was taken away; then the file is
+        gone.
 
-        A socket that cannot be had, for instance because another daemon listens there, is complained of once and
-        tried again: the daemon does its work without.
+        A socket that cannot be had, for instance because another daemon listens there, is
+        complained of once and tried again: the daemon does its work without.
         """
         complained = False
         while True:
@@ -67,7 +77,8 @@ class Control:
             except (ControlError, OSError) as error:
                 if not complained:
                     log.warning(
-                        "commands cannot reach this daemon", extra={"socket": str(self._path), "reason": str(error)}
+                        "commands cannot reach this daemon",
+                        extra={"socket": str(self._path), "reason": str(error)},
                     )
                 complained = True
                 await asyncio.sleep(LOOK_SECONDS)
@@ -77,13 +88,18 @@ class Control:
                 await self._serve(listener)
 
     async def _serve(self, listener: Listener) -> None:
-        server = await asyncio.start_unix_server(self._client, sock=listener.socket, limit=REQUEST_BYTES)
+        server = await asyncio.start_unix_server(
+            self._client, sock=listener.socket, limit=REQUEST_BYTES
+        )
         self._serving = True
         log.debug("listening for commands", extra={"socket": str(self._path)})
         try:
             while listener.is_ours():  # noqa: ASYNC110 — nobody announces that a file was removed
                 await asyncio.sleep(LOOK_SECONDS)
-            log.warning("the control socket was taken away, making a new one", extra={"socket": str(self._path)})
+            log.warning(
+                "the control socket was taken away, making a new one",
+                extra={"socket": str(self._path)},
+            )
         finally:
             self._serving = False
             server.close()
@@ -110,16 +126,21 @@ class Control:
             if not writer.is_closing():
                 writer.transport.abort()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, Any]:
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> dict[str, Any]:
         try:
-            # Read before anything is refused: who is answered before it has sent gets an error from sending.
+            # Read before anything is refused: who is answered before it has sent gets an error from
+            # sending.
             line = await reader.readuntil(b"\n")
             pid, uid = _peer(writer.get_extra_info("socket"))
             if uid not in {0, os.geteuid()}:
                 raise ControlError("only root and the daemon's own user may give it commands")
             verb, arguments = _parse(line)
             if verb != "status":
-                log.info("command", extra={"verb": verb, "arguments": arguments, "pid": pid, "uid": uid})
+                log.info(
+                    "command", extra={"verb": verb, "arguments": arguments, "pid": pid, "uid": uid}
+                )
             return {"ok": await self._perform(verb, arguments)}
         except asyncio.LimitOverrunError:
             return {"error": f"a request has at most {REQUEST_BYTES} bytes"}
@@ -128,7 +149,7 @@ class Control:
         except PluginError as error:
             return {"error": " ".join(str(error).split())}
 
-    # ------------------------------------------------------------------------------------------------- verbs
+    # ---- verbs
 
     async def _perform(self, verb: str, arguments: Sequence[str]) -> Any:
         match verb, arguments:
@@ -138,19 +159,25 @@ class Control:
                 return await self._mark(verb, target)
             case "sim", [name, *rest]:
                 if self._simulate is None:
-                    raise ControlError("this daemon runs on a real driver; sim commands need one with --simulate")
+                    raise ControlError(
+                        "this daemon runs on a real driver; sim commands need one with --simulate"
+                    )
                 return {"text": self._simulate(name, rest)}
             case "status" | "cordon" | "uncordon" | "clear" | "sim", _:
                 raise ControlError(f"{verb} does not take {len(arguments)} arguments")
         raise ControlError(f"unknown verb {verb!r}; choose status, cordon, uncordon, clear or sim")
 
     async def _mark(self, verb: str, target: str) -> dict[str, Any]:
-        """Change a device's entry in the ledger; answered when that is on disk, or could not be written."""
+        """Change a device's entry in the ledger; answered when that is on disk, or could not be
+        written.
+        """
         node = self._node
         uuid = node.resolve(target)
         cordoned = self._is_cordoned(uuid)
         device = self._device(uuid)
-        devices = [uuid, *(d.uuid for d in device.mig_devices)] if isinstance(device, Gpu) else [uuid]
+        devices = (
+            [uuid, *(d.uuid for d in device.mig_devices)] if isinstance(device, Gpu) else [uuid]
+        )
         match verb:
             case "cordon":
                 node.cordon(uuid)
@@ -161,26 +188,45 @@ class Control:
             case _:
                 faults = self._faults(devices)
                 node.clear(uuid)
-                fewer = faults - self._faults(devices)  # a GPU that still says itself what is wrong keeps that
-                done = f"has {fewer} reason{'s' * (fewer != 1)} fewer" if faults else "had nothing to clear"
+                fewer = faults - self._faults(
+                    devices
+                )  # a GPU that still says itself what is wrong keeps that
+                done = (
+                    f"has {fewer} reason{'s' * (fewer != 1)} fewer"
+                    if faults
+                    else "had nothing to clear"
+                )
         words = f"{_words(uuid, device)} {done}"
-        if verb == "uncordon" and isinstance(device, MigDevice) and self._is_cordoned(device.gpu_uuid):
+        if (
+            verb == "uncordon"
+            and isinstance(device, MigDevice)
+            and self._is_cordoned(device.gpu_uuid)
+        ):
             words += f", but its GPU is: uncordon {device.gpu_index}"
         problem = await node.saved()
         return {
             "text": words,
             "uuid": uuid,
             "devices": devices,
-            "warning": f"this is not saved and ends with the daemon: {problem}" if problem else None,
+            "warning": f"this is not saved and ends with the daemon: {problem}"
+            if problem
+            else None,
         }
 
     def _device(self, uuid: str) -> Device | None:
-        return next((d for d in self._node.store.snapshot.inventory.devices() if d.uuid == uuid), None)
+        return next(
+            (d for d in self._node.store.snapshot.inventory.devices() if d.uuid == uuid), None
+        )
 
     def _faults(self, uuids: Sequence[str]) -> int:
         """How many reasons other than cordons the ledger holds against these."""
         ledger = self._node.store.snapshot.ledger
-        return sum(reason.code != CORDONED for uuid in uuids if uuid in ledger for reason in ledger[uuid].reasons)
+        return sum(
+            reason.code != CORDONED
+            for uuid in uuids
+            if uuid in ledger
+            for reason in ledger[uuid].reasons
+        )
 
     def _is_cordoned(self, uuid: str) -> bool:
         entry = self._node.store.snapshot.ledger.get(uuid)
@@ -201,18 +247,24 @@ def _parse(line: bytes) -> tuple[str, list[str]]:
     except (ValueError, RecursionError) as error:
         raise ControlError("a request is one line of JSON") from error
     match request:
-        case {"verb": str(verb), "arguments": list(arguments)} if all(isinstance(a, str) for a in arguments):
+        case {"verb": str(verb), "arguments": list(arguments)} if all(
+            isinstance(a, str) for a in arguments
+        ):
             return verb, arguments
     raise ControlError('a request is {"verb": text, "arguments": [text, …]}')
 
 
 def _peer(connection: Any) -> tuple[int, int]:
-    """``(process, user)`` at the other end, as the kernel knows them since the connection was made."""
-    pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    """``(process, user)`` at the other end, as the kernel knows them since the connection was
+    made.
+    """
+    pid, uid, _ = _CREDENTIALS.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
     return int(pid), int(uid)
 
 
-# ------------------------------------------------------------------------------------------------ the other end
+# ---- the other end
 
 
 def ask(path: str, verb: str, *arguments: str) -> Any:
@@ -221,7 +273,9 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
     Raises :class:`NotRunning`, or :class:`ControlError` with the daemon's words.
     """
     if not path:
-        raise NotRunning("the control socket is switched off; name the daemon's with --control-socket")
+        raise NotRunning(
+            "the control socket is switched off; name the daemon's with --control-socket"
+        )
     request = json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ANSWER_SECONDS)
@@ -229,7 +283,10 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
             connection.connect(path)
             # In a folder that others may write to, anybody could listen.
             if _peer(connection)[1] not in {0, os.geteuid()}:
-                raise ControlError(f"{path} belongs to another user's process; name the daemon's with --control-socket")
+                raise ControlError(
+                    f"{path} belongs to another user's process; name the daemon's with "
+                    "--control-socket"
+                )
             # A daemon that turns us away may not read what we say.
             with contextlib.suppress(BrokenPipeError):
                 connection.sendall(request)
@@ -237,7 +294,8 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
                 line = answers.readline()
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NotRunning(
-                f"no daemon is running here: nothing listens on {path}; start it, or name its socket "
+                f"no daemon is running here: nothing listens on {path}; start it, or name its "
+                "socket "
                 "with --control-socket"
             ) from error
         except OSError as error:
@@ -245,7 +303,9 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
     try:
         answer = json.loads(line)
     except ValueError as error:
-        raise ControlError(f"the daemon at {path} ended the connection without an answer; try again") from error
+        raise ControlError(
+            f"the daemon at {path} ended the connection without an answer; try again"
+        ) from error
     if "error" in answer:
         raise ControlError(answer["error"])
     return answer["ok"]

@@ -1,4 +1,6 @@
-"""A unix socket that one process has at a time: made for its user alone, cleaned up after a crash, never stolen."""
+"""A unix socket that one process has at a time: made for its user alone, cleaned up after a crash,
+never stolen.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,17 @@ from plugin.errors import ControlError
 
 
 class Listener:
-    """Has a bound socket at a path until closed. A lock on a file beside it settles whose the path is.
+    """Has a bound socket at a path until closed. A lock on a file beside it settles whose the path
+    is.
 
-    Without the lock, two daemons that start together could both take the socket of a dead one for stale, and the
-    second would remove the first one's.
+    Without the lock, two daemons that start together could both take the socket of a dead one for
+    stale, and the second would remove the first one's.
     """
 
     def __init__(self, path: Path) -> None:
-        """Bind; nobody can connect before the caller listens. Raises :class:`ControlError` or OSError."""
+        """Bind; nobody can connect before the caller listens. Raises :class:`ControlError` or
+        OSError.
+        """
         self._path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_path = path.with_name(f"{path.name}.lock")
@@ -56,7 +61,8 @@ class Listener:
         self.close()
 
     def _unlock(self) -> None:
-        # While the lock is held, so that nobody can hold a lock on a file that is not there any more.
+        # While the lock is held, so that nobody can hold a lock on a file that is not there any
+        # more.
         with contextlib.suppress(OSError):
             self._lock_path.unlink()
         os.close(self._lock)

@@ -9,7 +9,8 @@ import yaml
 
 from plugin.errors import ConfigError
 
-#: Kubernetes' tools take these for text, PyYAML for numbers and dates: 1:3 (a MIG device) would become 63.
+#: Kubernetes' tools take these for text, PyYAML for numbers and dates: 1:3 (a MIG device) would
+#: become 63.
 _TEXT_TO_KUBERNETES = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp"})
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+|0[0-7_]+)\Z")
 
@@ -36,6 +37,7 @@ def read(what: str, path: Path) -> object:
         return yaml.load(text, _Loader)  # noqa: S506 — a subclass of SafeLoader
     except RecursionError as error:
         raise ConfigError(f"{what}: is nested too deeply") from error
-    # PyYAML lets out what int(), float() and its tables of words raise for a value that a tag does not fit.
+    # PyYAML lets out what int(), float() and its tables of words raise for a value that a tag does
+    # not fit.
     except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"{what}: is neither YAML nor JSON: {error}") from error

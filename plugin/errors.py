@@ -29,7 +29,9 @@ class PluginError(Exception):
 
 
 class ConfigError(PluginError):
-    """A setting is unknown or has a bad value. The text names the key, the value and the choices in one line."""
+    """A setting is unknown or has a bad value. The text names the key, the value and the choices in
+    one line.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))  # what was given may hold line breaks
@@ -52,17 +54,22 @@ class DriverStale(DriverUnavailable):
 
 
 class DriverMismatch(DriverUnavailable):
-    """Library and kernel module are of different versions, as they are in the middle of an upgrade."""
+    """Library and kernel module are of different versions,
+    as they are in the middle of an upgrade.
+    """
 
 
 class DriverReplaced(DriverError):
-    """The driver was upgraded while its old library is loaded here: only a new process can load the new one."""
+    """The driver was upgraded while its old library is loaded here: only a new process can load the
+    new one.
+    """
 
 
 class DriverCallFailed(DriverError):
     """One NVML call failed.
 
-    ``code`` is NVML's return code (``nvmlReturn_t``), ``gpu_lost`` tells the codes that mean the GPU is gone.
+    ``code`` is NVML's return code (``nvmlReturn_t``), ``gpu_lost`` tells the codes that mean the
+    GPU is gone.
     """
 
     def __init__(self, message: str, *, code: int, gpu_lost: bool = False) -> None:

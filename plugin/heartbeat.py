@@ -10,7 +10,9 @@ GRACE_SECONDS = 30.0
 
 
 class Heartbeats:
-    """Promises of loops, by name. A loop may turn in any thread: setting an item of a dictionary is atomic."""
+    """Promises of loops, by name. A loop may turn in any thread: setting an item of a dictionary is
+    atomic.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

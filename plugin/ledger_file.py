@@ -1,4 +1,6 @@
-"""The ledger on disk: written whole and at once, so that a verdict outlives a restart and a kill."""
+"""The ledger on disk: written whole and at once, so that a verdict outlives a restart and a
+kill.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,18 @@ SAVE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What was found on disk; ``rebooted`` tells that it was written before the node's last start."""
+    """What was found on disk; ``rebooted`` tells that it was written before the node's last
+    start.
+    """
 
     ledger: Ledger = field(default_factory=lambda: EMPTY)
     rebooted: bool = False
 
 
 class LedgerFile:
-    """Loads once, then saves whatever is newest. A file that cannot be used costs its contents and nothing else."""
+    """Loads once, then saves whatever is newest. A file that cannot be used costs its contents and
+    nothing else.
+    """
 
     def __init__(self, path: Path, boot_id: str = "") -> None:
         self._path = path
@@ -58,11 +64,21 @@ class LedgerFile:
             document = json.loads(content)
             ledger = from_document(document[_DEVICES])
             written_in = str(document.get("boot_id") or "")
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             aside = self._path.with_suffix(self._path.suffix + ".corrupt")
             with contextlib.suppress(OSError):
                 self._path.replace(aside)
-            log.warning("the ledger is corrupt, starting without", extra={"reason": repr(error), "kept": str(aside)})
+            log.warning(
+                "the ledger is corrupt, starting without",
+                extra={"reason": repr(error), "kept": str(aside)},
+            )
             return Saved()
         self._written = to_document(ledger)
         rebooted = bool(self._boot_id) and written_in not in {"", self._boot_id}
@@ -74,7 +90,9 @@ class LedgerFile:
         self._changed.set()
 
     async def run(self) -> None:
-        """Write until cancelled, and once more then if needed. A disk that fails is complained of once."""
+        """Write until cancelled, and once more then if needed. A disk that fails is complained of
+        once.
+        """
         complained = False
         try:
             while True:
@@ -102,7 +120,9 @@ class LedgerFile:
                 self.flush()
 
     async def saved(self, seconds: float = SAVE_SECONDS) -> str | None:
-        """Wait until :meth:`run` has tried to write the newest; returns why that failed, ``None`` when it worked."""
+        """Wait until :meth:`run` has tried to write the newest; returns why that failed, ``None``
+        when it worked.
+        """
         try:
             async with asyncio.timeout(seconds):
                 while self._changed.is_set() or self._writing:

@@ -11,7 +11,8 @@ from typing import Any
 #: What every record has; anything else was given by ``extra`` and belongs to the event.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-#: From the standard library: it is on the way of every start, and msgspec takes ten times as long to import.
+#: From the standard library: it is on the way of every start, and msgspec takes ten times as long
+#: to import.
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
 
 
@@ -54,7 +55,9 @@ def _shown(value: object) -> str:
 
 
 def configure(level: str, form: str) -> None:
-    """Send everything of `level` and above to standard error, in the given form (``json`` or ``console``)."""
+    """Send everything of `level` and above to standard error, in the given form (``json`` or
+    ``console``).
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
     root = logging.getLogger()

@@ -1,4 +1,6 @@
-"""The one writer of the node's state: scans, events, probes and commands come in, snapshots go out."""
+"""The one writer of the node's state: scans, events, probes and commands come in,
+snapshots go out.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Watchable:
 
 
 class Node:
-    """Owns the driver's worker, the ledger and the store. Used from the event loop only; nothing here blocks."""
+    """Owns the driver's worker, the ledger and the store. Used from the event loop only; nothing
+    here blocks.
+    """
 
     def __init__(
         self,
@@ -72,8 +76,8 @@ class Node:
         self._watched: Watchable | None = None
         #: How often the set of devices has changed, and when it last did.
         self.geometry, self.geometry_changed = 0, clock()
-        # GPUs whose geometry changed since the last scan began, and before the one that is under way; and the events
-        # of their instances, which can be told apart only after it.
+        # GPUs whose geometry changed since the last scan began, and before the one that is under
+        # way; and the events of their instances, which can be told apart only after it.
         self._changed_gpus: set[str] = set()
         self._scanned_gpus: set[str] = set()
         self._deferred: list[DriverEvent] = []
@@ -84,7 +88,7 @@ class Node:
         self.unused.set()
         self.store = Store(Snapshot(0, settings, Inventory(), Advertisement()))
 
-    # ---------------------------------------------------------------------------------------- scanning
+    # ---- scanning
 
     async def start(self) -> None:
         """Load the ledger, open the driver and publish the first scan.
@@ -103,7 +107,9 @@ class Node:
     async def run(self, heartbeats: Heartbeats) -> None:
         """Look at the node again on schedule, or when asked to, until cancelled."""
         while True:
-            seconds = self.store.snapshot.settings.rescan_seconds if self.is_open else REOPEN_SECONDS
+            seconds = (
+                self.store.snapshot.settings.rescan_seconds if self.is_open else REOPEN_SECONDS
+            )
             heartbeats.beat("node", seconds)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -143,7 +149,9 @@ class Node:
                 self.on_event(event)
 
     async def _open(self) -> None:
-        """(Re)open the driver, once nobody waits for events of the one before; a waiter that hangs is left behind."""
+        """(Re)open the driver, once nobody waits for events of the one before; a waiter that hangs
+        is left behind.
+        """
         self.is_open = False
         self._tell_watchers()
         with contextlib.suppress(TimeoutError):
@@ -161,7 +169,9 @@ class Node:
         inventory = carry_over(old.inventory, scanned)
         conditions = {}
         for gpu in inventory.gpus:
-            how = old.conditions.get(gpu.uuid) or Condition(reset_seen=now if self._saved_before_boot else None)
+            how = old.conditions.get(gpu.uuid) or Condition(
+                reset_seen=now if self._saved_before_boot else None
+            )
             before = next((g for g in old.inventory.gpus if g.uuid == gpu.uuid), None)
             if before is not None and before.mig_devices and not gpu.mig_devices and not gpu.error:
                 how = replace(how, reset_seen=now)  # a reset leaves no instance behind
@@ -179,16 +189,21 @@ class Node:
         if any(gpu.uuid not in old.conditions for gpu in inventory.gpus):
             self._probe_wanted.set()
 
-    # ---------------------------------------------------------------------------------- events and probes
+    # ---- events and
+    # probes
 
     def on_event(self, event: DriverEvent) -> None:
-        """An event of the driver: judged, written down and published at once, together with all that wait with it."""
+        """An event of the driver: judged, written down and published at once, together with all
+        that wait with it.
+        """
         if not self._events:
             asyncio.get_running_loop().call_soon(self._judge_events)
         self._events.append(event)
 
     def _judge_events(self) -> None:
-        """Judge what has come in, publish once; a storm is taken in portions, so that kubelet is answered between."""
+        """Judge what has come in, publish once; a storm is taken in portions, so that kubelet is
+        answered between.
+        """
         events, self._events = self._events[:MOST_EVENTS], self._events[MOST_EVENTS:]
         if self._events:
             asyncio.get_running_loop().call_soon(self._judge_events)
@@ -200,19 +215,26 @@ class Node:
 
     def _judge(self, event: DriverEvent) -> Fault | None:
         snapshot = self.store.snapshot
-        log.debug("event", extra={"kind": event.kind.name, "gpu": event.gpu_uuid, "data": event.data})
+        log.debug(
+            "event", extra={"kind": event.kind.name, "gpu": event.gpu_uuid, "data": event.data}
+        )
         if event.kind is EventKind.MIG_CONFIG:
             self._changed_gpus.add(event.gpu_uuid)
             self.rescan()
             return None
         if event.gi is not None and event.gpu_uuid in self._changed_gpus | self._scanned_gpus:
-            # Instance ids are used again at once: what we know may be the device that was there before.
+            # Instance ids are used again at once: what we know may be the device that was there
+            # before.
             self._deferred.append(event)
             return None
         fault = judge(event, snapshot.inventory, snapshot.settings)
         if fault is not None and not fault.targets:
-            # It names an instance that we do not know: it counts for the GPU, and we look what is there.
-            log.warning("a fault of an unknown instance", extra={"gpu": event.gpu_uuid, "gi": event.gi, "ci": event.ci})
+            # It names an instance that we do not know: it counts for the GPU, and we look what is
+            # there.
+            log.warning(
+                "a fault of an unknown instance",
+                extra={"gpu": event.gpu_uuid, "gi": event.gi, "ci": event.ci},
+            )
             fault = replace(fault, targets=(fault.gpu_uuid,), severity=Severity.COUNTED)
             self.rescan()
         return fault
@@ -231,7 +253,13 @@ class Node:
                 self.rescan()  # what was on it is gone, or there again
         self._publish(conditions=MappingProxyType(conditions))
         ledger = self.store.snapshot.ledger
-        self._record([f for f in faults if f.gpu_uuid not in ledger or ledger[f.gpu_uuid].reason(f.code) is None])
+        self._record(
+            [
+                f
+                for f in faults
+                if f.gpu_uuid not in ledger or ledger[f.gpu_uuid].reason(f.code) is None
+            ]
+        )
         self._probed.set()
         self._probed = asyncio.Event()
 
@@ -239,7 +267,11 @@ class Node:
         """Clear what may be cleared by now; returns when to look again."""
         snapshot = self.store.snapshot
         recovered = ledgers.recover(
-            snapshot.ledger, snapshot.inventory, snapshot.conditions, self._clock(), snapshot.settings.quiet_seconds
+            snapshot.ledger,
+            snapshot.inventory,
+            snapshot.conditions,
+            self._clock(),
+            snapshot.settings.quiet_seconds,
         )
         reports.cleared(recovered.cleared)
         self._publish(ledger=recovered.ledger)
@@ -275,7 +307,7 @@ class Node:
         settings = self.store.snapshot.settings
         return Escalation(settings.escalate_count, settings.escalate_seconds)
 
-    # --------------------------------------------------------------------------------------- for watching
+    # ---- for watching
 
     async def watchable(self) -> Watchable:
         """GPUs whose events should be watched now; waits until the driver is open."""
@@ -311,14 +343,20 @@ class Node:
         snapshot = self.store.snapshot
         if not watching(snapshot.settings):
             return Watchable(self._epoch, ())
-        lost = {uuid for uuid, how in snapshot.conditions.items() if how.probe is not None and how.probe.lost}
+        lost = {
+            uuid
+            for uuid, how in snapshot.conditions.items()
+            if how.probe is not None and how.probe.lost
+        }
         gpus = tuple(gpu.uuid for gpu in snapshot.inventory.gpus if gpu.uuid not in lost)
         return Watchable(self._epoch, gpus)
 
-    # -------------------------------------------------------------------------------------------- commands
+    # ---- commands
 
     def resolve(self, target: str) -> str:
-        """The UUID that an operator means by a UUID, ``INDEX`` or ``INDEX:MIG``. Raises :class:`TargetError`."""
+        """The UUID that an operator means by a UUID, ``INDEX`` or ``INDEX:MIG``. Raises
+        :class:`TargetError`.
+        """
         devices = self.store.snapshot.inventory.devices()
         for device in devices:
             if target in {device.uuid, device.path}:
@@ -331,7 +369,9 @@ class Node:
     def cordon(self, uuid: str) -> None:
         snapshot = self.store.snapshot
         log.info("cordoned", extra={"device": uuid})
-        self._publish(ledger=ledgers.cordon(snapshot.ledger, uuid, snapshot.inventory, self._clock()))
+        self._publish(
+            ledger=ledgers.cordon(snapshot.ledger, uuid, snapshot.inventory, self._clock())
+        )
 
     def uncordon(self, uuid: str) -> None:
         log.info("uncordoned", extra={"device": uuid})
@@ -341,10 +381,13 @@ class Node:
         log.info("cleared by an operator", extra={"device": uuid})
         snapshot = self.store.snapshot
         ledger = ledgers.clear(snapshot.ledger, uuid, snapshot.inventory)
-        # What a GPU itself said when last asked is still so: kubelet must not see it healthy in between.
+        # What a GPU itself said when last asked is still so: kubelet must not see it healthy in
+        # between.
         probe = snapshot.conditions.get(uuid, Condition()).probe
         for fault in _probe_faults(probe) if probe is not None else ():
-            ledger = ledgers.record(ledger, fault, snapshot.inventory, self._clock(), self._escalation())
+            ledger = ledgers.record(
+                ledger, fault, snapshot.inventory, self._clock(), self._escalation()
+            )
         self._publish(ledger=ledger)
         self._probe_wanted.set()
 
@@ -357,10 +400,12 @@ class Node:
         self._publish(settings=settings)
         self._probe_wanted.set()
 
-    # ------------------------------------------------------------------------------------------ publishing
+    # ---- publishing
 
     def _publish(self, **changes: Any) -> None:
-        """Replace fields of the snapshot, decide what to advertise, and publish when anything is different."""
+        """Replace fields of the snapshot, decide what to advertise, and publish when anything is
+        different.
+        """
         old = self.store.snapshot
         if old.generation and all(getattr(old, name) == value for name, value in changes.items()):
             return
@@ -397,9 +442,15 @@ def _probe_faults(probe: Probe) -> list[Fault]:
     uuid = probe.gpu_uuid
     faults = []
     if probe.lost:
-        faults.append(Fault("gpu-lost", f"the GPU does not answer: {probe.error}", Severity.FATAL, uuid, (uuid,)))
+        faults.append(
+            Fault(
+                "gpu-lost", f"the GPU does not answer: {probe.error}", Severity.FATAL, uuid, (uuid,)
+            )
+        )
     if probe.recovery_action is not None and (fault := recovery_fault(uuid, probe.recovery_action)):
         faults.append(fault)
     if probe.remap_failure:
-        faults.append(Fault("remap-failure", "remapping a memory row failed", Severity.FATAL, uuid, (uuid,)))
+        faults.append(
+            Fault("remap-failure", "remapping a memory row failed", Severity.FATAL, uuid, (uuid,))
+        )
     return faults

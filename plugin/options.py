@@ -56,7 +56,9 @@ def _one_of(*choices: str) -> Parse:
 def _list_strategies(value: object) -> tuple[DeviceListStrategy, ...]:
     items = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
-        chosen = tuple(dict.fromkeys(DeviceListStrategy(str(item).strip().lower()) for item in items))
+        chosen = tuple(
+            dict.fromkeys(DeviceListStrategy(str(item).strip().lower()) for item in items)
+        )
     except ValueError:
         chosen = ()
     if not chosen:
@@ -78,7 +80,9 @@ def listen_address(value: object) -> str:
     host, separator, port = str(value).rpartition(":")
     if value == "":
         return ""
-    bracketed = host.startswith("[") == host.endswith("]") and (":" not in host or host.startswith("["))
+    bracketed = host.startswith("[") == host.endswith("]") and (
+        ":" not in host or host.startswith("[")
+    )
     if not separator or not port.isdecimal() or not 0 < int(port) < 65536 or not bracketed:  # noqa: PLR2004 — TCP's
         raise ValueError("HOST:PORT, :PORT, [IPV6]:PORT, or nothing")
     return str(value)
@@ -116,7 +120,9 @@ def _health_checks(value: object) -> HealthChecks:
     numbers = words - {"all", "xids"}
     if not all(number.isdecimal() and len(number) < 6 for number in numbers):  # noqa: PLR2004 — no XID is that long
         raise ValueError("all, xids, or XIDs separated by commas")
-    return HealthChecks("all" in words, "xids" in words, frozenset(int(number) for number in numbers))
+    return HealthChecks(
+        "all" in words, "xids" in words, frozenset(int(number) for number in numbers)
+    )
 
 
 #: Whose empty value means something: none of it.
@@ -125,7 +131,9 @@ EMPTY_MEANS_NONE = frozenset({socket_path, listen_address})
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting: its field in :class:`Settings`, its names, its words in ``--help`` and how it is read."""
+    """One setting: its field in :class:`Settings`, its names, its words in ``--help`` and how it is
+    read.
+    """
 
     field: str
     group: str
@@ -148,7 +156,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "mig_strategy",
         _ADVERTISE,
-        "none: whole GPUs as nvidia.com/gpu; mixed: each MIG device as nvidia.com/mig-<profile>; single: the same, "
+        "none: whole GPUs as nvidia.com/gpu; mixed: each MIG device as nvidia.com/mig-<profile>; "
+        "single: the same, "
         "where all MIG devices of the node must be of one profile",
         _choice(MigStrategy),
         ("--mig-strategy",),
@@ -158,7 +167,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "single_resource",
         _ADVERTISE,
-        "name of the resource under single: profile (nvidia.com/mig-<profile>) or gpu (nvidia.com/gpu)",
+        "name of the resource under single: profile (nvidia.com/mig-<profile>) or gpu "
+        "(nvidia.com/gpu)",
         _choice(SingleResource),
         ("--single-resource",),
         ("SINGLE_RESOURCE",),
@@ -260,12 +270,22 @@ OPTIONS: tuple[Option, ...] = (
         ("DRIVER_ROOT_CTR_PATH", "CONTAINER_DRIVER_ROOT"),
         "plugin.containerDriverRoot",
     ),
-    Option("proc_root", _DRIVER, "where procfs is mounted", absolute_path, ("--proc-root",), ("PROC_ROOT",)),
-    Option("sys_root", _DRIVER, "where sysfs is mounted", absolute_path, ("--sys-root",), ("SYS_ROOT",)),
+    Option(
+        "proc_root",
+        _DRIVER,
+        "where procfs is mounted",
+        absolute_path,
+        ("--proc-root",),
+        ("PROC_ROOT",),
+    ),
+    Option(
+        "sys_root", _DRIVER, "where sysfs is mounted", absolute_path, ("--sys-root",), ("SYS_ROOT",)
+    ),
     Option(
         "simulate",
         _DRIVER,
-        "no GPU: simulate NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb or p5.48xlarge:all-balanced",
+        "no GPU: simulate NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb or "
+        "p5.48xlarge:all-balanced",
         _text,
         ("--simulate",),
         ("SIMULATE",),
@@ -291,7 +311,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "quiet_seconds",
         _HEALTH,
-        "seconds without trouble before a healed device is offered again; doubles when it flaps, up to an hour",
+        "seconds without trouble before a healed device is offered again; doubles when it flaps, "
+        "up to an hour",
         _seconds(0.1),
         ("--quiet-period",),
         ("QUIET_PERIOD",),
@@ -327,7 +348,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "ledger_file",
         _HEALTH,
-        "where verdicts and cordons are kept over restarts (default: /var/lib/mig-device-plugin/ledger.json; a "
+        "where verdicts and cordons are kept over restarts (default: "
+        "/var/lib/mig-device-plugin/ledger.json; a "
         "temporary file in a simulation)",
         absolute_path,
         ("--ledger-file",),
@@ -346,7 +368,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "fail_on_init_error",
         _DAEMON,
-        "exit when the driver cannot be initialised; false: stay up, advertise nothing, keep trying",
+        "exit when the driver cannot be initialised; false: stay up, advertise nothing, keep "
+        "trying",
         boolean,
         ("--fail-on-init-error",),
         ("FAIL_ON_INIT_ERROR",),
@@ -387,7 +410,12 @@ OPTIONS: tuple[Option, ...] = (
         ("LOG_FORMAT",),
     ),
     Option(
-        "config_file", _DAEMON, "YAML or JSON file with further settings", _text, ("--config-file",), ("CONFIG_FILE",)
+        "config_file",
+        _DAEMON,
+        "YAML or JSON file with further settings",
+        _text,
+        ("--config-file",),
+        ("CONFIG_FILE",),
     ),
     Option(
         "http_address",
@@ -446,8 +474,10 @@ OPTIONS: tuple[Option, ...] = (
     ),
 )
 
-#: NVIDIA's options that have no meaning here; they are accepted, with a warning, so that a file or a manifest can
-#: be taken over as it is. Their environment variables are called as the flags: MPS_ROOT for --mps-root.
+#: NVIDIA's options that have no meaning here; they are accepted, with a warning, so that a file or
+#: a manifest can be taken over as it is. Their environment variables are called as the flags:
+#: MPS_ROOT for
+#: --mps-root.
 IGNORED_FLAGS = {
     "--mps-root": "MPS is not supported",
     "--device-discovery-strategy": "devices are always discovered through NVML",

@@ -1,4 +1,6 @@
-"""Puts together what there is to see, from those who know it; asks nobody, so that looking costs nothing."""
+"""Puts together what there is to see, from those who know it; asks nobody, so that looking costs
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ log = logging.getLogger(__name__)
 class Sampler:
     """Measures in the background and keeps the newest result."""
 
-    def __init__(self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats) -> None:
+    def __init__(
+        self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+    ) -> None:
         self._node = node
         self._driver = driver
         self._worker = worker
@@ -36,7 +40,9 @@ class Sampler:
             seconds = self._node.store.snapshot.settings.sample_seconds
             self._heartbeats.beat("samples", seconds)
             # What was measured on a driver that is gone says nothing about now.
-            self.samples = await self._worker.call(self._driver.sample) if self._node.is_open else None
+            self.samples = (
+                await self._worker.call(self._driver.sample) if self._node.is_open else None
+            )
             await asyncio.sleep(seconds)
 
 

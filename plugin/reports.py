@@ -1,4 +1,6 @@
-"""What the log says: one line for each thing that happened or is new, with the generation it belongs to."""
+"""What the log says: one line for each thing that happened or is new, with the generation it
+belongs to.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,12 @@ def faults(judged: Iterable[Fault], generation: int) -> None:
     """Events judged together; those that say the same share a line, with their number."""
     for what, count in Counter(judged).items():
         level = logging.WARNING if what.severity is Severity.FATAL else logging.INFO
-        extra = {"generation": generation, "devices": what.targets, "reason": what.text, "verdict": what.severity.value}
+        extra = {
+            "generation": generation,
+            "devices": what.targets,
+            "reason": what.text,
+            "verdict": what.severity.value,
+        }
         log.log(level, "fault", extra=extra if count == 1 else {**extra, "count": count})
 
 
@@ -47,7 +54,9 @@ def cleared(reasons: Iterable[tuple[str, Reason]]) -> None:
         log.info("reason cleared", extra={"device": uuid, "reason": reason.text})
 
 
-def _resource(generation: int, resource: str, before: tuple[Listed, ...], now: tuple[Listed, ...]) -> None:
+def _resource(
+    generation: int, resource: str, before: tuple[Listed, ...], now: tuple[Listed, ...]
+) -> None:
     """Devices that changed for the same reason share a line: a lost driver concerns them all."""
     common = {"generation": generation, "resource": resource}
     healthy = sum(item.healthy for item in now)

@@ -1,4 +1,6 @@
-"""The node's state as one document of JSON's types: what ``devices`` shows and what a running daemon answers."""
+"""The node's state as one document of JSON's types: what ``devices`` shows and what a running
+daemon answers.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ Source = Literal["daemon", "scan"]
 class Why:
     """One reason why a device is not healthy.
 
-    ``since`` is in seconds of the wall clock and ``clears`` what ends it (``recovery`` or ``operator``); both are
-    ``None`` for what is only wrong as long as it is seen to be.
+    ``since`` is in seconds of the wall clock and ``clears`` what ends it (``recovery`` or
+    ``operator``); both are ``None`` for what is only wrong as long as it is seen to be.
     """
 
     code: str
@@ -31,7 +33,9 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a device stands: ``health`` is healthy, unhealthy, or withheld (on the node, in no list)."""
+    """How a device stands: ``health`` is healthy, unhealthy, or withheld (on the node,
+    in no list).
+    """
 
     resource: str | None
     health: str
@@ -47,7 +51,9 @@ def standing(device: Device, snapshot: Snapshot) -> Standing | None:
             if item.device.uuid == device.uuid:
                 # A GPU that is offered whole is down for its parts' reasons too.
                 parts = device.mig_devices if isinstance(device, Gpu) else ()
-                known = {r.text: r for part in parts for r in _held(part, snapshot.ledger)} | {r.text: r for r in held}
+                known = {r.text: r for part in parts for r in _held(part, snapshot.ledger)} | {
+                    r.text: r for r in held
+                }
                 reasons = tuple(_explained(text, device, snapshot, known) for text in item.reasons)
                 return Standing(resource, "healthy" if item.healthy else "unhealthy", reasons)
     reasons = tuple(map(_from_ledger, held))
@@ -105,8 +111,12 @@ def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
                 "minor": gpu.minor,
                 "product": gpu.product,
                 "pciBusId": gpu.pci_bus_id,
-                "computeCapability": ".".join(map(str, gpu.compute_capability)) if gpu.compute_capability else None,
-                "mig": {"current": gpu.mig.current, "pending": gpu.mig.pending} if gpu.mig else None,
+                "computeCapability": ".".join(map(str, gpu.compute_capability))
+                if gpu.compute_capability
+                else None,
+                "mig": {"current": gpu.mig.current, "pending": gpu.mig.pending}
+                if gpu.mig
+                else None,
                 "memorySlices": gpu.memory_slices,
                 "migDevices": [
                     {
@@ -115,7 +125,10 @@ def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
                         "profile": device.profile or None,
                         "gi": device.gi,
                         "ci": device.ci,
-                        "placement": {"start": device.placement.start, "size": device.placement.size}
+                        "placement": {
+                            "start": device.placement.start,
+                            "size": device.placement.size,
+                        }
                         if device.placement
                         else None,
                         "multiprocessors": device.multiprocessors,

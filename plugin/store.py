@@ -11,7 +11,8 @@ from plugin.core.snapshot import Snapshot
 class Store:
     """Holds the newest snapshot. Used from the event loop only.
 
-    A reader never sees every generation, only ever the newest: bursts coalesce and a missed wake-up costs nothing.
+    A reader never sees every generation, only ever the newest: bursts coalesce and a missed wake-up
+    costs nothing.
     """
 
     def __init__(self, first: Snapshot) -> None:
@@ -24,7 +25,9 @@ class Store:
 
     def publish(self, snapshot: Snapshot) -> None:
         if snapshot.generation <= self._snapshot.generation:
-            raise ValueError(f"generation {snapshot.generation} is not newer than {self._snapshot.generation}")
+            raise ValueError(
+                f"generation {snapshot.generation} is not newer than {self._snapshot.generation}"
+            )
         self._snapshot = snapshot
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,4 +1,6 @@
-"""Watching the GPUs: events as they come, probes on a schedule; whatever ends either is told, never passed over."""
+"""Watching the GPUs: events as they come, probes on a schedule; whatever ends either is told, never
+passed over.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,16 @@ class _Watch:
 
 
 class Watcher:
-    """Keeps an event source open over all GPUs that answer, and makes a new one when the set of them changes.
+    """Keeps an event source open over all GPUs that answer, and makes a new one when the set of
+    them changes.
 
-    The new one stands before the old one ends: an event in between is counted twice rather than never.
+    The new one stands before the old one ends: an event in between is counted twice rather than
+    never.
     """
 
-    def __init__(self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats) -> None:
+    def __init__(
+        self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+    ) -> None:
         self._heartbeats = heartbeats
         self._node = node
         self._driver = driver
@@ -66,7 +72,9 @@ class Watcher:
                 self._heartbeats.done("events")  # nobody waits for events until the next attempt
                 self._failures += 1
                 if self._failures == 1:
-                    log.warning("watching events failed, starting anew", extra={"reason": str(error)})
+                    log.warning(
+                        "watching events failed, starting anew", extra={"reason": str(error)}
+                    )
                 if self._failures == FAILURES_TO_TELL:
                     log.error("events cannot be watched", extra={"reason": str(error)})
                     words = f"events cannot be watched: {error}"
@@ -98,7 +106,9 @@ class Watcher:
         self._current = _Watch(source, thread)
         changed = asyncio.ensure_future(self._node.other_than(wanted))
         try:
-            await asyncio.wait((thread.alive, thread.ended, changed), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (thread.alive, thread.ended, changed), return_when=asyncio.FIRST_COMPLETED
+            )
             if thread.alive.done():
                 self._failures = 0
                 self._node.watches(wanted, source.failures)
@@ -151,8 +161,12 @@ def _free(source: EventSource, drain: bool) -> list[DriverEvent]:  # noqa: FBT00
     return events
 
 
-async def probe_regularly(node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats) -> None:
-    """Probe every GPU on schedule, or when the node asks, until cancelled; what is found goes to the node."""
+async def probe_regularly(
+    node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+) -> None:
+    """Probe every GPU on schedule, or when the node asks, until cancelled; what is found goes to
+    the node.
+    """
     count = 0
     while True:
         settings = node.store.snapshot.settings

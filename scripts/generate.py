@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Generate plugin/api from protos/, or with --check say whether what is committed is what would be generated."""
+"""Generate plugin/api from protos/, or with --check say whether what is committed is what would be
+generated.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ def generate(target: Path) -> list[Path]:
     sources = sorted(PROTOS.rglob("*.proto"))
     options = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={PROTOS}", *options, *map(str, sources)],
+        [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"--proto_path={PROTOS}",
+            *options,
+            *map(str, sources),
+        ],
         check=True,
     )
     return sorted(path.relative_to(target) for path in target.rglob("*_pb2*.py*"))
@@ -28,8 +37,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         fresh = generate(Path(folder))
         if "--check" in sys.argv[1:]:
-            committed = sorted(p.relative_to(ROOT) for p in (ROOT / "plugin/api").glob("*_pb2*.py*"))
-            same = {p for p in committed if p in fresh and filecmp.cmp(ROOT / p, Path(folder) / p, shallow=False)}
+            committed = sorted(
+                p.relative_to(ROOT) for p in (ROOT / "plugin/api").glob("*_pb2*.py*")
+            )
+            same = {
+                p
+                for p in committed
+                if p in fresh and filecmp.cmp(ROOT / p, Path(folder) / p, shallow=False)
+            }
             stale = sorted({*fresh, *committed} - same)
             if stale:
                 print("not what protos/ generates:", *stale, "— run `make generate`", sep="\n  ")

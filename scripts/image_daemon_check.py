@@ -1,7 +1,7 @@
 """Runs inside the image: the simulated daemon as its own process beside the stand-in kubelet.
 
-``KUBELET_SOCKET`` and ``NODE`` (as for ``--simulate``) come from the environment. The root file system is expected to
-be read-only but for kubelet's directory.
+``KUBELET_SOCKET`` and ``NODE`` (as for ``--simulate``) come from the environment. The root file
+system is expected to be read-only but for kubelet's directory.
 """
 
 from __future__ import annotations
@@ -26,15 +26,25 @@ async def main() -> None:
     async with SimKubelet(socket.parent) as kubelet:
         started = time.monotonic()
         daemon = await asyncio.create_subprocess_exec(
-            "mig-device-plugin", "run", "--simulate", os.environ["NODE"], env={**os.environ, "MIG_STRATEGY": "mixed"}
+            "mig-device-plugin",
+            "run",
+            "--simulate",
+            os.environ["NODE"],
+            env={**os.environ, "MIG_STRATEGY": "mixed"},
         )
         try:
             await kubelet.wait_allocatable(RESOURCE, DEVICES, timeout=60)
-            print(f"{DEVICES} of {RESOURCE} listed {(time.monotonic() - started) * 1000:.0f} ms after the start")
+            print(
+                f"{DEVICES} of {RESOURCE} listed {(time.monotonic() - started) * 1000:.0f} ms "
+                "after the start"
+            )
             pod = await kubelet.admit(Pod("one-slice", containers={"main": {RESOURCE: 1}}))
             if pod.phase != "Running":
                 sys.exit(f"a pod with one {RESOURCE} is {pod.phase}: {pod.reason}")
-            print(f"a pod got CUDA_VISIBLE_DEVICES={pod.containers['main'].envs['CUDA_VISIBLE_DEVICES']}")
+            print(
+                "a pod got "
+                f"CUDA_VISIBLE_DEVICES={pod.containers['main'].envs['CUDA_VISIBLE_DEVICES']}"
+            )
             daemon.terminate()
             try:
                 async with asyncio.timeout(10):
@@ -45,9 +55,14 @@ async def main() -> None:
             if daemon.returncode is None:
                 daemon.kill()
                 await daemon.wait()
-        left = [path.name for path in socket.parent.iterdir() if path.is_socket() and path != socket]
+        left = [
+            path.name for path in socket.parent.iterdir() if path.is_socket() and path != socket
+        ]
         if status or left:
-            sys.exit(f"after SIGTERM the daemon ended with status {status} and left these sockets: {left or 'none'}")
+            sys.exit(
+                f"after SIGTERM the daemon ended with status {status} and left these sockets: "
+                f"{left or 'none'}"
+            )
         if kubelet.violations:
             sys.exit(f"kubelet has to complain:\n{kubelet.describe()}")
         print("SIGTERM: status 0, no socket left")

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/configuration.md from plugin.options, or with --check say whether they are current."""
+"""Write the tables of docs/configuration.md from plugin.options, or with --check say whether they
+are current.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs/configuration.md"
 
 def tables() -> dict[str, str]:
     """Name of a table in the document → its Markdown."""
-    groups = [_group(name, list(options)) for name, options in groupby(OPTIONS, key=lambda option: option.group)]
+    groups = [
+        _group(name, list(options))
+        for name, options in groupby(OPTIONS, key=lambda option: option.group)
+    ]
     flags = ((_code(flag), why) for flag, why in IGNORED_FLAGS.items())
     keys = ((_code(f"flags.{key}"), why) for key, why in IGNORED_KEYS.items())
     return {
@@ -34,7 +39,9 @@ def rewritten(text: str) -> str:
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not (found and closed):
-            raise ValueError(f"{DOCUMENT} has no place for the table of {name}: write {begin!r} and {end!r}")
+            raise ValueError(
+                f"{DOCUMENT} has no place for the table of {name}: write {begin!r} and {end!r}"
+            )
         text = before + begin + table + end + after
     return text
 
@@ -52,7 +59,9 @@ def _group(name: str, options: Sequence[Option]) -> str:
         for option in options
     )
     heading = f"### {name[0].upper()}{name[1:]}"
-    return f"{heading}\n\n{_table(('flag', 'variable', 'key', 'default', 'values', 'meaning'), rows)}"
+    return (
+        f"{heading}\n\n{_table(('flag', 'variable', 'key', 'default', 'values', 'meaning'), rows)}"
+    )
 
 
 def _default(option: Option) -> str:
@@ -83,7 +92,9 @@ def _code(text: str) -> str:
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("<", r"\<") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("<", r"\<") for cell in line) + " |" for line in lines
+    )
 
 
 def main() -> int:
@@ -91,7 +102,10 @@ def main() -> int:
     fresh = rewritten(text)
     if "--check" in sys.argv[1:]:
         if fresh != text:
-            print(f"{DOCUMENT} is not what plugin/options.py says; run python -m scripts.options_table")
+            print(
+                f"{DOCUMENT} is not what plugin/options.py says; run python -m "
+                "scripts.options_table"
+            )
             return 1
         return 0
     DOCUMENT.write_text(fresh, encoding="utf-8")

@@ -1,1 +1,3 @@
-"""What an administrator types, besides ``run``: each command shows something and returns an exit status."""
+"""What an administrator types, besides ``run``: each command shows something and returns an exit
+status.
+"""

@@ -1,4 +1,6 @@
-"""``cordon``, ``uncordon``, ``drain``, ``health clear`` and ``sim``: commands to the running daemon."""
+"""``cordon``, ``uncordon``, ``drain``, ``health clear`` and ``sim``: commands to the running
+daemon.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +40,19 @@ def simulate(socket: str, verb: str, arguments: Sequence[str]) -> int:
 def drain(settings: Settings, target: str, seconds: float) -> int:
     """Cordon a device, then wait until no pod holds it, for at most `seconds` (0: without end).
 
-    Returns 0 when it is free and 1 when it is not by then. Raises ControlError, or KubeletError when kubelet does
-    not say; the device stays cordoned in each case.
+    Returns 0 when it is free and 1 when it is not by then. Raises ControlError, or KubeletError
+    when kubelet does not say; the device stays cordoned in each case.
     """
     if not settings.pod_resources_socket:
-        raise ConfigError("--pod-resources-socket: '' is not valid for drain; choose kubelet's, which knows the pods")
+        raise ConfigError(
+            "--pod-resources-socket: '' is not valid for drain; choose kubelet's, which knows "
+            "the pods"
+        )
     done = ask(settings.control_socket, "cordon", target)
     _tell(done)
-    return asyncio.run(_wait_until_free(done["devices"], Path(settings.pod_resources_socket), seconds))
+    return asyncio.run(
+        _wait_until_free(done["devices"], Path(settings.pod_resources_socket), seconds)
+    )
 
 
 async def _wait_until_free(devices: Sequence[str], pod_resources: Path, seconds: float) -> int:
@@ -65,13 +72,19 @@ async def _wait_until_free(devices: Sequence[str], pod_resources: Path, seconds:
             if not waiting:
                 _say("drained: no pod holds it")
                 return FREE
-            words = f"waiting for {len(waiting)} container{'s' * (len(waiting) > 1)}: {', '.join(waiting)}"
+            words = (
+                f"waiting for {len(waiting)} container{'s' * (len(waiting) > 1)}: "
+                f"{', '.join(waiting)}"
+            )
         if words != told:
             _say(words)
             told = words
         left = begun + seconds - time.monotonic() if seconds else ASK_SECONDS
         if left <= 0:
-            _say(f"not drained within {seconds:g} s; it stays cordoned, and `uncordon` puts it back into service")
+            _say(
+                f"not drained within {seconds:g} s; it stays cordoned, and `uncordon` puts it "
+                "back into service"
+            )
             return NOT_FREE
         await asyncio.sleep(min(left, ASK_SECONDS))
 
@@ -79,7 +92,10 @@ async def _wait_until_free(devices: Sequence[str], pod_resources: Path, seconds:
 def pods_on(devices: Sequence[str], holders: Holders) -> list[str]:
     """Containers that hold one of these UUIDs, or a share of it, in words and in order."""
     found = {
-        holder for id_, known in holders.items() if id_.partition(REPLICA_SEPARATOR)[0] in devices for holder in known
+        holder
+        for id_, known in holders.items()
+        if id_.partition(REPLICA_SEPARATOR)[0] in devices
+        for holder in known
     }
     return [str(holder) for holder in sorted(found)]
 

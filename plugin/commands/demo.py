@@ -1,8 +1,9 @@
-"""``demo``: the MIG walkthrough on a simulated p4d.24xlarge, the daemon as its own process, real sockets between.
+"""``demo``: the MIG walkthrough on a simulated p4d.24xlarge, the daemon as its own process, real
+sockets between.
 
-One daemon lives through all of it: geometries, faults and cordons come over its control socket, as an administrator's
-commands do. Every number that a person would look for is compared with the right one; the exit status is 0 only when
-all agree.
+One daemon lives through all of it: geometries, faults and cordons come over its control socket, as
+an administrator's commands do. Every number that a person would look for is compared with the right
+one; the exit status is 0 only when all agree.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from plugin.sim.kubelet_pods import Pod
 NODE = "p4d.24xlarge"
 #: How long one step may take before the demo gives up; every one of them takes well under a second.
 STEP_SECONDS = 10.0
-#: Long enough for every fault of the second act to be seen before the first one heals, short enough to wait for.
+#: Long enough for every fault of the second act to be seen before the first one heals, short enough
+#: to wait for.
 QUIET_SECONDS = 3
 
 _ONE, _TWO, _THREE = (resource_name(profile) for profile in ("1g.5gb", "2g.10gb", "3g.20gb"))
@@ -46,7 +48,9 @@ def play() -> int:
 
 
 class _Daemon:
-    """The plugin as a process of its own, on the simulated node, talking to the stand-in kubelet."""
+    """The plugin as a process of its own, on the simulated node,
+    talking to the stand-in kubelet.
+    """
 
     def __init__(self, folder: Path, kubelet_socket: Path) -> None:
         self._folder = folder
@@ -105,7 +109,8 @@ class _Demo:
             directory = Path(folder) / "device-plugins"
             daemon = _Daemon(Path(folder), directory / "kubelet.sock")
             self._out.print(
-                f"[bold]mig-device-plugin on a simulated {NODE}[/]: 8 × A100-40GB, stand-in kubelet, real sockets"
+                f"[bold]mig-device-plugin on a simulated {NODE}[/]: 8 × A100-40GB, stand-in "
+                "kubelet, real sockets"
             )
             try:
                 async with SimKubelet(directory, seed=1) as kubelet:
@@ -114,7 +119,9 @@ class _Demo:
                     await self._troubles(kubelet, daemon)
                     self._expect("breaches of kubelet's protocol", len(kubelet.violations), 0)
             except TimeoutError as error:
-                raise TimeoutError(f"{error}\nthe daemon's last words:\n{daemon.last_words()}") from error
+                raise TimeoutError(
+                    f"{error}\nthe daemon's last words:\n{daemon.last_words()}"
+                ) from error
             finally:
                 await daemon.stop()
         if self._wrong:
@@ -144,7 +151,9 @@ class _Demo:
         await self._command(daemon, "sim", "repartition", "all-balanced")
         await self._allocatable(kubelet, {_ONE: 16, _TWO: 8, _THREE: 8})
         for resource, wanted in ((_ONE, 16), (_TWO, 8), (_THREE, 8)):
-            running, pending = await kubelet.deploy(f"wants-{resource.rpartition('mig-')[2]}", resource, 20)
+            running, pending = await kubelet.deploy(
+                f"wants-{resource.rpartition('mig-')[2]}", resource, 20
+            )
             self._expect(f"of 20 pods with {resource} running", running, wanted)
             self._expect("the others pending", pending, 20 - wanted)
         await self._draw(kubelet, daemon)
@@ -166,7 +175,9 @@ class _Demo:
         await self._allocatable(kubelet, {_ONE: 48})
         await self._draw(kubelet, daemon, [6, 7])
 
-        self._title("A reset ends it; the slices that are made anew come back when all has been quiet")
+        self._title(
+            "A reset ends it; the slices that are made anew come back when all has been quiet"
+        )
         await self._command(daemon, "sim", "reset", "7")
         await self._capacity(kubelet, _ONE, 49)
         await self._command(daemon, "sim", "repartition", "7=1g.5gb*7")
@@ -196,13 +207,18 @@ class _Demo:
 
     async def _command(self, daemon: _Daemon, verb: str, *arguments: str) -> None:
         """What an administrator would type, given to the daemon as that command gives it."""
-        self._out.print(f"  $ mig-device-plugin {' '.join((verb, *arguments))}", style="bold", markup=False)
+        self._out.print(
+            f"  $ mig-device-plugin {' '.join((verb, *arguments))}", style="bold", markup=False
+        )
         self._out.print(f"    {(await daemon.ask(verb, *arguments))['text']}", markup=False)
 
     async def _allocatable(self, kubelet: SimKubelet, wanted: Mapping[str, int]) -> None:
         """Wait until kubelet offers this, and compare."""
         await kubelet.wait_for(
-            lambda: all(kubelet.allocatable(resource) == count for resource, count in wanted.items()), STEP_SECONDS
+            lambda: all(
+                kubelet.allocatable(resource) == count for resource, count in wanted.items()
+            ),
+            STEP_SECONDS,
         )
         for resource, count in wanted.items():
             self._expect(f"allocatable {resource}", kubelet.allocatable(resource), count)
@@ -212,7 +228,9 @@ class _Demo:
         self._expect(f"capacity {resource}", kubelet.capacity(resource), wanted)
 
     def _expect_running(self, kubelet: SimKubelet, wanted: int) -> None:
-        self._expect("pods running", sum(pod.phase == "Running" for pod in kubelet.pods.values()), wanted)
+        self._expect(
+            "pods running", sum(pod.phase == "Running" for pod in kubelet.pods.values()), wanted
+        )
 
     async def _delete_all(self, kubelet: SimKubelet) -> None:
         for name in list(kubelet.pods):
@@ -228,17 +246,25 @@ class _Demo:
         for device in container.devices:
             self._out.print(f"    {device.container_path} ({device.permissions})")
         uuids = [device for ids in container.device_ids.values() for device in ids]
-        self._expect("its CUDA_VISIBLE_DEVICES", container.envs.get("CUDA_VISIBLE_DEVICES"), ",".join(uuids))
-        capabilities = [d for d in container.devices if d.container_path.startswith("/dev/nvidia-caps/")]
+        self._expect(
+            "its CUDA_VISIBLE_DEVICES", container.envs.get("CUDA_VISIBLE_DEVICES"), ",".join(uuids)
+        )
+        capabilities = [
+            d for d in container.devices if d.container_path.startswith("/dev/nvidia-caps/")
+        ]
         self._expect("its capability nodes (GPU instance, compute instance)", len(capabilities), 2)
 
-    async def _draw(self, kubelet: SimKubelet, daemon: _Daemon, only: Collection[int] = range(8)) -> None:
+    async def _draw(
+        self, kubelet: SimKubelet, daemon: _Daemon, only: Collection[int] = range(8)
+    ) -> None:
         holders: dict[str, str] = {}
         for resource in kubelet.node_status():
             holders |= kubelet.holders(resource)
         for told in (await daemon.ask("status"))["gpus"]:
             if told["index"] in only:
-                self._out.print(draw(_gpu(told), holders, _unhealthy(told)), no_wrap=True, overflow="crop")
+                self._out.print(
+                    draw(_gpu(told), holders, _unhealthy(told)), no_wrap=True, overflow="crop"
+                )
 
     def _title(self, text: str) -> None:
         self._out.print(f"\n[bold cyan]{text}[/]")

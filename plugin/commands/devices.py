@@ -22,7 +22,9 @@ from plugin.status import document
 
 
 def show(settings: Settings, output: str, *, scan: bool = False) -> int:
-    """Show the running daemon's state; without one, in a simulation, or with `scan`, what the driver says now."""
+    """Show the running daemon's state; without one, in a simulation, or with `scan`, what the
+    driver says now.
+    """
     told = None if scan or settings.simulate else _from_daemon(settings)
     if told is None:
         told = _from_driver(settings)
@@ -62,8 +64,21 @@ _Json = Mapping[str, Any]
 
 def _print_table(told: _Json) -> None:
     out = console()
-    table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold")
-    for name in ("DEVICE", "UUID", "PROFILE", "GI/CI", "SLICES", "MEMORY", "NUMA", "NODES", "RESOURCE", "HEALTH"):
+    table = Table(
+        box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold"
+    )
+    for name in (
+        "DEVICE",
+        "UUID",
+        "PROFILE",
+        "GI/CI",
+        "SLICES",
+        "MEMORY",
+        "NUMA",
+        "NODES",
+        "RESOURCE",
+        "HEALTH",
+    ):
         table.add_column(name, no_wrap=name not in {"HEALTH", "UUID", "NODES"}, overflow="fold")
     for gpu in told["gpus"]:
         table.add_row(*_gpu_row(gpu), style="dim")
@@ -77,7 +92,10 @@ def _print_table(told: _Json) -> None:
     out.print(table if told["gpus"] else "no GPUs")
     for name, counts in told["resources"].items():
         unhealthy = counts["devices"] - counts["healthy"]
-        out.print(f"{name}: {counts['healthy']}" + (f" ([red]{unhealthy} unhealthy[/])" if unhealthy else ""))
+        out.print(
+            f"{name}: {counts['healthy']}"
+            + (f" ([red]{unhealthy} unhealthy[/])" if unhealthy else "")
+        )
     for problem in told["problems"]:
         out.print(f"[yellow]![/] {escape(problem)}")
 
@@ -97,7 +115,9 @@ def _row(device: _Json, path: str, profile: str, instance: str, slices: str) -> 
     health = ""
     if device["health"]:
         why = "; ".join(reason["text"] for reason in device["reasons"])
-        health = f"[{_STYLES[device['health']]}]{device['health']}[/]" + (f": {escape(why)}" if why else "")
+        health = f"[{_STYLES[device['health']]}]{device['health']}[/]" + (
+            f": {escape(why)}" if why else ""
+        )
     nodes = " ".join(node.rpartition("/")[2].removeprefix("nvidia-") for node in device["nodes"])
     return [
         path,
@@ -117,4 +137,8 @@ def _mode(mig: _Json | None) -> str:
     if mig is None:
         return "no MIG"
     mode = "MIG on" if mig["current"] else "MIG off"
-    return f"{mode}, {'on' if mig['pending'] else 'off'} pending" if mig["current"] != mig["pending"] else mode
+    return (
+        f"{mode}, {'on' if mig['pending'] else 'off'} pending"
+        if mig["current"] != mig["pending"]
+        else mode
+    )

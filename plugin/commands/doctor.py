@@ -22,6 +22,7 @@ from plugin.status import warnings
 
 #: Below this many inotify instances, other software on the node can leave none for us.
 _FEW_INOTIFY_INSTANCES = 128
+_MOST_SHOWN = 4
 _RUNTIME_CONFIGS = ("/etc/containerd/config.toml", "/etc/docker/daemon.json", "/etc/crio/crio.conf")
 
 
@@ -53,7 +54,10 @@ def examine(loaded: Loaded) -> int:
     for check in checks(loaded):
         worst = max(worst, check.verdict)
         style = _STYLES[check.verdict]
-        out.print(f"[{style}]{check.verdict.name.lower():<4}[/]  {check.name + ':':<18} {escape(check.detail)}")
+        out.print(
+            f"[{style}]{check.verdict.name.lower():<4}[/]  {check.name + ':':<18} "
+            f"{escape(check.detail)}"
+        )
         if check.fix:
             out.print(f"      {'':<18} [dim]fix:[/] {escape(check.fix)}")
     return worst
@@ -79,7 +83,9 @@ def checks(loaded: Loaded) -> Iterator[Check]:
 
 def node_checks(inventory: Inventory, settings: Settings) -> Iterator[Check]:
     """What the driver answered, judged."""
-    yield Check("driver", Verdict.PASS, f"version {inventory.driver_version}, NVML {inventory.nvml_version}")
+    yield Check(
+        "driver", Verdict.PASS, f"version {inventory.driver_version}, NVML {inventory.nvml_version}"
+    )
     yield from _hardware(inventory)
     yield from _resources(inventory, settings)
     yield from _nodes(inventory, settings)
@@ -105,32 +111,56 @@ def _library(settings: Settings) -> Iterator[Check]:
 def _hardware(inventory: Inventory) -> Iterator[Check]:
     for warning in warnings(inventory):
         yield Check(
-            "hardware", Verdict.FAIL, warning, "see dmesg for NVRM messages; a lost GPU needs a reset or reboot"
+            "hardware",
+            Verdict.FAIL,
+            warning,
+            "see dmesg for NVRM messages; a lost GPU needs a reset or reboot",
         )
     if not inventory.gpus:
-        yield Check("GPUs", Verdict.FAIL, "none found", "check lspci, and that this container sees the driver")
+        yield Check(
+            "GPUs",
+            Verdict.FAIL,
+            "none found",
+            "check lspci, and that this container sees the driver",
+        )
         return
     products: dict[str, int] = {}
     for gpu in inventory.gpus:
         products[gpu.product] = products.get(gpu.product, 0) + 1
         if gpu.error:
             yield Check("GPU", Verdict.FAIL, gpu.error, "see dmesg for NVRM messages")
-    yield Check("GPUs", Verdict.PASS, ", ".join(f"{count} × {name}" for name, count in products.items()))
+    yield Check(
+        "GPUs", Verdict.PASS, ", ".join(f"{count} × {name}" for name, count in products.items())
+    )
     on = [gpu.path for gpu in inventory.gpus if gpu.mig_enabled]
     devices = sum(len(gpu.mig_devices) for gpu in inventory.gpus)
     pending = [gpu.path for gpu in inventory.gpus if gpu.mig_pending]
     if not any(gpu.mig for gpu in inventory.gpus):
         yield Check("MIG", Verdict.PASS, "these GPUs have no MIG")
     elif pending:
-        yield Check("MIG", Verdict.WARN, f"mode change pending on GPU {', '.join(pending)}", "reset these GPUs")
+        yield Check(
+            "MIG",
+            Verdict.WARN,
+            f"mode change pending on GPU {', '.join(pending)}",
+            "reset these GPUs",
+        )
     else:
-        yield Check("MIG", Verdict.PASS, f"on for {len(on)} of {len(inventory.gpus)} GPUs, {devices} MIG devices")
+        yield Check(
+            "MIG",
+            Verdict.PASS,
+            f"on for {len(on)} of {len(inventory.gpus)} GPUs, {devices} MIG devices",
+        )
 
 
 def _resources(inventory: Inventory, settings: Settings) -> Iterator[Check]:
     advertisement = advertise(inventory, settings)
     for problem in advertisement.problems:
-        yield Check("strategy", Verdict.WARN, problem, "change the geometry, or choose another --mig-strategy")
+        yield Check(
+            "strategy",
+            Verdict.WARN,
+            problem,
+            "change the geometry, or choose another --mig-strategy",
+        )
     if advertisement.resources:
         found = ", ".join(f"{len(ids)} × {name}" for name, ids in advertisement.resources.items())
         yield Check("resources", Verdict.PASS, found)
@@ -140,11 +170,14 @@ def _resources(inventory: Inventory, settings: Settings) -> Iterator[Check]:
 
 def _nodes(inventory: Inventory, settings: Settings) -> Iterator[Check]:
     missing = list(dict.fromkeys(path for device in inventory.devices() for path in device.missing))
-    expected = {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"} - set(inventory.control_nodes)
+    expected = {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"} - set(
+        inventory.control_nodes
+    )
     where = "simulated" if settings.simulate else f"below {device_files(settings).root}"
     verdict = Verdict.FAIL if settings.pass_device_specs else Verdict.WARN
     if missing:
-        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")  # noqa: PLR2004
+        more = f" and {len(missing) - _MOST_SHOWN} more" if len(missing) > _MOST_SHOWN else ""
+        shown = ", ".join(missing[:_MOST_SHOWN]) + more
         yield Check(
             "capability nodes" if "caps" in missing[0] else "device nodes",
             verdict,
@@ -164,18 +197,36 @@ def _nodes(inventory: Inventory, settings: Settings) -> Iterator[Check]:
 
 def _kubelet(settings: Settings) -> Iterator[Check]:
     if not settings.kubelet_socket:
-        yield Check("kubelet", Verdict.WARN, "no registration, --kubelet-socket is empty", "name kubelet's socket")
+        yield Check(
+            "kubelet",
+            Verdict.WARN,
+            "no registration, --kubelet-socket is empty",
+            "name kubelet's socket",
+        )
         return
     socket = Path(settings.kubelet_socket)
     absent = Verdict.WARN if settings.simulate else Verdict.FAIL
     if not socket.parent.is_dir():
         yield Check(
-            "kubelet", absent, f"{socket.parent} does not exist", "mount it from the host, see --kubelet-socket"
+            "kubelet",
+            absent,
+            f"{socket.parent} does not exist",
+            "mount it from the host, see --kubelet-socket",
         )
     elif not os.access(socket.parent, os.W_OK | os.X_OK):
-        yield Check("kubelet", absent, f"{socket.parent} is not writable for user {os.getuid()}", "run as root")
+        yield Check(
+            "kubelet",
+            absent,
+            f"{socket.parent} is not writable for user {os.getuid()}",
+            "run as root",
+        )
     elif not socket.exists() or not stat.S_ISSOCK(socket.stat().st_mode):
-        yield Check("kubelet", Verdict.WARN, f"{socket} is no socket", "start kubelet; the daemon waits for it")
+        yield Check(
+            "kubelet",
+            Verdict.WARN,
+            f"{socket} is no socket",
+            "start kubelet; the daemon waits for it",
+        )
     else:
         yield Check("kubelet", Verdict.PASS, str(socket))
 
@@ -183,7 +234,10 @@ def _kubelet(settings: Settings) -> Iterator[Check]:
 def _permissions(settings: Settings) -> Iterator[Check]:
     if os.getuid() != 0:
         yield Check(
-            "permissions", Verdict.WARN, f"user {os.getuid()}", "run as root: kubelet's directory is root's alone"
+            "permissions",
+            Verdict.WARN,
+            f"user {os.getuid()}",
+            "run as root: kubelet's directory is root's alone",
         )
     else:
         yield Check("permissions", Verdict.PASS, "root")
@@ -207,8 +261,11 @@ def _runtime(settings: Settings) -> Iterator[Check]:
         yield Check(
             "container runtime",
             Verdict.PASS,
-            "device nodes are given to kubelet, so containers keep them over `systemctl daemon-reload`"
-            + (f"; NVIDIA's runtime is configured in {', '.join(configured)}" if configured else ""),
+            "device nodes are given to kubelet, so containers keep them over `systemctl "
+            "daemon-reload`"
+            + (
+                f"; NVIDIA's runtime is configured in {', '.join(configured)}" if configured else ""
+            ),
         )
     else:
         yield Check(

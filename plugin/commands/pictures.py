@@ -8,22 +8,32 @@ from rich.text import Text
 
 from plugin.core.model import Gpu, MigDevice
 
-#: Characters of one memory slice, its right border included: the longest usual name of a one-slice profile and air.
+#: Characters of one memory slice, its right border included: the longest usual name of a one-slice
+#: profile and air.
 _SLICE = 9
 _BUSY, _FREE, _UNHEALTHY = "black on green3", "black on grey70", "white on red3"
 
 
 def draw(gpu: Gpu, holders: Mapping[str, str], unhealthy: Mapping[str, str] | None = None) -> Text:
-    """One line. `holders` maps UUIDs to who runs there: those are coloured, and starred for where colours are not."""
+    """One line. `holders` maps UUIDs to who runs there: those are coloured, and starred for where
+    colours are not.
+    """
     line = Text(f"  GPU {gpu.index}  |")
     slices = max(gpu.memory_slices, 1)
     if not gpu.mig_devices:
         width = 8 * _SLICE - 1
-        _block(line, f"{gpu.product}, {'MIG on, empty' if gpu.mig_enabled else 'MIG off'}", width, gpu.uuid in holders)
+        _block(
+            line,
+            f"{gpu.product}, {'MIG on, empty' if gpu.mig_enabled else 'MIG off'}",
+            width,
+            gpu.uuid in holders,
+        )
         return line
     position = 0
     for device in sorted(gpu.mig_devices, key=_start):
-        start, size = (device.placement.start, device.placement.size) if device.placement else (position, 1)
+        start, size = (
+            (device.placement.start, device.placement.size) if device.placement else (position, 1)
+        )
         _gap(line, start - position)
         bad = unhealthy is not None and device.uuid in unhealthy
         _block(line, device.profile, size * _SLICE - 1, device.uuid in holders, bad=bad)
@@ -40,7 +50,9 @@ def _gap(line: Text, slices: int) -> None:
 
 def _block(line: Text, label: str, width: int, busy: bool, *, bad: bool = False) -> None:  # noqa: FBT001
     mark = "!" if bad else "*" if busy else " "
-    line.append(f"{mark}{label}"[:width].ljust(width), style=_UNHEALTHY if bad else _BUSY if busy else _FREE)
+    line.append(
+        f"{mark}{label}"[:width].ljust(width), style=_UNHEALTHY if bad else _BUSY if busy else _FREE
+    )
     line.append("|")
 
 

@@ -1,4 +1,6 @@
-"""The terminal: colours and its own width where there is one, plain unbroken lines where there is none."""
+"""The terminal: colours and its own width where there is one, plain unbroken lines where there is
+none.
+"""
 
 from __future__ import annotations
 
@@ -12,4 +14,6 @@ UNBROKEN = 400
 
 def console() -> Console:
     terminal = sys.stdout.isatty()
-    return Console(width=None if terminal else UNBROKEN, highlight=False, emoji=False, soft_wrap=not terminal)
+    return Console(
+        width=None if terminal else UNBROKEN, highlight=False, emoji=False, soft_wrap=not terminal
+    )

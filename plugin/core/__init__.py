@@ -1,1 +1,3 @@
-"""Values and decisions: pure functions over frozen values; no I/O, no clock, no threads, no event loop."""
+"""Values and decisions: pure functions over frozen values; no I/O, no clock, no threads, no event
+loop.
+"""

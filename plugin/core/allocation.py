@@ -1,4 +1,6 @@
-"""What a container is given for the ids that kubelet chose: a pure function of the request and the snapshot."""
+"""What a container is given for the ids that kubelet chose: a pure function of the request and the
+snapshot.
+"""
 
 from __future__ import annotations
 
@@ -44,17 +46,20 @@ def allocate(
 ) -> tuple[ContainerAllocation, ...]:
     """Answer kubelet's Allocate; stateless, so that the same request always gets the same answer.
 
-    Raises :class:`InvalidRequest`, :class:`UnknownDevice` or :class:`DeviceUnavailable` with a sentence that names
-    the id.
+    Raises :class:`InvalidRequest`, :class:`UnknownDevice` or :class:`DeviceUnavailable` with a
+    sentence that names the id.
     """
     return tuple(
-        _container(_resolve(resource, list(ids), snapshot.advertisement), snapshot) for ids in container_requests
+        _container(_resolve(resource, list(ids), snapshot.advertisement), snapshot)
+        for ids in container_requests
     )
 
 
 def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> list[Device]:
     if not ids:
-        raise InvalidRequest(f"allocating {resource}: a container asked for no device ids; ask for at least one")
+        raise InvalidRequest(
+            f"allocating {resource}: a container asked for no device ids; ask for at least one"
+        )
     if len(set(ids)) < len(ids):
         repeated = min(name for name in ids if ids.count(name) > 1)
         raise InvalidRequest(f"allocating {resource}: id {repeated} is named more than once")
@@ -62,7 +67,8 @@ def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> lis
     if limit is not None and len(ids) > limit:
         raise InvalidRequest(
             f"allocating {resource}: {len(ids)} were asked for and the maximum is {limit}, because "
-            "sharing.timeSlicing.failRequestsGreaterThanOne is set: more shares give no more of a GPU"
+            "sharing.timeSlicing.failRequestsGreaterThanOne is set: more shares give no more of "
+            "a GPU"
         )
     devices: dict[str, Device] = {}
     by_id = advertisement.index(resource)
@@ -71,21 +77,28 @@ def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> lis
         if item is None:
             raise _absent(resource, name, advertisement)
         if not item.healthy:
-            raise DeviceUnavailable(f"allocating {resource}: device {name} is unhealthy: {'; '.join(item.reasons)}")
+            raise DeviceUnavailable(
+                f"allocating {resource}: device {name} is unhealthy: {'; '.join(item.reasons)}"
+            )
         devices[item.device.uuid] = item.device
     return sorted(devices.values(), key=_order)
 
 
-def _absent(resource: str, name: str, advertisement: Advertisement) -> UnknownDevice | DeviceUnavailable:
+def _absent(
+    resource: str, name: str, advertisement: Advertisement
+) -> UnknownDevice | DeviceUnavailable:
     reason = advertisement.withheld.get(name)
     if reason is not None:
         return DeviceUnavailable(f"allocating {resource}: device {name} is withdrawn: {reason}")
     for other, ids in advertisement.resources.items():
         if any(item.id == name for item in ids):
-            return DeviceUnavailable(f"allocating {resource}: device {name} is now advertised as {other}")
+            return DeviceUnavailable(
+                f"allocating {resource}: device {name} is now advertised as {other}"
+            )
     return UnknownDevice(
         f"allocating {resource}: there is no device {name} on this node; "
-        "it may have been destroyed by a re-partition, `mig-device-plugin devices` shows what exists"
+        "it may have been destroyed by a re-partition, `mig-device-plugin devices` shows what "
+        "exists"
     )
 
 
@@ -104,11 +117,13 @@ def _container(devices: list[Device], snapshot: Snapshot) -> ContainerAllocation
     if DeviceListStrategy.ENVVAR in settings.device_list_strategy:
         envs["NVIDIA_VISIBLE_DEVICES"] = ",".join(names)
     if DeviceListStrategy.VOLUME_MOUNTS in settings.device_list_strategy:
-        # The runtime takes the list from the mounts when the variable holds their root; so this one wins over envvar.
+        # The runtime takes the list from the mounts when the variable holds their root; so this one
+        # wins over envvar.
         envs["NVIDIA_VISIBLE_DEVICES"] = VOLUME_MOUNTS_ROOT
         mounts = [Mount(f"{VOLUME_MOUNTS_ROOT}/{name}", "/dev/null") for name in names]
     if settings.cuda_visible_devices:
-        # Always UUIDs: CUDA counts its indices inside the container, where the node's mean something else.
+        # Always UUIDs: CUDA counts its indices inside the container, where the node's mean
+        # something else.
         envs["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in devices)
     for enabled, name in (
         (settings.gdrcopy_enabled, "NVIDIA_GDRCOPY"),
@@ -130,8 +145,9 @@ def _nodes(devices: Iterable[Device], snapshot: Snapshot) -> list[str]:
     for device in devices:
         nodes.update(dict.fromkeys(device.nodes))
         if isinstance(device, Gpu):
-            # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use without theirs.
-            # A missing one is left out, since a container that names it would not start at all.
+            # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use
+            # without theirs. A missing one is left out, since a container that names it would not
+            # start at all.
             for part in device.mig_devices:
                 nodes.update(dict.fromkeys(node for node in part.nodes if node not in part.missing))
     return list(nodes)

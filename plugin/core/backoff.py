@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 def delays(first: float, cap: float, jitter: Callable[[], float]) -> Iterator[float]:
     """Seconds to wait before each further attempt: doubling from `first` up to `cap`.
 
-    `jitter` gives numbers in 0..1; each delay lies between half and all of its step, so that many nodes (and many
-    resources of one node) do not retry in step.
+    `jitter` gives numbers in 0..1; each delay lies between half and all of its step, so that many
+    nodes (and many resources of one node) do not retry in step.
     """
     step = first
     while True:

@@ -27,7 +27,9 @@ ALL_EVENTS = sum(kind.value for kind in EventKind)
 
 @dataclass(frozen=True, slots=True)
 class DriverEvent:
-    """One event. ``gi``/``ci`` are ``None`` where the driver was not this fine; ``data`` is the XID for XID events."""
+    """One event. ``gi``/``ci`` are ``None`` where the driver was not this fine; ``data`` is the XID
+    for XID events.
+    """
 
     kind: EventKind
     gpu_uuid: str
@@ -38,11 +40,13 @@ class DriverEvent:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What one GPU answers about its health. ``None`` everywhere means that it, or its driver, does not say.
+    """What one GPU answers about its health. ``None`` everywhere means that it, or its driver, does
+    not say.
 
-    ``error`` is set when the GPU could not be asked at all and ``lost`` when it said that it is gone.
-    ``recovery_action`` is NVML's number (0 none, 1 GPU reset, 2 node reboot, …; drivers from R565 on answer).
-    The others are asked by a thorough probe only: they cost more than a millisecond each.
+    ``error`` is set when the GPU could not be asked at all and ``lost`` when it said that it is
+    gone. ``recovery_action`` is NVML's number (0 none, 1 GPU reset, 2 node reboot, …; drivers from
+    R565 on answer). The others are asked by a thorough probe only: they cost more than a
+    millisecond each.
     """
 
     gpu_uuid: str

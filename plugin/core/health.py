@@ -27,13 +27,17 @@ class Severity(enum.Enum):
     """What a fault does to the devices it concerns."""
 
     COUNTED = "counted"
-    APPLICATION = "restart the application"  # counted; many of them in a short time can become fatal
+    APPLICATION = (
+        "restart the application"  # counted; many of them in a short time can become fatal
+    )
     FATAL = "out of service"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One event, judged. ``targets`` are UUIDs of MIG devices, or the GPU's own for all that is on it."""
+    """One event, judged. ``targets`` are UUIDs of MIG devices, or the GPU's own for all that is on
+    it.
+    """
 
     code: str
     text: str
@@ -64,7 +68,8 @@ _HARMLESS_WORKFLOWS = frozenset({45})
 
 
 def judge(event: DriverEvent, inventory: Inventory, settings: Settings) -> Fault | None:
-    """The fault that `event` tells of; ``None`` where it is no fault, or where checks are switched off.
+    """The fault that `event` tells of; ``None`` where it is no fault, or where checks are switched
+    off.
 
     A MIG configuration or recovery action event is no fault by itself: it is a reason to look.
     """
@@ -76,16 +81,28 @@ def judge(event: DriverEvent, inventory: Inventory, settings: Settings) -> Fault
         case EventKind.XID:
             return _xid_fault(event.data, gpu, targets, settings)
         case EventKind.SINGLE_BIT_ECC:
-            return Fault("single-bit-ecc", "single-bit ECC error", Severity.COUNTED, gpu.uuid, targets)
+            return Fault(
+                "single-bit-ecc", "single-bit ECC error", Severity.COUNTED, gpu.uuid, targets
+            )
         case EventKind.GPU_UNAVAILABLE:
             return Fault(
-                "gpu-unavailable", "the driver says the GPU is unavailable", Severity.FATAL, gpu.uuid, (gpu.uuid,)
+                "gpu-unavailable",
+                "the driver says the GPU is unavailable",
+                Severity.FATAL,
+                gpu.uuid,
+                (gpu.uuid,),
             )
         case EventKind.MIG_CONFIG | EventKind.RECOVERY_ACTION:
             return None
         case kind:
             xid, words = _AS_XID[kind]
-            return Fault(kind.name.lower().replace("_", "-"), words, severity(xid, settings), gpu.uuid, targets)
+            return Fault(
+                kind.name.lower().replace("_", "-"),
+                words,
+                severity(xid, settings),
+                gpu.uuid,
+                targets,
+            )
 
 
 def watching(settings: Settings) -> bool:
@@ -104,7 +121,9 @@ def attribute(event: DriverEvent, gpu: Gpu) -> tuple[str, ...]:
 
 
 def severity(xid: int, settings: Settings) -> Severity:
-    """The operator's word first, then the catalogue's; XIDs that it does not know take devices out."""
+    """The operator's word first, then the catalogue's; XIDs that it does not know take devices
+    out.
+    """
     if settings.enable_healthchecks.covers(xid):
         return Severity.FATAL
     if settings.disable_healthchecks.covers(xid):
@@ -118,13 +137,17 @@ def severity(xid: int, settings: Settings) -> Severity:
 
 
 def recovery_fault(gpu_uuid: str, action: int) -> Fault | None:
-    """The fault in a recovery action: each but ``none`` concerns the whole GPU, unknown ones as well."""
+    """The fault in a recovery action: each but ``none`` concerns the whole GPU, unknown ones as
+    well.
+    """
     if action == 0:
         return None
     words = RECOVERY_ACTIONS.get(action, f"unknown ({action})")
     return Fault(
         "recovery-action",
-        f"the driver asks to {words}" if action in RECOVERY_ACTIONS else f"the driver's recovery action is {words}",
+        f"the driver asks to {words}"
+        if action in RECOVERY_ACTIONS
+        else f"the driver's recovery action is {words}",
         Severity.FATAL,
         gpu_uuid,
         (gpu_uuid,),
@@ -134,4 +157,6 @@ def recovery_fault(gpu_uuid: str, action: int) -> Fault | None:
 def _xid_fault(xid: int, gpu: Gpu, targets: tuple[str, ...], settings: Settings) -> Fault:
     entry = CATALOGUE.get(xid)
     meaning = f"{entry.meaning}; {entry.action}" if entry else "not in NVIDIA's catalogue"
-    return Fault(f"xid-{xid}", f"XID {xid}: {meaning}", severity(xid, settings), gpu.uuid, targets, xid)
+    return Fault(
+        f"xid-{xid}", f"XID {xid}: {meaning}", severity(xid, settings), gpu.uuid, targets, xid
+    )

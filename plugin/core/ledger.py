@@ -1,7 +1,9 @@
-"""The ledger: per device the reasons that hold it down, what clears each, and what has happened to it before.
+"""The ledger: per device the reasons that hold it down, what clears each, and what has happened to
+it before.
 
-Keys are UUIDs. An entry under a GPU's UUID holds for everything on that GPU, whatever instances it has; an entry
-under a MIG device's UUID ends with that instance. Times are seconds of the wall clock, given by the caller.
+Keys are UUIDs. An entry under a GPU's UUID holds for everything on that GPU, whatever instances it
+has; an entry under a MIG device's UUID ends with that instance. Times are seconds of the wall
+clock, given by the caller.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ _MOST_DOUBLINGS = 32
 class Clears(enum.StrEnum):
     """What clears a reason."""
 
-    RECOVERY = "recovery"  # no recovery action, the same instance enumerates, and a quiet period has passed
+    # no recovery action, the same instance enumerates, and a quiet period has passed
+    RECOVERY = "recovery"
     OPERATOR = "operator"  # nothing but the opposite command
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a device is down: ``code`` for machines, ``text`` for people, ``since`` the first and ``last`` the latest."""
+    """Why a device is down: ``code`` for machines, ``text`` for people, ``since`` the first and
+    ``last`` the latest.
+    """
 
     code: str
     text: str
@@ -49,9 +54,9 @@ class Reason:
 class Entry:
     """What is known of one device. ``gi``/``ci`` are those it had, ``None`` for a GPU.
 
-    ``flaps`` counts faults soon after a recovery, ``recovered`` is the time of the last one. ``applications`` are
-    the times of recent "restart the application" faults. ``xids`` counts by XID; it and ``recoveries`` start anew
-    with the process, as metrics do.
+    ``flaps`` counts faults soon after a recovery, ``recovered`` is the time of the last one.
+    ``applications`` are the times of recent "restart the application" faults. ``xids`` counts by
+    XID; it and ``recoveries`` start anew with the process, as metrics do.
     """
 
     gpu_uuid: str
@@ -70,7 +75,10 @@ class Entry:
 
     def quiet_needed(self, quiet_seconds: float) -> float:
         """Seconds without trouble before a reason may go: doubled with each flap."""
-        return min(quiet_seconds * 2.0 ** min(self.flaps, _MOST_DOUBLINGS), max(LONGEST_QUIET_SECONDS, quiet_seconds))
+        return min(
+            quiet_seconds * 2.0 ** min(self.flaps, _MOST_DOUBLINGS),
+            max(LONGEST_QUIET_SECONDS, quiet_seconds),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,9 @@ Ledger = Mapping[str, Entry]
 EMPTY: Ledger = MappingProxyType({})
 
 
-def record(ledger: Ledger, fault: Fault, inventory: Inventory, now: float, escalation: Escalation) -> Ledger:
+def record(
+    ledger: Ledger, fault: Fault, inventory: Inventory, now: float, escalation: Escalation
+) -> Ledger:
     """Write a fault down for every device it concerns."""
     entries = dict(ledger)
     for target in fault.targets:
@@ -118,7 +128,9 @@ def _counted(entry: Entry, fault: Fault, now: float) -> Entry:
 def _repeated(entry: Entry, now: float, escalation: Escalation) -> tuple[Entry, Reason | None]:
     if not escalation.count:
         return entry, None
-    recent = (*(time for time in entry.applications if now - time < escalation.seconds), now)[-escalation.count :]
+    recent = (*(time for time in entry.applications if now - time < escalation.seconds), now)[
+        -escalation.count :
+    ]
     entry = replace(entry, applications=recent)
     if len(recent) < escalation.count:
         return entry, None
@@ -129,21 +141,29 @@ def _repeated(entry: Entry, now: float, escalation: Escalation) -> tuple[Entry, 
 def _hold(entry: Entry, reason: Reason, now: float) -> Entry:
     known = entry.reason(reason.code)
     if known is not None:
-        updated = tuple(replace(r, text=reason.text, last=now) if r is known else r for r in entry.reasons)
+        updated = tuple(
+            replace(r, text=reason.text, last=now) if r is known else r for r in entry.reasons
+        )
         return replace(entry, reasons=updated)
-    flapping = reason.clears is Clears.RECOVERY and entry.recovered is not None and now - entry.recovered < FLAP_SECONDS
+    flapping = (
+        reason.clears is Clears.RECOVERY
+        and entry.recovered is not None
+        and now - entry.recovered < FLAP_SECONDS
+    )
     # One flap for each recovery that did not last, however many reasons come at once.
     flaps = entry.flaps + 1 if flapping else entry.flaps
     recovered = None if flapping else entry.recovered
     return replace(entry, reasons=(*entry.reasons, reason), flaps=flaps, recovered=recovered)
 
 
-# ------------------------------------------------------------------------------------------------- recovery
+# ---- recovery
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How a GPU stands: its newest probe, since when all has been well, and when a reset of it was last seen."""
+    """How a GPU stands: its newest probe, since when all has been well, and when a reset of it was
+    last seen.
+    """
 
     probe: Probe | None = None
     good_since: float | None = None
@@ -155,17 +175,23 @@ def condition(before: Condition, probe: Probe, now: float) -> Condition:
     if before.probe is not None:
         probe = replace(
             probe,
-            remap_failure=before.probe.remap_failure if probe.remap_failure is None else probe.remap_failure,
+            remap_failure=before.probe.remap_failure
+            if probe.remap_failure is None
+            else probe.remap_failure,
             retirement_pending=before.probe.retirement_pending
             if probe.retirement_pending is None
             else probe.retirement_pending,
         )
-    good = not probe.error and not probe.lost and not probe.recovery_action and not probe.remap_failure
+    good = (
+        not probe.error and not probe.lost and not probe.recovery_action and not probe.remap_failure
+    )
     returned = before.probe is not None and before.probe.lost and not probe.lost and not probe.error
     return Condition(
         probe,
         # Not later than now: the wall clock may have been set back.
-        good_since=(min(before.good_since, now) if before.good_since is not None else now) if good else None,
+        good_since=(min(before.good_since, now) if before.good_since is not None else now)
+        if good
+        else None,
         # A GPU that was off the bus and answers again has been through a reset.
         reset_seen=now if returned else before.reset_seen,
     )
@@ -173,7 +199,9 @@ def condition(before: Condition, probe: Probe, now: float) -> Condition:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A new ledger, the reasons it lost as ``(UUID, reason)``, and when to look again (``None``: on news only)."""
+    """A new ledger, the reasons it lost as ``(UUID, reason)``, and when to look again (``None``: on
+    news only).
+    """
 
     ledger: Ledger
     cleared: tuple[tuple[str, Reason], ...] = ()
@@ -181,7 +209,11 @@ class Recovered:
 
 
 def recover(
-    ledger: Ledger, inventory: Inventory, conditions: Mapping[str, Condition], now: float, quiet_seconds: float
+    ledger: Ledger,
+    inventory: Inventory,
+    conditions: Mapping[str, Condition],
+    now: float,
+    quiet_seconds: float,
 ) -> Recovered:
     """Clear every reason whose rule allows it; whatever is unknown keeps its reason."""
     entries: dict[str, Entry] = {}
@@ -196,7 +228,9 @@ def recover(
         kept = []
         reasons = tuple(_not_later(reason, now) for reason in entry.reasons)
         for reason in reasons:
-            due = _due(uuid, entry, reason, gpu, conditions.get(entry.gpu_uuid, Condition()), quiet_seconds)
+            due = _due(
+                uuid, entry, reason, gpu, conditions.get(entry.gpu_uuid, Condition()), quiet_seconds
+            )
             if due is not None and due <= now:
                 cleared.append((uuid, reason))
                 continue
@@ -208,7 +242,12 @@ def recover(
         if len(kept) < len(reasons):
             if not any(reason.clears is Clears.RECOVERY for reason in kept):
                 entry = replace(entry, recovered=now, recoveries=entry.recoveries + 1)  # noqa: PLW2901
-        elif entry.flaps and not kept and entry.recovered is not None and now - entry.recovered >= FLAP_SECONDS:
+        elif (
+            entry.flaps
+            and not kept
+            and entry.recovered is not None
+            and now - entry.recovered >= FLAP_SECONDS
+        ):
             entry = replace(entry, flaps=0, recovered=None)  # noqa: PLW2901
         entries[uuid] = entry
     return Recovered(MappingProxyType(entries), tuple(cleared), min(times, default=None))
@@ -229,21 +268,34 @@ def _not_later(reason: Reason, now: float) -> Reason:
 def _due(
     uuid: str, entry: Entry, reason: Reason, gpu: Gpu | None, how: Condition, quiet_seconds: float
 ) -> float | None:
-    """When a reason may go if nothing happens until then; ``None`` while its rule does not allow it at all."""
-    if reason.clears is not Clears.RECOVERY or gpu is None or gpu.error or how.probe is None or how.good_since is None:
+    """When a reason may go if nothing happens until then; ``None`` while its rule does not allow it
+    at all.
+    """
+    if (
+        reason.clears is not Clears.RECOVERY
+        or gpu is None
+        or gpu.error
+        or how.probe is None
+        or how.good_since is None
+    ):
         return None
     if entry.gi is not None and not _enumerates(gpu, uuid, entry):
         return None
-    if how.probe.recovery_action is None and (how.reset_seen is None or how.reset_seen < reason.last):
+    if how.probe.recovery_action is None and (
+        how.reset_seen is None or how.reset_seen < reason.last
+    ):
         return None  # the driver cannot say that all is well: only a reset would
     return max(reason.last, how.good_since) + entry.quiet_needed(quiet_seconds)
 
 
 def _enumerates(gpu: Gpu, uuid: str, entry: Entry) -> bool:
-    return any(d.uuid == uuid and (d.gi, d.ci) == (entry.gi, entry.ci) and not d.error for d in gpu.mig_devices)
+    return any(
+        d.uuid == uuid and (d.gi, d.ci) == (entry.gi, entry.ci) and not d.error
+        for d in gpu.mig_devices
+    )
 
 
-# ------------------------------------------------------------------------------------------------- operators
+# ---- operators
 
 
 def cordon(ledger: Ledger, uuid: str, inventory: Inventory, now: float) -> Ledger:
@@ -253,7 +305,9 @@ def cordon(ledger: Ledger, uuid: str, inventory: Inventory, now: float) -> Ledge
     entry = _entry(ledger, uuid, inventory, gpu_uuid)
     if entry.reason(CORDONED) is not None:
         return ledger
-    return MappingProxyType({**ledger, uuid: _hold(entry, Reason(CORDONED, CORDONED, now, now, Clears.OPERATOR), now)})
+    return MappingProxyType(
+        {**ledger, uuid: _hold(entry, Reason(CORDONED, CORDONED, now, now, Clears.OPERATOR), now)}
+    )
 
 
 def uncordon(ledger: Ledger, uuid: str) -> Ledger:
@@ -268,11 +322,15 @@ def clear(ledger: Ledger, uuid: str, inventory: Inventory) -> Ledger:
     device = _find(inventory, uuid)
     targets = [uuid, *(d.uuid for d in device.mig_devices)] if isinstance(device, Gpu) else [uuid]
     for target in targets:
-        ledger = _without(ledger, target, lambda reason: reason.clears is Clears.RECOVERY, forget=True)
+        ledger = _without(
+            ledger, target, lambda reason: reason.clears is Clears.RECOVERY, forget=True
+        )
     return ledger
 
 
-def _without(ledger: Ledger, uuid: str, goes: Callable[[Reason], bool], *, forget: bool = False) -> Ledger:
+def _without(
+    ledger: Ledger, uuid: str, goes: Callable[[Reason], bool], *, forget: bool = False
+) -> Ledger:
     entry = ledger.get(uuid)
     if entry is None:
         return ledger
@@ -282,11 +340,13 @@ def _without(ledger: Ledger, uuid: str, goes: Callable[[Reason], bool], *, forge
     return MappingProxyType({**ledger, uuid: entry})
 
 
-# -------------------------------------------------------------------------------------------------- reading
+# ---- reading
 
 
 def verdicts(ledger: Ledger, inventory: Inventory) -> dict[str, tuple[str, ...]]:
-    """Device UUID → why it is down, for every device that is: its own reasons and those of its GPU."""
+    """Device UUID → why it is down, for every device that is:
+    its own reasons and those of its GPU.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for gpu in inventory.gpus:
         shared = _texts(ledger, (gpu.uuid,))
@@ -300,14 +360,16 @@ def verdicts(ledger: Ledger, inventory: Inventory) -> dict[str, tuple[str, ...]]
 
 
 def _texts(ledger: Ledger, uuids: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(r.text for uuid in uuids if uuid in ledger for r in ledger[uuid].reasons))
+    return tuple(
+        dict.fromkeys(r.text for uuid in uuids if uuid in ledger for r in ledger[uuid].reasons)
+    )
 
 
 def _find(inventory: Inventory, uuid: str) -> Device | None:
     return next((device for device in inventory.devices() if device.uuid == uuid), None)
 
 
-# ------------------------------------------------------------------------------------------------ documents
+# ---- documents
 
 
 def to_document(ledger: Ledger) -> dict[str, object]:
@@ -320,7 +382,13 @@ def to_document(ledger: Ledger) -> dict[str, object]:
             "flaps": entry.flaps,
             "recovered": entry.recovered,
             "reasons": [
-                {"code": r.code, "text": r.text, "since": r.since, "last": r.last, "clears": r.clears.value}
+                {
+                    "code": r.code,
+                    "text": r.text,
+                    "since": r.since,
+                    "last": r.last,
+                    "clears": r.clears.value,
+                }
                 for r in entry.reasons
             ],
         }
@@ -330,7 +398,9 @@ def to_document(ledger: Ledger) -> dict[str, object]:
 
 
 def from_document(document: object) -> Ledger:
-    """The inverse. Raises ValueError, KeyError, TypeError, AttributeError or OverflowError for all else."""
+    """The inverse. Raises ValueError, KeyError, TypeError, AttributeError or OverflowError for all
+    else.
+    """
     if not isinstance(document, dict):
         raise TypeError("a mapping of UUIDs is expected")
     return MappingProxyType({str(uuid): _entry_of(entry) for uuid, entry in document.items()})
@@ -338,7 +408,9 @@ def from_document(document: object) -> Ledger:
 
 def _entry_of(entry: Mapping[str, Any]) -> Entry:
     reasons = tuple(
-        Reason(str(r["code"]), str(r["text"]), _time(r["since"]), _time(r["last"]), Clears(r["clears"]))
+        Reason(
+            str(r["code"]), str(r["text"]), _time(r["since"]), _time(r["last"]), Clears(r["clears"])
+        )
         for r in entry["reasons"]
     )
     return Entry(

@@ -1,7 +1,8 @@
-"""A new scan on top of the last one: what cannot be read now is kept as it was, with the error, never forgotten.
+"""A new scan on top of the last one: what cannot be read now is kept as it was, with the error,
+never forgotten.
 
-Kubelet shows a device that vanishes from a list as healthy in the pods that hold it; one that is lost must
-therefore stay in the list, unhealthy.
+Kubelet shows a device that vanishes from a list as healthy in the pods that hold it; one that is
+lost must therefore stay in the list, unhealthy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ def carry_over(old: Inventory, new: Inventory) -> Inventory:
     seen = {gpu.uuid for gpu in new.gpus}
     lost = [gpu for gpu in old.gpus if gpu.uuid not in seen and gpu.index in new.unreadable]
     for gpu in lost:
-        words = next((w for w in new.warnings if w.startswith(f"GPU {gpu.index} ")), f"GPU {gpu.index} does not answer")
+        words = next(
+            (w for w in new.warnings if w.startswith(f"GPU {gpu.index} ")),
+            f"GPU {gpu.index} does not answer",
+        )
         gpus.append(replace(gpu, error=words))
     return replace(new, gpus=tuple(sorted(gpus, key=lambda gpu: gpu.index)))
 
@@ -37,7 +41,9 @@ def _gpu(old: Gpu | None, new: Gpu) -> Gpu:
         for device in old.mig_devices
         if device.uuid not in found and device.index in new.unreadable
     ]
-    return replace(new, mig_devices=tuple(sorted(devices, key=lambda device: (device.gi, device.ci))))
+    return replace(
+        new, mig_devices=tuple(sorted(devices, key=lambda device: (device.gi, device.ci)))
+    )
 
 
 def _mig(old: MigDevice | None, new: MigDevice) -> MigDevice:

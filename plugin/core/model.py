@@ -1,7 +1,7 @@
 """What a node is made of: GPUs, their MIG devices and an inventory of both, all frozen.
 
-Everything is ordered by (GPU index, GPU instance id, compute instance id). ``None`` means that the driver did not
-say; it is never a fault.
+Everything is ordered by (GPU index, GPU instance id, compute instance id). ``None`` means that the
+driver did not say; it is never a fault.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class Placement:
-    """Memory slices that a GPU instance occupies: ``size`` slices from ``start`` on (7-slice cards have 0..7)."""
+    """Memory slices that a GPU instance occupies: ``size`` slices from ``start`` on (7-slice cards
+    have 0..7).
+    """
 
     start: int
     size: int
@@ -48,11 +50,11 @@ class MigMode:
 class MigDevice:
     """One compute instance in one GPU instance: what a container is given.
 
-    ``index`` is NVML's MIG index on the GPU. ``profile`` is the field's name (``1g.5gb``, ``1c.3g.20gb``,
-    ``1g.10gb+me``), empty when it could not be read. ``memory_mib`` is in MiB. ``nodes`` are the device nodes a
-    container needs, as absolute paths below the device root (``/dev/nvidia0``, ``/dev/nvidia-caps/nvidia-cap12``);
-    ``missing`` names those files that should be there and are not. ``error`` is what the driver said when the
-    device could not be read.
+    ``index`` is NVML's MIG index on the GPU. ``profile`` is the field's name (``1g.5gb``,
+    ``1c.3g.20gb``, ``1g.10gb+me``), empty when it could not be read. ``memory_mib`` is in MiB.
+    ``nodes`` are the device nodes a container needs, as absolute paths below the device root
+    (``/dev/nvidia0``, ``/dev/nvidia-caps/nvidia-cap12``); ``missing`` names those files that should
+    be there and are not. ``error`` is what the driver said when the device could not be read.
     """
 
     uuid: str
@@ -83,9 +85,10 @@ class MigDevice:
 class Gpu:
     """One physical GPU.
 
-    ``minor`` is the number in ``/dev/nvidia<minor>``. ``pci_bus_id`` is as sysfs writes it (``0000:00:06.0``).
-    ``mig`` is ``None`` where the card has no MIG. ``warnings`` are things that could not be read below it, and
-    ``unreadable`` the MIG indices among them at which a device exists that could not be identified.
+    ``minor`` is the number in ``/dev/nvidia<minor>``. ``pci_bus_id`` is as sysfs writes it
+    (``0000:00:06.0``). ``mig`` is ``None`` where the card has no MIG. ``warnings`` are things that
+    could not be read below it, and ``unreadable`` the MIG indices among them at which a device
+    exists that could not be identified.
     """
 
     uuid: str
@@ -128,8 +131,9 @@ Device = Gpu | MigDevice
 class Inventory:
     """One scan of a node.
 
-    ``control_nodes`` are the nodes every GPU container needs and that exist (``/dev/nvidiactl`` …). ``warnings``
-    are things that concern no known GPU, such as an index that has no readable UUID; ``unreadable`` are those indices.
+    ``control_nodes`` are the nodes every GPU container needs and that exist (``/dev/nvidiactl`` …).
+    ``warnings`` are things that concern no known GPU, such as an index that has no readable UUID;
+    ``unreadable`` are those indices.
     """
 
     gpus: tuple[Gpu, ...] = ()

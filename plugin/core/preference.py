@@ -1,7 +1,8 @@
 """Preferred allocation: which of the available ids to take.
 
-The answer is advice to kubelet, but an error would fail the pod, so odd input gets a best effort. The answer does not
-depend on the order of the ids in the request: ties are broken by the order of the inventory.
+The answer is advice to kubelet, but an error would fail the pod, so odd input gets a best effort.
+The answer does not depend on the order of the ids in the request: ties are broken by the order of
+the inventory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from plugin.core.settings import Policy
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """``ids`` are those chosen, never one twice; ``warnings`` say what was odd about the request."""
+    """``ids`` are those chosen, never one twice; ``warnings`` say what was odd about the
+    request.
+    """
 
     ids: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -36,16 +39,17 @@ def prefer(
 ) -> Preference:
     """Choose `size` of the `available` ids of a resource whose full list is `listed`.
 
-    ``packed`` uses the fewest GPUs, of equally few those close to each other (one NUMA node), and of equally close
-    ones those whose loss leaves the longest free runs of memory slices elsewhere. ``distributed`` takes the least
-    loaded GPU first, of equally loaded ones a close one. A resource with replicas follows `shared_policy`, among
-    its GPUs and among the devices of a GPU.
+    ``packed`` uses the fewest GPUs, of equally few those close to each other (one NUMA node), and
+    of equally close ones those whose loss leaves the longest free runs of memory slices elsewhere.
+    ``distributed`` takes the least loaded GPU first, of equally loaded ones a close one. A resource
+    with replicas follows `shared_policy`, among its GPUs and among the devices of a GPU.
     """
     order = {item.id: number for number, item in enumerate(listed)}
     must = frozenset(must_include)
     offered = must.union(available)
     known = [item for item in listed if item.id in offered]
-    # Not listed any more, or not healthy: such an id is only better than an answer that is too short.
+    # Not listed any more, or not healthy: such an id is only better than an answer that is too
+    # short.
     doubtful = [item.id for item in known if not item.healthy] + sorted(offered - order.keys())
     board = _Board(listed, [item for item in known if item.healthy])
     chosen = [*(item.id for item in known if item.id in must), *sorted(must - order.keys())]
@@ -94,7 +98,9 @@ class _Slot:
     _runs: dict[_Interval, int] | None = None
 
     def runs(self) -> dict[_Interval, int]:
-        """Each interval that is wholly free → memory slices of the run of adjacent free intervals it belongs to."""
+        """Each interval that is wholly free → memory slices of the run of adjacent free intervals
+        it belongs to.
+        """
         if self._runs is None:
             devices = self.devices.values()
             partly = {device.interval for device in devices if len(device.free) < device.total}
@@ -122,9 +128,15 @@ class _Slot:
         return name
 
     def take_some(self, count: int, *, spread: bool) -> list[str]:
-        """Take up to `count` ids: those that leave the longest runs, of replicas the least (or most) shared."""
+        """Take up to `count` ids: those that leave the longest runs, of replicas the least (or
+        most) shared.
+        """
         if count >= self.free:
-            return [self.take(device, name) for device in self.devices.values() for name in tuple(device.free)]
+            return [
+                self.take(device, name)
+                for device in self.devices.values()
+                for name in tuple(device.free)
+            ]
         return [self._take_one(spread=spread) for _ in range(count)]
 
     def _take_one(self, *, spread: bool) -> str:
@@ -177,7 +189,8 @@ class _Board:
 
 def _packed(board: _Board, wanted: int) -> list[str]:
     chosen: list[str] = []
-    # Each but the last is taken whole, so the one with the longest run comes last and may keep a part of it.
+    # Each but the last is taken whole, so the one with the longest run comes last and may keep a
+    # part of it.
     for slot in _fewest(board, wanted):
         chosen += slot.take_some(wanted - len(chosen), spread=False)
     return chosen
@@ -189,28 +202,40 @@ def _fewest(board: _Board, wanted: int) -> list[_Slot]:
     missing = wanted - sum(slot.free for slot in used)
     if missing <= 0:
         return used
-    others = sorted((slot for slot in board.open() if slot.index not in board.used), key=_worth, reverse=True)
+    others = sorted(
+        (slot for slot in board.open() if slot.index not in board.used), key=_worth, reverse=True
+    )
     if board.used:
         cover = _cover(others, missing, {slot.numa for slot in board.used.values()})
     else:
-        covers = [_cover(others, missing, {numa}) for numa in dict.fromkeys(slot.numa for slot in others)]
+        covers = [
+            _cover(others, missing, {numa}) for numa in dict.fromkeys(slot.numa for slot in others)
+        ]
         # The closest; of equally close ones the one that gives away the shortest runs.
         cover = min(
-            covers, key=lambda slots: (len({slot.numa for slot in slots}), sorted(map(_worth, slots))[::-1]), default=[]
+            covers,
+            key=lambda slots: (
+                len({slot.numa for slot in slots}),
+                sorted(map(_worth, slots))[::-1],
+            ),
+            default=[],
         )
     return used + cover
 
 
 def _worth(slot: _Slot) -> tuple[int, int, int]:
-    """What taking from a GPU costs: the longest run, then free ids; of equals the first GPU is taken."""
+    """What taking from a GPU costs: the longest run, then free ids; of equals the first GPU is
+    taken.
+    """
     return slot.longest_run(), slot.free, slot.index
 
 
 def _cover(slots: Sequence[_Slot], wanted: int, near: Collection[int | None]) -> list[_Slot]:
-    """As few of `slots`, which come by falling worth, as hold `wanted` free ids (all, when they hold fewer).
+    """As few of `slots`, which come by falling worth, as hold `wanted` free ids (all, when they
+    hold fewer).
 
-    Goes through them from the one most worth keeping, a far one with long runs, and keeps it if the rest can do;
-    the answer begins at the other end.
+    Goes through them from the one most worth keeping, a far one with long runs, and keeps it if the
+    rest can do; the answer begins at the other end.
     """
     left = sorted(slot.free for slot in slots)
     few = held = 0
@@ -252,11 +277,15 @@ def _distributed(board: _Board, wanted: int) -> list[str]:
             near.add(slot.numa)
             queue = [entry(slot) for *_, slot in queue]
             heapq.heapify(queue)
-    return [name for slot in board.open() for name in slot.take_some(count[slot.index], spread=True)]
+    return [
+        name for slot in board.open() for name in slot.take_some(count[slot.index], spread=True)
+    ]
 
 
 def _interval(item: Listed) -> _Interval:
-    """Memory slices of a device; where the driver does not tell, its GPU instance id keeps the order."""
+    """Memory slices of a device; where the driver does not tell, its GPU instance id keeps the
+    order.
+    """
     device = item.device
     if isinstance(device, Gpu):
         return 0, max(device.memory_slices, 1)

@@ -1,4 +1,6 @@
-"""MIG profile names: their grammar, the arithmetic behind them and the resource names made of them."""
+"""MIG profile names: their grammar, the arithmetic behind them and the resource names made
+of them.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ _DRIVER_PREFIX = "MIG "
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A profile name taken apart: ``1c.3g.20gb+me`` is 1 compute slice of a 3-slice, 20 GB GPU instance.
+    """A profile name taken apart: ``1c.3g.20gb+me`` is 1 compute slice of a 3-slice, 20 GB GPU
+    instance.
 
-    ``ci_slices`` equals ``gi_slices`` where the name has no ``c`` part. ``attribute`` keeps its sign.
+    ``ci_slices`` equals ``gi_slices`` where the name has no ``c`` part. ``attribute`` keeps its
+    sign.
     """
 
     ci_slices: int
@@ -34,7 +38,9 @@ class Profile:
         if match is None:
             return None
         gi_slices = int(match["g"])
-        return cls(int(match["c"] or gi_slices), gi_slices, int(match["gb"]), match["attribute"] or "")
+        return cls(
+            int(match["c"] or gi_slices), gi_slices, int(match["gb"]), match["attribute"] or ""
+        )
 
     def __str__(self) -> str:
         compute = f"{self.ci_slices}c." if self.ci_slices != self.gi_slices else ""
@@ -47,7 +53,8 @@ def resource_name(profile: str) -> str:
 
 
 def profile_of_driver_name(name: str, *, ci_slices: int = 0, gi_slices: int = 0) -> str:
-    """The driver's own name (``MIG 1g.10gb+me``) as a profile name, with its ``c`` part when the CI is smaller.
+    """The driver's own name (``MIG 1g.10gb+me``) as a profile name, with its ``c`` part when the CI
+    is smaller.
 
     Empty when the driver's words are not a profile name.
     """
@@ -55,12 +62,18 @@ def profile_of_driver_name(name: str, *, ci_slices: int = 0, gi_slices: int = 0)
     if parsed is None:
         return ""
     return str(
-        Profile(ci_slices or parsed.ci_slices, gi_slices or parsed.gi_slices, parsed.memory_gb, parsed.attribute)
+        Profile(
+            ci_slices or parsed.ci_slices,
+            gi_slices or parsed.gi_slices,
+            parsed.memory_gb,
+            parsed.attribute,
+        )
     )
 
 
 def memory_gb(instance_mib: int, total_mib: int) -> int:
-    """GB as NVIDIA writes them into a name: eighths of the card, rounded up, of the card's whole GiB.
+    """GB as NVIDIA writes them into a name: eighths of the card, rounded up, of the card's whole
+    GiB.
 
     Halves go up (70.5 is 71 on an H200), where Python's own rounding would take the even neighbour.
     """
@@ -71,9 +84,14 @@ def memory_gb(instance_mib: int, total_mib: int) -> int:
 
 
 def profile_by_arithmetic(ci_slices: int, gi_slices: int, instance_mib: int, total_mib: int) -> str:
-    """A name for a device whose driver gives none; attributes such as ``+me`` cannot be told this way.
+    """A name for a device whose driver gives none; attributes such as ``+me`` cannot be told this
+    way.
 
     Empty when the numbers cannot be those of a device.
     """
     gigabytes = memory_gb(instance_mib, total_mib)
-    return str(Profile(ci_slices, gi_slices, gigabytes)) if ci_slices and gi_slices and gigabytes else ""
+    return (
+        str(Profile(ci_slices, gi_slices, gigabytes))
+        if ci_slices and gi_slices and gigabytes
+        else ""
+    )

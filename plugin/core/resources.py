@@ -31,27 +31,35 @@ class Listed:
 class Advertisement:
     """What a node offers.
 
-    ``resources`` maps resource names to ids in inventory order; ``withheld`` maps UUIDs that are on the node but
-    in no list to the reason; ``problems`` are sentences about the node as a whole. ``limits`` maps resources to the
-    largest number of ids that one container may ask for.
+    ``resources`` maps resource names to ids in inventory order; ``withheld`` maps UUIDs that are on
+    the node but in no list to the reason; ``problems`` are sentences about the node as a whole.
+    ``limits`` maps resources to the largest number of ids that one container may ask for.
     """
 
-    resources: Mapping[str, tuple[Listed, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    resources: Mapping[str, tuple[Listed, ...]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
     withheld: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     problems: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    _indices: dict[str, Mapping[str, Listed]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _indices: dict[str, Mapping[str, Listed]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def index(self, resource: str) -> Mapping[str, Listed]:
         """Id → what is listed; made once, since kubelet asks for one id after another."""
         found = self._indices.get(resource)
         if found is None:
-            found = self._indices[resource] = {item.id: item for item in self.resources.get(resource, ())}
+            found = self._indices[resource] = {
+                item.id: item for item in self.resources.get(resource, ())
+            }
         return found
 
 
 def advertise(
-    inventory: Inventory, settings: Settings, verdicts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    inventory: Inventory,
+    settings: Settings,
+    verdicts: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Advertisement:
     """Decide what to advertise. `verdicts` maps device UUIDs to reasons that hold them down."""
     grouped, withheld, problems = _STRATEGIES[settings.mig_strategy](inventory, settings)
@@ -68,17 +76,20 @@ def advertise(
     )
 
 
-def _reasons(device: Device, settings: Settings, verdicts: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _reasons(
+    device: Device, settings: Settings, verdicts: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
     reasons = [*verdicts.get(device.uuid, ())]
     if device.error:
         reasons.append(device.error)
     if settings.pass_device_specs:
-        # Without device specs the container runtime makes the nodes itself, and ours may not show them.
+        # Without device specs the container runtime makes the nodes itself, and ours may not show
+        # them.
         reasons.extend(f"missing {path}" for path in device.missing)
     return tuple(reasons)
 
 
-# ------------------------------------------------------------------------------------------------ strategies
+# ---- strategies
 
 _Plan = tuple[dict[str, list[Device]], dict[str, str], list[str]]
 
@@ -97,7 +108,11 @@ def _none(inventory: Inventory, settings: Settings) -> _Plan:
             continue
         plan.add(GPU_RESOURCE, gpu)
         if gpu.mig_enabled:
-            plan.note(gpu, "MIG mode on, but advertised whole; --mig-strategy=mixed or single advertises MIG devices")
+            plan.note(
+                gpu,
+                "MIG mode on, but advertised whole; --mig-strategy=mixed or single advertises "
+                "MIG devices",
+            )
     return plan.done()
 
 
@@ -112,7 +127,9 @@ def _mixed(inventory: Inventory, settings: Settings) -> _Plan:
                 plan.withhold_mig(device, f"no readable profile: {device.error or 'no answer'}")
         if gpu.mig_devices:
             continue
-        reason = _why_not_whole(gpu) or ("MIG mode on and no MIG devices" if gpu.mig_enabled else None)
+        reason = _why_not_whole(gpu) or (
+            "MIG mode on and no MIG devices" if gpu.mig_enabled else None
+        )
         if reason is None:
             plan.add(GPU_RESOURCE, gpu)
         else:
@@ -127,16 +144,25 @@ def _single(inventory: Inventory, settings: Settings) -> _Plan:
         return _none(inventory, settings)
     resources, withheld, problems = _mixed(inventory, settings)
     for unreadable in resources.pop(GPU_RESOURCE, ()):
-        withheld[unreadable.uuid] = unreadable.error or "whole GPUs are not advertised beside MIG devices"
+        withheld[unreadable.uuid] = (
+            unreadable.error or "whole GPUs are not advertised beside MIG devices"
+        )
     violation = _single_violation(readable)
     if violation is not None:
-        reason = f"--mig-strategy=single: {violation}; nothing is advertised until that is mended (or use mixed)"
+        reason = (
+            f"--mig-strategy=single: {violation}; nothing is advertised until that is "
+            "mended (or use mixed)"
+        )
         for device in inventory.devices():
             if isinstance(device, MigDevice) or not device.mig_devices:
                 withheld[device.uuid] = reason
         return {}, withheld, [reason, *problems]
     if settings.single_resource is SingleResource.GPU:
-        resources = {GPU_RESOURCE: [d for devices in resources.values() for d in devices]} if resources else {}
+        resources = (
+            {GPU_RESOURCE: [d for devices in resources.values() for d in devices]}
+            if resources
+            else {}
+        )
     return resources, withheld, problems
 
 
@@ -150,7 +176,9 @@ def _single_violation(gpus: list[Gpu]) -> str | None:
         for profile in {d.profile: None for d in gpu.mig_devices if d.profile}:
             where.setdefault(profile, []).append(gpu.path)
     if len(where) > 1:
-        found = "; ".join(f"{profile} on GPU {', '.join(paths)}" for profile, paths in sorted(where.items()))
+        found = "; ".join(
+            f"{profile} on GPU {', '.join(paths)}" for profile, paths in sorted(where.items())
+        )
         return f"every MIG device must have one profile, but there are {found}"
     return None
 
@@ -160,12 +188,15 @@ _STRATEGIES = {MigStrategy.NONE: _none, MigStrategy.MIXED: _mixed, MigStrategy.S
 
 def _why_not_whole(gpu: Gpu) -> str | None:
     if gpu.mig_pending:
-        return f"MIG mode pending ({'on' if gpu.mig is not None and gpu.mig.pending else 'off'} after a GPU reset)"
+        after = "on" if gpu.mig is not None and gpu.mig.pending else "off"
+        return f"MIG mode pending ({after} after a GPU reset)"
     return None
 
 
 class _Planner:
-    """Collects what a strategy decides; what is the same for several GPUs is one problem, not many."""
+    """Collects what a strategy decides; what is the same for several GPUs is one problem,
+    not many.
+    """
 
     def __init__(self) -> None:
         self.withheld: dict[str, str] = {}
@@ -192,13 +223,15 @@ class _Planner:
         return self._resources, self.withheld, notes + self._problems
 
 
-# --------------------------------------------------------------------------------------------------- sharing
+# ---- sharing
 
 
 def _share(
     listed: dict[str, tuple[Listed, ...]], settings: Settings
 ) -> tuple[dict[str, tuple[Listed, ...]], dict[str, int], list[str]]:
-    """Replace shared devices by their replicas; those that are not chosen stay under the plain name."""
+    """Replace shared devices by their replicas; those that are not chosen stay under the plain
+    name.
+    """
     sharing = settings.sharing
     plain = dict(listed)
     shared: dict[str, tuple[Listed, ...]] = {}
@@ -210,7 +243,9 @@ def _share(
             continue  # one configuration serves nodes of several kinds
         chosen, unknown = _chosen(entry, devices)
         if unknown:
-            problems.append(f"sharing of {entry.name}: no such device on this node: {', '.join(unknown)}")
+            problems.append(
+                f"sharing of {entry.name}: no such device on this node: {', '.join(unknown)}"
+            )
         replicas = tuple(
             Listed(f"{item.id}{REPLICA_SEPARATOR}{n}", item.device, item.reasons)
             for item in chosen
@@ -226,7 +261,9 @@ def _share(
     return {name: ids for name, ids in result.items() if ids}, limits, problems
 
 
-def _chosen(entry: SharedResource, devices: tuple[Listed, ...]) -> tuple[tuple[Listed, ...], list[str]]:
+def _chosen(
+    entry: SharedResource, devices: tuple[Listed, ...]
+) -> tuple[tuple[Listed, ...], list[str]]:
     match entry.devices:
         case None:
             return devices, []
@@ -235,6 +272,10 @@ def _chosen(entry: SharedResource, devices: tuple[Listed, ...]) -> tuple[tuple[L
         case names:
             known = {name for item in devices for name in (item.device.uuid, item.device.path)}
             return (
-                tuple(item for item in devices if item.device.uuid in names or item.device.path in names),
+                tuple(
+                    item
+                    for item in devices
+                    if item.device.uuid in names or item.device.path in names
+                ),
                 [name for name in names if name not in known],
             )

@@ -1,4 +1,6 @@
-"""What is measured in the background: use of each MIG device and each card. ``None`` means that nobody says."""
+"""What is measured in the background: use of each MIG device and each card. ``None`` means that
+nobody says.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Shares of the time between two samples, 0..1, by GPU performance monitoring (Hopper and later).
+    """Shares of the time between two samples, 0..1, by GPU performance monitoring (Hopper and
+    later).
 
-    ``graphics_active``, which costs a driver much, may be of a longer time than the others: see the driver.
+    ``graphics_active``, which costs a driver much, may be of a longer time than the others: see the
+    driver.
     """
 
     sm_active: float | None = None
@@ -23,7 +27,8 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSample:
-    """One device: a MIG device, or a GPU without any. Memory in bytes; ``processes`` are those with a context.
+    """One device: a MIG device, or a GPU without any. Memory in bytes; ``processes`` are those with
+    a context.
 
     ``activity`` is that of the GPU instance, which compute instances in it share.
     """
@@ -40,7 +45,9 @@ class DeviceSample:
 
 @dataclass(frozen=True, slots=True)
 class CardSample:
-    """One card: watts, degrees Celsius, hertz, joules since the driver was loaded, a share 0..1, and counts."""
+    """One card: watts, degrees Celsius, hertz, joules since the driver was loaded, a share 0..1,
+    and counts.
+    """
 
     power: float | None = None
     temperature: float | None = None
@@ -59,7 +66,9 @@ class CardSample:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """One round of sampling: by UUID, at a time (seconds of the wall clock) and how long it took the driver."""
+    """One round of sampling: by UUID, at a time (seconds of the wall clock) and how long it took
+    the driver.
+    """
 
     time: float
     seconds: float = 0.0

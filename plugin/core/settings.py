@@ -1,4 +1,6 @@
-"""Everything that can be configured; ``plugin.config`` fills it from flags, environment and file."""
+"""Everything that can be configured; ``plugin.config`` fills it from flags,
+environment and file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ class MigStrategy(enum.StrEnum):
 
 
 class SingleResource(enum.StrEnum):
-    """What the devices of a ``single`` node are called: by their profile, or ``nvidia.com/gpu`` as NVIDIA does."""
+    """What the devices of a ``single`` node are called: by their profile, or ``nvidia.com/gpu`` as
+    NVIDIA does.
+    """
 
     PROFILE = "profile"
     GPU = "gpu"
@@ -46,7 +50,8 @@ class Policy(enum.StrEnum):
 class SharedResource:
     """One entry of ``sharing.timeSlicing.resources``.
 
-    ``devices`` selects what is shared: ``None`` for all, a number for that many, else indices and UUIDs.
+    ``devices`` selects what is shared: ``None`` for all, a number for that many, else indices and
+    UUIDs.
     """
 
     name: str
@@ -81,7 +86,9 @@ class HealthChecks:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One field per option; each option's flag, variable, key and words are in ``plugin.options.OPTIONS``."""
+    """One field per option; each option's flag, variable, key and words are in
+    ``plugin.options.OPTIONS``.
+    """
 
     # what is advertised
     mig_strategy: MigStrategy = MigStrategy.NONE

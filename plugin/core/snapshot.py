@@ -16,7 +16,8 @@ from plugin.core.settings import Settings
 class Snapshot:
     """State of the node at one generation (a number that only grows).
 
-    ``conditions`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be watched.
+    ``conditions`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be
+    watched.
     """
 
     generation: int

@@ -1,4 +1,6 @@
-"""Everything there is to see at one moment: what metrics, probes and the status page are made of."""
+"""Everything there is to see at one moment: what metrics,
+probes and the status page are made of.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from types import MappingProxyType
 from plugin.core.samples import Samples
 from plugin.core.snapshot import Snapshot
 
-#: Upper bounds of the buckets of a call's duration, in seconds; one more bucket holds everything above.
+#: Upper bounds of the buckets of a call's duration, in seconds; one more bucket holds everything
+#: above.
 DURATION_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
 
 
@@ -27,7 +30,9 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class ResourceStatus:
-    """How a resource stands with kubelet. ``stream_since`` is a wall clock time, ``None`` without an open stream."""
+    """How a resource stands with kubelet. ``stream_since`` is a wall clock time, ``None`` without
+    an open stream.
+    """
 
     resource: str
     registered: bool
@@ -39,7 +44,9 @@ class ResourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class CallStats:
-    """Calls of one method for one resource: how many failed, and how long they took by :data:`DURATION_BOUNDS`."""
+    """Calls of one method for one resource: how many failed, and how long they took by
+    :data:`DURATION_BOUNDS`.
+    """
 
     buckets: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS) + 1)
     seconds: float = 0.0
@@ -54,10 +61,11 @@ class CallStats:
 class View:
     """One moment. Times are seconds of the wall clock.
 
-    ``geometry`` counts how often the set of devices on the node has changed, ``changed`` is when it last did.
-    ``holders`` maps device ids (of replicas too) to who holds them; ``None`` when kubelet has not been asked or does
-    not say. ``calls`` is by (resource, method). ``driver_busy`` is how long the driver's thread has been in one call.
-    ``stuck`` names the tasks of the daemon that should run and do not.
+    ``geometry`` counts how often the set of devices on the node has changed, ``changed`` is when it
+    last did. ``holders`` maps device ids (of replicas too) to who holds them; ``None`` when kubelet
+    has not been asked or does not say. ``calls`` is by (resource, method). ``driver_busy`` is how
+    long the driver's thread has been in one call. ``stuck`` names the tasks of the daemon that
+    should run and do not.
     """
 
     now: float

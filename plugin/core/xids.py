@@ -1,6 +1,7 @@
 """NVIDIA's XID catalogue: what each XID means and what to do about it at once.
 
-Source: the immediate actions of NVIDIA's published XID catalogue. XIDs that are not in it are unknown, not harmless.
+Source: the immediate actions of NVIDIA's published XID catalogue. XIDs that are not in it are
+unknown, not harmless.
 """
 
 from __future__ import annotations

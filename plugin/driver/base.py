@@ -19,7 +19,9 @@ NO_XID_EVENTS: Final = "the card or its driver reports no XID events, so its fau
 
 
 class EventSource(Protocol):
-    """Events of the GPUs it was made for, from then on. Belongs to one thread of its own, except for ``close``."""
+    """Events of the GPUs it was made for, from then on. Belongs to one thread of its own, except
+    for ``close``.
+    """
 
     @property
     def failures(self) -> Mapping[str, str]:
@@ -28,7 +30,8 @@ class EventSource(Protocol):
     def wait(self, seconds: float) -> DriverEvent | None:
         """The next event, or ``None`` when there was none for `seconds`.
 
-        Raises :class:`~plugin.errors.DriverCallFailed` when waiting failed, for instance because a GPU was lost.
+        Raises :class:`~plugin.errors.DriverCallFailed` when waiting failed, for instance because a
+        GPU was lost.
         """
 
     def close(self) -> None:
@@ -39,7 +42,9 @@ class Driver(Protocol):
     """What the plugin needs from a driver."""
 
     def open(self) -> None:
-        """Initialise. Raises :class:`~plugin.errors.DriverUnavailable` with what to do; may be tried again."""
+        """Initialise. Raises :class:`~plugin.errors.DriverUnavailable` with what to do; may be
+        tried again.
+        """
 
     def close(self) -> None:
         """Shut down; never raises. A closed driver can be opened again."""
@@ -61,13 +66,13 @@ class Driver(Protocol):
     def probe(self, gpu_uuid: str, *, thorough: bool) -> Probe:
         """Ask one GPU for its health; never raises.
 
-        A plain probe costs some 50 µs and tells whether the GPU still answers and its recovery action; a thorough
-        one asks for the rest as well.
+        A plain probe costs some 50 µs and tells whether the GPU still answers and its recovery
+        action; a thorough one asks for the rest as well.
         """
 
     def sample(self) -> Samples:
         """One round of measuring every GPU and MIG device that the last scan saw; never raises.
 
-        What cannot be read is ``None``; a GPU that is lost and a device that is no more give no sample. Activity
-        needs two rounds and lies between them, so the first one has none.
+        What cannot be read is ``None``; a GPU that is lost and a device that is no more give no
+        sample. Activity needs two rounds and lies between them, so the first one has none.
         """

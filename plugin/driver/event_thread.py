@@ -20,7 +20,10 @@ class EventThread:
     """Waits on `source` until stopped or until waiting fails; calls back on the event loop."""
 
     def __init__(
-        self, source: EventSource, on_event: Callable[[DriverEvent], None], on_turn: Callable[[], None]
+        self,
+        source: EventSource,
+        on_event: Callable[[DriverEvent], None],
+        on_turn: Callable[[], None],
     ) -> None:
         """`on_turn` is called after each wait, in the thread itself: the driver has answered."""
         loop = asyncio.get_running_loop()
@@ -31,8 +34,8 @@ class EventThread:
         self._stop = threading.Event()
         #: Done once the first wait has succeeded.
         self.alive: asyncio.Future[None] = loop.create_future()
-        #: Done when the thread has ended: ``None`` when it was stopped, else what waiting failed with. An error that no
-        #: source should raise is raised to whoever asks for the result.
+        #: Done when the thread has ended: ``None`` when it was stopped, else what waiting failed
+        #: with. An error that no source should raise is raised to whoever asks for the result.
         self.ended: asyncio.Future[DriverError | None] = loop.create_future()
         threading.Thread(target=self._run, name="driver events", daemon=True).start()
 
@@ -41,7 +44,9 @@ class EventThread:
         self._stop.set()
 
     async def stop(self) -> bool:
-        """Have the thread end; tells whether it did. One that hangs in the driver is left behind."""
+        """Have the thread end; tells whether it did. One that hangs in the driver is left
+        behind.
+        """
         self.abandon()
         done, _ = await asyncio.wait({self.ended}, timeout=2 * WAIT_SECONDS)
         return bool(done)

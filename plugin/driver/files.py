@@ -1,20 +1,28 @@
-"""Device nodes, MIG capability files and NUMA nodes, read from the file system under configurable roots."""
+"""Device nodes, MIG capability files and NUMA nodes, read from the file system under configurable
+roots.
+"""
 
 from __future__ import annotations
 
 import errno
 from pathlib import Path
 
-#: Needed by every container with a GPU; those that do not exist are left out (nvidia-modeset often does not).
-CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
+#: Needed by every container with a GPU; those that do not exist are left out (nvidia-modeset often
+#: does not).
+CONTROL_NODES = (
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+    "/dev/nvidia-uvm-tools",
+    "/dev/nvidia-modeset",
+)
 
 
 class DeviceFiles:
     """Looks files up; keeps nothing but mig-minors, which never changes while a driver is loaded.
 
-    `roots` are folders that may contain ``dev/`` (the first that has ``nvidiactl`` in it counts); `proc` and `sys`
-    are the mount points of procfs and sysfs, or copies of them. Missing and unreadable files are answers, not
-    exceptions.
+    `roots` are folders that may contain ``dev/`` (the first that has ``nvidiactl`` in it counts);
+    `proc` and `sys` are the mount points of procfs and sysfs, or copies of them. Missing and
+    unreadable files are answers, not exceptions.
     """
 
     def __init__(self, *roots: Path, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> None:
@@ -25,8 +33,12 @@ class DeviceFiles:
         self._minors: dict[str, int] = {}
 
     def control_nodes(self) -> tuple[str, ...]:
-        """Those that exist. Decides anew which root counts: a driver container's may be mounted late."""
-        self.root = next((root for root in self._roots if (root / "dev/nvidiactl").exists()), self._roots[-1])
+        """Those that exist. Decides anew which root counts: a driver container's may be mounted
+        late.
+        """
+        self.root = next(
+            (root for root in self._roots if (root / "dev/nvidiactl").exists()), self._roots[-1]
+        )
         return tuple(node for node in CONTROL_NODES if self.exists(node))
 
     def exists(self, node: str) -> bool:
@@ -45,7 +57,8 @@ class DeviceFiles:
         return (node,), (() if self.exists(node) else (node,))
 
     def mig(self, minor: int | None, gi: int, ci: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """``(nodes, missing)`` of one MIG device: its GPU's node and the capability nodes of its GI and CI.
+        """``(nodes, missing)`` of one MIG device: its GPU's node and the capability nodes of its GI
+        and CI.
 
         A capability whose number cannot be found is missing under the name of its capability file.
         """
@@ -73,17 +86,22 @@ class DeviceFiles:
         return node if node >= 0 else None
 
     def pci_addresses(self) -> frozenset[str] | None:
-        """PCI addresses of the GPUs that the kernel module drives now, ``None`` where it does not say.
+        """PCI addresses of the GPUs that the kernel module drives now, ``None`` where it does not
+        say.
 
         In a container this may be a copy, made when the container started, which never changes.
         """
         try:
-            return frozenset(path.name.lower() for path in (self.proc / "driver/nvidia/gpus").iterdir())
+            return frozenset(
+                path.name.lower() for path in (self.proc / "driver/nvidia/gpus").iterdir()
+            )
         except OSError:
             return None
 
     def _capability_minor(self, capability: str) -> int | None:
-        """The live instance's own file says it; mig-minors, which lists all that could be, is the fallback."""
+        """The live instance's own file says it; mig-minors, which lists all that could be, is the
+        fallback.
+        """
         text = _read(self.proc / "driver/nvidia/capabilities" / capability)
         if text is not None:
             for line in text.splitlines():
@@ -91,7 +109,9 @@ class DeviceFiles:
                 if key == "DeviceFileMinor" and value.strip().isdecimal():
                     return int(value)
         if not self._minors:  # the file is not there before the driver is
-            self._minors = parse_mig_minors(_read(self.proc / "driver/nvidia-caps/mig-minors") or "")
+            self._minors = parse_mig_minors(
+                _read(self.proc / "driver/nvidia-caps/mig-minors") or ""
+            )
         return self._minors.get(capability.replace("/mig/", "/"))
 
 

@@ -16,7 +16,8 @@ T = TypeVar("T")
 class DriverWorker:
     """Runs blocking calls one after another in a daemon thread of its own.
 
-    The thread never keeps the process alive: a driver that hangs in the kernel must not stop us from exiting.
+    The thread never keeps the process alive: a driver that hangs in the kernel must not stop us
+    from exiting.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,10 @@ class DriverWorker:
 
     @staticmethod
     def _hand_over(
-        loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, error: BaseException | None
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[Any],
+        result: Any,
+        error: BaseException | None,
     ) -> None:
         def settle() -> None:
             if future.done():

@@ -9,12 +9,14 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: Looking without being told: how often while inotify works (it can lose events), and when there is none.
+#: Looking without being told: how often while inotify works (it can lose events), and when there is
+#: none.
 SAFETY_POLL_SECONDS = 10.0
 FALLBACK_POLL_SECONDS = 0.5
 
-#: How long the watch waits at the start: importing asyncinotify takes 15 ms (it runs ldconfig to find the C library),
-#: which would delay the first registration. What happens meanwhile is looked at as soon as the watch stands.
+#: How long the watch waits at the start: importing asyncinotify takes 15 ms (it runs ldconfig to
+#: find the C library), which would delay the first registration. What happens meanwhile is looked
+#: at as soon as the watch stands.
 FIRST_WATCH_SECONDS = 0.1
 
 #: What a socket file is, across deletion and creation: inode numbers alone are used again at once.
@@ -30,7 +32,9 @@ class SocketDirectory:
         self._changed = asyncio.Event()
 
     def identity(self, name: str) -> Identity | None:
-        """What the file `name` is now; ``None`` when it is not there. A new file never has an old one's identity."""
+        """What the file `name` is now; ``None`` when it is not there. A new file never has an old
+        one's identity.
+        """
         try:
             stat = (self.path / name).stat()
         except OSError:
@@ -48,7 +52,9 @@ class SocketDirectory:
         await self._changed.wait()
 
     async def watch(self) -> None:
-        """Watch until cancelled. Never fails: without inotify, or without the directory, it polls."""
+        """Watch until cancelled. Never fails: without inotify, or without the directory,
+        it polls.
+        """
         await asyncio.sleep(FIRST_WATCH_SECONDS)
         while True:
             if self._inotify:
@@ -65,10 +71,19 @@ class SocketDirectory:
             await self._poll_until_watchable()
 
     async def _watch_inotify(self) -> None:
-        """Returns when the directory itself went away; raises OSError when there are no watches left."""
+        """Returns when the directory itself went away; raises OSError when there are no watches
+        left.
+        """
         from asyncinotify import Inotify, Mask  # noqa: PLC0415 — see FIRST_WATCH_SECONDS
 
-        mask = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.ONLYDIR
+        mask = (
+            Mask.CREATE
+            | Mask.DELETE
+            | Mask.MOVED_FROM
+            | Mask.MOVED_TO
+            | Mask.DELETE_SELF
+            | Mask.ONLYDIR
+        )
         with Inotify() as inotify:
             inotify.add_watch(self.path, mask)
             watched = self.path.stat().st_ino
@@ -83,7 +98,8 @@ class SocketDirectory:
                 self._tell()
                 if event is not None and event.mask & (Mask.DELETE_SELF | Mask.IGNORED):
                     return
-                # DELETE_SELF never comes while a socket is bound in the directory, as ours is; its files go before it.
+                # DELETE_SELF never comes while a socket is bound in the directory, as ours is; its
+                # files go before it.
                 if not self.path.is_dir() or self.path.stat().st_ino != watched:
                     return
                 deleted = event is not None and event.mask & Mask.DELETE
@@ -92,7 +108,10 @@ class SocketDirectory:
     async def _poll_until_watchable(self) -> None:
         missing = not self.path.is_dir()
         if missing:
-            log.warning("%s does not exist; is kubelet running, and is its directory mounted here?", self.path)
+            log.warning(
+                "%s does not exist; is kubelet running, and is its directory mounted here?",
+                self.path,
+            )
         while True:
             await asyncio.sleep(FALLBACK_POLL_SECONDS)
             self._tell()

@@ -1,4 +1,6 @@
-"""One resource as kubelet sees it: a server on a socket of its own, registered and kept registered."""
+"""One resource as kubelet sees it: a server on a socket of its own,
+registered and kept registered.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,11 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS = 0.05
 LONGEST_DELAY_SECONDS = 5.0
-#: Kubelet opens ListAndWatch right after it has accepted a registration; longer than this and it never will.
+#: Kubelet opens ListAndWatch right after it has accepted a registration; longer than this and it
+#: never will.
 STREAM_SECONDS = 5.0
-#: How long a vanishing resource's empty list, or a stream that is to end, may take with a client that does not read.
+#: How long a vanishing resource's empty list, or a stream that is to end, may take with a client
+#: that does not read.
 FAREWELL_SECONDS = 0.25
 
 # Process ids repeat between containers, so a process is told apart by a random word.
@@ -38,11 +42,13 @@ _NUMBERS = itertools.count(1)
 
 
 class Endpoint:
-    """Serves and registers one resource from the moment :meth:`run` starts until the resource is gone.
+    """Serves and registers one resource from the moment :meth:`run` starts until the resource is
+    gone.
 
-    Serve first, then register, then see ListAndWatch opened. Whatever breaks that (our socket deleted, a new
-    ``kubelet.sock``, the stream ended) starts over; streams that are still open are ended *before* registering
-    again, because kubelet drops the newer registration when an older stream ends after it.
+    Serve first, then register, then see ListAndWatch opened. Whatever breaks that (our socket
+    deleted, a new ``kubelet.sock``, the stream ended) starts over; streams that are still open are
+    ended *before* registering again, because kubelet drops the newer registration when an older
+    stream ends after it.
     """
 
     def __init__(
@@ -54,7 +60,9 @@ class Endpoint:
         journal: Journal,
         on_allocated: Callable[[], None],
     ) -> None:
-        """`kubelet_socket` is a file name in `directory`; empty means to serve without registering."""
+        """`kubelet_socket` is a file name in `directory`; empty means to serve without
+        registering.
+        """
         self._socket = ""
         self._registrations = 0
         self._stream_since: float | None = None
@@ -79,13 +87,16 @@ class Endpoint:
 
     async def run(self) -> None:
         """Run until the resource is no longer advertised; cancel to shut down."""
-        keeping = asyncio.create_task(self._keep_registered(), name=f"keep {self._resource} registered")
+        keeping = asyncio.create_task(
+            self._keep_registered(), name=f"keep {self._resource} registered"
+        )
         gone = asyncio.create_task(self._gone(), name=f"watch {self._resource} go")
         try:
             done, _ = await asyncio.wait({keeping, gone}, return_when=asyncio.FIRST_COMPLETED)
             if keeping in done:
                 await keeping  # it never returns, so this raises what ended it
-            # Kubelet forgets a resource only slowly by itself; an empty list takes it to zero at once.
+            # Kubelet forgets a resource only slowly by itself; an empty list takes it to zero at
+            # once.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_SECONDS):
                     await self._servicer.told(self._store.snapshot.generation)
@@ -107,7 +118,8 @@ class Endpoint:
         while True:
             last, before = before, self._directory.identity(self._kubelet)
             if before != last:
-                # A new kubelet may not listen yet, but soon will: the failures of the old one say nothing about it.
+                # A new kubelet may not listen yet, but soon will: the failures of the old one say
+                # nothing about it.
                 retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
             try:
                 await self._serve()
@@ -118,10 +130,14 @@ class Endpoint:
                 delay = next(retry)
                 log.warning(
                     "not registered, trying again",
-                    extra={"resource": self._resource, "reason": str(error), "seconds": round(delay, 2)},
+                    extra={
+                        "resource": self._resource,
+                        "reason": str(error),
+                        "seconds": round(delay, 2),
+                    },
                 )
-                # A new kubelet is a better sign than any delay, also one that came while we tried or pause here; but it
-                # must not make us spin.
+                # A new kubelet is a better sign than any delay, also one that came while we tried
+                # or pause here; but it must not make us spin.
                 await asyncio.sleep(FIRST_DELAY_SECONDS / 2)
                 await self._either(asyncio.sleep(delay), self._replaced(before))
                 await self._end_streams()  # one that came too late to count
@@ -134,9 +150,15 @@ class Endpoint:
     async def _serve(self) -> None:
         """Have a server whose socket exists, once there is a socket of kubelet's."""
         if self._kubelet and not self._directory.exists(self._kubelet):
-            # Kubelet deletes every socket when it starts and makes its own last: ours would not survive that.
-            self._last_error = f"{self._directory.path / self._kubelet} does not exist; is kubelet running?"
-            log.warning("waiting for kubelet", extra={"resource": self._resource, "reason": self._last_error})
+            # Kubelet deletes every socket when it starts and makes its own last: ours would not
+            # survive that.
+            self._last_error = (
+                f"{self._directory.path / self._kubelet} does not exist; is kubelet running?"
+            )
+            log.warning(
+                "waiting for kubelet",
+                extra={"resource": self._resource, "reason": self._last_error},
+            )
             while not self._directory.exists(self._kubelet):
                 await self._directory.changed()
         if not (self._server is not None and self._directory.exists(self._socket)):
@@ -144,7 +166,9 @@ class Endpoint:
             await self._start()
 
     async def _start(self) -> None:
-        """A new server on a new path: a stopping server may delete the socket of the next one at the same path."""
+        """A new server on a new path: a stopping server may delete the socket of the next one at
+        the same path.
+        """
         name = f"{self._resource.replace('/', '-')}-{_PROCESS}-{next(_NUMBERS)}.sock"
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         add_DevicePluginServicer_to_server(self._servicer, server)
@@ -152,7 +176,9 @@ class Endpoint:
         try:
             server.add_insecure_port(f"unix:{path}")
         except RuntimeError as error:
-            raise OSError(f"cannot serve on {path}: {error}; is the directory there and writable?") from error
+            raise OSError(
+                f"cannot serve on {path}: {error}; is the directory there and writable?"
+            ) from error
         await server.start()
         self._server, self._socket = server, name
         log.info("serving", extra={"resource": self._resource, "socket": str(path)})
@@ -170,7 +196,9 @@ class Endpoint:
             kubelet = self._directory.identity(self._kubelet)
             return self._directory.exists(self._socket)
 
-        await register(self._directory.path / self._kubelet, self._resource, self._socket, is_served)
+        await register(
+            self._directory.path / self._kubelet, self._resource, self._socket, is_served
+        )
         self._registrations += 1
         await self._either(opened, asyncio.sleep(STREAM_SECONDS), self._lost(kubelet))
         if opened.cancelled():
@@ -223,7 +251,9 @@ class Endpoint:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _end_streams(self) -> None:
-        """End every stream; one whose client does not read goes with the server, and there will be another."""
+        """End every stream; one whose client does not read goes with the server, and there will be
+        another.
+        """
         try:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._servicer.end_streams()

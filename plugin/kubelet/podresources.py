@@ -15,7 +15,8 @@ from plugin.errors import KubeletError
 #: One answer usually takes milliseconds; kubelet may be starting.
 LIST_SECONDS = 5.0
 
-#: Kubelet's own clients allow answers of this size; gRPC's default of 4 MiB is too small for a full node.
+#: Kubelet's own clients allow answers of this size; gRPC's default of 4 MiB is too small for a full
+#: node.
 _OPTIONS = (("grpc.max_receive_message_length", 16 << 20), ("grpc.use_local_subchannel_pool", 1))
 
 
@@ -39,11 +40,17 @@ async def list_holders(socket: Path, seconds: float = LIST_SECONDS) -> Holders:
     asking = f"asking kubelet at {socket} which pods hold devices"
     try:
         async with grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS) as channel:
-            answer = await pb_grpc.PodResourcesListerStub(channel).List(pb.ListPodResourcesRequest(), timeout=seconds)
+            answer = await pb_grpc.PodResourcesListerStub(channel).List(
+                pb.ListPodResourcesRequest(), timeout=seconds
+            )
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            raise KubeletError(f"{asking}: it does not know the API's version v1; Kubernetes 1.20 is needed") from error
+            raise KubeletError(
+                f"{asking}: it does not know the API's version v1; Kubernetes 1.20 is needed"
+            ) from error
         if error.code() is grpc.StatusCode.UNAVAILABLE:
-            raise KubeletError(f"{asking}: no answer; is kubelet running, and is its folder mounted here?") from error
+            raise KubeletError(
+                f"{asking}: no answer; is kubelet running, and is its folder mounted here?"
+            ) from error
         raise KubeletError(f"{asking}: {error.code().name}: {error.details()}") from error
     return holders(answer.pod_resources)

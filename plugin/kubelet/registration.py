@@ -12,18 +12,23 @@ from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.errors import KubeletError
 from plugin.kubelet.wire import VERSION
 
-#: Kubelet dials back inside the call and gives up after 10 s; a little longer lets its own words arrive.
+#: Kubelet dials back inside the call and gives up after 10 s; a little longer lets its own words
+#: arrive.
 REGISTER_SECONDS = 12.0
 
-#: A subchannel of its own per attempt: gRPC shares its reconnection back-off, a second and more, between channels.
+#: A subchannel of its own per attempt: gRPC shares its reconnection back-off, a second and more,
+#: between channels.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
-async def register(kubelet_socket: Path, resource: str, endpoint: str, is_served: Callable[[], bool]) -> None:
+async def register(
+    kubelet_socket: Path, resource: str, endpoint: str, is_served: Callable[[], bool]
+) -> None:
     """Register `resource`, served on the socket called `endpoint` beside kubelet's.
 
-    `is_served` is asked once the connection stands: a kubelet deletes every socket before it listens, so one that is
-    there then will stay, while an endpoint that is gone would make kubelet dial it for 10 s. Raises
+    `is_served` is asked once the connection stands: a kubelet deletes every socket before it
+    listens, so one that is there then will stay, while an endpoint that is gone would make kubelet
+    dial it for 10 s. Raises
     :class:`KubeletError` with kubelet's words.
     """
     request = pb.RegisterRequest(

@@ -32,16 +32,22 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(eq=False, slots=True)
 class Stream:
-    """One open ListAndWatch: ``generation`` is that of the newest snapshot the client has been told of."""
+    """One open ListAndWatch: ``generation`` is that of the newest snapshot the client has been told
+    of.
+    """
 
     generation: int = -1
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class ResourceServicer(pb_grpc.DevicePluginServicer):
-    """Serves one resource; any number of clients may have a stream open, each is told everything."""
+    """Serves one resource; any number of clients may have a stream open,
+    each is told everything.
+    """
 
-    def __init__(self, resource: str, store: Store, journal: Journal, on_allocated: Callable[[], None]) -> None:
+    def __init__(
+        self, resource: str, store: Store, journal: Journal, on_allocated: Callable[[], None]
+    ) -> None:
         """`on_allocated` is called after each successful Allocate: pods hold other devices soon."""
         self._resource = resource
         self._store = store
@@ -53,7 +59,8 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
         self._progress = asyncio.Event()
         self._opened: asyncio.Future[Stream] | None = None
 
-    # ------------------------------------------------------------------------------ for the endpoint
+    # ---- for the
+    # endpoint
 
     def next_stream(self) -> asyncio.Future[Stream]:
         """Resolves to the next ListAndWatch that is opened: after Register, that is kubelet's."""
@@ -72,13 +79,19 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
         while self._streams:
             await self._progress.wait()
 
-    # ------------------------------------------------------------------------------------- the service
+    # ---- the service
 
-    async def GetDevicePluginOptions(self, request: pb.Empty, context: Context) -> pb.DevicePluginOptions:  # noqa: N802
+    async def GetDevicePluginOptions(  # noqa: N802
+        self, request: pb.Empty, context: Context
+    ) -> pb.DevicePluginOptions:
         del request, context
-        return pb.DevicePluginOptions(pre_start_required=False, get_preferred_allocation_available=True)
+        return pb.DevicePluginOptions(
+            pre_start_required=False, get_preferred_allocation_available=True
+        )
 
-    async def ListAndWatch(self, request: pb.Empty, context: Context) -> AsyncIterator[pb.ListAndWatchResponse]:  # noqa: N802
+    async def ListAndWatch(  # noqa: N802
+        self, request: pb.Empty, context: Context
+    ) -> AsyncIterator[pb.ListAndWatchResponse]:
         del request, context
         stream = Stream()
         closing = self._closing
@@ -97,7 +110,11 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
                     self.lists_sent += 1
                     log.debug(
                         "devices listed",
-                        extra={"resource": self._resource, "generation": snapshot.generation, "devices": len(devices)},
+                        extra={
+                            "resource": self._resource,
+                            "generation": snapshot.generation,
+                            "devices": len(devices),
+                        },
                     )
                 stream.generation = snapshot.generation
                 self._tell()
@@ -116,11 +133,16 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
         snapshot = self._store.snapshot
         try:
             with self._journal.call(self._resource, "Allocate"):
-                allocations = allocate(self._resource, (r.devices_ids for r in request.container_requests), snapshot)
+                allocations = allocate(
+                    self._resource, (r.devices_ids for r in request.container_requests), snapshot
+                )
         except RequestError as error:
-            log.warning("allocation refused", extra={"resource": self._resource, "reason": str(error)})
+            log.warning(
+                "allocation refused", extra={"resource": self._resource, "reason": str(error)}
+            )
             await context.abort(_STATUS[type(error)], str(error))
-        # Kubelet waits for the answer and nobody for the log line: that is written once the answer is on its way.
+        # Kubelet waits for the answer and nobody for the log line: that is written once the answer
+        # is on its way.
         asyncio.get_running_loop().call_soon(self._report, snapshot.generation, allocations)
         return wire.allocate_response(allocations)
 
@@ -148,7 +170,10 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
                     shared_policy=snapshot.settings.shared_devices_allocation_policy,
                 )
             for warning in preference.warnings:
-                log.warning("odd preferred allocation request", extra={"resource": self._resource, "reason": warning})
+                log.warning(
+                    "odd preferred allocation request",
+                    extra={"resource": self._resource, "reason": warning},
+                )
             responses.append(pb.ContainerPreferredAllocationResponse(deviceIDs=preference.ids))
         return pb.PreferredAllocationResponse(container_responses=responses)
 
@@ -159,7 +184,9 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
             extra={
                 "resource": self._resource,
                 "generation": generation,
-                "devices": [device.uuid for allocation in allocations for device in allocation.devices],
+                "devices": [
+                    device.uuid for allocation in allocations for device in allocation.devices
+                ],
             },
         )
 

@@ -31,11 +31,15 @@ class Supervisor:
         on_allocated: Callable[[], None] = lambda: None,
         inotify: bool = True,
     ) -> None:
-        """`kubelet_socket` is the path of ``kubelet.sock``; empty means to serve without registering."""
+        """`kubelet_socket` is the path of ``kubelet.sock``; empty means to serve without
+        registering.
+        """
         self._journal = journal or Journal()
         self._on_allocated = on_allocated
         socket = Path(kubelet_socket) if kubelet_socket else None
-        self._directory = SocketDirectory(socket.parent if socket else DEFAULT_DIRECTORY, inotify=inotify)
+        self._directory = SocketDirectory(
+            socket.parent if socket else DEFAULT_DIRECTORY, inotify=inotify
+        )
         self._kubelet = socket.name if socket else ""
         self._store = store
         self._endpoints: dict[str, tuple[Endpoint, asyncio.Task[None]]] = {}
@@ -44,7 +48,9 @@ class Supervisor:
         return tuple(endpoint.status() for endpoint, _ in self._endpoints.values())
 
     async def run(self) -> None:
-        """Run until cancelled; then every endpoint is stopped and no socket is left. An endpoint's error ends all."""
+        """Run until cancelled; then every endpoint is stopped and no socket is left. An endpoint's
+        error ends all.
+        """
         watch = asyncio.create_task(self._directory.watch(), name="watch kubelet's directory")
         try:
             while True:
@@ -60,12 +66,16 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, resource: str) -> None:
-        endpoint = Endpoint(resource, self._store, self._directory, self._kubelet, self._journal, self._on_allocated)
+        endpoint = Endpoint(
+            resource, self._store, self._directory, self._kubelet, self._journal, self._on_allocated
+        )
         task = asyncio.create_task(endpoint.run(), name=f"endpoint {resource}")
         self._endpoints[resource] = endpoint, task
 
     async def _wait(self, watch: asyncio.Task[None], generation: int) -> None:
-        """Until there is a newer snapshot or an endpoint has ended; a resource may be back by then."""
+        """Until there is a newer snapshot or an endpoint has ended;
+        a resource may be back by then.
+        """
         newer = asyncio.create_task(self._store.newer_than(generation))
         endpoints = [task for _, task in self._endpoints.values()]
         try:

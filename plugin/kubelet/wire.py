@@ -11,7 +11,8 @@ from plugin.core.resources import Listed
 
 VERSION = "v1beta1"
 
-#: ``(id, healthy, NUMA node)`` of each device: all that kubelet learns, and so what has to change for a new message.
+#: ``(id, healthy, NUMA node)`` of each device: all that kubelet learns, and so what has to change
+#: for a new message.
 DeviceList = tuple[tuple[str, bool, int | None], ...]
 
 
@@ -25,7 +26,9 @@ def list_response(devices: DeviceList) -> pb.ListAndWatchResponse:
 
 @functools.lru_cache(maxsize=8192)
 def _device(name: str, healthy: bool, numa: int | None) -> pb.Device:  # noqa: FBT001 — as it stands in the list
-    """Made once: from one list to the next all but a few devices are the same, and making them is most of the work."""
+    """Made once: from one list to the next all but a few devices are the same, and making them is
+    most of the work.
+    """
     return pb.Device(
         ID=name,
         health="Healthy" if healthy else "Unhealthy",
@@ -40,11 +43,19 @@ def allocate_response(allocations: Iterable[ContainerAllocation]) -> pb.Allocate
             pb.ContainerAllocateResponse(
                 envs=allocation.envs,
                 mounts=[
-                    pb.Mount(container_path=m.container_path, host_path=m.host_path, read_only=m.read_only)
+                    pb.Mount(
+                        container_path=m.container_path,
+                        host_path=m.host_path,
+                        read_only=m.read_only,
+                    )
                     for m in allocation.mounts
                 ],
                 devices=[
-                    pb.DeviceSpec(container_path=d.container_path, host_path=d.host_path, permissions=d.permissions)
+                    pb.DeviceSpec(
+                        container_path=d.container_path,
+                        host_path=d.host_path,
+                        permissions=d.permissions,
+                    )
                     for d in allocation.device_specs
                 ],
             )

@@ -19,8 +19,8 @@ _COMPUTE_PREFIX = re.compile(r"(?P<slices>\d+)c\.(?P<rest>.+)")
 class CardProfile(Struct, frozen=True):
     """A GPU instance profile of one card.
 
-    ``id`` is what instances are created with, ``nvml_index`` the number under which NVML is asked for the profile.
-    ``compute_slices`` are the sizes of compute instances that fit into it.
+    ``id`` is what instances are created with, ``nvml_index`` the number under which NVML is asked
+    for the profile. ``compute_slices`` are the sizes of compute instances that fit into it.
     """
 
     name: str
@@ -98,7 +98,9 @@ class Card(Struct, frozen=True):
         profile, slices = self.profile(match["rest"]), int(match["slices"])
         if slices not in profile.compute_slices:
             choices = ", ".join(f"{c}c" for c in profile.compute_slices)
-            raise SimulationError(f"profile {name!r} is unknown on {self.key}; {profile.name} takes {choices}")
+            raise SimulationError(
+                f"profile {name!r} is unknown on {self.key}; {profile.name} takes {choices}"
+            )
         return profile, slices
 
 
@@ -110,7 +112,9 @@ class Catalog(Struct, frozen=True):
 
 
 def canonical(name: str) -> str:
-    """A profile's name as the driver writes it: resource names have dots where attributes have a plus."""
+    """A profile's name as the driver writes it: resource names have dots where attributes have a
+    plus.
+    """
     head, unit, attributes = name.partition("gb")
     return f"{head}{unit}+{attributes[1:]}" if attributes.startswith(".") else name
 
@@ -121,7 +125,9 @@ def catalog() -> Catalog:
     raw = msgspec.json.decode(Path(__file__).with_name("cards.json").read_bytes())
     compute = {int(k): tuple(v) for k, v in raw["compute_instance_profiles"].items() if k.isdigit()}
     cards = {key: _card(key, value, compute) for key, value in raw["cards"].items()}
-    return Catalog(cards, {name: (cards[card], count) for name, (card, count) in raw["nodes"].items()})
+    return Catalog(
+        cards, {name: (cards[card], count) for name, (card, count) in raw["nodes"].items()}
+    )
 
 
 def _card(key: str, raw: dict[str, Any], compute: dict[int, tuple[int, ...]]) -> Card:

@@ -1,4 +1,6 @@
-"""The simulated driver: reads a simulated node as the NVML driver reads a real one, faults included."""
+"""The simulated driver: reads a simulated node as the NVML driver reads a real one, faults
+included.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,17 @@ _HOLES = frozenset({Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.NOT_SUPPORTED})
 
 
 def capability_minor(gpu_minor: int, gi: int, ci: int | None = None) -> int:
-    """Minor of ``/dev/nvidia-caps/nvidia-cap<minor>`` for a GPU instance or a compute instance in it."""
+    """Minor of ``/dev/nvidia-caps/nvidia-cap<minor>`` for a GPU instance or a compute instance in
+    it.
+    """
     minor = 3 + 135 * gpu_minor + 9 * gi
     return minor if ci is None else minor + 1 + ci
 
 
 class SimDriver:
-    """A :class:`plugin.driver.base.Driver` whose hardware is a :class:`~plugin.sim.engine.SimNode`."""
+    """A :class:`plugin.driver.base.Driver` whose hardware is a
+    :class:`~plugin.sim.engine.SimNode`.
+    """
 
     def __init__(self, engine: SimNode) -> None:
         self.engine = engine
@@ -43,7 +49,9 @@ class SimDriver:
         try:
             self.engine.enter()
         except NodeError as error:
-            raise DriverUnavailable(f"the simulated driver cannot be used: {error}; load it again") from error
+            raise DriverUnavailable(
+                f"the simulated driver cannot be used: {error}; load it again"
+            ) from error
 
     def close(self) -> None:
         sources, self._sources = self._sources, []
@@ -68,7 +76,9 @@ class SimDriver:
             driver_version=versions.driver,
             nvml_version=versions.nvml,
             cuda_version=(versions.cuda // 1000, versions.cuda % 1000 // 10),
-            control_nodes=tuple(node for node in CONTROL_NODES if node not in engine.faults.removed),
+            control_nodes=tuple(
+                node for node in CONTROL_NODES if node not in engine.faults.removed
+            ),
             warnings=tuple(warnings),
             unreadable=tuple(unreadable),
         )
@@ -97,7 +107,9 @@ class _Reader:
         self._unmonitored = faults.code(gpu.uuid, Aspect.GPU_INSTANCES) is not None
 
     def read(self) -> Gpu:
-        """The GPU with what can be read of it. Raises :class:`DriverCallFailed` when it cannot be identified."""
+        """The GPU with what can be read of it. Raises :class:`DriverCallFailed` when it cannot be
+        identified.
+        """
         gpu = self._gpu
         if gpu.lost:
             raise call_failed("getting its handle", Code.GPU_IS_LOST)
@@ -108,12 +120,17 @@ class _Reader:
             self._check("reading its minor number", gpu.uuid, Aspect.MINOR)
             named = self._answers("nvmlDeviceGetName", gpu.uuid, Aspect.NAME)
             self._check("reading its memory", gpu.uuid, Aspect.MEMORY)
-            capability = self._answers("nvmlDeviceGetCudaComputeCapability", gpu.uuid, Aspect.CAPABILITY)
+            capability = self._answers(
+                "nvmlDeviceGetCudaComputeCapability", gpu.uuid, Aspect.CAPABILITY
+            )
         except DriverCallFailed as error:
             return Gpu(gpu.uuid, self._index, error=f"GPU {self._index}: {error}")
         mig, problem = False, None
         try:
-            mig = self._answers("nvmlDeviceGetMigMode", gpu.uuid, Aspect.MIG_MODE) and gpu.card.mig_capable
+            mig = (
+                self._answers("nvmlDeviceGetMigMode", gpu.uuid, Aspect.MIG_MODE)
+                and gpu.card.mig_capable
+            )
         except DriverCallFailed as error:
             problem = f"GPU {self._index}: {error}"
         devices, warnings, unreadable = self._devices() if mig else ([], [], [])
@@ -163,7 +180,9 @@ class _Reader:
         name = profile.device_name(ci.slices)
         if self._unmonitored:
             placement = None
-            name = profile_by_arithmetic(ci.slices, profile.slices, profile.memory_mib, gpu.card.memory_bytes // _MIB)
+            name = profile_by_arithmetic(
+                ci.slices, profile.slices, profile.memory_mib, gpu.card.memory_bytes // _MIB
+            )
         try:
             self._check("reading its attributes", ci.uuid, Aspect.ATTRIBUTES)
         except DriverCallFailed as error:
@@ -201,7 +220,9 @@ class _Reader:
         )
 
     def _nodes(self, gi: int, ci: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Nodes of a MIG device and those missing; a capability of unknown number is missing by its file's name."""
+        """Nodes of a MIG device and those missing; a capability of unknown number is missing by its
+        file's name.
+        """
         minor, removed = self._gpu.minor, self._removed
         nodes, missing = [self._node], [self._node] if self._node in removed else []
         for folder, number in (

@@ -1,4 +1,6 @@
-"""The truth of a simulated node: its GPUs and MIG instances, what is broken on it, and who hears of it."""
+"""The truth of a simulated node: its GPUs and MIG instances, what is broken on it, and who hears of
+it.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,20 @@ from plugin.sim.codes import Code, NodeError
 from plugin.sim.events import EventQueue
 from plugin.sim.faults import Faults
 from plugin.sim.geometry import named_gpus, parse_fleet, parse_geometry
-from plugin.sim.hardware import ComputeInstance, GpuInstance, GpuState, Process, add_ci, add_gi, new_gpu
+from plugin.sim.hardware import (
+    ComputeInstance,
+    GpuInstance,
+    GpuState,
+    Process,
+    add_ci,
+    add_gi,
+    new_gpu,
+)
 from plugin.sim.placement import PlannedInstance, plan
 from plugin.sim.sensors import EnergyMeter, power
 
-#: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display driver runs.
+#: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display
+#: driver runs.
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
 #: Event bits that a driver of the recorded version supports.
@@ -44,9 +55,10 @@ class DriverVersions(Struct, frozen=True):
 class SimNode:
     """A node of GPUs that keeps the rules of real ones.
 
-    Thread-safe. States are frozen values that are replaced, so a reader may keep what it got. ``generation`` rises
-    with every change. Refusals that NVML would answer with a code are :class:`~plugin.sim.codes.NodeError`.
-    GPUs are named by slot (the index, as long as none was removed), devices (for faults, processes) by UUID.
+    Thread-safe. States are frozen values that are replaced, so a reader may keep what it got.
+    ``generation`` rises with every change. Refusals that NVML would answer with a code are
+    :class:`~plugin.sim.codes.NodeError`. GPUs are named by slot (the index, as long as none was
+    removed), devices (for faults, processes) by UUID.
     """
 
     def __init__(
@@ -57,7 +69,8 @@ class SimNode:
         numa: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Build a node with MIG off on every card. ``numa=False`` leaves the NUMA node of every GPU unknown.
+        """Build a node with MIG off on every card. ``numa=False`` leaves the NUMA node of every GPU
+        unknown.
 
         ``clock`` is what its energy meters go by, in seconds.
         """
@@ -111,7 +124,12 @@ class SimNode:
         if gi is None and self.processes(gpu.uuid):
             return 1.0
         instances = gpu.instances if gi is None else (gpu.instance(gi),)
-        busy = sum(ci.slices for instance in instances for ci in instance.compute if self.processes(ci.uuid))
+        busy = sum(
+            ci.slices
+            for instance in instances
+            for ci in instance.compute
+            if self.processes(ci.uuid)
+        )
         slices = gpu.card.compute_slices if gi is None else instances[0].profile.slices
         return min(1.0, busy / slices) if busy else 0.0
 
@@ -123,13 +141,17 @@ class SimNode:
     # Calls of a driver pass here
 
     def enter(self, gpu: GpuState | None = None) -> None:
-        """What every driver call passes through: refused or blocked by a fault of the driver or a lost GPU."""
+        """What every driver call passes through: refused or blocked by a fault of the driver or a
+        lost GPU.
+        """
         self.faults.enter()
         if gpu is not None:
             self._present(gpu.index)
 
     def open_queue(self) -> EventQueue:
-        """A new event queue; it hears of a GPU once that is registered. Close it with :meth:`close_queue`."""
+        """A new event queue; it hears of a GPU once that is registered. Close it with
+        :meth:`close_queue`.
+        """
         queue = EventQueue()
         with self._lock:
             self._queues.append(queue)
@@ -149,13 +171,17 @@ class SimNode:
         """Plug a new GPU, with MIG off, into a slot behind all others."""
         with self._lock:
             index = len(self._gpus)
-            made = new_gpu(self.name, index, card, None if self._half is None else min(1, index // self._half))
+            made = new_gpu(
+                self.name, index, card, None if self._half is None else min(1, index // self._half)
+            )
             self._gpus.append(made)
             self._generation += 1
             return made
 
     def remove_gpu(self, gpu: int) -> None:
-        """Pull a GPU, lost or not, with all that is on it: who has registered for its events finds it lost."""
+        """Pull a GPU, lost or not, with all that is on it: who has registered for its events finds
+        it lost.
+        """
         with self._lock:
             state = self.gpu(gpu)
             self._forget(*self._holders(state))
@@ -167,14 +193,18 @@ class SimNode:
         """Plug a GPU that was removed into its slot again, with MIG off."""
         with self._lock:
             if not 0 <= gpu < len(self._gpus) or self._gpus[gpu].present:
-                raise NodeError(Code.INVALID_ARGUMENT, f"returning GPU {gpu}, which was not removed")
+                raise NodeError(
+                    Code.INVALID_ARGUMENT, f"returning GPU {gpu}, which was not removed"
+                )
             self._gpus[gpu] = replace(self._gpus[gpu], present=True)
             self._set_lost(gpu, lost=False)
 
     # Geometry
 
     def create_gi(self, gpu: int, profile: str, placement: Placement | None = None) -> GpuInstance:
-        """Make a GPU instance, at the given or the first free placement. It has no compute instance yet."""
+        """Make a GPU instance, at the given or the first free placement. It has no compute instance
+        yet.
+        """
         with self._lock:
             state = self._mig_gpu(gpu)
             self._gpus[gpu], made = add_gi(state, profile, placement)
@@ -195,7 +225,9 @@ class SimNode:
             instance = state.instance(gi)
             doomed = next((c for c in instance.compute if c.id == ci), None)
             if doomed is None:
-                raise NodeError(Code.NOT_FOUND, f"GPU {gpu} has no compute instance {ci} in GPU instance {gi}")
+                raise NodeError(
+                    Code.NOT_FOUND, f"GPU {gpu} has no compute instance {ci} in GPU instance {gi}"
+                )
             if self.processes(doomed.uuid):
                 raise NodeError(Code.IN_USE, f"destroying {doomed.uuid} on GPU {gpu}")
             left = tuple(c for c in instance.compute if c.id != ci)
@@ -208,16 +240,23 @@ class SimNode:
         with self._lock:
             state = self._mig_gpu(gpu)
             if state.instance(gi).compute:
-                raise NodeError(Code.IN_USE, f"destroying GPU instance {gi} on GPU {gpu}, which has compute instances")
+                raise NodeError(
+                    Code.IN_USE,
+                    f"destroying GPU instance {gi} on GPU {gpu}, which has compute instances",
+                )
             self._gpus[gpu] = state.without_instance(gi)
             self._mig_changed(gpu)
 
     def set_mig_mode(self, gpu: int, *, on: bool) -> None:
-        """Switch MIG mode: at once on Hopper and later, with the next :meth:`reset` on Ampere. The GPU must be idle."""
+        """Switch MIG mode: at once on Hopper and later, with the next :meth:`reset` on Ampere. The
+        GPU must be idle.
+        """
         with self._lock:
             state = self._present(gpu)
             if not state.card.mig_capable:
-                raise NodeError(Code.NOT_SUPPORTED, f"switching MIG mode of GPU {gpu} ({state.card.key})")
+                raise NodeError(
+                    Code.NOT_SUPPORTED, f"switching MIG mode of GPU {gpu} ({state.card.key})"
+                )
             self._require_idle(state, "switching MIG mode")
             if state.card.mig_mode_needs_reset:
                 self._update(gpu, mig_pending=on)
@@ -226,7 +265,9 @@ class SimNode:
             self._mig_changed(gpu)
 
     def reset(self, gpu: int) -> None:
-        """Reset an idle GPU: a pending MIG mode becomes current, instances, faults and the recovery action go."""
+        """Reset an idle GPU: a pending MIG mode becomes current, instances, faults and the recovery
+        action go.
+        """
         with self._lock:
             state = self._present(gpu)
             self._require_idle(state, "resetting")
@@ -242,7 +283,8 @@ class SimNode:
         """Replace all instances of a GPU whose MIG mode is on, as one change with one event.
 
         ``profiles`` names the wanted devices (``3g.20gb``, ``1c.3g.20gb``). Raises
-        :class:`~plugin.errors.SimulationError`, changing nothing, when they cannot be placed or one is in use.
+        :class:`~plugin.errors.SimulationError`, changing nothing, when they cannot be placed or one
+        is in use.
         """
         with self._lock:
             state = self._mig_gpu(gpu)
@@ -252,16 +294,22 @@ class SimNode:
             self._mig_changed(gpu)
 
     def configure(self, geometry: str, *, only_named: bool = False) -> None:
-        """Bring the whole node to a geometry (``all-1g.5gb``, ``0=3g.20gb;1=off``), MIG modes included, at once.
+        """Bring the whole node to a geometry (``all-1g.5gb``, ``0=3g.20gb;1=off``), MIG modes
+        included, at once.
 
-        This is what an administrator does with resets in between; GPUs that already are as wanted keep their
-        devices, and with ``only_named`` those that the geometry does not name stay as they are. Raises
-        :class:`~plugin.errors.SimulationError`, changing nothing, when some GPU cannot be brought there.
+        This is what an administrator does with resets in between; GPUs that already are as wanted
+        keep their devices, and with ``only_named`` those that the geometry does not name stay as
+        they are. Raises
+        :class:`~plugin.errors.SimulationError`, changing nothing, when some GPU cannot be brought
+        there.
         """
         with self._lock:
             gpus = self.gpus
             wanted = parse_geometry(geometry, [gpu.card for gpu in gpus])
-            plans = [None if w is None else plan(g.card, w, g.index) for g, w in zip(gpus, wanted, strict=True)]
+            plans = [
+                None if w is None else plan(g.card, w, g.index)
+                for g, w in zip(gpus, wanted, strict=True)
+            ]
             named = named_gpus(geometry, len(gpus)) if only_named else range(len(gpus))
             pairs = enumerate(zip(gpus, plans, strict=True))
             changing = [(g, p) for n, (g, p) in pairs if n in named and not _is_as_planned(g, p)]
@@ -275,22 +323,30 @@ class SimNode:
     # Use, faults and events
 
     def use(self, uuid: str, pid: int, memory: int = 0) -> None:
-        """A process starts to hold a device, with ``memory`` bytes on it; the same pid again replaces itself."""
+        """A process starts to hold a device, with ``memory`` bytes on it; the same pid again
+        replaces itself.
+        """
         with self._lock:
             self._settle()
             others = (p for p in self.processes(uuid) if p.pid != pid)
-            self._processes[uuid] = tuple(sorted((*others, Process(pid, memory)), key=lambda p: p.pid))
+            self._processes[uuid] = tuple(
+                sorted((*others, Process(pid, memory)), key=lambda p: p.pid)
+            )
             self._generation += 1
 
     def release(self, uuid: str, pid: int | None = None) -> None:
         """A process, or every process, lets go of a device."""
         with self._lock:
             self._settle()
-            self._processes[uuid] = tuple(p for p in self.processes(uuid) if pid is not None and p.pid != pid)
+            self._processes[uuid] = tuple(
+                p for p in self.processes(uuid) if pid is not None and p.pid != pid
+            )
             self._generation += 1
 
     def lose(self, gpu: int) -> None:
-        """The GPU falls off the bus: every call for it, and every wait for its events, answers GPU is lost."""
+        """The GPU falls off the bus: every call for it, and every wait for its events, answers GPU
+        is lost.
+        """
         self._set_lost(gpu, lost=True)
 
     def restore(self, gpu: int) -> None:
@@ -312,13 +368,16 @@ class SimNode:
         self._emit(gpu, EventKind.XID, gi, ci, xid)
 
     def fault(self, gpu: int, xid: int, gi: int | None = None, ci: int | None = None) -> None:
-        """What a driver does on a fault: an XID event and, where the whole GPU needs a reset, or the node a restart,
-        that recovery action with XID 154 and the event of its own. An action that is as high already stays.
+        """What a driver does on a fault: an XID event and, where the whole GPU needs a reset, or
+        the node a restart, that recovery action with XID 154 and the event of its own. An action
+        that is as high already stays.
         """
         with self._lock:
             self.xid(gpu, xid, gi, ci)
             known = CATALOGUE.get(xid)
-            action = _RECOVERY_ACTIONS.get(known.action, 0) if known is not None and gi is None else 0
+            action = (
+                _RECOVERY_ACTIONS.get(known.action, 0) if known is not None and gi is None else 0
+            )
             if action > self.gpu(gpu).recovery_action:
                 self._update(gpu, recovery_action=action)
                 self.xid(gpu, _RECOVERY_ACTION_CHANGED)
@@ -349,7 +408,9 @@ class SimNode:
     def _mig_gpu(self, gpu: int) -> GpuState:
         state = self._present(gpu)
         if not state.mig:
-            raise NodeError(Code.NOT_SUPPORTED, f"handling instances of GPU {gpu}, whose MIG mode is off")
+            raise NodeError(
+                Code.NOT_SUPPORTED, f"handling instances of GPU {gpu}, whose MIG mode is off"
+            )
         return state
 
     def _holders(self, state: GpuState) -> tuple[str, ...]:
@@ -359,7 +420,9 @@ class SimNode:
         for uuid in self._holders(state):
             if self.processes(uuid):
                 pids = ", ".join(str(process.pid) for process in self.processes(uuid))
-                raise NodeError(Code.IN_USE, f"{doing} of GPU {state.index} while process {pids} holds {uuid}")
+                raise NodeError(
+                    Code.IN_USE, f"{doing} of GPU {state.index} while process {pids} holds {uuid}"
+                )
 
     def _fill(self, gpu: int, planned: Sequence[PlannedInstance]) -> None:
         self._clear(self._gpus[gpu])
@@ -406,7 +469,9 @@ class SimNode:
         self._generation += 1
         self._emit(gpu, EventKind.MIG_CONFIG)
 
-    def _emit(self, gpu: int, kind: EventKind, gi: int | None = None, ci: int | None = None, data: int = 0) -> None:
+    def _emit(
+        self, gpu: int, kind: EventKind, gi: int | None = None, ci: int | None = None, data: int = 0
+    ) -> None:
         with self._lock:
             event = DriverEvent(kind, self.gpu(gpu).uuid, gi, ci, data)
             for queue in self._queues:
@@ -416,19 +481,24 @@ class SimNode:
 def _is_as_planned(gpu: GpuState, planned: Sequence[PlannedInstance] | None) -> bool:
     if planned is None or not gpu.mig or not gpu.mig_pending:
         return planned is None and not gpu.mig and not gpu.mig_pending
-    there = [(i.profile.name, i.placement, tuple(c.slices for c in i.compute)) for i in gpu.instances]
+    there = [
+        (i.profile.name, i.placement, tuple(c.slices for c in i.compute)) for i in gpu.instances
+    ]
     wanted = [(p.profile.name, p.placement, p.compute) for p in planned]
     return sorted(there) == sorted(wanted)
 
 
 def parse_node(text: str, clock: Callable[[], float] = time.monotonic) -> SimNode:
-    """Build a node from ``NODE[:GEOMETRY]``, such as ``p4d.24xlarge:all-1g.5gb``; ``clock`` is that of its meters.
+    """Build a node from ``NODE[:GEOMETRY]``, such as ``p4d.24xlarge:all-1g.5gb``; ``clock`` is that
+    of its meters.
 
     Raises :class:`~plugin.errors.SimulationError` naming the choices, in one line.
     """
     name, _, geometry = (part.strip() for part in text.partition(":"))
     if not name:
-        raise SimulationError(f"no node in {text!r}; write NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb")
+        raise SimulationError(
+            f"no node in {text!r}; write NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb"
+        )
     node = SimNode(parse_fleet(name), name, clock=clock)
     node.configure(geometry)
     return node

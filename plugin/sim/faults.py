@@ -1,4 +1,6 @@
-"""What is broken on a simulated node: unreadable parts, missing files, a driver that hangs or is not there."""
+"""What is broken on a simulated node: unreadable parts, missing files, a driver that hangs or is
+not there.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ NO_ANSWER = frozenset({Code.NOT_SUPPORTED, Code.FUNCTION_NOT_FOUND, Code.NO_PERM
 class Aspect(enum.Enum):
     """Part of a device that can be made unreadable.
 
-    ``GPU_INSTANCES`` of a GPU is what a process without the right to monitor all instances cannot read.
+    ``GPU_INSTANCES`` of a GPU is what a process without the right to monitor all instances cannot
+    read.
     """
 
     HANDLE = "handle"
@@ -49,13 +52,17 @@ class Faults:
     # Asked by whatever plays a driver
 
     def enter(self) -> None:
-        """What every driver call meets first: a hang blocks it, a driver that is not loaded refuses it."""
+        """What every driver call meets first: a hang blocks it, a driver that is not loaded refuses
+        it.
+        """
         self._running.wait()
         if not self._available:
             raise NodeError(Code.DRIVER_NOT_LOADED, "asking the simulated driver")
 
     def code(self, uuid: str, aspect: Aspect) -> Code | None:
-        """The code that reading this part of a device answers with, ``None`` when it can be read."""
+        """The code that reading this part of a device answers with,
+        ``None`` when it can be read.
+        """
         return self._unreadable.get((uuid, aspect))
 
     def check(self, uuid: str, aspect: Aspect) -> None:
@@ -80,7 +87,9 @@ class Faults:
     def heal(self, uuids: Collection[str]) -> None:
         """Make devices readable again."""
         with self._lock:
-            self._unreadable = {key: code for key, code in self._unreadable.items() if key[0] not in uuids}
+            self._unreadable = {
+                key: code for key, code in self._unreadable.items() if key[0] not in uuids
+            }
             self.changes += 1
 
     def remove_node(self, path: str) -> None:

@@ -18,14 +18,23 @@ GpuGeometry = tuple[str, ...] | None
 _COUNTED = re.compile(r"(?P<count>\d+)x(?P<card>.+)")
 _GPU_RANGE = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
 _TIMES = re.compile(r"(?P<name>[^*]+?)(?:\*(?P<count>\d+))?")
-_GEOMETRIES = "mig-off, all-disabled, all-enabled, all-balanced, all-PROFILE, or GPU=PROFILE*N,PROFILE;GPU-GPU=off"
+_GEOMETRIES = (
+    "mig-off, all-disabled, all-enabled, all-balanced, all-PROFILE, or "
+    "GPU=PROFILE*N,PROFILE;GPU-GPU=off"
+)
 
 
 def parse_fleet(node: str) -> tuple[Card, ...]:
-    """Cards of ``p4d.24xlarge``, ``2xa100-40gb+2xa30-24gb`` or ``p4d.24xlarge+g4dn.12xlarge``, in order."""
-    cards = tuple(itertools.chain.from_iterable(_parse_part(part.strip(), node) for part in node.split("+")))
+    """Cards of ``p4d.24xlarge``, ``2xa100-40gb+2xa30-24gb`` or ``p4d.24xlarge+g4dn.12xlarge``, in
+    order.
+    """
+    cards = tuple(
+        itertools.chain.from_iterable(_parse_part(part.strip(), node) for part in node.split("+"))
+    )
     if len(cards) > MAX_GPUS:
-        raise SimulationError(f"node {node!r} has {len(cards)} GPUs; at most {MAX_GPUS} can be simulated")
+        raise SimulationError(
+            f"node {node!r} has {len(cards)} GPUs; at most {MAX_GPUS} can be simulated"
+        )
     return cards
 
 
@@ -40,7 +49,8 @@ def _parse_part(part: str, node: str) -> Sequence[Card]:
         return [known.cards[name]] * count
     raise SimulationError(
         f"unknown node {part!r} in {node!r}; nodes: {', '.join(known.nodes)}; "
-        f"or cards with a count of 1 to {MAX_GPUS}, such as 2x{next(iter(known.cards))}: {', '.join(known.cards)}"
+        f"or cards with a count of 1 to {MAX_GPUS}, such as 2x{next(iter(known.cards))}: "
+        f"{', '.join(known.cards)}"
     )
 
 
@@ -50,7 +60,10 @@ def parse_geometry(text: str, cards: Sequence[Card]) -> tuple[GpuGeometry, ...]:
     if text in {"", "mig-off", "all-disabled"}:
         return (None,) * len(cards)
     if text.startswith("all-"):
-        return tuple(_whole_card(text.removeprefix("all-"), card) if card.mig_capable else None for card in cards)
+        return tuple(
+            _whole_card(text.removeprefix("all-"), card) if card.mig_capable else None
+            for card in cards
+        )
     if "=" not in text:
         raise SimulationError(f"unknown geometry {text!r}; choices: {_GEOMETRIES}")
     result: dict[int, GpuGeometry] = {}
@@ -63,7 +76,9 @@ def parse_geometry(text: str, cards: Sequence[Card]) -> tuple[GpuGeometry, ...]:
 
 
 def named_gpus(text: str, count: int) -> frozenset[int]:
-    """GPUs that a geometry says something about: all for the words, those on the left of ``=`` otherwise."""
+    """GPUs that a geometry says something about: all for the words, those on the left of ``=``
+    otherwise.
+    """
     if "=" not in text:
         return frozenset(range(count))
     entries = filter(None, (part.strip() for part in text.split(";")))
@@ -74,7 +89,10 @@ def _whole_card(what: str, card: Card) -> GpuGeometry:
     if what == "enabled":
         return ()
     if what == "balanced":
-        names = [next(p.name for p in card.profiles if p.nvml_index == index) for index in (0, 1, 2)[: _kinds(card)]]
+        names = [
+            next(p.name for p in card.profiles if p.nvml_index == index)
+            for index in (0, 1, 2)[: _kinds(card)]
+        ]
         return (names[0], *names)
     profile, slices = card.device_profile(what)
     return (profile.device_name(slices),) * (profile.max_instances * (profile.slices // slices))
@@ -88,10 +106,14 @@ def _kinds(card: Card) -> int:
 def _gpus_of(entry: str, count: int) -> Iterable[int]:
     match = _GPU_RANGE.fullmatch(entry.partition("=")[0].strip())
     if match is None or "=" not in entry:
-        raise SimulationError(f"bad entry {entry!r} in the geometry; write GPU=PROFILE*N,PROFILE or GPU-GPU=off")
+        raise SimulationError(
+            f"bad entry {entry!r} in the geometry; write GPU=PROFILE*N,PROFILE or GPU-GPU=off"
+        )
     first, last = int(match["first"]), int(match["last"] or match["first"])
     if not first <= last < count:
-        raise SimulationError(f"entry {entry!r} names GPUs that the node does not have; its GPUs are 0-{count - 1}")
+        raise SimulationError(
+            f"entry {entry!r} names GPUs that the node does not have; its GPUs are 0-{count - 1}"
+        )
     return range(first, last + 1)
 
 

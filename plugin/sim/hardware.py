@@ -47,7 +47,9 @@ class Process(Struct, frozen=True):
 
 
 class Wear(Struct, frozen=True):
-    """What a GPU reports about its memory: ECC errors since boot, remapped rows, retirements to come."""
+    """What a GPU reports about its memory: ECC errors since boot, remapped rows, retirements to
+    come.
+    """
 
     single_bit_ecc: int = 0
     double_bit_ecc: int = 0
@@ -69,7 +71,8 @@ class MigSlot(Struct, frozen=True):
 class GpuState(Struct, frozen=True):
     """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` where the node does not say.
 
-    ``index`` is that of its slot and its minor number. NVML's index is its position among the GPUs that are there.
+    ``index`` is that of its slot and its minor number. NVML's index is its position among the GPUs
+    that are there.
     """
 
     index: int
@@ -109,13 +112,17 @@ class GpuState(Struct, frozen=True):
         return replace(self, instances=tuple(i for i in self.instances if i.id != gi))
 
     def free_placements(self, profile: CardProfile) -> tuple[Placement, ...]:
-        """Where an instance of this profile could be made now. The same with MIG off, as real drivers answer."""
+        """Where an instance of this profile could be made now. The same with MIG off, as real
+        drivers answer.
+        """
         same = sum(instance.profile.name == profile.name for instance in self.instances)
         media = profile.media and any(instance.profile.media for instance in self.instances)
         if same >= profile.max_instances or media:
             return ()
         taken = [instance.placement for instance in self.instances]
-        return tuple(at for at in profile.placements if not any(at.overlaps(other) for other in taken))
+        return tuple(
+            at for at in profile.placements if not any(at.overlaps(other) for other in taken)
+        )
 
     def remaining(self, profile: CardProfile) -> int:
         """How many more instances of this profile could be made."""
@@ -124,7 +131,9 @@ class GpuState(Struct, frozen=True):
 
 
 def new_gpu(node: str, index: int, card: Card, numa: int | None) -> GpuState:
-    """GPU ``index`` of a node: its UUID depends on the node's name, its bus id is laid out as on a p4d."""
+    """GPU ``index`` of a node: its UUID depends on the node's name, its bus id is laid out as on a
+    p4d.
+    """
     domain, position = divmod(index, _GPUS_PER_DOMAIN)
     return GpuState(
         index=index,
@@ -136,14 +145,17 @@ def new_gpu(node: str, index: int, card: Card, numa: int | None) -> GpuState:
 
 
 def mig_uuid(gpu_uuid: str, gi: int, ci: int, count: int) -> str:
-    """UUID of a MIG device; ``count`` rises with every instance made, so a new instance has a new UUID."""
+    """UUID of a MIG device; ``count`` rises with every instance made, so a new instance has a new
+    UUID.
+    """
     return f"MIG-{uuid.uuid5(_NAMESPACE, f'{gpu_uuid}/{gi}/{ci}/{count}')}"
 
 
 def instance_id(card: Card, at: Placement) -> int:
     """GPU instance id from the placement, numbered like a binary tree as real drivers do.
 
-    On eight memory slices: 0 for the whole card, 1-2 for halves, 3-6 for quarters, 7-14 for single slices.
+    On eight memory slices: 0 for the whole card, 1-2 for halves, 3-6 for quarters, 7-14 for single
+    slices.
     """
     return card.memory_slices // at.size - 1 + at.start // at.size
 
@@ -155,21 +167,31 @@ def add_gi(gpu: GpuState, profile: str, wanted: Placement | None) -> tuple[GpuSt
     what = f"creating {known.name} on GPU {gpu.index}"
     if wanted is not None and wanted not in known.placements:
         choices = ", ".join(f"{at.start}:{at.size}" for at in known.placements)
-        raise NodeError(Code.INVALID_ARGUMENT, f"{what} at {wanted.start}:{wanted.size}, possible are {choices}")
+        raise NodeError(
+            Code.INVALID_ARGUMENT, f"{what} at {wanted.start}:{wanted.size}, possible are {choices}"
+        )
     if not free or (wanted is not None and wanted not in free):
-        taken = ", ".join(f"{i.profile.name} at {i.placement.start}:{i.placement.size}" for i in gpu.instances)
+        taken = ", ".join(
+            f"{i.profile.name} at {i.placement.start}:{i.placement.size}" for i in gpu.instances
+        )
         raise NodeError(Code.INSUFFICIENT_RESOURCES, f"{what} beside {taken}")
     at = wanted or free[0]
     made = GpuInstance(instance_id(gpu.card, at), known, at)
     return gpu.with_instance(made), made
 
 
-def add_ci(gpu: GpuState, gi: int, slices: int | None, count: int) -> tuple[GpuState, ComputeInstance]:
-    """The GPU with a new compute instance (by default as large as its GPU instance), the ``count``-th ever made."""
+def add_ci(
+    gpu: GpuState, gi: int, slices: int | None, count: int
+) -> tuple[GpuState, ComputeInstance]:
+    """The GPU with a new compute instance (by default as large as its GPU instance), the
+    ``count``-th ever made.
+    """
     instance = gpu.instance(gi)
     size = instance.profile.slices if slices is None else slices
     if size not in instance.profile.compute_slices:
-        raise NodeError(Code.INVALID_ARGUMENT, f"creating {size}c in {instance.profile.name} on GPU {gpu.index}")
+        raise NodeError(
+            Code.INVALID_ARGUMENT, f"creating {size}c in {instance.profile.name} on GPU {gpu.index}"
+        )
     free = free_compute(instance, size)
     if not free:
         what = f"creating {size}c in GPU instance {gi} of GPU {gpu.index}, which has no room left"
@@ -185,5 +207,7 @@ def free_compute(instance: GpuInstance, slices: int) -> tuple[Placement, ...]:
     """Where a compute instance of ``slices`` could be made inside a GPU instance now."""
     taken: Sequence[Placement] = [ci.placement for ci in instance.compute]
     return tuple(
-        at for at in compute_placements(instance.profile, slices) if not any(at.overlaps(other) for other in taken)
+        at
+        for at in compute_placements(instance.profile, slices)
+        if not any(at.overlaps(other) for other in taken)
     )

@@ -1,8 +1,10 @@
-"""A stand-in for kubelet, as strict as the real one: plugins register with it and it admits pods onto their devices.
+"""A stand-in for kubelet, as strict as the real one: plugins register with it and it admits pods
+onto their devices.
 
-It speaks the device plugin and pod resources APIs over real sockets in a directory of its own. Where the real
-kubelet behaves oddly (a failed registration orphans a live plugin, the end of an older stream disconnects the newer
-one, lost checkpoints) this one does the same. Node status is immediate unless it is held.
+It speaks the device plugin and pod resources APIs over real sockets in a directory of its own.
+Where the real kubelet behaves oddly (a failed registration orphans a live plugin, the end of an
+older stream disconnects the newer one, lost checkpoints) this one does the same. Node status is
+immediate unless it is held.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ SOCKET = "kubelet.sock"
 class SimKubelet:
     """One node's kubelet; ``async with`` starts and stops it. Belongs to one event loop.
 
-    ``register_timeout_s`` bounds the dial inside Register. ``readmission_s`` is how long after a start pods whose
-    containers are not running are admitted again; ``None`` leaves that to :meth:`readmit`. ``clock`` gives seconds.
+    ``register_timeout_s`` bounds the dial inside Register. ``readmission_s`` is how long after a
+    start pods whose containers are not running are admitted again; ``None`` leaves that to
+    :meth:`readmit`. ``clock`` gives seconds.
     """
 
     def __init__(
@@ -64,12 +67,16 @@ class SimKubelet:
         self._known: set[str] = set()
         self._manager: DeviceManager | None = None
         self._registry: Registry | None = None
-        self._pods = PodLedger(self._running_manager, schedulable=self._schedulable, changed=self._journal.changed)
+        self._pods = PodLedger(
+            self._running_manager, schedulable=self._schedulable, changed=self._journal.changed
+        )
 
     # The process
 
     async def start(self) -> None:
-        """Remove every socket in the directory, then listen on a new ``kubelet.sock``; the checkpoint is read."""
+        """Remove every socket in the directory, then listen on a new ``kubelet.sock``; the
+        checkpoint is read.
+        """
         if self._servers:
             raise SimulationError("the stand-in kubelet is running already; stop it first")
         self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -77,7 +84,9 @@ class SimKubelet:
             if stat.S_ISSOCK(path.lstat().st_mode):
                 path.unlink()
         journal = self._journal
-        manager = DeviceManager(self.directory, self._rng, now=journal.clock(), report=journal.violation)
+        manager = DeviceManager(
+            self.directory, self._rng, now=journal.clock(), report=journal.violation
+        )
         registry = Registry(
             self.directory,
             manager,
@@ -97,11 +106,15 @@ class SimKubelet:
         pb_grpc.add_RegistrationServicer_to_server(registry, server.server)
         await self._serve(server)
         if self._readmission_s is not None:
-            self._readmission = asyncio.create_task(self._readmit_later(self._readmission_s), name="readmission")
+            self._readmission = asyncio.create_task(
+                self._readmit_later(self._readmission_s), name="readmission"
+            )
         journal.changed()
 
     async def stop(self) -> None:
-        """Drop every connection. Socket files, the checkpoint and pods stay, as when the real process ends."""
+        """Drop every connection. Socket files, the checkpoint and pods stay, as when the real
+        process ends.
+        """
         if self._readmission is not None:
             self._readmission.cancel()
             await asyncio.gather(self._readmission, return_exceptions=True)
@@ -125,7 +138,9 @@ class SimKubelet:
         await self.stop()
 
     def forget_checkpoint(self) -> None:
-        """Lose the checkpoint; it is to be called while stopped, for a running kubelet soon writes it again."""
+        """Lose the checkpoint; it is to be called while stopped, for a running kubelet soon writes
+        it again.
+        """
         (self.directory / checkpoint.NAME).unlink(missing_ok=True)
 
     # What plugins did
@@ -167,16 +182,28 @@ class SimKubelet:
     def holders(self, resource: str) -> dict[str, str]:
         """Return device id → ``namespace/name`` of the pod for which kubelet has marked it."""
         held = self._running_manager().assignments.values()
-        return {device: entry.pod for entry in held if entry.resource == resource for device in entry.ids}
+        return {
+            device: entry.pod
+            for entry in held
+            if entry.resource == resource
+            for device in entry.ids
+        }
 
     def node_status(self) -> dict[str, tuple[int, int]]:
         """Return resource → (capacity, allocatable); a resource that went away stays with zeros."""
         self._known |= self._fresh().views.keys()
-        return {resource: (self.capacity(resource), self.allocatable(resource)) for resource in sorted(self._known)}
+        return {
+            resource: (self.capacity(resource), self.allocatable(resource))
+            for resource in sorted(self._known)
+        }
 
     def hold_node_status(self) -> None:
-        """Let the scheduler see the node as it is now until :meth:`sync_node_status`, like between two ticks."""
-        self._held_status = {resource: numbers[1] for resource, numbers in self.node_status().items()}
+        """Let the scheduler see the node as it is now until :meth:`sync_node_status`, like between
+        two ticks.
+        """
+        self._held_status = {
+            resource: numbers[1] for resource, numbers in self.node_status().items()
+        }
 
     def sync_node_status(self) -> None:
         self._held_status = None
@@ -185,12 +212,16 @@ class SimKubelet:
 
     async def wait_for(self, predicate: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109 - the
         # time-out is turned into an error that tells the state, which a caller's own could not do.
-        """Wait until ``predicate`` holds, asked after every change; TimeoutError after ``timeout`` seconds."""
+        """Wait until ``predicate`` holds, asked after every change; TimeoutError after ``timeout``
+        seconds.
+        """
         try:
             async with asyncio.timeout(timeout):
                 await self._journal.wait_for(predicate)
         except TimeoutError:
-            raise TimeoutError(f"not within {timeout:g} s; the stand-in kubelet has\n{self.describe()}") from None
+            raise TimeoutError(
+                f"not within {timeout:g} s; the stand-in kubelet has\n{self.describe()}"
+            ) from None
 
     async def wait_allocatable(self, resource: str, count: int, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - as above
         await self.wait_for(lambda: self.allocatable(resource) == count, timeout)
@@ -199,14 +230,26 @@ class SimKubelet:
         """Return the state in a few lines."""
         journal = self._journal
         lines = [
-            f"  {resource}: capacity {numbers[0]}, allocatable {numbers[1]}, {self.live_streams(resource)} streams, "
+            f"  {resource}: capacity {numbers[0]}, allocatable {numbers[1]}, "
+            f"{self.live_streams(resource)} streams, "
             f"{sum(message.resource == resource for message in journal.messages)} lists"
             for resource, numbers in self.node_status().items()
         ]
-        lines += [f"  registered {entry.resource} on {entry.endpoint}" for entry in journal.registrations[-10:]]
-        lines += [f"  refused {entry.resource} on {entry.endpoint}: {entry.error}" for entry in journal.refusals[-10:]]
-        lines += [f"  violation {entry.kind} by {entry.resource}: {entry.detail}" for entry in journal.violations[-10:]]
-        lines += [f"  pod {key}: {pod.phase} {pod.reason}" for key, pod in list(self.pods.items())[:10]]
+        lines += [
+            f"  registered {entry.resource} on {entry.endpoint}"
+            for entry in journal.registrations[-10:]
+        ]
+        lines += [
+            f"  refused {entry.resource} on {entry.endpoint}: {entry.error}"
+            for entry in journal.refusals[-10:]
+        ]
+        lines += [
+            f"  violation {entry.kind} by {entry.resource}: {entry.detail}"
+            for entry in journal.violations[-10:]
+        ]
+        lines += [
+            f"  pod {key}: {pod.phase} {pod.reason}" for key, pod in list(self.pods.items())[:10]
+        ]
         return "\n".join(lines) or "  nothing: no plugin has registered"
 
     # Pods
@@ -217,7 +260,9 @@ class SimKubelet:
         return self._pods.pods
 
     async def admit(self, pod: Pod) -> PodResult:
-        """Schedule and start a pod. The result lives on: it changes with the pod until the pod is deleted."""
+        """Schedule and start a pod. The result lives on: it changes with the pod until the pod is
+        deleted.
+        """
         return await self._pods.admit(pod)
 
     async def reschedule(self) -> None:
@@ -231,7 +276,8 @@ class SimKubelet:
     async def deploy(self, name: str, resource: str, replicas: int) -> tuple[int, int]:
         """Admit ``replicas`` pods of one device each; return how many are (running, pending)."""
         results = [
-            await self.admit(Pod(f"{name}-{number}", containers={"main": {resource: 1}})) for number in range(replicas)
+            await self.admit(Pod(f"{name}-{number}", containers={"main": {resource: 1}}))
+            for number in range(replicas)
         ]
         phases = [result.phase for result in results]
         return phases.count("Running"), phases.count("Pending")
@@ -241,14 +287,17 @@ class SimKubelet:
         self._pods.crash(pod, container)
 
     async def restart_container(self, pod: Pod, container: str) -> PodResult:
-        """Start a container again with the stored answers, without Allocate; a device gone or unhealthy fails the pod.
+        """Start a container again with the stored answers, without Allocate; a device gone or
+        unhealthy fails the pod.
 
         While the plugin is away nothing is known against the devices, and the container starts.
         """
         return await self._pods.restart_container(pod, container)
 
     async def readmit(self) -> None:
-        """Admit every pod anew that has a container which is not running, as kubelet does after its start."""
+        """Admit every pod anew that has a container which is not running, as kubelet does after its
+        start.
+        """
         await self._pods.readmit()
 
     async def _readmit_later(self, delay_s: float) -> None:
@@ -264,7 +313,11 @@ class SimKubelet:
         self._pods.show_health(resource, devices)
 
     def _schedulable(self, resource: str) -> int:
-        return self.allocatable(resource) if self._held_status is None else self._held_status.get(resource, 0)
+        return (
+            self.allocatable(resource)
+            if self._held_status is None
+            else self._held_status.get(resource, 0)
+        )
 
     def _running_manager(self) -> DeviceManager:
         if self._manager is None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 class PodLedger:
-    """The pods of one node, admitted one at a time. They outlive the kubelet process and its device manager."""
+    """The pods of one node, admitted one at a time. They outlive the kubelet process and its device
+    manager.
+    """
 
     def __init__(
         self,
@@ -33,7 +35,9 @@ class PodLedger:
         self.pods: dict[str, PodResult] = {}
 
     async def admit(self, pod: Pod) -> PodResult:
-        """Schedule and start a pod. The result lives on: it changes with the pod until the pod is deleted."""
+        """Schedule and start a pod. The result lives on: it changes with the pod until the pod is
+        deleted.
+        """
         if pod.key in self.pods:
             raise SimulationError(f"pod {pod.key} exists; delete it first")
         result = self.pods[pod.key] = PodResult(pod)
@@ -60,7 +64,8 @@ class PodLedger:
         self._changed()
 
     async def restart_container(self, pod: Pod, container: str) -> PodResult:
-        """Start a container again with the stored answers, without Allocate; a device gone or unhealthy fails the pod.
+        """Start a container again with the stored answers, without Allocate; a device gone or
+        unhealthy fails the pod.
 
         While the plugin is away nothing is known against the devices, and the container starts.
         """
@@ -69,7 +74,11 @@ class PodLedger:
             manager = self._manager()
             try:
                 for resource, count in result.pod.containers[container].items():
-                    if (pod.key, container, resource) not in manager.assignments:  # lost with the checkpoint
+                    if (
+                        pod.key,
+                        container,
+                        resource,
+                    ) not in manager.assignments:  # lost with the checkpoint
                         await manager.allocate(pod.key, container, [(resource, count)])
                     elif manager.live(resource):
                         manager.check_held(pod.key, container, resource)
@@ -81,7 +90,9 @@ class PodLedger:
             return result
 
     async def readmit(self) -> None:
-        """Admit every pod anew that has a container which is not running, as kubelet does after its start."""
+        """Admit every pod anew that has a container which is not running, as kubelet does after its
+        start.
+        """
         for result in self.admitted():
             if result.waiting:
                 async with self._lock:
@@ -99,10 +110,15 @@ class PodLedger:
             self._changed()
 
     def _shortage(self, pod: Pod) -> str:
-        """Return the first resource of which the scheduler sees too little; it counts requests, not devices."""
+        """Return the first resource of which the scheduler sees too little; it counts requests, not
+        devices.
+        """
         others = [entry.pod.wanted() for entry in self.admitted()]
         for resource, count in pod.wanted().items():
-            if self._schedulable(resource) - sum(wanted.get(resource, 0) for wanted in others) < count:
+            if (
+                self._schedulable(resource) - sum(wanted.get(resource, 0) for wanted in others)
+                < count
+            ):
                 return resource
         return ""
 
@@ -111,7 +127,9 @@ class PodLedger:
         result.reason = ""
         try:
             for container in containers:
-                await manager.allocate(result.pod.key, container, result.pod.containers[container].items())
+                await manager.allocate(
+                    result.pod.key, container, result.pod.containers[container].items()
+                )
         except KubeletError as error:
             result.fail(f"UnexpectedAdmissionError: Allocate failed: {error}")
             return
@@ -131,13 +149,17 @@ class PodLedger:
             for resource, ids in result.containers[container].device_ids.items():
                 view = manager.views.get(resource)
                 known = view.devices if view else {}
-                result.device_health |= {device: known[device].health for device in ids if device in known}
+                result.device_health |= {
+                    device: known[device].health for device in ids if device in known
+                }
         result.waiting.discard(container)
         if not result.waiting:
             result.phase, result.reason = "Running", ""
 
     def show_health(self, resource: str, devices: tuple[ListedDevice, ...]) -> None:
-        """Show the health of devices that pods hold. Devices that left the list keep what was shown last."""
+        """Show the health of devices that pods hold. Devices that left the list keep what was shown
+        last.
+        """
         health = {device.id: device.health for device in devices}
         for held in self._manager().assignments.values():
             if held.resource == resource and held.pod in self.pods:

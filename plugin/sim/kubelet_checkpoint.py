@@ -1,4 +1,6 @@
-"""The file in which kubelet keeps, over restarts, which container holds which device and what the plugin answered."""
+"""The file in which kubelet keeps, over restarts, which container holds which device and what the
+plugin answered.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class _File(msgspec.Struct, frozen=True, rename="pascal"):
     checksum: int
 
 
-def save(directory: Path, assignments: Iterable[Assignment], registered: dict[str, list[str]]) -> None:
+def save(
+    directory: Path, assignments: Iterable[Assignment], registered: dict[str, list[str]]
+) -> None:
     """Replace the file. ``registered`` is resource → healthy ids."""
     entries = []
     for held in assignments:
@@ -52,14 +56,18 @@ def save(directory: Path, assignments: Iterable[Assignment], registered: dict[st
 
 
 def load(directory: Path) -> tuple[list[Assignment], list[str]]:
-    """Return what was saved, resources by name; nothing when there is no file. A damaged file is refused."""
+    """Return what was saved, resources by name; nothing when there is no file. A damaged file is
+    refused.
+    """
     path = directory / NAME
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
     except FileNotFoundError:
         return [], []
     except msgspec.MsgspecError as error:
-        raise SimulationError(f"the checkpoint {path} cannot be read: {error}; delete it") from error
+        raise SimulationError(
+            f"the checkpoint {path} cannot be read: {error}; delete it"
+        ) from error
     if file.checksum != _checksum(file.data):
         raise SimulationError(f"the checkpoint {path} does not match its checksum; delete it")
     assignments = [

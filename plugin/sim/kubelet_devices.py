@@ -1,4 +1,6 @@
-"""What the stand-in kubelet knows of one resource's devices, and the rules that names and lists must keep."""
+"""What the stand-in kubelet knows of one resource's devices, and the rules that names and lists
+must keep.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ _MAX_DOMAIN_LENGTH = 253
 def is_extended_resource_name(name: str) -> bool:
     """Tell whether kubelet takes ``name`` for a plugin's resource.
 
-    It must be ``domain/name`` outside ``kubernetes.io``, and must stay a qualified name when a quota puts
-    ``requests.`` before it, which is why it may not begin so itself.
+    It must be ``domain/name`` outside ``kubernetes.io``, and must stay a qualified name when a
+    quota puts ``requests.`` before it, which is why it may not begin so itself.
     """
     domain, slash, rest = name.partition("/")
     if not slash or "kubernetes.io/" in name or name.startswith(_QUOTA_PREFIX):
@@ -77,8 +79,9 @@ def list_faults(devices: Iterable[ListedDevice]) -> Iterator[str]:
 class ResourceView:
     """The devices of one resource as kubelet's device manager holds them.
 
-    ``devices`` is the last list. ``healthy`` and ``unhealthy`` are ids; when the plugin is lost all of them become
-    unhealthy here, while ``devices`` keeps the health that was listed last: pod status is made from that one.
+    ``devices`` is the last list. ``healthy`` and ``unhealthy`` are ids; when the plugin is lost all
+    of them become unhealthy here, while ``devices`` keeps the health that was listed last: pod
+    status is made from that one.
     """
 
     devices: dict[str, ListedDevice] = field(default_factory=dict)

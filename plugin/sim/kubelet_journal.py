@@ -11,15 +11,20 @@ if TYPE_CHECKING:
 
     from plugin.sim.kubelet_devices import ListedDevice
 
-#: ``socket-name``: one file name for two servers or two resources. ``endpoint``: not a plain file name.
-#: ``second-stream``: two streams for one resource at a time. ``repeated-list``: a list equal to the stream's last one.
-#: ``device-list`` and ``allocate-response``: the message breaks the rules of the API.
-Kind = Literal["socket-name", "endpoint", "second-stream", "repeated-list", "device-list", "allocate-response"]
+#: ``socket-name``: one file name for two servers or two resources. ``endpoint``: not a plain file
+#: name. ``second-stream``: two streams for one resource at a time. ``repeated-list``: a list equal
+#: to the stream's last one. ``device-list`` and ``allocate-response``: the message breaks the rules
+#: of the API.
+Kind = Literal[
+    "socket-name", "endpoint", "second-stream", "repeated-list", "device-list", "allocate-response"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """One Register call; ``error`` is empty when it was taken. ``time`` is its arrival on the kubelet's clock."""
+    """One Register call; ``error`` is empty when it was taken. ``time`` is its arrival on the
+    kubelet's clock.
+    """
 
     time: float
     resource: str

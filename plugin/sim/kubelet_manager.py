@@ -1,4 +1,6 @@
-"""The stand-in kubelet's device manager: which devices there are, who holds them, and how one is given out."""
+"""The stand-in kubelet's device manager: which devices there are, who holds them, and how one is
+given out.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ STOP_GRACE_S = 300.0
 
 @dataclass(slots=True)
 class Endpoint:
-    """Where Allocate goes. ``connection`` is ``None`` for a resource known from the checkpoint only."""
+    """Where Allocate goes. ``connection`` is ``None`` for a resource known from the checkpoint
+    only.
+    """
 
     connection: PluginConnection | None
     options: pb.DevicePluginOptions | None
@@ -36,14 +40,21 @@ class Endpoint:
 class DeviceManager:
     """Device state of one kubelet process; a restarted kubelet makes a new one from the checkpoint.
 
-    A resource has a view once a list came, and an endpoint once a plugin connected: as in kubelet, these are two
-    things, and a failed registration leaves an endpoint behind that nobody watches.
+    A resource has a view once a list came, and an endpoint once a plugin connected: as in kubelet,
+    these are two things, and a failed registration leaves an endpoint behind that nobody watches.
     """
 
     def __init__(
-        self, directory: Path, rng: random.Random, *, now: float, report: Callable[[Kind, str, str], None]
+        self,
+        directory: Path,
+        rng: random.Random,
+        *,
+        now: float,
+        report: Callable[[Kind, str, str], None],
     ) -> None:
-        """``report`` takes (kind, resource, sentence) for every breach of the protocol by a plugin."""
+        """``report`` takes (kind, resource, sentence) for every breach of the protocol by a
+        plugin.
+        """
         self._directory = directory
         self._rng = rng
         self._report = report
@@ -84,18 +95,24 @@ class DeviceManager:
             self.save()
 
     def live(self, resource: str) -> bool:
-        """Tell whether kubelet believes that the plugin is there, which after a failed registration may be wrong."""
+        """Tell whether kubelet believes that the plugin is there, which after a failed registration
+        may be wrong.
+        """
         endpoint = self.endpoints.get(resource)
         return endpoint is not None and endpoint.stopped_at is None
 
     # What pods do
 
     def held(self, resource: str) -> set[str]:
-        return {device for a in self.assignments.values() if a.resource == resource for device in a.ids}
+        return {
+            device for a in self.assignments.values() if a.resource == resource for device in a.ids
+        }
 
     def container(self, pod: str, container: str) -> ContainerResult:
         """Return what the container was given, out of the stored answers."""
-        return merge(a for a in self.assignments.values() if (a.pod, a.container) == (pod, container))
+        return merge(
+            a for a in self.assignments.values() if (a.pod, a.container) == (pod, container)
+        )
 
     def release(self, active: Container[str]) -> None:
         """Forget what pods hold that are not ``active`` any more."""
@@ -105,7 +122,8 @@ class DeviceManager:
             self.save()
 
     async def allocate(self, pod: str, container: str, requests: Iterable[tuple[str, int]]) -> None:
-        """Give a container its devices. What it holds already it keeps, provided that it is healthy.
+        """Give a container its devices. What it holds already it keeps, provided that it is
+        healthy.
 
         Raises :class:`KubeletError` with kubelet's reason; what was given before that stays given.
         """
@@ -121,18 +139,28 @@ class DeviceManager:
 
     async def prepare(self, pod: str, container: str) -> None:
         """Call PreStartContainer for the plugins that want it."""
-        for held in [a for a in self.assignments.values() if (a.pod, a.container) == (pod, container)]:
+        for held in [
+            a for a in self.assignments.values() if (a.pod, a.container) == (pod, container)
+        ]:
             endpoint = self.endpoints.get(held.resource)
-            if endpoint and endpoint.connection and endpoint.options and endpoint.options.pre_start_required:
+            if (
+                endpoint
+                and endpoint.connection
+                and endpoint.options
+                and endpoint.options.pre_start_required
+            ):
                 await endpoint.connection.pre_start(self._shuffled(held.ids))
 
     def check_held(self, pod: str, container: str, resource: str) -> None:
-        """Raise :class:`KubeletError` unless the devices that the container holds are there and healthy."""
+        """Raise :class:`KubeletError` unless the devices that the container holds are there and
+        healthy.
+        """
         view = self._healthy_view(resource)
         missing = self.assignments[pod, container, resource].ids.keys() - view.healthy
         if missing:
             raise KubeletError(
-                f"previously allocated devices are no longer healthy; cannot allocate unhealthy devices {resource}"
+                "previously allocated devices are no longer healthy; cannot allocate unhealthy "
+                f"devices {resource}"
                 f" ({', '.join(sorted(missing))})"
             )
 
@@ -141,14 +169,18 @@ class DeviceManager:
         checkpoint.save(self._directory, self.assignments.values(), registered)
 
     def _is_ours(self, resource: str) -> bool:
-        return resource in self.views or any(a.resource == resource for a in self.assignments.values())
+        return resource in self.views or any(
+            a.resource == resource for a in self.assignments.values()
+        )
 
     def _healthy_view(self, resource: str) -> ResourceView:
         view = self.views.get(resource)
         if view is None:
             raise KubeletError(f"cannot allocate unregistered device {resource}")
         if not view.healthy:
-            raise KubeletError(f"no healthy devices present; cannot allocate unhealthy devices {resource}")
+            raise KubeletError(
+                f"no healthy devices present; cannot allocate unhealthy devices {resource}"
+            )
         return view
 
     async def _choose(self, resource: str, count: int) -> list[str]:
@@ -176,15 +208,21 @@ class DeviceManager:
         if endpoint is None or endpoint.connection is None:
             raise KubeletError(f"no device plugin is known for {resource}")
         if endpoint.stopped_at is not None:
-            raise KubeletError(f"the device plugin for {resource} has stopped ({endpoint.connection.endpoint})")
+            raise KubeletError(
+                f"the device plugin for {resource} has stopped ({endpoint.connection.endpoint})"
+            )
         numa = {device: self._numa(resource, device) for device in ids}
         response = await endpoint.connection.allocate(ids)
         for fault in response_faults(response):
             self._report("allocate-response", resource, fault)
         if not response.container_responses:
-            raise KubeletError(f"Allocate on {endpoint.connection.endpoint} answered for no container")
+            raise KubeletError(
+                f"Allocate on {endpoint.connection.endpoint} answered for no container"
+            )
         answer = response.container_responses[0]
-        self.assignments[pod, container, resource] = Assignment(pod, container, resource, numa, answer)
+        self.assignments[pod, container, resource] = Assignment(
+            pod, container, resource, numa, answer
+        )
 
     def _numa(self, resource: str, device: str) -> int:
         return next(iter(self.views[resource].devices[device].numa), -1)

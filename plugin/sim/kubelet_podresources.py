@@ -23,7 +23,9 @@ _BURST = 10.0
 class TokenBucket:
     """Lets ``burst`` calls through at once and ``rate`` a second on average."""
 
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._tokens, self._at = burst, clock()
 
@@ -41,7 +43,10 @@ class PodResources(pb_grpc.PodResourcesListerServicer):
     """Answers out of the device manager; as in kubelet every device is an entry of its own."""
 
     def __init__(
-        self, manager: DeviceManager, pods: Callable[[], Iterable[PodResult]], clock: Callable[[], float]
+        self,
+        manager: DeviceManager,
+        pods: Callable[[], Iterable[PodResult]],
+        clock: Callable[[], float],
     ) -> None:
         """``pods`` returns the pods that are on the node and not failed."""
         self._manager = manager
@@ -55,12 +60,16 @@ class PodResources(pb_grpc.PodResourcesListerServicer):
     ) -> pb.ListPodResourcesResponse:
         if not self._limit.take():
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit")
-        return pb.ListPodResourcesResponse(pod_resources=[self._pod(result) for result in self._pods()])
+        return pb.ListPodResourcesResponse(
+            pod_resources=[self._pod(result) for result in self._pods()]
+        )
 
     async def GetAllocatableResources(  # noqa: N802 - named by the protocol
         self,
         request: pb.AllocatableResourcesRequest,  # noqa: ARG002 - has no fields
-        context: grpc.aio.ServicerContext[pb.AllocatableResourcesRequest, pb.AllocatableResourcesResponse],
+        context: grpc.aio.ServicerContext[
+            pb.AllocatableResourcesRequest, pb.AllocatableResourcesResponse
+        ],
     ) -> pb.AllocatableResourcesResponse:
         if not self._limit.take():
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit")
@@ -83,7 +92,8 @@ class PodResources(pb_grpc.PodResourcesListerServicer):
             if (result.pod.name, result.pod.namespace) == (request.pod_name, request.pod_namespace):
                 return pb.GetPodResourcesResponse(pod_resources=self._pod(result))
         await context.abort(
-            grpc.StatusCode.UNKNOWN, f"pod {request.pod_name} in namespace {request.pod_namespace} not found"
+            grpc.StatusCode.UNKNOWN,
+            f"pod {request.pod_name} in namespace {request.pod_namespace} not found",
         )
         raise AssertionError  # abort raises
 

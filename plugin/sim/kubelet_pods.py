@@ -59,7 +59,9 @@ class DeviceNode:
 
 @dataclass(frozen=True, slots=True)
 class ContainerResult:
-    """What one container got. ``device_ids`` is resource → ids in the order of the Allocate request."""
+    """What one container got. ``device_ids`` is resource → ids in the order of the Allocate
+    request.
+    """
 
     device_ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
     envs: dict[str, str] = field(default_factory=dict)
@@ -71,10 +73,11 @@ class ContainerResult:
 
 @dataclass(slots=True)
 class PodResult:
-    """The pod as the API server would show it now; the stand-in keeps it up to date until the pod is deleted.
+    """The pod as the API server would show it now; the stand-in keeps it up to date until the pod
+    is deleted.
 
-    ``device_health`` is device id → health as in ``allocatedResourcesStatus``. ``waiting`` are containers that are
-    not running at the moment, for example in a crash loop.
+    ``device_health`` is device id → health as in ``allocatedResourcesStatus``. ``waiting`` are
+    containers that are not running at the moment, for example in a crash loop.
     """
 
     pod: Pod
@@ -88,7 +91,10 @@ class PodResult:
     def device_ids(self) -> tuple[str, ...]:
         """Every device id of the pod."""
         return tuple(
-            device for container in self.containers.values() for ids in container.device_ids.values() for device in ids
+            device
+            for container in self.containers.values()
+            for ids in container.device_ids.values()
+            for device in ids
         )
 
     @property
@@ -105,7 +111,8 @@ class PodResult:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Devices that one container holds of one resource, with the plugin's answer, kept for the pod's lifetime.
+    """Devices that one container holds of one resource, with the plugin's answer, kept for the
+    pod's lifetime.
 
     ``ids`` is device id → NUMA node, -1 where the plugin named none.
     """
@@ -118,7 +125,9 @@ class Assignment:
 
 
 def merge(assignments: Iterable[Assignment]) -> ContainerResult:
-    """Put the answers for one container together: nodes, mounts and CDI names add up, of equal keys the later wins."""
+    """Put the answers for one container together: nodes, mounts and CDI names add up, of equal keys
+    the later wins.
+    """
     result = ContainerResult()
     mounts: dict[str, Mount] = {}
     devices: dict[str, DeviceNode] = {}
@@ -129,9 +138,14 @@ def merge(assignments: Iterable[Assignment]) -> ContainerResult:
         result.envs.update(response.envs)
         result.annotations.update(response.annotations)
         for mount in response.mounts:
-            mounts.setdefault(mount.container_path, Mount(mount.container_path, mount.host_path, mount.read_only))
+            mounts.setdefault(
+                mount.container_path, Mount(mount.container_path, mount.host_path, mount.read_only)
+            )
         for node in response.devices:
-            devices.setdefault(node.container_path, DeviceNode(node.container_path, node.host_path, node.permissions))
+            devices.setdefault(
+                node.container_path,
+                DeviceNode(node.container_path, node.host_path, node.permissions),
+            )
         cdi.update((device.name, None) for device in response.cdi_devices)
     return ContainerResult(
         device_ids=result.device_ids,
@@ -144,13 +158,18 @@ def merge(assignments: Iterable[Assignment]) -> ContainerResult:
 
 
 def response_faults(response: pb.AllocateResponse) -> Iterator[str]:
-    """Name everything in an answer to a one-container request that breaks the protocol, one sentence each."""
+    """Name everything in an answer to a one-container request that breaks the protocol, one
+    sentence each.
+    """
     if len(response.container_responses) != 1:
         yield f"one container was asked for and {len(response.container_responses)} were answered"
     for container in response.container_responses:
         for node in container.devices:
             if not node.permissions or set(node.permissions) - set("rwm"):
-                yield f"device node {node.container_path} has permissions {node.permissions!r}, which are of r, w, m"
+                yield (
+                    f"device node {node.container_path} has permissions {node.permissions!r}, "
+                    "which are of r, w, m"
+                )
         paths = [(node.host_path, node.container_path) for node in container.devices]
         paths += [(mount.host_path, mount.container_path) for mount in container.mounts]
         for host, inside in paths:

@@ -32,15 +32,18 @@ def _check_request(request: pb.RegisterRequest) -> None:
     if request.version != VERSION:
         raise KubeletError(f"API version {request.version!r} is not supported; {VERSION!r} is")
     if not is_extended_resource_name(request.resource_name):
-        raise KubeletError(f"{request.resource_name!r} is not an extended resource name (domain/name)")
+        raise KubeletError(
+            f"{request.resource_name!r} is not an extended resource name (domain/name)"
+        )
 
 
 class Registry(pb_grpc.RegistrationServicer):
     """Registered plugins of one kubelet process.
 
-    Kubelet keeps one *client* per resource, the one that registered last, and one stream per connection. Whichever
-    stream ends, the client of that resource is disconnected, be it another one; a failed registration removes the
-    client without touching the stream. Both look like mistakes and are what the real one does.
+    Kubelet keeps one *client* per resource, the one that registered last, and one stream per
+    connection. Whichever stream ends, the client of that resource is disconnected, be it another
+    one; a failed registration removes the client without touching the stream. Both look like
+    mistakes and are what the real one does.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class Registry(pb_grpc.RegistrationServicer):
         on_list: Callable[[str, tuple[ListedDevice, ...]], None],
         timeout_s: float,
     ) -> None:
-        """``sockets`` remembers endpoint → (resource, identity of the file) over restarts of the stand-in."""
+        """``sockets`` remembers endpoint → (resource, identity of the file) over restarts of the
+        stand-in.
+        """
         self._directory = directory
         self._manager = manager
         self._journal = journal
@@ -66,11 +71,15 @@ class Registry(pb_grpc.RegistrationServicer):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def Register(  # noqa: N802 - named by the protocol
-        self, request: pb.RegisterRequest, context: grpc.aio.ServicerContext[pb.RegisterRequest, pb.Empty]
+        self,
+        request: pb.RegisterRequest,
+        context: grpc.aio.ServicerContext[pb.RegisterRequest, pb.Empty],
     ) -> pb.Empty:
         arrived = self._journal.clock()
         # Kubelet does not stop dialling when its caller gives up, hence a task of its own.
-        connecting = self._spawn(self._register(request, arrived), f"register {request.resource_name}")
+        connecting = self._spawn(
+            self._register(request, arrived), f"register {request.resource_name}"
+        )
         try:
             await asyncio.shield(connecting)
         except KubeletError as error:
@@ -104,17 +113,22 @@ class Registry(pb_grpc.RegistrationServicer):
 
     async def _connect(self, resource: str, endpoint: str) -> None:
         if not endpoint or "/" in endpoint:
-            self._journal.violation("endpoint", resource, f"endpoint {endpoint!r} is not a file name")
+            self._journal.violation(
+                "endpoint", resource, f"endpoint {endpoint!r} is not a file name"
+            )
         connection = PluginConnection(resource, endpoint, self._directory / endpoint)
         self._connections.add(connection)
         self._clients[resource] = connection
         try:
             options = await connection.options(self._timeout_s)
         except KubeletError as error:
-            # This is how a live plugin is orphaned: its stream goes on, but nobody is left to disconnect at its end.
+            # This is how a live plugin is orphaned: its stream goes on, but nobody is left to
+            # disconnect at its end.
             self._clients.pop(resource, None)
             await connection.close()
-            raise KubeletError(f"cannot connect to the device plugin of {resource}: {error}") from error
+            raise KubeletError(
+                f"cannot connect to the device plugin of {resource}: {error}"
+            ) from error
         self._check_socket(resource, endpoint)
         self._manager.connected(connection, options)
         self._spawn(self._follow(connection), f"list and watch {resource}")
@@ -124,7 +138,9 @@ class Registry(pb_grpc.RegistrationServicer):
         streams = self._streams.setdefault(resource, set())
         if streams:
             others = ", ".join(sorted(other.endpoint for other in streams))
-            self._journal.violation("second-stream", resource, f"{connection.endpoint} beside {others}")
+            self._journal.violation(
+                "second-stream", resource, f"{connection.endpoint} beside {others}"
+            )
         streams.add(connection)
         self._journal.changed()
         last: list[ListedDevice] | None = None
@@ -132,12 +148,18 @@ class Registry(pb_grpc.RegistrationServicer):
             async for response in lists:
                 devices = listed(response)
                 if sorted(devices) == last:
-                    self._journal.violation("repeated-list", resource, f"{connection.endpoint}: nothing changed")
+                    self._journal.violation(
+                        "repeated-list", resource, f"{connection.endpoint}: nothing changed"
+                    )
                 last = sorted(devices)
                 self._received(connection, devices)
         streams.discard(connection)
         current = self._clients.pop(resource, None)
-        log.debug("stream of %s ended; disconnecting %s", connection.endpoint, current and current.endpoint)
+        log.debug(
+            "stream of %s ended; disconnecting %s",
+            connection.endpoint,
+            current and current.endpoint,
+        )
         if current is not None:
             await current.close()
             self._manager.disconnected(resource, self._journal.clock())
@@ -149,7 +171,9 @@ class Registry(pb_grpc.RegistrationServicer):
             self._journal.violation("device-list", connection.resource, fault)
         self._manager.listed(connection.resource, devices)
         self._on_list(connection.resource, devices)
-        self._journal.messages.append(ListMessage(now, connection.resource, connection.endpoint, devices))
+        self._journal.messages.append(
+            ListMessage(now, connection.resource, connection.endpoint, devices)
+        )
         self._journal.changed()
 
     def _check_socket(self, resource: str, endpoint: str) -> None:
@@ -160,7 +184,9 @@ class Registry(pb_grpc.RegistrationServicer):
         identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
         before = self._sockets.setdefault(endpoint, (resource, identity))
         if before != (resource, identity):
-            self._journal.violation("socket-name", resource, f"{endpoint} was another socket of {before[0]} before")
+            self._journal.violation(
+                "socket-name", resource, f"{endpoint} was another socket of {before[0]} before"
+            )
             self._sockets[endpoint] = (resource, identity)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:

@@ -1,4 +1,6 @@
-"""The stand-in kubelet's connections: one client per registered plugin, and servers whose socket outlives them."""
+"""The stand-in kubelet's connections: one client per registered plugin, and servers whose socket
+outlives them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ _CHANNEL_OPTIONS = (
 
 
 class PluginConnection:
-    """One dialled plugin. Every failed call is a :class:`KubeletError` that carries the plugin's own words."""
+    """One dialled plugin. Every failed call is a :class:`KubeletError` that carries the plugin's
+    own words.
+    """
 
     def __init__(self, resource: str, endpoint: str, path: Path) -> None:
         self.resource = resource
@@ -43,26 +47,38 @@ class PluginConnection:
         self._stub: DevicePluginAsyncStub = pb_grpc.DevicePluginStub(self._channel)
 
     async def options(self, timeout_s: float) -> pb.DevicePluginOptions:
-        """Dial and ask for the options; a socket on which nobody listens takes the whole ``timeout_s``."""
+        """Dial and ask for the options; a socket on which nobody listens takes the whole
+        ``timeout_s``.
+        """
         call = self._stub.GetDevicePluginOptions(pb.Empty(), timeout=timeout_s, wait_for_ready=True)
         return await self._answer("GetDevicePluginOptions", call)
 
     async def prefer(self, available: list[str], size: int) -> list[str]:
         request = pb.PreferredAllocationRequest(
             container_requests=[
-                pb.ContainerPreferredAllocationRequest(available_deviceIDs=available, allocation_size=size)
+                pb.ContainerPreferredAllocationRequest(
+                    available_deviceIDs=available, allocation_size=size
+                )
             ]
         )
-        response = await self._answer("GetPreferredAllocation", self._stub.GetPreferredAllocation(request))
-        return list(response.container_responses[0].deviceIDs) if response.container_responses else []
+        response = await self._answer(
+            "GetPreferredAllocation", self._stub.GetPreferredAllocation(request)
+        )
+        return (
+            list(response.container_responses[0].deviceIDs) if response.container_responses else []
+        )
 
     async def allocate(self, ids: list[str]) -> pb.AllocateResponse:
-        request = pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=ids)])
+        request = pb.AllocateRequest(
+            container_requests=[pb.ContainerAllocateRequest(devices_ids=ids)]
+        )
         return await self._answer("Allocate", self._stub.Allocate(request))
 
     async def pre_start(self, ids: list[str]) -> None:
         request = pb.PreStartContainerRequest(devices_ids=ids)
-        await self._answer("PreStartContainer", self._stub.PreStartContainer(request, timeout=PRE_START_TIMEOUT_S))
+        await self._answer(
+            "PreStartContainer", self._stub.PreStartContainer(request, timeout=PRE_START_TIMEOUT_S)
+        )
 
     async def lists(self) -> AsyncGenerator[pb.ListAndWatchResponse, None]:
         """Open ListAndWatch and yield its messages until the stream ends in whatever way."""
@@ -86,7 +102,8 @@ class PluginConnection:
             code = error.code().name
             raise KubeletError(f"{method} on {self.endpoint}: {code}: {error.details()}") from error
         except asyncio.CancelledError:
-            # A closed channel cancels its calls; that must not look as if this task had been cancelled.
+            # A closed channel cancels its calls; that must not look as if this task had been
+            # cancelled.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -94,11 +111,13 @@ class PluginConnection:
 
 
 class SocketServer:
-    """A gRPC server on ``directory/name`` whose socket file stays after it stopped, as with a killed process.
+    """A gRPC server on ``directory/name`` whose socket file stays after it stopped, as with a
+    killed process.
 
-    gRPC unlinks the path it was given. The path given here leads through a descriptor of the directory, and that
-    descriptor is turned elsewhere before the server stops, so there is nothing to unlink. The file itself is made
-    by ``bind`` in its final place: watchers see what they see with the real kubelet.
+    gRPC unlinks the path it was given. The path given here leads through a descriptor of the
+    directory, and that descriptor is turned elsewhere before the server stops, so there is nothing
+    to unlink. The file itself is made by ``bind`` in its final place: watchers see what they see
+    with the real kubelet.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -114,7 +133,9 @@ class SocketServer:
             await self.server.start()
         except RuntimeError as error:
             os.close(self._fd)
-            raise KubeletError(f"cannot listen on {self._directory / self._name}: {error}") from error
+            raise KubeletError(
+                f"cannot listen on {self._directory / self._name}: {error}"
+            ) from error
 
     async def stop(self) -> None:
         """Drop every connection at once."""

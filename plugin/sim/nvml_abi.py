@@ -1,4 +1,6 @@
-"""The border between ctypes and the simulated node: exported functions, opaque handles, return codes."""
+"""The border between ctypes and the simulated node: exported functions, opaque handles, return
+codes.
+"""
 
 from __future__ import annotations
 
@@ -68,10 +70,11 @@ Target = GpuRef | MigRef | GiRef | CiRef | EventQueue | Sample
 
 
 class Session:
-    """One process's use of the library: how often it was initialised and which handles it was given.
+    """One process's use of the library: how often it was initialised and which handles it was
+    given.
 
-    A handle is the address of a small buffer kept alive here, so that addresses that were never handed out are
-    refused. The same target keeps its handle.
+    A handle is the address of a small buffer kept alive here, so that addresses that were never
+    handed out are refused. The same target keeps its handle.
     """
 
     def __init__(self, engine: SimNode) -> None:
@@ -82,7 +85,9 @@ class Session:
         self._targets: dict[int, Target] = {}
 
     def start(self) -> None:
-        """NVML knows the GPUs that are there when it is initialised for the first time, by position, and no others."""
+        """NVML knows the GPUs that are there when it is initialised for the first time, by
+        position, and no others.
+        """
         if not self.initialised:
             self.slots = tuple(gpu.index for gpu in self.engine.gpus)
         self.initialised += 1
@@ -108,7 +113,9 @@ class Session:
         return found
 
     def device(self, handle: Any) -> tuple[GpuState, MigSlot | None]:
-        """The GPU of a device handle and, where it is a MIG device's, that device. Refused when the GPU is lost."""
+        """The GPU of a device handle and, where it is a MIG device's, that device. Refused when the
+        GPU is lost.
+        """
         target = self.target(handle)
         if not isinstance(target, GpuRef | MigRef):
             raise NodeError(Code.INVALID_ARGUMENT, "using another handle as a device")
@@ -121,7 +128,9 @@ class Session:
                 return gpu, slot
         raise NodeError(Code.NOT_FOUND, f"using {target.uuid}, which is no more")
 
-    def gpu(self, handle: Any, aspect: Aspect | None = None, refused: Code = Code.INVALID_ARGUMENT) -> GpuState:
+    def gpu(
+        self, handle: Any, aspect: Aspect | None = None, refused: Code = Code.INVALID_ARGUMENT
+    ) -> GpuState:
         """The GPU of a device handle; a MIG device's handle is ``refused``."""
         gpu, slot = self.device(handle)
         if slot is not None:
@@ -152,7 +161,9 @@ Body = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """One C function: its argument types and the Python function that answers it, with the session first."""
+    """One C function: its argument types and the Python function that answers it, with the session
+    first.
+    """
 
     name: str
     arguments: tuple[Any, ...]
@@ -174,7 +185,9 @@ class Exports(dict[str, Export]):
 
 
 def c_function(session: Session, export: Export) -> Any:
-    """A real C function pointer. Arguments of a wrong type are refused by ctypes before anything is called."""
+    """A real C function pointer. Arguments of a wrong type are refused by ctypes before anything is
+    called.
+    """
 
     def answer(*arguments: Any) -> int:
         try:
@@ -194,7 +207,9 @@ def c_function(session: Session, export: Export) -> Any:
 
 def error_string() -> Any:
     """``const char *nvmlErrorString(nvmlReturn_t)``; texts live as long as the function."""
-    texts = {code.value: ctypes.create_string_buffer(text.encode()) for code, text in MESSAGES.items()}
+    texts = {
+        code.value: ctypes.create_string_buffer(text.encode()) for code, text in MESSAGES.items()
+    }
 
     def answer(code: int) -> int:
         return ctypes.addressof(texts.get(code, texts[Code.UNKNOWN.value]))
@@ -220,4 +235,7 @@ def require(*pointers: Any) -> None:
 def require_version(found: int, known: int) -> None:
     """Refuse a structure of a version that the library does not know."""
     if found != known:
-        raise NodeError(Code.ARGUMENT_VERSION_MISMATCH, f"reading a structure of version {found:#x}, not {known:#x}")
+        raise NodeError(
+            Code.ARGUMENT_VERSION_MISMATCH,
+            f"reading a structure of version {found:#x}, not {known:#x}",
+        )

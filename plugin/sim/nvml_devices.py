@@ -166,7 +166,11 @@ def _pci(session: Session, handle: Any, out: Any) -> None:
     info = out[0]
     info.busIdLegacy = gpu.pci_bus_id.upper()
     info.busId = f"{int(domain, 16):08X}:{bus.upper()}:{rest.upper()}"
-    info.domain, info.bus, info.device = int(domain, 16), int(bus, 16), int(rest.partition(".")[0], 16)
+    info.domain, info.bus, info.device = (
+        int(domain, 16),
+        int(bus, 16),
+        int(rest.partition(".")[0], 16),
+    )
     info.pciDeviceId = gpu.card.pci_device_id
 
 
@@ -205,20 +209,37 @@ def _memory_info_v2(session: Session, handle: Any, out: Any) -> None:
     require(out)
     info = out[0]
     require_version(info.version, pynvml.nvmlMemory_v2)
-    info.total, info.used, info.reserved, info.free = memory.total, memory.used, memory.reserved, memory.free
+    info.total, info.used, info.reserved, info.free = (
+        memory.total,
+        memory.used,
+        memory.reserved,
+        memory.free,
+    )
 
 
-@EXPORTS.add("nvmlDeviceGetComputeRunningProcesses_v3", DEVICE, UINT_OUT, ctypes.POINTER(pynvml.c_nvmlProcessInfo_v2_t))
+@EXPORTS.add(
+    "nvmlDeviceGetComputeRunningProcesses_v3",
+    DEVICE,
+    UINT_OUT,
+    ctypes.POINTER(pynvml.c_nvmlProcessInfo_v2_t),
+)
 def _processes(session: Session, handle: Any, count: Any, out: Any) -> None:
     gpu, slot = session.device(handle)
     require(count)
     slots = list(gpu.devices()) if slot is None else [slot]
     found = [(gpu.uuid, 0xFFFFFFFF, 0xFFFFFFFF)] if slot is None else []
     found += [(s.ci.uuid, s.gi.id, s.ci.id) for s in slots]
-    rows = [(process, gi, ci) for uuid, gi, ci in found for process in session.engine.processes(uuid)]
+    rows = [
+        (process, gi, ci) for uuid, gi, ci in found for process in session.engine.processes(uuid)
+    ]
     room, count[0] = count[0], len(rows)
     if len(rows) > room:
         raise NodeError(Code.INSUFFICIENT_SIZE, f"listing {len(rows)} processes")
     for row, (process, gi, ci) in enumerate(rows):
         info = out[row]
-        info.pid, info.usedGpuMemory, info.gpuInstanceId, info.computeInstanceId = process.pid, process.memory, gi, ci
+        info.pid, info.usedGpuMemory, info.gpuInstanceId, info.computeInstanceId = (
+            process.pid,
+            process.memory,
+            gi,
+            ci,
+        )

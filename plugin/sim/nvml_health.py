@@ -107,7 +107,8 @@ def _free(session: Session, event_set: Any) -> None:
     session.engine.close_queue(queue)
 
 
-# Bindings pass a reference to the array, which is no pointer to its first element: any address is taken.
+# Bindings pass a reference to the array, which is no pointer to its first element: any address is
+# taken.
 @EXPORTS.add("nvmlDeviceGetFieldValues", DEVICE, ctypes.c_int, ctypes.c_void_p)
 def _field_values(session: Session, handle: Any, count: int, values: int | None) -> None:
     gpu = session.gpu(handle)
@@ -134,7 +135,12 @@ def _remapped_rows(session: Session, handle: Any, *out: Any) -> None:
         raise NodeError(Code.NOT_SUPPORTED, "asking for remapped rows on a card that retires pages")
     require(*out)
     wear = gpu.wear
-    found = (wear.remapped_correctable, wear.remapped_uncorrectable, wear.remap_pending, wear.remap_failure)
+    found = (
+        wear.remapped_correctable,
+        wear.remapped_uncorrectable,
+        wear.remap_pending,
+        wear.remap_failure,
+    )
     for pointer, value in zip(out, found, strict=True):
         pointer[0] = int(value)
 
@@ -164,17 +170,27 @@ def _ecc_mode(session: Session, handle: Any, current: Any, pending: Any) -> None
 
 
 @EXPORTS.add("nvmlDeviceGetMemoryErrorCounter", DEVICE, UINT, UINT, UINT, ULL_OUT)
-def _memory_errors(session: Session, handle: Any, kind: int, counter: int, location: int, out: Any) -> None:
+def _memory_errors(
+    session: Session, handle: Any, kind: int, counter: int, location: int, out: Any
+) -> None:
     session.mig(handle, Aspect.SENSORS)
-    known = (pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC, pynvml.NVML_MEMORY_LOCATION_SRAM)
+    known = (
+        pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+        pynvml.NVML_VOLATILE_ECC,
+        pynvml.NVML_MEMORY_LOCATION_SRAM,
+    )
     if (kind, counter, location) != known:
-        raise NodeError(Code.NOT_SUPPORTED, "asking a MIG device for errors that only its GPU counts")
+        raise NodeError(
+            Code.NOT_SUPPORTED, "asking a MIG device for errors that only its GPU counts"
+        )
     require(out)
     out[0] = 0
 
 
 def _sensed(session: Session, handle: Any) -> tuple[GpuState, float]:
-    """A GPU and the share of it that is busy; refused when its sensors are, and for a MIG device."""
+    """A GPU and the share of it that is busy; refused when its sensors are,
+    and for a MIG device.
+    """
     gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
     return gpu, session.engine.busy_share(gpu)
 
@@ -277,7 +293,9 @@ def _metrics(session: Session, out: Any) -> None:
     if before is None or after is None:
         raise NodeError(Code.INVALID_ARGUMENT, "comparing samples that were not taken")
     for metric in request.metrics[: request.numMetrics]:
-        known = 1 <= metric.metricId <= pynvml.NVML_GPM_METRIC_FP16_UTIL  # the percentages per instance
+        known = (
+            1 <= metric.metricId <= pynvml.NVML_GPM_METRIC_FP16_UTIL
+        )  # the percentages per instance
         metric.nvmlReturn = Code.SUCCESS if known else Code.NOT_SUPPORTED
         name = _METRICS.get(metric.metricId, "sm_active")
         metric.value = sensors.activity(name, before, after) if known else 0.0

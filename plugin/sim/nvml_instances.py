@@ -122,7 +122,12 @@ def _write_profile(profile: CardProfile, info: Any) -> None:
     info.memorySizeMB = profile.memory_mib
 
 
-@EXPORTS.add("nvmlDeviceGetGpuInstanceProfileInfo", DEVICE, UINT, ctypes.POINTER(pynvml.c_nvmlGpuInstanceProfileInfo_t))
+@EXPORTS.add(
+    "nvmlDeviceGetGpuInstanceProfileInfo",
+    DEVICE,
+    UINT,
+    ctypes.POINTER(pynvml.c_nvmlGpuInstanceProfileInfo_t),
+)
 def _profile_info(session: Session, handle: Any, index: int, out: Any) -> None:
     gpu = session.gpu(handle)
     require(out)
@@ -130,7 +135,10 @@ def _profile_info(session: Session, handle: Any, index: int, out: Any) -> None:
 
 
 @EXPORTS.add(
-    "nvmlDeviceGetGpuInstanceProfileInfoV", DEVICE, UINT, ctypes.POINTER(pynvml.c_nvmlGpuInstanceProfileInfo_v2_t)
+    "nvmlDeviceGetGpuInstanceProfileInfoV",
+    DEVICE,
+    UINT,
+    ctypes.POINTER(pynvml.c_nvmlGpuInstanceProfileInfo_v2_t),
 )
 def _profile_info_v2(session: Session, handle: Any, index: int, out: Any) -> None:
     gpu = session.gpu(handle)
@@ -142,7 +150,9 @@ def _profile_info_v2(session: Session, handle: Any, index: int, out: Any) -> Non
 
 
 @EXPORTS.add("nvmlDeviceGetGpuInstancePossiblePlacements_v2", DEVICE, UINT, _PLACEMENTS, UINT_OUT)
-def _possible_placements(session: Session, handle: Any, profile_id: int, out: Any, count: Any) -> None:
+def _possible_placements(
+    session: Session, handle: Any, profile_id: int, out: Any, count: Any
+) -> None:
     profile = _profile_with(session.gpu(handle), profile_id)
     require(count)
     # Without an array only the number is asked for; with one, its length is the caller's promise.
@@ -223,7 +233,9 @@ def _destroy_gi(session: Session, handle: Any) -> None:
 def _compute_size(instance: GpuInstance, profile_id: int) -> int:
     size = _COMPUTE_PROFILES.get(profile_id)
     if size not in instance.profile.compute_slices:
-        raise NodeError(Code.NOT_SUPPORTED, f"compute instance profile {profile_id} in {instance.profile.name}")
+        raise NodeError(
+            Code.NOT_SUPPORTED, f"compute instance profile {profile_id} in {instance.profile.name}"
+        )
     return size
 
 
@@ -240,7 +252,10 @@ def _compute_profile(session: Session, handle: Any, index: int, _engines: int, o
     size, profile, info = _compute_size(instance, index), instance.profile, out[0]
     info.id, info.sliceCount, info.instanceCount = index, size, profile.slices // size
     info.multiprocessorCount = profile.multiprocessors_of(size)
-    info.sharedCopyEngineCount, info.sharedDecoderCount = profile.engines.copy, profile.engines.decoder
+    info.sharedCopyEngineCount, info.sharedDecoderCount = (
+        profile.engines.copy,
+        profile.engines.decoder,
+    )
     info.sharedEncoderCount, info.sharedJpegCount = profile.engines.encoder, profile.engines.jpeg
     info.sharedOfaCount = profile.engines.ofa
 
@@ -261,7 +276,9 @@ def _create_ci(session: Session, handle: Any, profile_id: int, out: Any) -> None
 
 
 @EXPORTS.add("nvmlGpuInstanceGetComputeInstances", GPU_INSTANCE, UINT, _CI_OUT, UINT_OUT)
-def _compute_instances(session: Session, handle: Any, profile_id: int, out: Any, count: Any) -> None:
+def _compute_instances(
+    session: Session, handle: Any, profile_id: int, out: Any, count: Any
+) -> None:
     gpu, instance = session.gpu_instance(handle)
     size = _compute_size(instance, profile_id)
     require(out, count)
@@ -288,7 +305,11 @@ def _compute(session: Session, handle: Any) -> CiRef:
     return target
 
 
-@EXPORTS.add("nvmlComputeInstanceGetInfo_v2", COMPUTE_INSTANCE, ctypes.POINTER(pynvml.c_nvmlComputeInstanceInfo_t))
+@EXPORTS.add(
+    "nvmlComputeInstanceGetInfo_v2",
+    COMPUTE_INSTANCE,
+    ctypes.POINTER(pynvml.c_nvmlComputeInstanceInfo_t),
+)
 def _compute_info(session: Session, handle: Any, out: Any) -> None:
     target = _compute(session, handle)
     require(out)
@@ -300,7 +321,9 @@ def _compute_info(session: Session, handle: Any, out: Any) -> None:
     info.device = session.handle(GpuRef(target.gpu), DEVICE)
     info.gpuInstance = session.handle(GiRef(target.gpu, target.gi), GPU_INSTANCE)
     info.id = found.id
-    info.profileId = next(number for number, slices in _COMPUTE_PROFILES.items() if slices == found.slices)
+    info.profileId = next(
+        number for number, slices in _COMPUTE_PROFILES.items() if slices == found.slices
+    )
     info.placement.start, info.placement.size = found.placement.start, found.placement.size
 
 

@@ -1,4 +1,6 @@
-"""A stand-in for the loaded ``libnvidia-ml.so.1``: the object whose attributes pynvml calls with ctypes references."""
+"""A stand-in for the loaded ``libnvidia-ml.so.1``: the object whose attributes pynvml calls with
+ctypes references.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,13 @@ _EXPORTS = nvml_devices.EXPORTS | nvml_health.EXPORTS | nvml_instances.EXPORTS
 class SimLibrary:
     """Answers NVML's C functions from a simulated node.
 
-    Attributes are C function pointers with argument types, so that references, structures and strings are
-    marshalled as for the real library and an argument of a wrong type fails. A function that is not here, or is in
-    ``without`` (to play an older driver), raises :class:`AttributeError` as a loaded library does.
+    Attributes are C function pointers with argument types, so that references, structures and
+    strings are marshalled as for the real library and an argument of a wrong type fails. A function
+    that is not here, or is in ``without`` (to play an older driver), raises :class:`AttributeError`
+    as a loaded library does.
 
-    Give it to :class:`plugin.driver.nvml.NvmlDriver` as its library, or set ``pynvml.nvmlLib`` to it and empty
-    pynvml's cache of function pointers.
+    Give it to :class:`plugin.driver.nvml.NvmlDriver` as its library, or set ``pynvml.nvmlLib`` to
+    it and empty pynvml's cache of function pointers.
     """
 
     def __init__(self, engine: SimNode, without: Collection[str] = ()) -> None:

@@ -23,16 +23,23 @@ class PlannedInstance(Struct, frozen=True):
 def plan(card: Card, names: Sequence[str], gpu: int = 0) -> tuple[PlannedInstance, ...]:
     """Instances that give one GPU exactly these devices, in order of placement.
 
-    Devices with compute instances smaller than their GPU instance share GPU instances as far as they fit.
-    Raises :class:`~plugin.errors.SimulationError` with the reason when there is no placement.
+    Devices with compute instances smaller than their GPU instance share GPU instances as far as
+    they fit. Raises :class:`~plugin.errors.SimulationError` with the reason when there is no
+    placement.
     """
     groups = _group(card, names)
     placements = place(card, [profile for profile, _ in groups])
     if placements is None:
         asked = ", ".join(f"{name}*{n}" if n > 1 else name for name, n in Counter(names).items())
-        reason = _why_not(card, [profile for profile, _ in groups]) or "every arrangement makes two instances overlap"
+        reason = (
+            _why_not(card, [profile for profile, _ in groups])
+            or "every arrangement makes two instances overlap"
+        )
         raise SimulationError(f"{asked} cannot be placed on GPU {gpu} ({card.key}): {reason}")
-    planned = [PlannedInstance(profile, at, compute) for (profile, compute), at in zip(groups, placements, strict=True)]
+    planned = [
+        PlannedInstance(profile, at, compute)
+        for (profile, compute), at in zip(groups, placements, strict=True)
+    ]
     return tuple(sorted(planned, key=lambda p: p.placement))
 
 
@@ -42,7 +49,10 @@ def _group(card: Card, names: Sequence[str]) -> list[tuple[CardProfile, tuple[in
     open_groups: list[tuple[CardProfile, list[int]]] = []
     for profile, slices in sorted(wanted, key=lambda w: -w[1]):
         for other, compute in open_groups:
-            if other is profile and compute_start(profile, _starts(profile, compute), slices) is not None:
+            if (
+                other is profile
+                and compute_start(profile, _starts(profile, compute), slices) is not None
+            ):
                 compute.append(slices)
                 break
         else:
@@ -61,7 +71,9 @@ def _starts(profile: CardProfile, compute: Sequence[int]) -> list[Placement]:
 
 def compute_placements(profile: CardProfile, slices: int) -> tuple[Placement, ...]:
     """Where a compute instance of this size can lie within a GPU instance, in compute slices."""
-    return tuple(Placement(start, slices) for start in range(0, profile.slices - slices + 1, slices))
+    return tuple(
+        Placement(start, slices) for start in range(0, profile.slices - slices + 1, slices)
+    )
 
 
 def compute_start(profile: CardProfile, taken: Sequence[Placement], slices: int) -> int | None:
@@ -75,11 +87,14 @@ def compute_start(profile: CardProfile, taken: Sequence[Placement], slices: int)
 def place(card: Card, wanted: Sequence[CardProfile]) -> tuple[Placement, ...] | None:
     """A placement for each wanted profile on an empty GPU; ``None`` when there is none.
 
-    Backtracking, largest first. Equal profiles take rising places, so that permutations are not tried again.
+    Backtracking, largest first. Equal profiles take rising places, so that permutations are not
+    tried again.
     """
     if _why_not(card, wanted) is not None:
         return None
-    order = sorted(range(len(wanted)), key=lambda i: (-wanted[i].placements[0].size, wanted[i].id, i))
+    order = sorted(
+        range(len(wanted)), key=lambda i: (-wanted[i].placements[0].size, wanted[i].id, i)
+    )
     chosen: list[Placement] = []
 
     def search() -> bool:

@@ -1,4 +1,6 @@
-"""Samples of the simulated driver, as :mod:`plugin.driver.nvml.samples` takes them of a real one."""
+"""Samples of the simulated driver, as :mod:`plugin.driver.nvml.samples` takes them of a
+real one.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class SimSampler:
 
     def __init__(self, engine: SimNode) -> None:
         self._engine = engine
-        #: Busy shares in the last round by what activity is measured of; see the NVML driver's meters.
+        #: Busy shares in the last round by what activity is measured of; see the NVML driver's
+        #: meters.
         self._busy: dict[tuple[str, int | None, str], float] = {}
 
     def sample(self, gpus: Iterable[Gpu]) -> Samples:
@@ -52,7 +55,10 @@ class SimSampler:
         card = self._card(state) if sensed else CardSample()
         if gpu.error is not None:
             return card, {}
-        activities = {gi: self._activity(state, gi, first) if sensed else Activity() for gi, first in _instances(gpu)}
+        activities = {
+            gi: self._activity(state, gi, first) if sensed else Activity()
+            for gi, first in _instances(gpu)
+        }
         if not gpu.mig_devices:
             return card, {gpu.uuid: self._device(state, None, activities.get(None, Activity()))}
         slots = {slot.ci.uuid: slot for slot in state.devices()}
@@ -60,7 +66,11 @@ class SimSampler:
         for device in gpu.mig_devices:
             try:
                 slot = slots.get(device.uuid)
-                code = Code.NOT_FOUND if slot is None else self._engine.faults.code(device.uuid, Aspect.HANDLE)
+                code = (
+                    Code.NOT_FOUND
+                    if slot is None
+                    else self._engine.faults.code(device.uuid, Aspect.HANDLE)
+                )
                 if code is not None:
                     raise call_failed(_HANDLE, code)
                 devices[device.uuid] = self._device(state, slot, activities[device.gi])
@@ -70,7 +80,9 @@ class SimSampler:
 
     def _card(self, state: GpuState) -> CardSample:
         busy, wear = self._engine.busy_share(state), state.wear
-        rates = (None, None) if state.mig else tuple(rate / 100 for rate in sensors.utilisation(busy))
+        rates = (
+            (None, None) if state.mig else tuple(rate / 100 for rate in sensors.utilisation(busy))
+        )
         remaps = state.card.remaps_rows
         return CardSample(
             power=sensors.power(busy) / 1000,
@@ -89,12 +101,16 @@ class SimSampler:
         )
 
     def _device(self, state: GpuState, slot: MigSlot | None, activity: Activity) -> DeviceSample:
-        """A MIG device, or the whole GPU. Raises :class:`DriverCallFailed` when it answers that it is lost."""
+        """A MIG device, or the whole GPU. Raises :class:`DriverCallFailed` when it answers that it
+        is lost.
+        """
         uuid = state.uuid if slot is None else slot.ci.uuid
         read = says(self._engine, uuid, Aspect.MEMORY, "reading its memory")
         memory = sensors.memory(state, slot, self._engine.memory_used(uuid)) if read else None
         counted = says(self._engine, uuid, Aspect.SENSORS, "reading its ECC errors")
-        holders = [uuid] if slot is not None else [uuid, *(found.ci.uuid for found in state.devices())]
+        holders = (
+            [uuid] if slot is not None else [uuid, *(found.ci.uuid for found in state.devices())]
+        )
         whole = slot is None and counted
         return DeviceSample(
             memory_total=memory and memory.total,
@@ -123,7 +139,9 @@ class SimSampler:
 
 
 def _instances(gpu: Gpu) -> list[tuple[int | None, str]]:
-    """What activity is measured of: GPU instances with their first device, or a whole GPU without MIG."""
+    """What activity is measured of: GPU instances with their first device, or a whole GPU without
+    MIG.
+    """
     firsts: dict[int | None, str] = {}
     for device in gpu.mig_devices:
         firsts.setdefault(device.gi, device.uuid)

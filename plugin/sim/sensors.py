@@ -1,4 +1,6 @@
-"""What the sensors of a simulated card show, in NVML's units, by the share of it (0..1) that is busy."""
+"""What the sensors of a simulated card show, in NVML's units, by the share of it (0..1) that is
+busy.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def utilisation(busy: float) -> tuple[int, int]:
 
 
 def activity(name: str, before: float, after: float) -> float:
-    """Percent of the time between two samples, by the field of :class:`~plugin.core.samples.Activity`."""
+    """Percent of the time between two samples, by the field of
+    :class:`~plugin.core.samples.Activity`.
+    """
     return _ACTIVITY[name] * (before + after) / 2
 
 

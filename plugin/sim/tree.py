@@ -1,4 +1,6 @@
-"""Writes a simulated node's files below a folder, so that code that reads them can be tried without hardware."""
+"""Writes a simulated node's files below a folder, so that code that reads them can be tried without
+hardware.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,22 @@ _OWNER_ONLY = 256  # 0400: what the config capability has
 def write(engine: SimNode, folder: Path) -> None:
     """Make ``folder`` hold ``dev``, ``proc`` and ``sys`` as the node has them now.
 
-    Files that are as they should be are left alone, others of an earlier state are removed with their folders.
-    Raises :class:`~plugin.errors.SimulationError` for a folder that has such files from elsewhere, such as ``/``.
+    Files that are as they should be are left alone, others of an earlier state are removed with
+    their folders. Raises :class:`~plugin.errors.SimulationError` for a folder that has such files
+    from elsewhere, such as ``/``.
     """
     mark = folder / _MARK
     if not mark.exists() and any((folder / top).exists() for top in _TOPS):
-        raise SimulationError(f"{folder} has {', '.join(_TOPS)} that no simulation wrote; name an empty folder")
+        raise SimulationError(
+            f"{folder} has {', '.join(_TOPS)} that no simulation wrote; name an empty folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     mark.touch()
-    wanted = {folder / path.lstrip("/"): text for path, text in _files(engine) if path not in engine.faults.removed}
+    wanted = {
+        folder / path.lstrip("/"): text
+        for path, text in _files(engine)
+        if path not in engine.faults.removed
+    }
     for top in _TOPS:
         for folders, _, names in os.walk(folder / top, topdown=False):
             for name in names:
@@ -64,7 +73,9 @@ def _files(engine: SimNode) -> Iterator[tuple[str, str]]:
             place = f"{mig}/gi{instance.id}"
             yield from _capability(f"{place}/access", capability_minor(gpu.minor, instance.id))
             for ci in instance.compute:
-                yield from _capability(f"{place}/ci{ci.id}/access", capability_minor(gpu.minor, instance.id, ci.id))
+                yield from _capability(
+                    f"{place}/ci{ci.id}/access", capability_minor(gpu.minor, instance.id, ci.id)
+                )
 
 
 def _capability(path: str, minor: int, mode: int = _READABLE) -> Iterator[tuple[str, str]]:
@@ -80,6 +91,7 @@ def mig_minors() -> str:
         for gi in range(_GPU_INSTANCES):
             lines.append(f"gpu{gpu}/gi{gi}/access {capability_minor(gpu, gi)}")
             lines += [
-                f"gpu{gpu}/gi{gi}/ci{ci}/access {capability_minor(gpu, gi, ci)}" for ci in range(_COMPUTE_INSTANCES)
+                f"gpu{gpu}/gi{gi}/ci{ci}/access {capability_minor(gpu, gi, ci)}"
+                for ci in range(_COMPUTE_INSTANCES)
             ]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,6 @@
-"""Words for what can be done to a simulated node from outside: each names a verb, its arguments and its effect."""
+"""Words for what can be done to a simulated node from outside: each names a verb, its arguments and
+its effect.
+"""
 
 from __future__ import annotations
 
@@ -53,17 +55,20 @@ class _Place:
 def perform(engine: SimNode, verb: str, arguments: Sequence[str]) -> str:
     """Do it; returns one sentence on what has been done.
 
-    Raises :class:`~plugin.errors.SimulationError` with one line that names the choices, or what is in the way.
+    Raises :class:`~plugin.errors.SimulationError` with one line that names the choices, or what is
+    in the way.
     """
     known = VERBS.get(verb)
     if known is None:
         raise SimulationError(f"unknown sim command {verb!r}; choose {', '.join(VERBS)}")
     if not known.least <= len(arguments) <= known.most:
-        raise SimulationError(f"sim {verb} takes {known.usage or 'no arguments'}, not {' '.join(arguments) or 'none'}")
+        raise SimulationError(
+            f"sim {verb} takes {known.usage or 'no arguments'}, not {' '.join(arguments) or 'none'}"
+        )
     return known.perform(engine, arguments)
 
 
-# ------------------------------------------------------------------------------------------------- the verbs
+# ---- the verbs
 
 
 def _xid(engine: SimNode, arguments: Sequence[str]) -> str:
@@ -76,9 +81,14 @@ def _xid(engine: SimNode, arguments: Sequence[str]) -> str:
 
 def _recovery(engine: SimNode, arguments: Sequence[str]) -> str:
     gpu, word = _gpu(engine, arguments[0]), arguments[1]
-    action = _ACTIONS.get(word, int(word) if word.isdecimal() and int(word) in RECOVERY_ACTIONS else None)
+    action = _ACTIONS.get(
+        word, int(word) if word.isdecimal() and int(word) in RECOVERY_ACTIONS else None
+    )
     if action is None:
-        raise SimulationError(f"unknown recovery action {word!r}; choose {', '.join(_ACTIONS)} or their numbers 0 to 7")
+        raise SimulationError(
+            f"unknown recovery action {word!r}; choose {', '.join(_ACTIONS)} or their numbers 0 "
+            "to 7"
+        )
     engine.set_recovery_action(gpu.index, action)
     return f"{_words(engine, gpu)} recommends: {RECOVERY_ACTIONS[action]}"
 
@@ -215,7 +225,7 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
 )
 
 
-# -------------------------------------------------------------------------------------------- what is named
+# ---- what is named
 
 
 def _gpu(engine: SimNode, target: str) -> GpuState:
@@ -226,27 +236,37 @@ def _gpu(engine: SimNode, target: str) -> GpuState:
 
 
 def _place(engine: SimNode, target: str) -> _Place:
-    """What ``GPU``, ``GPU:MIG``, ``GPU/GI``, ``GPU/GI/CI`` or a UUID names; GPU is the index that NVML shows."""
+    """What ``GPU``, ``GPU:MIG``, ``GPU/GI``, ``GPU/GI/CI`` or a UUID names; GPU is the index that
+    NVML shows.
+    """
     for position, gpu in enumerate(engine.gpus):
         if target in {str(position), gpu.uuid}:
             return _Place(gpu, _words(engine, gpu), gpu.uuid)
         for slot in gpu.devices():
             path = f"{position}:{slot.index}"
             if target in {path, f"{position}/{slot.gi.id}/{slot.ci.id}", slot.ci.uuid}:
-                return _Place(gpu, f"MIG device {path} ({slot.ci.uuid})", slot.ci.uuid, slot.gi.id, slot.ci.id)
+                return _Place(
+                    gpu, f"MIG device {path} ({slot.ci.uuid})", slot.ci.uuid, slot.gi.id, slot.ci.id
+                )
         for instance in gpu.instances:
             if target == f"{position}/{instance.id}":
                 # Nothing holds a GPU instance by itself: its first compute instance stands for it.
                 holder = instance.compute[0].uuid if instance.compute else gpu.uuid
-                return _Place(gpu, f"GPU instance {instance.id} of GPU {position}", holder, instance.id)
-    raise SimulationError(f"nothing on this node is called {target!r}; choose a UUID or {_choices(engine)}")
+                return _Place(
+                    gpu, f"GPU instance {instance.id} of GPU {position}", holder, instance.id
+                )
+    raise SimulationError(
+        f"nothing on this node is called {target!r}; choose a UUID or {_choices(engine)}"
+    )
 
 
 def _choices(engine: SimNode) -> str:
     """The GPUs, and how to name a part of one by the example of the first that is there."""
     gpus = engine.gpus
     examples = [
-        f"{n}:{slot.index} or {n}/{slot.gi.id}/{slot.ci.id}" for n, gpu in enumerate(gpus) for slot in gpu.devices()
+        f"{n}:{slot.index} or {n}/{slot.gi.id}/{slot.ci.id}"
+        for n, gpu in enumerate(gpus)
+        for slot in gpu.devices()
     ]
     indices = ", ".join(str(n) for n in range(len(gpus))) or "none"
     return f"GPU {indices}" + (f"; a part of one is written like {examples[0]}" if examples else "")
@@ -258,7 +278,11 @@ def _words(engine: SimNode, gpu: GpuState) -> str:
 
 
 def _shape(gpu: GpuState | None) -> object:
-    return None if gpu is None else (gpu.mig, gpu.mig_pending, [slot.ci.uuid for slot in gpu.devices()])
+    return (
+        None
+        if gpu is None
+        else (gpu.mig, gpu.mig_pending, [slot.ci.uuid for slot in gpu.devices()])
+    )
 
 
 def _path(text: str) -> str:

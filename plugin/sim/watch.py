@@ -18,7 +18,9 @@ class SimEventSource:
     """Events of some GPUs of a simulated node. Thread-safe."""
 
     def __init__(self, engine: SimNode, gpu_uuids: Sequence[str]) -> None:
-        """Raises :class:`~plugin.errors.DriverUnavailable` while the simulated driver is not loaded."""
+        """Raises :class:`~plugin.errors.DriverUnavailable` while the simulated driver is not
+        loaded.
+        """
         try:
             engine.enter()
         except NodeError as error:
@@ -64,11 +66,15 @@ class SimEventSource:
 
 
 def _closed() -> DriverCallFailed:
-    return DriverCallFailed("waiting for events: the event set is closed", code=Code.INVALID_ARGUMENT)
+    return DriverCallFailed(
+        "waiting for events: the event set is closed", code=Code.INVALID_ARGUMENT
+    )
 
 
 def probe(engine: SimNode, gpu_uuid: str, *, thorough: bool) -> Probe:
-    """Ask a simulated GPU for its health, as :func:`plugin.driver.nvml.probes.probe` asks a real one."""
+    """Ask a simulated GPU for its health, as :func:`plugin.driver.nvml.probes.probe` asks a real
+    one.
+    """
     rows, pages = None, None
     try:
         gpu = find(engine, gpu_uuid)

@@ -11,8 +11,14 @@ from plugin.web.server import Tls, WebServer
 
 
 async def serve(settings: Settings, view: Callable[[], View]) -> None:
-    """Serve until cancelled. The address being in use is complained of and tried again; nothing else depends on it."""
+    """Serve until cancelled. The address being in use is complained of and tried again; nothing
+    else depends on it.
+    """
     tls = Tls(settings.http_tls_cert, settings.http_tls_key) if settings.http_tls_cert else None
     await WebServer(
-        settings.http_address, view, tls=tls, dcgm_names=settings.dcgm_names, hostname=socket.gethostname()
+        settings.http_address,
+        view,
+        tls=tls,
+        dcgm_names=settings.dcgm_names,
+        hostname=socket.gethostname(),
     ).run()

@@ -1,4 +1,6 @@
-"""One HTTP connection: requests in, responses out, within limits of size and time that no client can stretch."""
+"""One HTTP connection: requests in, responses out, within limits of size and time that no client
+can stretch.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _LONGEST_LOGGED = 200
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client may cost. ``idle_seconds`` is longer than the usual minute between two scrapes."""
+    """What a client may cost. ``idle_seconds`` is longer than the usual minute between two
+    scrapes.
+    """
 
     connections: int = 64
     head_bytes: int = 16 * 1024
@@ -49,13 +53,20 @@ class _Refused(Exception):
 
 
 class Connection:
-    """Serves one client until it leaves, errs, idles or is too slow. ``since`` is when the present step began.
+    """Serves one client until it leaves, errs, idles or is too slow. ``since`` is when the present
+    step began.
 
-    ``idle`` is true between an answer and the first byte of the next request. Times are those of the event loop.
+    ``idle`` is true between an answer and the first byte of the next request. Times are those of
+    the event loop.
     """
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer, limits: Limits, peer: str
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answer: Answer,
+        limits: Limits,
+        peer: str,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -66,11 +77,14 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
         self.idle = False
         self.since = self._now()
-        # So that waiting for a write means waiting for the client, not for room in a buffer of ours.
+        # So that waiting for a write means waiting for the client, not for room in a buffer of
+        # ours.
         writer.transport.set_write_buffer_limits(high=0)
 
     async def run(self) -> None:
-        """Raises OSError (TimeoutError among them) when the client is gone or too slow to be told anything."""
+        """Raises OSError (TimeoutError among them) when the client is gone or too slow to be told
+        anything.
+        """
         try:
             while await self._exchange():
                 self._http.start_next_cycle()
@@ -94,7 +108,9 @@ class Connection:
             response = Response(error.error_status_hint, f"{error}\n".encode())
         goes_on = self._http.their_state is h11.DONE
         self.idle, self.since = False, self._now()
-        await self._send(response, head_only=request is not None and request.method == "HEAD", close=not goes_on)
+        await self._send(
+            response, head_only=request is not None and request.method == "HEAD", close=not goes_on
+        )
         log.debug(
             "request",
             extra={
@@ -118,7 +134,7 @@ class Connection:
             log.exception("a request failed", extra={"path": request.path[:_LONGEST_LOGGED]})
             return Response(500, b"internal error; the log has the reason\n")
 
-    # ------------------------------------------------------------------------------------------------ reading
+    # ---- reading
 
     async def _receive(self) -> Request | None:
         """The next request, its body discarded; ``None`` when the client left or did not send any.
@@ -134,7 +150,10 @@ class Connection:
                     return None
                 headers = _headers(event)
                 # Checked by the library: a short number.
-                if headers.get("expect") or int(headers.get("content-length", 0)) > limits.body_bytes:
+                if (
+                    headers.get("expect")
+                    or int(headers.get("content-length", 0)) > limits.body_bytes
+                ):
                     raise _Refused(413, "no request here takes a body")
                 await self._discard_body(deadline)
         except TimeoutError:
@@ -162,17 +181,22 @@ class Connection:
                 deadline.reschedule(self.since + self._limits.head_seconds)
             self._http.receive_data(data)
 
-    # ------------------------------------------------------------------------------------------------ writing
+    # ---- writing
 
     async def _send(self, response: Response, *, head_only: bool, close: bool) -> None:
         headers = [("Date", formatdate(usegmt=True)), ("X-Content-Type-Options", "nosniff")]
         if response.status != HTTPStatus.NOT_MODIFIED:
-            headers += [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
+            headers += [
+                ("Content-Type", response.content_type),
+                ("Content-Length", str(len(response.body))),
+            ]
         headers += response.headers.items()
         if close:
             headers.append(("Connection", "close"))
         parts: list[h11.Event] = [
-            h11.Response(status_code=response.status, headers=headers, reason=_phrase(response.status))
+            h11.Response(
+                status_code=response.status, headers=headers, reason=_phrase(response.status)
+            )
         ]
         if response.body and not head_only and response.status != HTTPStatus.NOT_MODIFIED:
             parts.append(h11.Data(data=response.body))
@@ -182,7 +206,9 @@ class Connection:
             await self._writer.drain()
 
     async def _leave(self) -> None:
-        """Close so that the client sees the answer: unread data would make the kernel reset the connection."""
+        """Close so that the client sees the answer: unread data would make the kernel reset the
+        connection.
+        """
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(self._limits.linger_seconds):
                 if self._writer.can_write_eof():

@@ -1,6 +1,8 @@
-"""dcgm-exporter's names and labels for the same values, so that dashboards made for it go on working.
+"""dcgm-exporter's names and labels for the same values, so that dashboards made for it go on
+working.
 
-Values of a card are there once per card, and not for each instance on it: sums over instances are right.
+Values of a card are there once per card, and not for each instance on it: sums over instances are
+right.
 """
 
 from __future__ import annotations
@@ -14,7 +16,17 @@ from plugin.core.samples import DeviceSample
 from plugin.web.family import Family, Kind, Labels, Reading, read
 from plugin.web.subjects import HOLDER, Card, Subject, holder_labels
 
-_CARD = ("gpu", "UUID", "pci_bus_id", "device", "modelName", "Hostname", "hostname", "DCGM_FI_DRIVER_VERSION", *HOLDER)
+_CARD = (
+    "gpu",
+    "UUID",
+    "pci_bus_id",
+    "device",
+    "modelName",
+    "Hostname",
+    "hostname",
+    "DCGM_FI_DRIVER_VERSION",
+    *HOLDER,
+)
 _INSTANCE = (*_CARD, "GPU_I_PROFILE", "GPU_I_ID", "GPU_I_CI_ID")
 
 
@@ -29,9 +41,14 @@ def _card(name: str, meaning: str, kind: Kind = Kind.GAUGE) -> Family:
 INSTANCES: tuple[Reading[DeviceSample], ...] = (
     (_instance("DCGM_FI_DEV_FB_USED", "Memory in use, MiB"), lambda s: _mebibytes(s.memory_used)),
     (_instance("DCGM_FI_DEV_FB_FREE", "Memory free, MiB"), lambda s: _mebibytes(s.memory_free)),
-    (_instance("DCGM_FI_DEV_FB_RESERVED", "Memory the driver keeps, MiB"), lambda s: _mebibytes(s.memory_reserved)),
     (
-        _instance("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "Share of time the compute or graphics engine worked"),
+        _instance("DCGM_FI_DEV_FB_RESERVED", "Memory the driver keeps, MiB"),
+        lambda s: _mebibytes(s.memory_reserved),
+    ),
+    (
+        _instance(
+            "DCGM_FI_PROF_GR_ENGINE_ACTIVE", "Share of time the compute or graphics engine worked"
+        ),
         lambda s: s.activity.graphics_active,
     ),
     (
@@ -57,10 +74,20 @@ CARDS: tuple[Reading[Card], ...] = (
     (_card("DCGM_FI_DEV_GPU_UTIL", "Utilisation, %"), lambda c: _scaled(c.sample.utilisation, 100)),
     (_card("DCGM_FI_DEV_GPU_TEMP", "Temperature, degrees Celsius"), lambda c: c.sample.temperature),
     (_card("DCGM_FI_DEV_POWER_USAGE", "Power, W"), lambda c: c.sample.power),
-    (_card("DCGM_FI_DEV_SM_CLOCK", "Clock of the multiprocessors, MHz"), lambda c: _scaled(c.sample.sm_clock, 1e-6)),
-    (_card("DCGM_FI_DEV_MEM_CLOCK", "Clock of the memory, MHz"), lambda c: _scaled(c.sample.memory_clock, 1e-6)),
     (
-        _card("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "Energy since the driver was loaded, mJ", Kind.UNKNOWN),
+        _card("DCGM_FI_DEV_SM_CLOCK", "Clock of the multiprocessors, MHz"),
+        lambda c: _scaled(c.sample.sm_clock, 1e-6),
+    ),
+    (
+        _card("DCGM_FI_DEV_MEM_CLOCK", "Clock of the memory, MHz"),
+        lambda c: _scaled(c.sample.memory_clock, 1e-6),
+    ),
+    (
+        _card(
+            "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+            "Energy since the driver was loaded, mJ",
+            Kind.UNKNOWN,
+        ),
         lambda c: _scaled(c.sample.energy, 1e3),
     ),
     (
@@ -68,24 +95,39 @@ CARDS: tuple[Reading[Card], ...] = (
         lambda c: c.remap_failure,
     ),
     (
-        _card("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "Rows remapped for correctable errors", Kind.UNKNOWN),
+        _card(
+            "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
+            "Rows remapped for correctable errors",
+            Kind.UNKNOWN,
+        ),
         lambda c: c.sample.remapped_correctable,
     ),
     (
-        _card("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", "Rows remapped for uncorrectable errors", Kind.UNKNOWN),
+        _card(
+            "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
+            "Rows remapped for uncorrectable errors",
+            Kind.UNKNOWN,
+        ),
         lambda c: c.sample.remapped_uncorrectable,
     ),
 )
 
 
 def _latest_xid(on_card: Sequence[Subject]) -> int:
-    latest = max((s.entry for s in on_card if s.entry.xids), key=lambda entry: entry.last_fault or 0.0, default=None)
+    latest = max(
+        (s.entry for s in on_card if s.entry.xids),
+        key=lambda entry: entry.last_fault or 0.0,
+        default=None,
+    )
     return next(reversed(list(latest.xids))) if latest is not None else 0
 
 
 #: Read from everything on the card: the latest fault names the XID.
 XID: Reading[Sequence[Subject]] = (
-    _card("DCGM_FI_DEV_XID_ERRORS", "The latest XID of the card or of an instance on it; 0 when there was none"),
+    _card(
+        "DCGM_FI_DEV_XID_ERRORS",
+        "The latest XID of the card or of an instance on it; 0 when there was none",
+    ),
     _latest_xid,
 )
 
@@ -94,17 +136,25 @@ FAMILIES: tuple[Family, ...] = tuple(
 )
 
 
-def collect(devices: Sequence[Subject], gpus: Sequence[Card], *, driver: str, hostname: str) -> Iterator[Metric]:
+def collect(
+    devices: Sequence[Subject], gpus: Sequence[Card], *, driver: str, hostname: str
+) -> Iterator[Metric]:
     """Every family that has a value."""
     own = {card.gpu.uuid: _own_labels(card.gpu, driver, hostname) for card in gpus}
     yield from read(
         INSTANCES,
-        [({**own[s.gpu.uuid], **_instance_labels(s)}, s.sample) for s in devices if s.sample is not None],
+        [
+            ({**own[s.gpu.uuid], **_instance_labels(s)}, s.sample)
+            for s in devices
+            if s.sample is not None
+        ],
     )
     holders = {s.device.uuid: holder_labels(s.holders if s.allocatable else ()) for s in devices}
     labels = {uuid: {**known, **holders[uuid]} for uuid, known in own.items()}
     yield from read(CARDS, [(labels[card.gpu.uuid], card) for card in gpus])
-    yield from read([XID], [(labels[c.gpu.uuid], [s for s in devices if s.gpu is c.gpu]) for c in gpus])
+    yield from read(
+        [XID], [(labels[c.gpu.uuid], [s for s in devices if s.gpu is c.gpu]) for c in gpus]
+    )
 
 
 def _own_labels(gpu: Gpu, driver: str, hostname: str) -> Labels:
@@ -122,7 +172,9 @@ def _own_labels(gpu: Gpu, driver: str, hostname: str) -> Labels:
 
 
 def _instance_labels(subject: Subject) -> Labels:
-    """``GPU_I_CI_ID`` is ours: without it two compute instances of one GPU instance would be one series."""
+    """``GPU_I_CI_ID`` is ours: without it two compute instances of one GPU instance would be one
+    series.
+    """
     instance = subject.device if isinstance(subject.device, MigDevice) else None
     return {
         "GPU_I_PROFILE": instance.profile if instance else "",

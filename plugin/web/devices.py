@@ -13,20 +13,32 @@ from plugin.web.family import Family, Labels, Reading, counter, filled, gauge, i
 from plugin.web.subjects import CARD, DEVICE, HOLDER, IDENTITY, Card, Subject
 
 HEALTHY = gauge("device_healthy", "Whether a device is offered as healthy (1) or not (0)", DEVICE)
-REASON = gauge("device_unhealthy_reason", "1 for each reason why a device is not healthy", (*DEVICE, "reason"))
-ALLOCATED = gauge("device_allocated", "1 for each container that holds a device", (*IDENTITY, *HOLDER))
+REASON = gauge(
+    "device_unhealthy_reason", "1 for each reason why a device is not healthy", (*DEVICE, "reason")
+)
+ALLOCATED = gauge(
+    "device_allocated", "1 for each container that holds a device", (*IDENTITY, *HOLDER)
+)
 
 HISTORY: tuple[Reading[Subject], ...] = (
     (
-        gauge("device_cordoned", "Whether an operator has cordoned the device or its GPU", IDENTITY),
+        gauge(
+            "device_cordoned", "Whether an operator has cordoned the device or its GPU", IDENTITY
+        ),
         lambda s: any(entry.reason(CORDONED) is not None for entry in (s.entry, s.of_gpu)),
     ),
     (
-        counter("device_recoveries_total", "How often a device came back by itself after faults", IDENTITY),
+        counter(
+            "device_recoveries_total",
+            "How often a device came back by itself after faults",
+            IDENTITY,
+        ),
         lambda s: s.entry.recoveries,
     ),
     (
-        gauge("device_last_fault_timestamp_seconds", "When a device had its latest fault", IDENTITY),
+        gauge(
+            "device_last_fault_timestamp_seconds", "When a device had its latest fault", IDENTITY
+        ),
         lambda s: s.entry.last_fault,
     ),
 )
@@ -36,15 +48,32 @@ XIDS = counter("device_xid_errors_total", "XIDs of a device", (*IDENTITY, "xid")
 USE: tuple[Reading[DeviceSample], ...] = (
     (gauge("device_memory_total_bytes", "Memory of a device", DEVICE), lambda s: s.memory_total),
     (gauge("device_memory_used_bytes", "Memory that is in use", DEVICE), lambda s: s.memory_used),
-    (gauge("device_memory_free_bytes", "Memory that can be allocated", DEVICE), lambda s: s.memory_free),
-    (gauge("device_memory_reserved_bytes", "Memory that the driver keeps", DEVICE), lambda s: s.memory_reserved),
-    (gauge("device_processes", "Processes that have a context on a device", DEVICE), lambda s: s.processes),
     (
-        gauge("device_sm_active_ratio", "Share of time that a multiprocessor had work, averaged over them", DEVICE),
+        gauge("device_memory_free_bytes", "Memory that can be allocated", DEVICE),
+        lambda s: s.memory_free,
+    ),
+    (
+        gauge("device_memory_reserved_bytes", "Memory that the driver keeps", DEVICE),
+        lambda s: s.memory_reserved,
+    ),
+    (
+        gauge("device_processes", "Processes that have a context on a device", DEVICE),
+        lambda s: s.processes,
+    ),
+    (
+        gauge(
+            "device_sm_active_ratio",
+            "Share of time that a multiprocessor had work, averaged over them",
+            DEVICE,
+        ),
         lambda s: s.activity.sm_active,
     ),
     (
-        gauge("device_sm_occupancy_ratio", "Warps resident on multiprocessors, of the most possible", DEVICE),
+        gauge(
+            "device_sm_occupancy_ratio",
+            "Warps resident on multiprocessors, of the most possible",
+            DEVICE,
+        ),
         lambda s: s.activity.sm_occupancy,
     ),
     (
@@ -56,17 +85,29 @@ USE: tuple[Reading[DeviceSample], ...] = (
         lambda s: s.activity.dram_active,
     ),
     (
-        gauge("device_graphics_active_ratio", "Share of time that the compute or graphics engine worked", DEVICE),
+        gauge(
+            "device_graphics_active_ratio",
+            "Share of time that the compute or graphics engine worked",
+            DEVICE,
+        ),
         lambda s: s.activity.graphics_active,
     ),
 )
 
-DEVICE_ECC = counter("device_ecc_errors_total", "ECC errors of a device since the driver was loaded", (*DEVICE, "type"))
+DEVICE_ECC = counter(
+    "device_ecc_errors_total",
+    "ECC errors of a device since the driver was loaded",
+    (*DEVICE, "type"),
+)
 
 
 def of_devices(devices: tuple[Subject, ...]) -> Iterator[Metric]:
-    standings = [(s.device_labels, s.standing) for s in devices if s.allocatable and s.standing is not None]
-    yield from filled(HEALTHY, [(labels, stands.health == "healthy") for labels, stands in standings])
+    standings = [
+        (s.device_labels, s.standing) for s in devices if s.allocatable and s.standing is not None
+    ]
+    yield from filled(
+        HEALTHY, [(labels, stands.health == "healthy") for labels, stands in standings]
+    )
     yield from filled(
         REASON,
         [
@@ -78,7 +119,15 @@ def of_devices(devices: tuple[Subject, ...]) -> Iterator[Metric]:
     yield from filled(
         ALLOCATED,
         [
-            ({**s.identity, "namespace": holder.namespace, "pod": holder.pod, "container": holder.container}, 1)
+            (
+                {
+                    **s.identity,
+                    "namespace": holder.namespace,
+                    "pod": holder.pod,
+                    "container": holder.container,
+                },
+                1,
+            )
             for s in devices
             if s.allocatable
             for holder in s.holders
@@ -86,16 +135,26 @@ def of_devices(devices: tuple[Subject, ...]) -> Iterator[Metric]:
     )
     yield from read(HISTORY, [(s.identity, s) for s in devices])
     yield from filled(
-        XIDS, [({**s.identity, "xid": str(xid)}, count) for s in devices for xid, count in s.entry.xids.items()]
+        XIDS,
+        [
+            ({**s.identity, "xid": str(xid)}, count)
+            for s in devices
+            for xid, count in s.entry.xids.items()
+        ],
     )
     samples = [(s.device_labels, s.sample) for s in devices if s.sample is not None]
     yield from read(USE, samples)
     yield from filled(
-        DEVICE_ECC, _by_type((labels, sample.ecc_corrected, sample.ecc_uncorrected) for labels, sample in samples)
+        DEVICE_ECC,
+        _by_type(
+            (labels, sample.ecc_corrected, sample.ecc_uncorrected) for labels, sample in samples
+        ),
     )
 
 
-def _by_type(counts: Iterable[tuple[Labels, int | None, int | None]]) -> Iterator[tuple[Labels, float]]:
+def _by_type(
+    counts: Iterable[tuple[Labels, int | None, int | None]],
+) -> Iterator[tuple[Labels, float]]:
     for labels, corrected, uncorrected in counts:
         if corrected is not None:
             yield {**labels, "type": "corrected"}, corrected
@@ -103,26 +162,44 @@ def _by_type(counts: Iterable[tuple[Labels, int | None, int | None]]) -> Iterato
             yield {**labels, "type": "uncorrected"}, uncorrected
 
 
-# ---------------------------------------------------------------------------------------------------- cards
+# ---- cards
 
 GPU = info("gpu_info", "What card it is", (*CARD, "product", "pci_bus_id"))
 
 CARDS: tuple[Reading[Card], ...] = (
-    (gauge("gpu_memory_slices", "Memory slices of the card", CARD), lambda c: c.gpu.memory_slices or None),
-    (gauge("gpu_memory_slices_free", "Memory slices in no GPU instance", CARD), lambda c: _free_slices(c.gpu)),
+    (
+        gauge("gpu_memory_slices", "Memory slices of the card", CARD),
+        lambda c: c.gpu.memory_slices or None,
+    ),
+    (
+        gauge("gpu_memory_slices_free", "Memory slices in no GPU instance", CARD),
+        lambda c: _free_slices(c.gpu),
+    ),
     (gauge("gpu_power_watts", "Power drawn", CARD), lambda c: c.sample.power),
     (gauge("gpu_temperature_celsius", "Temperature", CARD), lambda c: c.sample.temperature),
-    (gauge("gpu_sm_clock_hertz", "Clock of the multiprocessors", CARD), lambda c: c.sample.sm_clock),
+    (
+        gauge("gpu_sm_clock_hertz", "Clock of the multiprocessors", CARD),
+        lambda c: c.sample.sm_clock,
+    ),
     (gauge("gpu_memory_clock_hertz", "Clock of the memory", CARD), lambda c: c.sample.memory_clock),
     (
-        gauge("gpu_utilization_ratio", "Share of time that a kernel ran; drivers do not say under MIG", CARD),
+        gauge(
+            "gpu_utilization_ratio",
+            "Share of time that a kernel ran; drivers do not say under MIG",
+            CARD,
+        ),
         lambda c: c.sample.utilisation,
     ),
     (
-        gauge("gpu_memory_utilization_ratio", "Share of time that memory was read or written", CARD),
+        gauge(
+            "gpu_memory_utilization_ratio", "Share of time that memory was read or written", CARD
+        ),
         lambda c: c.sample.memory_utilisation,
     ),
-    (counter("gpu_energy_joules_total", "Energy since the driver was loaded", CARD), lambda c: c.sample.energy),
+    (
+        counter("gpu_energy_joules_total", "Energy since the driver was loaded", CARD),
+        lambda c: c.sample.energy,
+    ),
     (
         gauge("gpu_row_remap_pending", "Whether rows wait for a reset to be remapped", CARD),
         lambda c: c.sample.remap_pending,
@@ -133,12 +210,18 @@ CARDS: tuple[Reading[Card], ...] = (
     ),
     (
         gauge(
-            "gpu_page_retirement_pending", "Whether memory pages wait for a reset to be retired (before Ampere)", CARD
+            "gpu_page_retirement_pending",
+            "Whether memory pages wait for a reset to be retired (before Ampere)",
+            CARD,
         ),
         lambda c: c.probe.retirement_pending,
     ),
     (
-        gauge("gpu_recovery_action", "What the driver asks for: 0 nothing, 1 GPU reset, 2 node reboot, …", CARD),
+        gauge(
+            "gpu_recovery_action",
+            "What the driver asks for: 0 nothing, 1 GPU reset, 2 node reboot, …",
+            CARD,
+        ),
         lambda c: c.probe.recovery_action,
     ),
 )
@@ -149,14 +232,23 @@ CARD_ECC = counter("gpu_ecc_errors_total", "ECC errors in the card's life", (*CA
 
 def _free_slices(gpu: Gpu) -> int | None:
     """Compute instances of one GPU instance share its placement."""
-    if not gpu.memory_slices or not gpu.mig_enabled or any(device.placement is None for device in gpu.mig_devices):
+    if (
+        not gpu.memory_slices
+        or not gpu.mig_enabled
+        or any(device.placement is None for device in gpu.mig_devices)
+    ):
         return None
-    used = {n for d in gpu.mig_devices if d.placement for n in range(d.placement.start, d.placement.end)}
+    used = {
+        n for d in gpu.mig_devices if d.placement for n in range(d.placement.start, d.placement.end)
+    }
     return gpu.memory_slices - len(used)
 
 
 def of_cards(gpus: tuple[Card, ...]) -> Iterator[Metric]:
-    yield from filled(GPU, [({**c.labels, "product": c.gpu.product, "pci_bus_id": c.gpu.pci_bus_id}, 1) for c in gpus])
+    yield from filled(
+        GPU,
+        [({**c.labels, "product": c.gpu.product, "pci_bus_id": c.gpu.pci_bus_id}, 1) for c in gpus],
+    )
     yield from read(CARDS, [(c.labels, c) for c in gpus])
     yield from filled(
         REMAPPED,
@@ -170,7 +262,10 @@ def of_cards(gpus: tuple[Card, ...]) -> Iterator[Metric]:
             if rows is not None
         ],
     )
-    yield from filled(CARD_ECC, _by_type((c.labels, c.sample.ecc_corrected, c.sample.ecc_uncorrected) for c in gpus))
+    yield from filled(
+        CARD_ECC,
+        _by_type((c.labels, c.sample.ecc_corrected, c.sample.ecc_uncorrected) for c in gpus),
+    )
 
 
 #: In the order in which a scrape has them.

@@ -1,8 +1,10 @@
-"""Metrics as text, in Prometheus' and OpenMetrics' formats, byte for byte as prometheus_client writes them.
+"""Metrics as text, in Prometheus' and OpenMetrics' formats, byte for byte as prometheus_client
+writes them.
 
-The library's own ``generate_latest`` writes every label of every sample anew, some 17 µs a sample with ten labels:
-three times the budget of a scrape. Here a set of labels that several samples share is written once. What this project
-does not use is left out: exemplars, time stamps, ``_created`` series, UTF-8 names.
+The library's own ``generate_latest`` writes every label of every sample anew, some 17 µs a sample
+with ten labels: three times the budget of a scrape. Here a set of labels that several samples share
+is written once. What this project does not use is left out: exemplars, time stamps, ``_created``
+series, UTF-8 names.
 """
 
 from __future__ import annotations
@@ -22,8 +24,13 @@ number: Callable[[float], str] = floatToGoString
 _ESCAPED = {"\\": r"\\", "\n": r"\n", '"': r"\""}
 _SPECIAL = re.compile(r'[\\\n"]')
 
-#: What the text format, which is older, calls OpenMetrics' kinds, and what it adds to the family's name.
-_TEXT_KINDS = {"counter": ("counter", "_total"), "info": ("gauge", "_info"), "unknown": ("untyped", "")}
+#: What the text format, which is older, calls OpenMetrics' kinds, and what it adds to the family's
+#: name.
+_TEXT_KINDS = {
+    "counter": ("counter", "_total"),
+    "info": ("gauge", "_info"),
+    "unknown": ("untyped", ""),
+}
 
 
 def expose(collector: Collector, *, openmetrics: bool) -> tuple[bytes, str]:
@@ -33,7 +40,9 @@ def expose(collector: Collector, *, openmetrics: bool) -> tuple[bytes, str]:
     metrics = list(collector.collect())
     written: dict[int, str] = {}
     for metric in metrics:
-        kind, suffix = (metric.type, "") if openmetrics else _TEXT_KINDS.get(metric.type, (metric.type, ""))
+        kind, suffix = (
+            (metric.type, "") if openmetrics else _TEXT_KINDS.get(metric.type, (metric.type, ""))
+        )
         name = metric.name + suffix
         meaning = metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
         if openmetrics:
@@ -58,5 +67,7 @@ def _block(labels: dict[str, str]) -> str:
         return ""
     pairs = sorted(labels.items())
     if _SPECIAL.search("".join(labels.values())):
-        pairs = [(name, _SPECIAL.sub(lambda found: _ESCAPED[found[0]], value)) for name, value in pairs]
+        pairs = [
+            (name, _SPECIAL.sub(lambda found: _ESCAPED[found[0]], value)) for name, value in pairs
+        ]
     return "{" + ",".join([f'{name}="{value}"' for name, value in pairs]) + "}"

@@ -1,4 +1,6 @@
-"""A family of metrics: its name, kind, meaning and labels, and how it is filled from what it tells of."""
+"""A family of metrics: its name, kind, meaning and labels, and how it is filled from what it tells
+of.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,15 @@ PREFIX = "mig_device_plugin_"
 
 _UNITS = frozenset({"bytes", "celsius", "hertz", "joules", "ratio", "seconds", "watts"})
 
-#: Every series of one thing shares one of these, so that it is written out once; nobody changes them.
+#: Every series of one thing shares one of these, so that it is written out once; nobody changes
+#: them.
 Labels = dict[str, str]
 
 
 class Kind(enum.StrEnum):
-    """What a family's numbers are, in OpenMetrics' words. ``UNKNOWN`` is for foreign names that break its rules."""
+    """What a family's numbers are, in OpenMetrics' words. ``UNKNOWN`` is for foreign names that
+    break its rules.
+    """
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -33,7 +38,9 @@ _SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``name`` is the whole name as it is queried: of counters with ``_total``, of infos with ``_info``."""
+    """``name`` is the whole name as it is queried: of counters with ``_total``, of infos with
+    ``_info``.
+    """
 
     name: str
     kind: Kind
@@ -70,7 +77,9 @@ def read(readings: Iterable[Reading[T]], subjects: Sequence[tuple[Labels, T]]) -
     for family, value_of in readings:
         metric, name = family.metric(), family.name
         metric.samples = [
-            Sample(name, labels, value) for labels, subject in subjects if (value := value_of(subject)) is not None
+            Sample(name, labels, value)
+            for labels, subject in subjects
+            if (value := value_of(subject)) is not None
         ]
         if metric.samples:
             yield metric

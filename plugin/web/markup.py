@@ -17,8 +17,9 @@ Content = str | Html | None
 def element(name: str, *children: Content, **attributes: str | int | bool | None) -> Html:
     """``<name …>children</name>``.
 
-    Attributes that are ``None`` or false are left out, those that are true have no value; a trailing underscore is
-    dropped (``class_``) and others become hyphens (``aria_label``). For elements that have an end.
+    Attributes that are ``None`` or false are left out, those that are true have no value; a
+    trailing underscore is dropped (``class_``) and others become hyphens (``aria_label``). For
+    elements that have an end.
     """
     given = "".join(
         f" {_attribute(key)}" if value is True else f' {_attribute(key)}="{escape(str(value))}"'
@@ -29,7 +30,9 @@ def element(name: str, *children: Content, **attributes: str | int | bool | None
 
 
 def join(*children: Content) -> Html:
-    return Html("".join(child if isinstance(child, Html) else escape(child) for child in children if child))
+    return Html(
+        "".join(child if isinstance(child, Html) else escape(child) for child in children if child)
+    )
 
 
 def _attribute(key: str) -> str:

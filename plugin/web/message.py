@@ -9,7 +9,9 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``path`` is without the query; ``headers`` have names in lower case, repeated ones joined by commas."""
+    """``path`` is without the query; ``headers`` have names in lower case, repeated ones joined by
+    commas.
+    """
 
     method: str
     path: str

@@ -1,4 +1,6 @@
-"""The node's metrics: one view in, the body of a scrape out. docs/metrics.md says what each family means."""
+"""The node's metrics: one view in, the body of a scrape out. docs/metrics.md says what each family
+means.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,18 @@ from plugin import __version__
 from plugin.core.view import DURATION_BOUNDS, CallStats, ResourceStatus, View
 from plugin.web import dcgm, devices
 from plugin.web.exposition import expose, number
-from plugin.web.family import PREFIX, Family, Kind, Labels, Reading, counter, filled, gauge, info, read
+from plugin.web.family import (
+    PREFIX,
+    Family,
+    Kind,
+    Labels,
+    Reading,
+    counter,
+    filled,
+    gauge,
+    info,
+    read,
+)
 from plugin.web.subjects import cards, subjects
 
 
@@ -48,7 +61,7 @@ class ViewCollector:
             yield from dcgm.collect(known, gpus, driver=driver, hostname=self._hostname)
 
 
-# ----------------------------------------------------------------------------------------------------- node
+# ---- node
 
 
 def _unwatched(view: View) -> int:
@@ -56,25 +69,45 @@ def _unwatched(view: View) -> int:
 
 
 BUILD = info(
-    "build_info", "Versions of the plugin, Python, the driver and CUDA", ("version", "python", "driver", "cuda")
+    "build_info",
+    "Versions of the plugin, Python, the driver and CUDA",
+    ("version", "python", "driver", "cuda"),
 )
 
 NODE: tuple[Reading[View], ...] = (
     (gauge("start_time_seconds", "When the plugin started"), lambda v: v.started),
     (
-        gauge("generation", "Generation of the node's state: grows with every change of devices, health or offer"),
+        gauge(
+            "generation",
+            "Generation of the node's state: grows with every change of devices, health or offer",
+        ),
         lambda v: v.snapshot.generation,
     ),
-    (gauge("geometry_generation", "Grows with every change of the set of devices"), lambda v: v.geometry),
+    (
+        gauge("geometry_generation", "Grows with every change of the set of devices"),
+        lambda v: v.geometry,
+    ),
     (
         gauge("geometry_last_change_timestamp_seconds", "When the set of devices last changed"),
         lambda v: v.changed,
     ),
-    (gauge("driver_up", "Whether the driver could be used when last tried"), lambda v: v.snapshot.driver_error is None),
-    (gauge("driver_busy_seconds", "How long the driver has been in the call it is in now"), lambda v: v.driver_busy),
+    (
+        gauge("driver_up", "Whether the driver could be used when last tried"),
+        lambda v: v.snapshot.driver_error is None,
+    ),
+    (
+        gauge("driver_busy_seconds", "How long the driver has been in the call it is in now"),
+        lambda v: v.driver_busy,
+    ),
     (gauge("unwatched_gpus", "GPUs whose events cannot be watched"), _unwatched),
-    (gauge("stuck_tasks", "Tasks of the plugin that should run and do not"), lambda v: len(v.stuck)),
-    (gauge("holders_known", "Whether kubelet has said which pods hold devices"), lambda v: v.holders is not None),
+    (
+        gauge("stuck_tasks", "Tasks of the plugin that should run and do not"),
+        lambda v: len(v.stuck),
+    ),
+    (
+        gauge("holders_known", "Whether kubelet has said which pods hold devices"),
+        lambda v: v.holders is not None,
+    ),
     (
         gauge("sample_age_seconds", "Age of the newest sample of use, which all of them are from"),
         lambda v: max(v.now - v.samples.time, 0.0) if v.samples else None,
@@ -98,7 +131,7 @@ def _node(view: View) -> Iterator[Metric]:
     yield from read(NODE, [({}, view)])
 
 
-# -------------------------------------------------------------------------------------------------- kubelet
+# ---- kubelet
 
 _RESOURCE = ("resource",)
 _CALL = ("resource", "method")
@@ -110,20 +143,38 @@ DEVICES = gauge(
 )
 
 RESOURCES: tuple[Reading[ResourceStatus], ...] = (
-    (gauge("registered", "Whether kubelet has accepted the resource", _RESOURCE), lambda s: s.registered),
-    (counter("registrations_total", "Registrations that kubelet accepted", _RESOURCE), lambda s: s.registrations),
     (
-        gauge("stream_start_timestamp_seconds", "When kubelet opened the list's stream; none while closed", _RESOURCE),
+        gauge("registered", "Whether kubelet has accepted the resource", _RESOURCE),
+        lambda s: s.registered,
+    ),
+    (
+        counter("registrations_total", "Registrations that kubelet accepted", _RESOURCE),
+        lambda s: s.registrations,
+    ),
+    (
+        gauge(
+            "stream_start_timestamp_seconds",
+            "When kubelet opened the list's stream; none while closed",
+            _RESOURCE,
+        ),
         lambda s: s.stream_since,
     ),
-    (counter("list_updates_sent_total", "Lists sent to kubelet", _RESOURCE), lambda s: s.lists_sent),
+    (
+        counter("list_updates_sent_total", "Lists sent to kubelet", _RESOURCE),
+        lambda s: s.lists_sent,
+    ),
 )
 
 CALLS: tuple[Reading[CallStats], ...] = (
-    (counter("call_errors_total", "Calls of kubelet that were refused or failed", _CALL), lambda s: s.errors),
+    (
+        counter("call_errors_total", "Calls of kubelet that were refused or failed", _CALL),
+        lambda s: s.errors,
+    ),
 )
 
-DURATIONS = Family(PREFIX + "call_duration_seconds", Kind.HISTOGRAM, "How long kubelet's calls took", _CALL)
+DURATIONS = Family(
+    PREFIX + "call_duration_seconds", Kind.HISTOGRAM, "How long kubelet's calls took", _CALL
+)
 
 _BOUNDS = (*(number(bound) for bound in DURATION_BOUNDS), "+Inf")
 
@@ -132,11 +183,16 @@ def _kubelet(view: View) -> Iterator[Metric]:
     yield from filled(DEVICES, _by_state(view))
     statuses = {status.resource: status for status in view.resources}
     yield from read(RESOURCES, [({"resource": name}, status) for name, status in statuses.items()])
-    calls = [({"resource": resource, "method": method}, stats) for (resource, method), stats in view.calls.items()]
+    calls = [
+        ({"resource": resource, "method": method}, stats)
+        for (resource, method), stats in view.calls.items()
+    ]
     yield from read(CALLS, calls)
     if calls:
         durations = DURATIONS.metric()
-        durations.samples = list(chain.from_iterable(_histogram(labels, stats) for labels, stats in calls))
+        durations.samples = list(
+            chain.from_iterable(_histogram(labels, stats) for labels, stats in calls)
+        )
         yield durations
 
 

@@ -1,4 +1,6 @@
-"""The status page: a node's GPUs drawn as memory slices, from the same document as ``/api/v1/state``."""
+"""The status page: a node's GPUs drawn as memory slices, from the same document as
+``/api/v1/state``.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,22 @@ from plugin.web.markup import Html, element, join
 _Json = Mapping[str, Any]
 
 _FOLDER = Path(__file__).parent
-_SKELETON, _STYLE, _SCRIPT = ((_FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+_SKELETON, _STYLE, _SCRIPT = (
+    (_FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")
+)
 
 
 def _source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-#: The page brings everything along, so nothing else may be loaded or run, whatever a pod's name contains.
+#: The page brings everything along, so nothing else may be loaded or run, whatever a pod's name
+#: contains.
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": (
-            f"default-src 'none'; style-src {_source(_STYLE)}; script-src {_source(_SCRIPT)}; connect-src 'self'; "
+            f"default-src 'none'; style-src {_source(_STYLE)}; script-src {_source(_SCRIPT)}; "
+            "connect-src 'self'; "
             "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         ),
         "Referrer-Policy": "no-referrer",
@@ -57,7 +63,10 @@ _MOST_SLICES = 16
 
 def render(told: _Json, now: float) -> str:
     """The whole page. `told` is :func:`plugin.web.state.document`, `now` the wall clock's time."""
-    live = join(_header(told, now), element("main", _attention(told), _resources(told, now), _gpus(told, now)))
+    live = join(
+        _header(told, now),
+        element("main", _attention(told), _resources(told, now), _gpus(told, now)),
+    )
     parts = {
         "title": join(f"{told['hostname'] or 'MIG devices'}: {_summary(told)}"),
         "style": _STYLE,
@@ -70,7 +79,7 @@ def render(told: _Json, now: float) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _SKELETON)
 
 
-# -------------------------------------------------------------------------------------------------- header
+# ---- header
 
 
 def _header(told: _Json, now: float) -> Html:
@@ -128,7 +137,7 @@ def _summary(told: _Json) -> str:
     return ", ".join(parts)
 
 
-# ----------------------------------------------------------------------------------------------- attention
+# ---- attention
 
 
 def _attention(told: _Json) -> Html | None:
@@ -136,24 +145,40 @@ def _attention(told: _Json) -> Html | None:
     driver = told["driver"]
     lines: list[tuple[str, str | Html]] = []
     if driver["busySeconds"]:
-        lines.append(("unhealthy", f"The driver has not come back from a call for {driver['busySeconds']} s."))
+        lines.append(
+            (
+                "unhealthy",
+                f"The driver has not come back from a call for {driver['busySeconds']} s.",
+            )
+        )
     if driver["error"]:
         lines.append(("unhealthy", driver["error"]))
     lines += [("unhealthy", why) for why in told["health"]["reasons"]]
     lines += [("warning", why) for why in told["readiness"]["reasons"] if why != driver["error"]]
     lines += [("warning", why) for why in told["problems"] if why != driver["error"]]
     lines += [
-        ("warning", f"{_names(gone['holders'])} has {gone['uuid']}, which is not on this node any more.")
+        (
+            "warning",
+            f"{_names(gone['holders'])} has {gone['uuid']}, which is not on this node any more.",
+        )
         for gone in told["gone"]
     ]
     for state in ("unhealthy", "cordoned"):
-        hit = [gpu for gpu in told["gpus"] if any(d["state"] == state for d in (gpu, *gpu["migDevices"]))]
+        hit = [
+            gpu
+            for gpu in told["gpus"]
+            if any(d["state"] == state for d in (gpu, *gpu["migDevices"]))
+        ]
         if hit:
-            links = [element("a", f"GPU {gpu['index']}", href=f"#gpu-{gpu['index']}") for gpu in hit]
+            links = [
+                element("a", f"GPU {gpu['index']}", href=f"#gpu-{gpu['index']}") for gpu in hit
+            ]
             devices = [d for gpu in hit for d in (gpu, *gpu["migDevices"]) if d["state"] == state]
             pods = {pod for device in devices for pod in _pods(device["holders"])}
             held = f", held by {_count(len(pods), 'pod')}" if pods else ""
-            lines.append((state, join(f"{state.capitalize()} devices on ", *_listed(links), f"{held}.")))
+            lines.append(
+                (state, join(f"{state.capitalize()} devices on ", *_listed(links), f"{held}."))
+            )
     if not lines:
         return None
     return element(
@@ -161,7 +186,10 @@ def _attention(told: _Json) -> Html | None:
         element("h2", "Attention", id="attention"),
         element(
             "ul",
-            *(element("li", _mark(state), element("span", text), class_=state) for state, text in lines),
+            *(
+                element("li", _mark(state), element("span", text), class_=state)
+                for state, text in lines
+            ),
             role="list",
         ),
         class_="attention",
@@ -169,7 +197,7 @@ def _attention(told: _Json) -> Html | None:
     )
 
 
-# ----------------------------------------------------------------------------------------------- resources
+# ---- resources
 
 
 def _resources(told: _Json, now: float) -> Html:
@@ -191,7 +219,9 @@ def _resources(told: _Json, now: float) -> Html:
 def _resource(name: str, resource: _Json, now: float) -> Html:
     counts = {state: resource["states"].get(state, 0) for state in _STATES}
     # What is worth knowing though it is none: that nothing is free.
-    figures = {state: count for state, count in counts.items() if count or state in {"free", "healthy"}}
+    figures = {
+        state: count for state, count in counts.items() if count or state in {"free", "healthy"}
+    }
     figures = {state: count for state, count in figures.items() if state in resource["states"]}
     ready = resource["registered"] and resource["streamSince"] is not None
     if ready:
@@ -199,7 +229,9 @@ def _resource(name: str, resource: _Json, now: float) -> Html:
     elif resource["registered"]:
         kubelet = join("registered, no stream open")
     else:
-        kubelet = join("not registered", f": {resource['lastError']}" if resource["lastError"] else "")
+        kubelet = join(
+            "not registered", f": {resource['lastError']}" if resource["lastError"] else ""
+        )
     prefix, slash, short = name.rpartition("/")
     return element(
         "li",
@@ -218,7 +250,12 @@ def _resource(name: str, resource: _Json, now: float) -> Html:
             ),
             class_="figures",
         ),
-        element("p", None if ready else _mark("unhealthy"), kubelet, class_="kubelet" if ready else "kubelet bad"),
+        element(
+            "p",
+            None if ready else _mark("unhealthy"),
+            kubelet,
+            class_="kubelet" if ready else "kubelet bad",
+        ),
         class_="resource",
     )
 
@@ -231,11 +268,16 @@ def _bar(total: int, parts: Mapping[str, int]) -> Html:
             rects.append(element("rect", x=x, y=0, width=count, height=1, class_=state))
         x += count
     return element(
-        "svg", *rects, viewBox=f"0 0 {max(total, 1)} 1", preserveAspectRatio="none", class_="bar", aria_hidden="true"
+        "svg",
+        *rects,
+        viewBox=f"0 0 {max(total, 1)} 1",
+        preserveAspectRatio="none",
+        class_="bar",
+        aria_hidden="true",
     )
 
 
-# ---------------------------------------------------------------------------------------------------- GPUs
+# ---- GPUs
 
 
 def _gpus(told: _Json, now: float) -> Html:
@@ -251,8 +293,12 @@ def _gpus(told: _Json, now: float) -> Html:
 
 def _legend(told: _Json) -> Html | None:
     states = {d["state"] for gpu in told["gpus"] for d in (gpu, *gpu["migDevices"])}
-    shown = [element("li", _mark(state), state, class_=state) for state in _STATES if state in states]
-    return element("ul", *shown, class_="legend", role="list", aria_label="States") if shown else None
+    shown = [
+        element("li", _mark(state), state, class_=state) for state in _STATES if state in states
+    ]
+    return (
+        element("ul", *shown, class_="legend", role="list", aria_label="States") if shown else None
+    )
 
 
 def _gpu(gpu: _Json, told: _Json, now: float) -> Html:
@@ -282,7 +328,9 @@ def _gpu(gpu: _Json, told: _Json, now: float) -> Html:
 
 
 def _is_whole(gpu: _Json) -> bool:
-    """Whether the GPU itself is the device to draw: it has neither MIG devices nor room for them."""
+    """Whether the GPU itself is the device to draw: it has neither MIG devices nor room for
+    them.
+    """
     return not gpu["migDevices"] and not gpu["freeRuns"]
 
 
@@ -290,7 +338,11 @@ def _mode(mig: _Json | None) -> str:
     if mig is None:
         return ""
     mode = f"MIG {'on' if mig['current'] else 'off'}"
-    return mode if mig["current"] == mig["pending"] else f"{mode}, {'on' if mig['pending'] else 'off'} after a reset"
+    return (
+        mode
+        if mig["current"] == mig["pending"]
+        else f"{mode}, {'on' if mig['pending'] else 'off'} after a reset"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,17 +359,33 @@ def _rail(gpu: _Json) -> Html:
     name = f"GPU {gpu['index']}"
     if _is_whole(gpu):
         return element(
-            "ol", element("li", _tile(gpu), class_="slot"), class_="rail whole", role="list", aria_label=name
+            "ol",
+            element("li", _tile(gpu), class_="slot"),
+            class_="rail whole",
+            role="list",
+            aria_label=name,
         )
     if any(device["placement"] is None for device in devices):
         slots = (element("li", _tile(device), class_="slot") for device in devices)
         return join(
-            element("ol", *slots, class_="rail loose", role="list", aria_label=f"Devices of {name}"),
-            element("p", "Where the instances lie is not known: the driver does not tell this process.", class_="note"),
+            element(
+                "ol", *slots, class_="rail loose", role="list", aria_label=f"Devices of {name}"
+            ),
+            element(
+                "p",
+                "Where the instances lie is not known: the driver does not tell this process.",
+                class_="note",
+            ),
         )
-    pieces = sorted((*_instances(devices), *map(_run, gpu["freeRuns"])), key=lambda piece: piece.start)
-    total = min(max([gpu["memorySlices"], *(piece.start + piece.size for piece in pieces)]), _MOST_SLICES)
-    scale = element("ol", *(element("li", str(slot)) for slot in range(total)), class_=f"scale n{total}")
+    pieces = sorted(
+        (*_instances(devices), *map(_run, gpu["freeRuns"])), key=lambda piece: piece.start
+    )
+    total = min(
+        max([gpu["memorySlices"], *(piece.start + piece.size for piece in pieces)]), _MOST_SLICES
+    )
+    scale = element(
+        "ol", *(element("li", str(slot)) for slot in range(total)), class_=f"scale n{total}"
+    )
     return element(
         "div",
         element(
@@ -340,7 +408,11 @@ def _instances(devices: Iterable[_Json]) -> Iterator[_Piece]:
     for inside in instances.values():
         at = inside[0]["placement"]
         tiles = (_tile(device) for device in inside)
-        html = element("li", *tiles, class_=f"slot s{at['start']} w{at['size']}{' shared' if len(inside) > 1 else ''}")
+        html = element(
+            "li",
+            *tiles,
+            class_=f"slot s{at['start']} w{at['size']}{' shared' if len(inside) > 1 else ''}",
+        )
         yield _Piece(at["start"], at["size"], html)
 
 
@@ -350,7 +422,11 @@ def _run(run: _Json) -> _Piece:
     html = element(
         "li",
         element(
-            "span", element("b", words), element("small", why), element("span", _slices(run), class_="at"), class_="run"
+            "span",
+            element("b", words),
+            element("small", why),
+            element("span", _slices(run), class_="at"),
+            class_="run",
         ),
         class_=f"slot s{run['start']} w{run['size']}",
     )
@@ -386,11 +462,13 @@ def _id(device: _Json) -> str:
     return re.sub(r"[^\w-]", "-", device["uuid"], flags=re.ASCII)
 
 
-# --------------------------------------------------------------------------------------------------- notes
+# ---- notes
 
 
 def _notes(gpu: _Json, problems: Iterable[str], now: float) -> Html | None:
-    """Each reason once, with the devices it holds down and the pods it hits; not what is said of the whole node."""
+    """Each reason once, with the devices it holds down and the pods it hits; not what is said of
+    the whole node.
+    """
     told = set(problems)
     hit: dict[str, list[_Json]] = {}
     why: dict[str, _Json] = {}
@@ -408,7 +486,9 @@ def _note(gpu: _Json, devices: list[_Json], reason: _Json, now: float) -> Html:
     where = (
         f"all of GPU {gpu['index']}"
         if devices[0] is gpu
-        else ", ".join(f"{_title(device)} at {gpu['index']}:{device['index']}" for device in devices)
+        else ", ".join(
+            f"{_title(device)} at {gpu['index']}:{device['index']}" for device in devices
+        )
     )
     pods = sorted({pod for device in devices for pod in _pods(device["holders"])})
     return element(
@@ -418,9 +498,17 @@ def _note(gpu: _Json, devices: list[_Json], reason: _Json, now: float) -> Html:
             "span",
             element("b", reason["text"]),
             element("span", where),
-            element("span", "began ", _ago(reason["since"], now)) if reason["since"] is not None else None,
-            element("span", "until an operator takes it back") if reason["clears"] == "operator" else None,
-            element("span", f"{'hits' if state == 'unhealthy' else 'held by'} {', '.join(pods)}", class_="hit")
+            element("span", "began ", _ago(reason["since"], now))
+            if reason["since"] is not None
+            else None,
+            element("span", "until an operator takes it back")
+            if reason["clears"] == "operator"
+            else None,
+            element(
+                "span",
+                f"{'hits' if state == 'unhealthy' else 'held by'} {', '.join(pods)}",
+                class_="hit",
+            )
             if pods
             else None,
         ),
@@ -428,7 +516,7 @@ def _note(gpu: _Json, devices: list[_Json], reason: _Json, now: float) -> Html:
     )
 
 
-# -------------------------------------------------------------------------------------------------- sheets
+# ---- sheets
 
 
 def _sheet(device: _Json, gpu: _Json, now: float) -> Html:
@@ -440,20 +528,34 @@ def _sheet(device: _Json, gpu: _Json, now: float) -> Html:
     rows: list[tuple[str, str | Html | None]] = [
         ("State", join(_pill(state, state))),
         *(("Reason", _reason(reason, now)) for reason in device["reasons"]),
-        *(("Pod", f"{who['namespace']}/{who['pod']}, container {who['container']}") for who in device["holders"]),
+        *(
+            ("Pod", f"{who['namespace']}/{who['pod']}, container {who['container']}")
+            for who in device["holders"]
+        ),
         ("Resource", device["resource"] or "in no list"),
         *_use(device["use"]),
-        ("Slices", None if whole else _slices(device["placement"]) if device["placement"] else "not known"),
-        ("Instances", None if whole else f"GPU instance {device['gi']}, compute instance {device['ci']}"),
+        (
+            "Slices",
+            None if whole else _slices(device["placement"]) if device["placement"] else "not known",
+        ),
+        (
+            "Instances",
+            None if whole else f"GPU instance {device['gi']}, compute instance {device['ci']}",
+        ),
         ("Memory", _gib(device["memoryMiB"] * 2**20) if device["memoryMiB"] else "not known"),
-        ("Multiprocessors", str(device["multiprocessors"]) if device.get("multiprocessors") else None),
+        (
+            "Multiprocessors",
+            str(device["multiprocessors"]) if device.get("multiprocessors") else None,
+        ),
         ("UUID", element("code", device["uuid"])),
         ("Missing nodes", ", ".join(device["missingNodes"]) or None),
     ]
     return element(
         "div",
         element("h4", f"{_title(device)} ", element("small", path), id=f"{sheet}-title"),
-        element("dl", *(join(element("dt", term), element("dd", text)) for term, text in rows if text)),
+        element(
+            "dl", *(join(element("dt", term), element("dd", text)) for term, text in rows if text)
+        ),
         element(
             "button",
             "Close",
@@ -492,7 +594,7 @@ def _use(use: _Json | None) -> Iterator[tuple[str, str]]:
             yield words, f"{use[key]:.0%}"
 
 
-# --------------------------------------------------------------------------------------------------- words
+# ---- words
 
 
 def _slices(at: _Json) -> str:

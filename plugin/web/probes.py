@@ -23,7 +23,9 @@ class Verdict:
 
 
 def health(view: View, hung_seconds: float = HUNG_SECONDS) -> Verdict:
-    """Whether everything runs that should; what is wrong with devices or kubelet is no reason to start anew."""
+    """Whether everything runs that should; what is wrong with devices or kubelet is no reason to
+    start anew.
+    """
     return Verdict(tuple(_hung(view, hung_seconds)))
 
 

@@ -26,11 +26,15 @@ _PAGE_SECONDS = 30
 class RenderMetrics(Protocol):
     """``plugin.web.metrics.render``: the body and its content type."""
 
-    def __call__(self, view: View, *, openmetrics: bool, dcgm_names: bool, hostname: str) -> tuple[bytes, str]: ...
+    def __call__(
+        self, view: View, *, openmetrics: bool, dcgm_names: bool, hostname: str
+    ) -> tuple[bytes, str]: ...
 
 
 class Site:
-    """Answers requests. Probes are answered at once; all else together takes at most half of the event loop's time."""
+    """Answers requests. Probes are answered at once; all else together takes at most half of the
+    event loop's time.
+    """
 
     def __init__(
         self,
@@ -49,7 +53,10 @@ class Site:
         self._render_metrics = render_metrics or render
         self._turn = asyncio.Lock()
         self._rested = 0.0
-        self._probes: Mapping[str, Callable[[], Response]] = {"/healthz": self._healthz, "/readyz": self._readyz}
+        self._probes: Mapping[str, Callable[[], Response]] = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+        }
         self._pages: Mapping[str, Callable[[Request], Response]] = {
             "/": self._page,
             "/api/v1/state": self._state,
@@ -68,7 +75,9 @@ class Site:
         return await self._in_turn(made, request) if made is not None else Response(404)
 
     async def _in_turn(self, made: Callable[[Request], Response], request: Request) -> Response:
-        """After each answer the loop is left alone for as long as that took: clients that ask a lot wait."""
+        """After each answer the loop is left alone for as long as that took: clients that ask a lot
+        wait.
+        """
         now = asyncio.get_running_loop().time
         async with self._turn:
             await asyncio.sleep(self._rested - now())
@@ -77,7 +86,7 @@ class Site:
             self._rested = now() + (now() - started)
             return response
 
-    # ------------------------------------------------------------------------------------------------- probes
+    # ---- probes
 
     def _healthz(self) -> Response:
         return _probe(health(self._view(), self._hung_seconds))
@@ -85,12 +94,15 @@ class Site:
     def _readyz(self) -> Response:
         return _probe(readiness(self._view()))
 
-    # -------------------------------------------------------------------------------------------------- pages
+    # ---- pages
 
     def _metrics(self, request: Request) -> Response:
         openmetrics = wants_openmetrics(request.headers.get("accept", ""))
         body, content_type = self._render_metrics(
-            self._view(), openmetrics=openmetrics, dcgm_names=self._dcgm_names, hostname=self._hostname
+            self._view(),
+            openmetrics=openmetrics,
+            dcgm_names=self._dcgm_names,
+            hostname=self._hostname,
         )
         return Response(200, body, content_type, {"Cache-Control": "no-store", "Vary": "Accept"})
 
@@ -102,11 +114,19 @@ class Site:
         view = self._view()
         told = document(view, self._hostname)
         tag = _tag(_encoded(told) + str(view.now // _PAGE_SECONDS).encode())
-        return _tagged(request, page.render(told, view.now).encode(), "text/html; charset=utf-8", tag, page.HEADERS)
+        return _tagged(
+            request,
+            page.render(told, view.now).encode(),
+            "text/html; charset=utf-8",
+            tag,
+            page.HEADERS,
+        )
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether an ``Accept`` header likes OpenMetrics at least as much as plain text; nothing said means text."""
+    """Whether an ``Accept`` header likes OpenMetrics at least as much as plain text; nothing said
+    means text.
+    """
     weights: dict[str, float] = {}
     for item in accept.split(","):
         kind, *parameters = (part.strip().lower() for part in item.split(";"))
@@ -120,7 +140,9 @@ def wants_openmetrics(accept: str) -> bool:
 
 
 def _probe(verdict: Verdict) -> Response:
-    body = _encoded({"status": "ok" if verdict.good else "failing", "reasons": list(verdict.reasons)})
+    body = _encoded(
+        {"status": "ok" if verdict.good else "failing", "reasons": list(verdict.reasons)}
+    )
     return Response(200 if verdict.good else 503, body, _JSON, {"Cache-Control": "no-store"})
 
 
@@ -133,9 +155,16 @@ def _tag(body: bytes) -> str:
 
 
 def _tagged(
-    request: Request, body: bytes, content_type: str, tag: str, headers: Mapping[str, str] = MappingProxyType({})
+    request: Request,
+    body: bytes,
+    content_type: str,
+    tag: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
     """The body, or nothing for a client that has it."""
     headers = {**headers, "ETag": tag, "Cache-Control": "no-cache"}
-    have = {item.strip().removeprefix("W/") for item in request.headers.get("if-none-match", "").split(",")}
+    have = {
+        item.strip().removeprefix("W/")
+        for item in request.headers.get("if-none-match", "").split(",")
+    }
     return Response(304 if tag in have or "*" in have else 200, body, content_type, headers)

@@ -34,11 +34,20 @@ _ABSENT = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
 def parse_address(text: str) -> tuple[str | None, int]:
-    """``HOST:PORT``; an empty host is every address, an IPv6 one stands in brackets. Raises :class:`ConfigError`."""
+    """``HOST:PORT``; an empty host is every address, an IPv6 one stands in brackets. Raises
+    :class:`ConfigError`.
+    """
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not port.isdecimal() or int(port) > _HIGHEST_PORT or (":" in host and not bracketed):
-        raise ConfigError(f"{text!r} is no address to serve HTTP at; write :9400, 127.0.0.1:9400 or [::1]:9400")
+    if (
+        not colon
+        or not port.isdecimal()
+        or int(port) > _HIGHEST_PORT
+        or (":" in host and not bracketed)
+    ):
+        raise ConfigError(
+            f"{text!r} is no address to serve HTTP at; write :9400, 127.0.0.1:9400 or [::1]:9400"
+        )
     return (host[1:-1] if bracketed else host) or None, int(port)
 
 
@@ -54,7 +63,9 @@ class _Client:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Whom to drop first: whoever has its answer and idles, then whoever has kept us busy for the longest."""
+        """Whom to drop first: whoever has its answer and idles, then whoever has kept us busy for
+        the longest.
+        """
         if self.connection is None:
             return True, self.since
         return not self.connection.idle, self.connection.since
@@ -101,7 +112,9 @@ class WebServer:
         return len(self._open)
 
     async def run(self) -> None:
-        """Listen until cancelled. A taken address or an unusable certificate is tried again: kubelet needs no HTTP."""
+        """Listen until cancelled. A taken address or an unusable certificate is tried again:
+        kubelet needs no HTTP.
+        """
         if self._where is None:
             return
         retry = delays(_FIRST_RETRY, _LONGEST_RETRY, random.random)
@@ -113,13 +126,20 @@ class WebServer:
                 wait = next(retry)
                 log.error(  # noqa: TRY400 — an administrator's matter, which has no use for a traceback
                     "HTTP is not served, trying again",
-                    extra={"address": self._address, "reason": str(error), "seconds": round(wait, 1)},
+                    extra={
+                        "address": self._address,
+                        "reason": str(error),
+                        "seconds": round(wait, 1),
+                    },
                 )
                 await asyncio.sleep(wait)
                 continue
             break
         self.port = listeners[0].getsockname()[1]
-        log.info("serving HTTP", extra={"address": self._address, "port": self.port, "tls": self._tls is not None})
+        log.info(
+            "serving HTTP",
+            extra={"address": self._address, "port": self.port, "tls": self._tls is not None},
+        )
         self.listening.set()
         try:
             for listener in listeners:
@@ -133,12 +153,15 @@ class WebServer:
             await self._drop_all()
 
     def _listen_to(self, listener: socket.socket) -> None:
-        # Not with sock_accept: when that is cancelled, a connection that has just been accepted is lost unclosed.
+        # Not with sock_accept: when that is cancelled, a connection that has just been accepted is
+        # lost unclosed.
         if listener.fileno() >= 0:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        """Take one connection; the loop calls again while there are more, and lets others run between."""
+        """Take one connection; the loop calls again while there are more, and lets others run
+        between.
+        """
         loop = asyncio.get_running_loop()
         try:
             accepted, peer = listener.accept()
@@ -159,7 +182,9 @@ class WebServer:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         client = self._open.pop(task)
-        if client.connection is None:  # a task that is cancelled before it starts closes nothing itself
+        if (
+            client.connection is None
+        ):  # a task that is cancelled before it starts closes nothing itself
             client.socket.close()
 
     def _drop_oldest(self) -> None:
@@ -202,7 +227,9 @@ class WebServer:
 
 
 async def _listen(host: str | None, port: int) -> list[socket.socket]:
-    """A listening socket for each address of `host`. Raises OSError when there is none, or one is taken."""
+    """A listening socket for each address of `host`. Raises OSError when there is none, or one is
+    taken.
+    """
     loop = asyncio.get_running_loop()
     infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
@@ -212,7 +239,9 @@ async def _listen(host: str | None, port: int) -> list[socket.socket]:
             try:
                 # All families get the same port, also when the first was given any.
                 chosen = listeners[0].getsockname()[1] if listeners else port
-                listener = socket.create_server((address[0], chosen), family=family, backlog=_BACKLOG)
+                listener = socket.create_server(
+                    (address[0], chosen), family=family, backlog=_BACKLOG
+                )
             except OSError as error:
                 if error.errno not in _ABSENT:
                     raise

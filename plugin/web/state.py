@@ -1,6 +1,8 @@
-"""The node's state as JSON for ``/api/v1/state``: what ``devices`` shows, with kubelet, pods and measured use.
+"""The node's state as JSON for ``/api/v1/state``: what ``devices`` shows, with kubelet, pods and
+measured use.
 
-It holds no time of its own making, so the same state makes the same bytes. Its schema is ``state.schema.json``.
+It holds no time of its own making, so the same state makes the same bytes. Its schema is
+``state.schema.json``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from plugin.core.samples import DeviceSample
 from plugin.core.view import Holder, ResourceStatus, View
 from plugin.web.probes import Verdict, health, readiness
 
-#: Cards with eight memory slices have seven compute slices; on the others there are as many of both.
+#: Cards with eight memory slices have seven compute slices; on the others there are as many of
+#: both.
 _EIGHT, _SEVEN = 8, 7
 
 _Json = dict[str, Any]
@@ -84,12 +87,19 @@ def _by_device(holders: Mapping[str, tuple[Holder, ...]]) -> dict[str, list[tupl
     """UUID → (id, holder), those of its replicas included."""
     found: dict[str, list[tuple[str, Holder]]] = {}
     for listed, who in sorted(holders.items()):
-        found.setdefault(listed.partition(REPLICA_SEPARATOR)[0], []).extend((listed, holder) for holder in who)
+        found.setdefault(listed.partition(REPLICA_SEPARATOR)[0], []).extend(
+            (listed, holder) for holder in who
+        )
     return found
 
 
 def _holder(listed: str, holder: Holder) -> _Json:
-    return {"id": listed, "namespace": holder.namespace, "pod": holder.pod, "container": holder.container}
+    return {
+        "id": listed,
+        "namespace": holder.namespace,
+        "pod": holder.pod,
+        "container": holder.container,
+    }
 
 
 def _use(sample: DeviceSample | None) -> _Json | None:
@@ -110,18 +120,29 @@ def _use(sample: DeviceSample | None) -> _Json | None:
 def _resources(view: View, told: _Json) -> _Json:
     statuses = {each.resource: each for each in view.resources}
     listed = view.snapshot.advertisement.resources
-    states = {device["uuid"]: device["state"] for gpu in told["gpus"] for device in (gpu, *gpu["migDevices"])}
+    states = {
+        device["uuid"]: device["state"]
+        for gpu in told["gpus"]
+        for device in (gpu, *gpu["migDevices"])
+    }
     return {
-        name: {**_counts(listed.get(name, ()), view.holders, states), **_kubelet(statuses.get(name))}
+        name: {
+            **_counts(listed.get(name, ()), view.holders, states),
+            **_kubelet(statuses.get(name)),
+        }
         for name in (*listed, *(name for name in statuses if name not in listed))
     }
 
 
 def _counts(
-    listed: tuple[Listed, ...], holders: Mapping[str, tuple[Holder, ...]] | None, states: Mapping[str, str | None]
+    listed: tuple[Listed, ...],
+    holders: Mapping[str, tuple[Holder, ...]] | None,
+    states: Mapping[str, str | None],
 ) -> _Json:
     """Counts of ids; of several replicas of a device, some may be allocated and others free."""
-    found = dict.fromkeys(("unhealthy", "cordoned", *(("healthy",) if holders is None else ("allocated", "free"))), 0)
+    found = dict.fromkeys(
+        ("unhealthy", "cordoned", *(("healthy",) if holders is None else ("allocated", "free"))), 0
+    )
     for item in listed:
         if not item.healthy:
             found["cordoned" if states.get(item.device.uuid) == "cordoned" else "unhealthy"] += 1
@@ -153,15 +174,22 @@ def _verdict(verdict: Verdict) -> _Json:
 
 
 def _free_runs(gpu: Gpu) -> list[_Json]:
-    """Memory slices without an instance, in runs; none where it is not known where the instances lie.
+    """Memory slices without an instance, in runs; none where it is not known where the instances
+    lie.
 
-    A run is of no use when the instances there are have all compute slices; ``None`` when that is not known.
+    A run is of no use when the instances there are have all compute slices; ``None`` when that is
+    not known.
     """
     placed = {device.gi: device.placement for device in gpu.mig_devices}
     if not gpu.mig_enabled or None in placed.values():
         return []
     total = gpu.memory_slices
-    used = {slot for placement in placed.values() if placement for slot in range(placement.start, placement.end)}
+    used = {
+        slot
+        for placement in placed.values()
+        if placement
+        for slot in range(placement.start, placement.end)
+    }
     computing = _compute_slices(gpu)
     usable = None if computing is None else computing < (_SEVEN if total == _EIGHT else total)
     return [{"start": start, "size": size, "usable": usable} for start, size in _runs(used, total)]

@@ -1,4 +1,6 @@
-"""What device metrics are about: each GPU and MIG device of a view with its labels, standing, holders and sample."""
+"""What device metrics are about: each GPU and MIG device of a view with its labels, standing,
+holders and sample.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ _NO_CARD = CardSample()
 class Subject:
     """One GPU or MIG device.
 
-    ``device_labels`` are :data:`DEVICE`, ``identity`` the same without a holder. ``holders`` are distinct and sorted.
-    ``allocatable`` is false for a GPU that only carries MIG devices. ``entry`` and ``of_gpu`` are what the ledger says
-    of it and of its GPU.
+    ``device_labels`` are :data:`DEVICE`, ``identity`` the same without a holder. ``holders`` are
+    distinct and sorted. ``allocatable`` is false for a GPU that only carries MIG devices. ``entry``
+    and ``of_gpu`` are what the ledger says of it and of its GPU.
     """
 
     device: Device
@@ -57,7 +59,11 @@ class Card:
     @property
     def remap_failure(self) -> bool | None:
         """As the sample says, or else the probe, which asks this where nothing is sampled."""
-        return self.probe.remap_failure if self.sample.remap_failure is None else self.sample.remap_failure
+        return (
+            self.probe.remap_failure
+            if self.sample.remap_failure is None
+            else self.sample.remap_failure
+        )
 
 
 def subjects(view: View) -> tuple[Subject, ...]:

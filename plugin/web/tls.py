@@ -21,7 +21,9 @@ class Tls:
 
 
 class Certificate:
-    """Gives the context for the next handshake. A pair that cannot be used is told once and the one before stays."""
+    """Gives the context for the next handshake. A pair that cannot be used is told once and the one
+    before stays.
+    """
 
     def __init__(self, files: Tls) -> None:
         """Raises OSError (``ssl.SSLError`` among them) when the pair cannot be used."""
@@ -34,12 +36,16 @@ class Certificate:
         stamp = _stamp(self._files)
         if stamp == self._stamp:
             return self._context
-        # Noted before reading: a file that is written meanwhile is read again next time, whatever comes of this.
+        # Noted before reading: a file that is written meanwhile is read again next time, whatever
+        # comes of this.
         self._stamp = stamp
         try:
             self._context = _load(self._files)
         except OSError as error:
-            log.warning("the new certificate cannot be used, the old one stays", extra={"reason": str(error)})
+            log.warning(
+                "the new certificate cannot be used, the old one stays",
+                extra={"reason": str(error)},
+            )
         else:
             log.info("certificate read again", extra={"file": self._files.certificate})
         return self._context
@@ -49,11 +55,14 @@ def _load(files: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    # With an empty password an encrypted key is an error; without one, OpenSSL would ask at the terminal.
+    # With an empty password an encrypted key is an error; without one, OpenSSL would ask at the
+    # terminal.
     try:
         context.load_cert_chain(files.certificate, files.key, password="")
     except OSError as error:  # which names no file
-        raise OSError(f"{files.certificate} and {files.key} are not a certificate and its key: {error}") from error
+        raise OSError(
+            f"{files.certificate} and {files.key} are not a certificate and its key: {error}"
+        ) from error
     return context
 
 

@@ -1,6 +1,7 @@
 """Runs the measurements that are named, or all of them, and prints a table.
 
-The exit status is 1 only when something could not be measured; what is over its budget says so in the table.
+The exit status is 1 only when something could not be measured; what is over its budget says so in
+the table.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
-# gRPC reads this when it is imported. It reports every restart of the stand-in kubelet, which here is on purpose.
+# gRPC reads this when it is imported. It reports every restart of the stand-in kubelet, which here
+# is on purpose.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from tests.benchmarks import allocation, live, preference, registration, resources, table
@@ -38,7 +40,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 
 
 async def measure(names: Sequence[str]) -> tuple[list[Row], dict[str, str]]:
-    """``(rows, {name: why it could not be measured})``; one failure does not keep the others from running."""
+    """``(rows, {name: why it could not be measured})``; one failure does not keep the others from
+    running.
+    """
     rows: list[Row] = []
     failures: dict[str, str] = {}
     async with AsyncExitStack() as stack:
@@ -55,8 +59,12 @@ async def measure(names: Sequence[str]) -> tuple[list[Row], dict[str, str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure against the budgets.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)} (default: all)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description="Measure against the budgets."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)} (default: all)"
+    )
     names: list[str] = parser.parse_args().names
     for name in names:
         if name not in BENCHMARKS:

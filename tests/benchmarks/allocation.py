@@ -39,13 +39,24 @@ async def allocate(shared: Shared) -> Sequence[Row]:
         row,
         replace(floor, note=f"{floor.value('p50') / row.value('p50'):.0%} of Allocate"),
         Row(f"Allocate of 1, {OUTSTANDING} outstanding", "µs", concurrent, note=_rate(concurrent)),
-        Row("Allocate of 1, from Python's gRPC", "µs", await _python(path, device), note="mostly the client"),
+        Row(
+            "Allocate of 1, from Python's gRPC",
+            "µs",
+            await _python(path, device),
+            note="mostly the client",
+        ),
     ]
 
 
-def _raw(path: Path, empty: Path, device: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """Microseconds of sequential calls, of such calls to the empty server, and of concurrent calls."""
-    request = pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=[device])])
+def _raw(
+    path: Path, empty: Path, device: str
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Microseconds of sequential calls, of such calls to the empty server,
+    and of concurrent calls.
+    """
+    request = pb.AllocateRequest(
+        container_requests=[pb.ContainerAllocateRequest(devices_ids=[device])]
+    )
     body = request.SerializeToString()
     sequential: tuple[float, ...] = ()
     nothing: tuple[float, ...] = ()
@@ -65,7 +76,9 @@ def _raw(path: Path, empty: Path, device: str) -> tuple[tuple[float, ...], tuple
 @asynccontextmanager
 async def _empty_server(path: Path) -> AsyncIterator[Path]:
     command = ("-m", "tests.benchmarks.empty_server", str(path))
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE
+    )
     try:
         if process.stdout is None or not await process.stdout.readline():
             raise RuntimeError("the empty server did not start")

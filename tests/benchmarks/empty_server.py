@@ -1,4 +1,5 @@
-"""A gRPC server in Python that answers every call with nothing: what Allocate would cost if it did nothing.
+"""A gRPC server in Python that answers every call with nothing: what Allocate would cost if it did
+nothing.
 
 ``python -m tests.benchmarks.empty_server SOCKET`` serves until it is killed.
 """
@@ -14,7 +15,9 @@ import grpc
 class Everything(grpc.GenericRpcHandler):
     """Takes every method; messages are bytes on both sides."""
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
         del handler_call_details
         return grpc.unary_unary_rpc_method_handler(_answer)
 

@@ -1,6 +1,7 @@
 """A gRPC client that costs next to nothing: frames made beforehand, a blocking socket, no decoding.
 
-A Python gRPC client spends more on a call than the daemon does, so what it measures is mostly itself.
+A Python gRPC client spends more on a call than the daemon does, so what it measures is mostly
+itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from typing import Self
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x8
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = (
+    0x0,
+    0x1,
+    0x3,
+    0x4,
+    0x6,
+    0x7,
+    0x8,
+)
 _ACK = _END_STREAM = 0x1
 _END_HEADERS = 0x4
 
@@ -30,7 +39,9 @@ _SECONDS = 10.0
 
 
 class Connection:
-    """One connection that makes one kind of unary call, over and over. It gives up a window of 2 GiB of answers."""
+    """One connection that makes one kind of unary call, over and over. It gives up a window of 2
+    GiB of answers.
+    """
 
     def __init__(self, path: Path, method: str, request: bytes) -> None:
         """`method` is ``/package.Service/Method``; `request` is the encoded message."""
@@ -67,7 +78,9 @@ class Connection:
                 return data[5:]
 
     def measure(self, count: int, outstanding: int) -> tuple[float, ...]:
-        """Make `count` calls with `outstanding` of them on the way; each one's microseconds until its trailers."""
+        """Make `count` calls with `outstanding` of them on the way; each one's microseconds until
+        its trailers.
+        """
         sent: dict[int, int] = {}
         answered: set[int] = set()
         took: deque[float] = deque()
@@ -91,7 +104,8 @@ class Connection:
         stream = self._stream
         self._stream += 2
         self._socket.sendall(
-            _frame(_HEADERS, _END_HEADERS, stream, self._headers) + _frame(_DATA, _END_STREAM, stream, self._body)
+            _frame(_HEADERS, _END_HEADERS, stream, self._headers)
+            + _frame(_DATA, _END_STREAM, stream, self._body)
         )
         return stream
 
@@ -125,7 +139,9 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _headers(method: str) -> bytes:
-    """A request's header block: literals without indexing or compression, so that every call has the same bytes."""
+    """A request's header block: literals without indexing or compression, so that every call has
+    the same bytes.
+    """
     return (
         bytes([_POST, _HTTP])
         + bytes([_PATH])

@@ -1,4 +1,6 @@
-"""How long until kubelet knows what happened to the hardware, and what a look at the daemon costs."""
+"""How long until kubelet knows what happened to the hardware,
+and what a look at the daemon costs.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ HOUR = "3600"
 async def xid(shared: Shared) -> Sequence[Row]:
     """XID → Unhealthy at kubelet, for each of the 56 devices, twice.
 
-    Timed from the moment the command that sends the XID is written to the daemon's control socket, so that the way in
-    is part of the number.
+    Timed from the moment the command that sends the XID is written to the daemon's control socket,
+    so that the way in is part of the number.
     """
     del shared
     took = []
@@ -65,17 +67,28 @@ async def scrape(shared: Shared) -> Sequence[Row]:
         port = probe.getsockname()[1]
     address = f"127.0.0.1:{port}"
     took = []
-    async with new_node() as node, node.daemon(f"--http-address={address}", "--dcgm-names") as daemon:
+    async with (
+        new_node() as node,
+        node.daemon(f"--http-address={address}", "--dcgm-names") as daemon,
+    ):
         await node.listed()
         size = len(await _get(f"http://{address}/metrics"))
         for _ in range(SCRAPES):
-            await asyncio.sleep(0.05)  # the server leaves the loop to kubelet for a while after each answer
+            await asyncio.sleep(
+                0.05
+            )  # the server leaves the loop to kubelet for a while after each answer
             began = time.perf_counter()
             await _get(f"http://{address}/metrics")
             took.append((time.perf_counter() - began) * 1000)
         memory = daemon.memory_mib("VmRSS")
     return [
-        Row("scrape of /metrics, everything on", "ms", tuple(took), {"p50": 10}, note=f"{size // 1024} KiB"),
+        Row(
+            "scrape of /metrics, everything on",
+            "ms",
+            tuple(took),
+            {"p50": 10},
+            note=f"{size // 1024} KiB",
+        ),
         Row("resident memory after it, everything on", "MiB", (memory,), {"max": 64}),
     ]
 
@@ -96,12 +109,17 @@ async def _controlled(*options: str) -> AsyncIterator[tuple[Node, Daemon, Path]]
         async with node.daemon(f"--control-socket={control}", *options) as daemon:
             await node.listed()
             async with asyncio.timeout(10):
-                while "watching events" not in daemon.log.read_text(encoding="utf-8") or not control.exists():  # noqa: ASYNC110
+                while (  # noqa: ASYNC110
+                    "watching events" not in daemon.log.read_text(encoding="utf-8")
+                    or not control.exists()
+                ):
                     await asyncio.sleep(0.01)
             yield node, daemon, control
 
 
-async def _until(node: Node, control: Path, command: tuple[str, ...], done: Callable[[], bool]) -> float:
+async def _until(
+    node: Node, control: Path, command: tuple[str, ...], done: Callable[[], bool]
+) -> float:
     """Milliseconds from the writing of a command until `done` at kubelet."""
     reader, writer = await asyncio.open_unix_connection(control)
     began = time.perf_counter()

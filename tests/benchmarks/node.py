@@ -1,4 +1,6 @@
-"""The node that is measured: a stand-in kubelet in this process, the daemon in its own, a socket between them."""
+"""The node that is measured: a stand-in kubelet in this process, the daemon in its own, a socket
+between them.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,27 @@ _NOT_INHERITED = frozenset({"GRPC_VERBOSITY", "PYTHONDONTWRITEBYTECODE"})
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """One running daemon. ``started`` is when its process was asked for, in seconds of the monotonic clock."""
+    """One running daemon. ``started`` is when its process was asked for, in seconds of the
+    monotonic clock.
+    """
 
     process: asyncio.subprocess.Process
     started: float
     log: Path
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its threads so far, in nanosecond steps where ``/proc`` has 10 ms ticks."""
-        return time.clock_gettime((~self.process.pid << 3) | 2)  # what clock_getcpuclockid(3) makes of a process id
+        """User and system time of all its threads so far, in nanosecond steps where ``/proc`` has
+        10 ms ticks.
+        """
+        return time.clock_gettime(
+            (~self.process.pid << 3) | 2
+        )  # what clock_getcpuclockid(3) makes of a process id
 
     def memory_mib(self, key: str) -> float:
         """A line of ``/proc/PID/status``, such as ``VmRSS``, in MiB."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines():
+        for line in (
+            Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines()
+        ):
             name, _, value = line.partition(":")
             if name == key:
                 return int(value.removesuffix("kB")) / 1024
@@ -50,7 +60,9 @@ class Daemon:
         async with asyncio.timeout(_EXIT_SECONDS):
             status = await self.process.wait()
         if status != 0:
-            raise RuntimeError(f"the daemon exited with {status}:\n{self.log.read_text(encoding='utf-8')}")
+            raise RuntimeError(
+                f"the daemon exited with {status}:\n{self.log.read_text(encoding='utf-8')}"
+            )
         return (time.monotonic() - before) * 1000
 
 
@@ -72,13 +84,14 @@ class Node:
         # No address or socket that two daemons of one machine could both want; later options win.
         apart = ("--http-address=", "--control-socket=", "--pod-resources-socket=")
         kubelet = f"--kubelet-socket={self.directory / SOCKET}"
-        # The daemon runs as it would from an image: with its byte code, which the first start leaves behind, and
-        # without what keeps gRPC quiet in this process.
+        # The daemon runs as it would from an image: with its byte code, which the first start
+        # leaves behind, and without what keeps gRPC quiet in this process.
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
         with log.open("wb") as output:
             started = time.monotonic()
             process = await asyncio.create_subprocess_exec(
-                program, "run", f"--simulate={NODE}", "--mig-strategy=mixed", kubelet, *apart, *options,
+                program, "run", f"--simulate={NODE}", "--mig-strategy=mixed", kubelet,
+                *apart, *options,
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
             )  # fmt: skip
         try:
@@ -92,7 +105,9 @@ class Node:
                 await process.wait()
 
     async def listed(self, count: int = DEVICES, *, after: int = 0) -> float:
-        """When the first list of `count` healthy devices came in, not looking at the `after` oldest messages."""
+        """When the first list of `count` healthy devices came in, not looking at the `after` oldest
+        messages.
+        """
         kubelet = self.kubelet
         found: list[float] = []
 
@@ -131,7 +146,9 @@ async def new_node() -> AsyncIterator[Node]:
 
 
 class Shared:
-    """The one node and daemon that most measurements take place on, started by the first that asks."""
+    """The one node and daemon that most measurements take place on,
+    started by the first that asks.
+    """
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack

@@ -34,7 +34,13 @@ async def preferred(shared: Shared) -> Sequence[Row]:
     """In process by both policies, then through gRPC to a daemon of its own."""
     del shared
     rows = [
-        Row(f"preferred allocation, {IDS} ids, {policy}", "ms", _in_process(policy, size), {"max": 10}, f"of {size}")
+        Row(
+            f"preferred allocation, {IDS} ids, {policy}",
+            "ms",
+            _in_process(policy, size),
+            {"max": 10},
+            f"of {size}",
+        )
         for policy in Policy
         for size in SIZES
     ]

@@ -1,4 +1,6 @@
-"""How long until kubelet has the list: after a start, kubelet's restart, the loss of our socket. And until exit."""
+"""How long until kubelet has the list: after a start, kubelet's restart, the loss of our socket.
+And until exit.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ EXITS = 5
 
 RESTARTS = 20
 
-#: How long kubelet is down: enough for the daemon to be trying again, and different each time, so that the new socket
-#: meets every phase of its attempts.
+#: How long kubelet is down: enough for the daemon to be trying again, and different each time, so
+#: that the new socket meets every phase of its attempts.
 _DOWN_SECONDS = tuple(0.2 + 0.013 * number for number in range(RESTARTS))
 
 
@@ -71,7 +73,9 @@ async def own_socket(shared: Shared) -> Sequence[Row]:
 
 
 async def exit_(shared: Shared) -> Sequence[Row]:
-    """SIGTERM → process gone, with kubelet's stream open; a socket that is left behind is an error."""
+    """SIGTERM → process gone, with kubelet's stream open;
+    a socket that is left behind is an error.
+    """
     del shared
     took = []
     for _ in range(EXITS):

@@ -18,8 +18,9 @@ ENOUGH_FOR_P99 = 100
 class Row:
     """One line of the table.
 
-    ``samples`` are in ``unit``. ``budget`` maps a statistic to what it must stay below, in the same unit; a row
-    without one is there for comparison. ``note`` says what a reader must know to read the number right.
+    ``samples`` are in ``unit``. ``budget`` maps a statistic to what it must stay below, in the same
+    unit; a row without one is there for comparison. ``note`` says what a reader must know to read
+    the number right.
     """
 
     what: str

@@ -22,7 +22,9 @@ def show(rows: Sequence[Row], failures: Mapping[str, str]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    table = Table(title="Eight simulated A100s as 56 × 1g.5gb", caption=_machine(), caption_justify="left")
+    table = Table(
+        title="Eight simulated A100s as 56 × 1g.5gb", caption=_machine(), caption_justify="left"
+    )
     for heading in ("what", "median", "p99", "min – max", "n", "budget", "", "note"):
         table.add_column(heading, justify="left" if heading in {"what", "", "note"} else "right")
     for row in rows:
@@ -33,7 +35,9 @@ def show(rows: Sequence[Row], failures: Mapping[str, str]) -> None:
 
 
 def _machine() -> str:
-    """What the numbers depend on; a load well above zero means that others had a share of the processors."""
+    """What the numbers depend on; a load well above zero means that others had a share of the
+    processors.
+    """
     return (
         f"Python {platform.python_version()}, gRPC {version('grpcio')}, Linux {platform.release()} "
         f"on {platform.machine()}, {os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f}"
@@ -48,7 +52,9 @@ def _cells(row: Row) -> tuple[str | Text, ...]:
         _amount(row.value("p99"), row.unit) if len(row.samples) >= ENOUGH_FOR_P99 else "",
         f"{_number(min(row.samples))} – {_number(max(row.samples))}" if many else "",
         str(len(row.samples)),
-        ", ".join(f"{_name(name, many=many)}< {limit:,g} {row.unit}" for name, limit in row.budget.items()),
+        ", ".join(
+            f"{_name(name, many=many)}< {limit:,g} {row.unit}" for name, limit in row.budget.items()
+        ),
         _verdict(row),
         row.note,
     )

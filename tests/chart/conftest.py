@@ -1,4 +1,6 @@
-"""The chart, rendered by Helm's own engine (its Go SDK as a library), and manifests picked apart."""
+"""The chart, rendered by Helm's own engine (its Go SDK as a library),
+and manifests picked apart.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +53,11 @@ class Release:
     @property
     def host_mounts(self) -> dict[str, tuple[str, bool]]:
         """Path in the container -> (path on the host, read-only)."""
-        host = {volume["name"]: volume["hostPath"]["path"] for volume in self.pod["volumes"] if "hostPath" in volume}
+        host = {
+            volume["name"]: volume["hostPath"]["path"]
+            for volume in self.pod["volumes"]
+            if "hostPath" in volume
+        }
         return {
             mount["mountPath"]: (host[mount["name"]], mount.get("readOnly", False))
             for mount in self.container["volumeMounts"]
@@ -65,7 +71,9 @@ class Renderer:
 
     chart: helm_python.Chart
 
-    def __call__(self, values: Values | None = None, *, name: str = "gpu", namespace: str = "kube-system") -> Release:
+    def __call__(
+        self, values: Values | None = None, *, name: str = "gpu", namespace: str = "kube-system"
+    ) -> Release:
         files = self.chart.render(values or {}, name=name, namespace=namespace)
         documents = (
             document
@@ -103,7 +111,10 @@ def render() -> Iterator[Renderer]:
         yield Renderer(chart)
 
 
-SIMULATION: Values = {"driver": {"access": "simulation"}, "simulation": {"node": "p4d.24xlarge:all-1g.5gb"}}
+SIMULATION: Values = {
+    "driver": {"access": "simulation"},
+    "simulation": {"node": "p4d.24xlarge:all-1g.5gb"},
+}
 
 # Every access, and every branch of the templates, by name.
 CASES: dict[str, Values] = {
@@ -111,9 +122,12 @@ CASES: dict[str, Values] = {
     "runtime-driver-container": {"driver": {"root": "/run/nvidia/driver", "devRoot": "/"}},
     "host": {"driver": {"access": "host"}},
     "host-driver-container": {"driver": {"access": "host", "root": "/run/nvidia/driver"}},
-    "host-separate-dev": {"driver": {"access": "host", "root": "/run/nvidia/driver", "devRoot": "/"}},
+    "host-separate-dev": {
+        "driver": {"access": "host", "root": "/run/nvidia/driver", "devRoot": "/"}
+    },
     "simulation": SIMULATION,
-    "simulation-inline": SIMULATION | {"config": {"inline": {"version": "v1", "flags": {"migStrategy": "single"}}}},
+    "simulation-inline": SIMULATION
+    | {"config": {"inline": {"version": "v1", "flags": {"migStrategy": "single"}}}},
     "existing-config": {"config": {"existingConfigMap": "mine", "key": "node.yaml"}},
     "all-options": {
         "migStrategy": "single",
@@ -140,13 +154,21 @@ CASES: dict[str, Values] = {
     },
     "monitoring": {
         "podMonitor": {"enabled": True, "labels": {"release": "kps"}},
-        "prometheusRule": {"enabled": True, "labels": {"release": "kps"}, "alertLabels": {"team": "gpu"}},
+        "prometheusRule": {
+            "enabled": True,
+            "labels": {"release": "kps"},
+            "alertLabels": {"team": "gpu"},
+        },
         "dashboard": {"enabled": True, "annotations": {"grafana_folder": "GPU"}},
         "networkPolicy": {"enabled": True, "namespaces": ["monitoring"]},
     },
     "tls": {
         "http": {"tls": {"secretName": "certificate"}},
-        "podMonitor": {"enabled": True, "scrapeTimeout": "5s", "tlsConfig": {"insecureSkipVerify": True}},
+        "podMonitor": {
+            "enabled": True,
+            "scrapeTimeout": "5s",
+            "tlsConfig": {"insecureSkipVerify": True},
+        },
     },
     "no-ledger": {"ledger": {"hostPath": ""}},
     "no-http": {"http": {"enabled": False}, "networkPolicy": {"enabled": True}},

@@ -14,13 +14,20 @@ KUBELET = {
 LEDGER = {"/var/lib/mig-device-plugin": ("/var/lib/mig-device-plugin", False)}
 GPU_NODE_TERMS = [
     {"key": "feature.node.kubernetes.io/pci-10de.present", "operator": "In", "values": ["true"]},
-    {"key": "feature.node.kubernetes.io/cpu-model.vendor_id", "operator": "In", "values": ["NVIDIA"]},
+    {
+        "key": "feature.node.kubernetes.io/cpu-model.vendor_id",
+        "operator": "In",
+        "values": ["NVIDIA"],
+    },
     {"key": "nvidia.com/gpu.present", "operator": "In", "values": ["true"]},
 ]
 
 
 def propagation(container: dict[str, Any]) -> dict[str, str]:
-    return {mount["mountPath"]: mount.get("mountPropagation", "None") for mount in container["volumeMounts"]}
+    return {
+        mount["mountPath"]: mount.get("mountPropagation", "None")
+        for mount in container["volumeMounts"]
+    }
 
 
 def test_runtime_access_takes_one_capability_and_looks_at_the_host(render: "Renderer") -> None:
@@ -63,12 +70,18 @@ def test_host_access_is_privileged_and_mounts_driver_and_nodes(render: "Renderer
         "privileged": True,
         "readOnlyRootFilesystem": True,
     }
-    assert release.host_mounts == KUBELET | LEDGER | {"/driver-root": ("/", True), "/dev": ("/dev", True)}
+    assert release.host_mounts == KUBELET | LEDGER | {
+        "/driver-root": ("/", True),
+        "/dev": ("/dev", True),
+    }
     assert set(propagation(release.container).values()) == {"None"}
     assert release.env["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert release.env["NVIDIA_DRIVER_ROOT"] == "/"
     assert release.env["DRIVER_ROOT_CTR_PATH"] == "/driver-root"
-    assert not {"NVIDIA_MIG_MONITOR_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PROC_ROOT"} & release.env.keys()
+    assert (
+        not {"NVIDIA_MIG_MONITOR_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PROC_ROOT"}
+        & release.env.keys()
+    )
     assert not release.container["terminationMessagePath"].startswith("/dev/")
 
 
@@ -78,9 +91,13 @@ def test_driver_container_is_followed_when_it_mounts_its_root_later(render: "Ren
         "/driver-root": ("/run/nvidia/driver", True),
         "/dev": ("/run/nvidia/driver/dev", True),
     }
-    follows = {path for path, how in propagation(release.container).items() if how == "HostToContainer"}
+    follows = {
+        path for path, how in propagation(release.container).items() if how == "HostToContainer"
+    }
     assert follows == {"/driver-root", "/dev"}
-    assert release.env["NVIDIA_DRIVER_ROOT"] == release.env["NVIDIA_DEV_ROOT"] == "/run/nvidia/driver"
+    assert (
+        release.env["NVIDIA_DRIVER_ROOT"] == release.env["NVIDIA_DEV_ROOT"] == "/run/nvidia/driver"
+    )
 
 
 def test_device_nodes_can_be_apart_from_the_driver(render: "Renderer") -> None:
@@ -90,11 +107,16 @@ def test_device_nodes_can_be_apart_from_the_driver(render: "Renderer") -> None:
         "/driver-root/dev": ("/dev", True),
         "/dev": ("/dev", True),
     }
-    assert (release.env["NVIDIA_DRIVER_ROOT"], release.env["NVIDIA_DEV_ROOT"]) == ("/run/nvidia/driver", "/")
+    assert (release.env["NVIDIA_DRIVER_ROOT"], release.env["NVIDIA_DEV_ROOT"]) == (
+        "/run/nvidia/driver",
+        "/",
+    )
 
 
 def test_simulation_has_no_privilege_and_no_host_but_kubelets_sockets(render: "Renderer") -> None:
-    release = render({"driver": {"access": "simulation"}, "simulation": {"node": "p5.48xlarge:all-balanced"}})
+    release = render(
+        {"driver": {"access": "simulation"}, "simulation": {"node": "p5.48xlarge:all-balanced"}}
+    )
     assert "runtimeClassName" not in release.pod
     assert release.container["securityContext"] == {
         "runAsUser": 0,
@@ -114,12 +136,16 @@ def test_simulation_has_no_privilege_and_no_host_but_kubelets_sockets(render: "R
 @pytest.mark.parametrize("access", ["runtime", "host"])
 def test_real_access_goes_to_gpu_nodes(render: "Renderer", access: str) -> None:
     affinity = render({"driver": {"access": access}}).pod["affinity"]
-    terms = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    terms = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
     assert terms == [{"matchExpressions": [term]} for term in GPU_NODE_TERMS]
     assert "affinity" not in render({"driver": {"access": access}, "gpuNodesOnly": False}).pod
 
 
-def test_simulation_goes_anywhere_unless_told(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
+def test_simulation_goes_anywhere_unless_told(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
     assert "affinity" not in render(cases["simulation"]).pod
     told: dict[str, Any] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
     assert render(cases["simulation"] | {"affinity": told}).pod["affinity"] == told

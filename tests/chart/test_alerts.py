@@ -1,4 +1,6 @@
-"""The chart's alerts, held by promtool to what they promise: each fires on what it is about and resolves after it."""
+"""The chart's alerts, held by promtool to what they promise: each fires on what it is about and
+resolves after it.
+"""
 
 import json
 import re
@@ -18,11 +20,19 @@ if TYPE_CHECKING:
 
 PROMTOOL = shutil.which("promtool")
 #: Only what runs promtool.
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool (Debian's package prometheus)")
+needs_promtool = pytest.mark.skipif(
+    PROMTOOL is None, reason="needs promtool (Debian's package prometheus)"
+)
 
 TARGET = {"job": "mig-device-plugin", "instance": "plugin-x", "node": "node-1"}
 CARD = TARGET | {"gpu": "3", "uuid": "GPU-a"}
-DEVICE = TARGET | {"gpu": "3", "uuid": "MIG-b", "parent_uuid": "GPU-a", "profile": "1g.10gb", "resource": "r"}
+DEVICE = TARGET | {
+    "gpu": "3",
+    "uuid": "MIG-b",
+    "parent_uuid": "GPU-a",
+    "profile": "1g.10gb",
+    "resource": "r",
+}
 OTHER = DEVICE | {"uuid": "MIG-c"}
 POD = {"namespace": "ml", "pod": "train", "container": "main"}
 DAEMONSET = {"namespace": "kube-system", "daemonset": "gpu-mig-device-plugin"}
@@ -44,8 +54,9 @@ def without(labels: dict[str, str], *names: str) -> dict[str, str]:
 class Story:
     """One alert over some hours of metrics.
 
-    ``series`` are (metric, labels, values a minute apart in promtool's notation). At the minute ``fires`` the alert
-    fires once, with ``labels`` and ``summary``, at those in ``quiet`` it does not.
+    ``series`` are (metric, labels, values a minute apart in promtool's notation). At the minute
+    ``fires`` the alert fires once, with ``labels`` and ``summary``, at those in ``quiet`` it does
+    not.
     """
 
     alert: str
@@ -121,7 +132,11 @@ STORIES = (
         "MigResourceNotRegistered",
         (
             (f"{PREFIX}registered", TARGET | {"resource": "nvidia.com/mig-1g.10gb"}, "1 0x7 1x5"),
-            (f"{PREFIX}stream_start_timestamp_seconds", TARGET | {"resource": "nvidia.com/mig-1g.10gb"}, "1 _x7 1x5"),
+            (
+                f"{PREFIX}stream_start_timestamp_seconds",
+                TARGET | {"resource": "nvidia.com/mig-1g.10gb"},
+                "1 _x7 1x5",
+            ),
         ),
         7,
         (5, 10),
@@ -133,7 +148,11 @@ STORIES = (
         "MigResourceNotRegistered",
         (
             (f"{PREFIX}registered", TARGET | {"resource": "nvidia.com/gpu"}, "1x13"),
-            (f"{PREFIX}stream_start_timestamp_seconds", TARGET | {"resource": "nvidia.com/gpu"}, "1 stale _x6 1x5"),
+            (
+                f"{PREFIX}stream_start_timestamp_seconds",
+                TARGET | {"resource": "nvidia.com/gpu"},
+                "1 stale _x6 1x5",
+            ),
         ),
         7,
         (5, 10),
@@ -143,8 +162,16 @@ STORIES = (
     Story(
         "MigAllocationsFail",
         (
-            (f"{PREFIX}call_errors_total", TARGET | {"resource": "r", "method": "Allocate"}, "_ _ 1x20"),
-            (f"{PREFIX}call_errors_total", TARGET | {"resource": "r", "method": "GetPreferredAllocation"}, "1+1x22"),
+            (
+                f"{PREFIX}call_errors_total",
+                TARGET | {"resource": "r", "method": "Allocate"},
+                "_ _ 1x20",
+            ),
+            (
+                f"{PREFIX}call_errors_total",
+                TARGET | {"resource": "r", "method": "GetPreferredAllocation"},
+                "1+1x22",
+            ),
         ),
         2,
         (1, 12),
@@ -163,7 +190,11 @@ STORIES = (
     Story(
         "MigDeviceDown",
         (
-            (f"{PREFIX}device_unhealthy_reason", DEVICE | POD | {"reason": "xid-79"}, "_ 1x3 stale"),
+            (
+                f"{PREFIX}device_unhealthy_reason",
+                DEVICE | POD | {"reason": "xid-79"},
+                "_ 1x3 stale",
+            ),
             (f"{PREFIX}device_unhealthy_reason", DEVICE | {"reason": "xid-79"}, "_x5 1x3 stale"),
             (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "cordoned"}, "1x20"),
             (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "driver-unavailable"}, "1x20"),
@@ -176,7 +207,13 @@ STORIES = (
     ),
     Story(
         "MigDeviceDown",
-        ((f"{PREFIX}device_unhealthy_reason", CARD | {"parent_uuid": "GPU-a", "reason": "lost"}, "1x6 stale"),),
+        (
+            (
+                f"{PREFIX}device_unhealthy_reason",
+                CARD | {"parent_uuid": "GPU-a", "reason": "lost"},
+                "1x6 stale",
+            ),
+        ),
         6,
         (4, 7),
         CARD | {"parent_uuid": "GPU-a", "reason": "lost"},
@@ -187,8 +224,16 @@ STORIES = (
         (
             (f"{PREFIX}device_healthy", DEVICE | POD, "1 0x7 1x5"),
             (f"{PREFIX}device_healthy", OTHER, "1 0x7 1x5"),
-            (f"{PREFIX}device_unhealthy_reason", DEVICE | POD | {"reason": "xid-79"}, "_ 1x6 stale"),
-            (f"{PREFIX}device_unhealthy_reason", DEVICE | POD | {"reason": "recovery-action"}, "_ 1x6 stale"),
+            (
+                f"{PREFIX}device_unhealthy_reason",
+                DEVICE | POD | {"reason": "xid-79"},
+                "_ 1x6 stale",
+            ),
+            (
+                f"{PREFIX}device_unhealthy_reason",
+                DEVICE | POD | {"reason": "recovery-action"},
+                "_ 1x6 stale",
+            ),
             (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "xid-79"}, "_ 1x6 stale"),
         ),
         7,
@@ -301,7 +346,9 @@ STORIES = (
 
 
 def rules(render: "Renderer", values: "Values | None" = None) -> "list[Manifest]":
-    (manifest,) = render({"prometheusRule": {"enabled": True, **(values or {})}}).of_kind("PrometheusRule")
+    (manifest,) = render({"prometheusRule": {"enabled": True, **(values or {})}}).of_kind(
+        "PrometheusRule"
+    )
     (group,) = manifest["spec"]["groups"]
     found: list[Manifest] = group["rules"]
     return found
@@ -333,7 +380,10 @@ def test_alert_fires_and_resolves(render: "Renderer", tmp_path: Path, story: Sto
     (rule,) = (rule for rule in found if rule["alert"] == story.alert)
     for each in found:
         del each["annotations"]["description"]  # promtool compares every annotation
-    expected = {"exp_labels": story.labels | rule["labels"], "exp_annotations": {"summary": story.summary}}
+    expected = {
+        "exp_labels": story.labels | rule["labels"],
+        "exp_annotations": {"summary": story.summary},
+    }
     written(tmp_path, found)
     test = {
         "rule_files": ["rules.yaml"],
@@ -343,7 +393,10 @@ def test_alert_fires_and_resolves(render: "Renderer", tmp_path: Path, story: Sto
                 "interval": "1m",
                 "input_series": [
                     {
-                        "series": metric + "{" + ",".join(f"{k}={json.dumps(v)}" for k, v in labels.items()) + "}",
+                        "series": metric
+                        + "{"
+                        + ",".join(f"{k}={json.dumps(v)}" for k, v in labels.items())
+                        + "}",
                         "values": values,
                     }
                     for metric, labels, values in story.series
@@ -365,7 +418,9 @@ def test_alert_fires_and_resolves(render: "Renderer", tmp_path: Path, story: Sto
 
 
 def test_every_alert_has_its_story(render: "Renderer") -> None:
-    assert [rule["alert"] for rule in rules(render)] == list(dict.fromkeys(story.alert for story in STORIES))
+    assert [rule["alert"] for rule in rules(render)] == list(
+        dict.fromkeys(story.alert for story in STORIES)
+    )
     for story in STORIES:
         assert min(story.quiet) < story.fires < max(story.quiet), "before, during and after"
         assert len(story.summary) < 100, "one line in a chat"
@@ -376,7 +431,10 @@ def test_every_alert_says_what_to_do(render: "Renderer") -> None:
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
         description = rule["annotations"]["description"]
         assert len(description) > 80
-        assert not any(word in rule["expr"] + description for word in ("RELEASE_", "DAEMONSET_", "STORM_", "HANG_"))
+        assert not any(
+            word in rule["expr"] + description
+            for word in ("RELEASE_", "DAEMONSET_", "STORM_", "HANG_")
+        )
         assert "runbook_url" not in rule["annotations"]
 
 
@@ -401,7 +459,10 @@ def test_alerts_can_be_changed_one_by_one(render: "Renderer") -> None:
     before = {rule["alert"]: rule for rule in rules(render)}
     after = {rule["alert"]: rule for rule in rules(render, changed)}
     assert before.keys() - after.keys() == {"MigPluginAbsent"}
-    assert (after["MigDeviceDown"]["for"], after["MigDeviceDown"]["labels"]["severity"]) == ("42m", "page")
+    assert (after["MigDeviceDown"]["for"], after["MigDeviceDown"]["labels"]["severity"]) == (
+        "42m",
+        "page",
+    )
     assert after["MigGpuDown"]["for"] == before["MigGpuDown"]["for"]
     assert after["MigDriverNotAnswering"]["expr"].endswith("> 90")
     for name, rule in after.items():

@@ -16,9 +16,13 @@ TLS = {"http": {"tls": {"secretName": "certificate"}}}
 def test_metrics_and_probes_are_served_by_default(render: "Renderer") -> None:
     release = render()
     assert release.env["HTTP_ADDRESS"] == ":9400"
-    assert release.container["ports"] == [{"name": "http", "containerPort": 9400, "protocol": "TCP"}]
+    assert release.container["ports"] == [
+        {"name": "http", "containerPort": 9400, "protocol": "TCP"}
+    ]
     asked = {name: release.container[name]["httpGet"] for name in PROBES}
-    assert asked == {name: {"path": path, "port": "http", "scheme": "HTTP"} for name, path in PROBES.items()}
+    assert asked == {
+        name: {"path": path, "port": "http", "scheme": "HTTP"} for name, path in PROBES.items()
+    }
 
 
 def test_a_hung_daemon_is_restarted_later_than_it_becomes_unready(render: "Renderer") -> None:
@@ -40,9 +44,16 @@ def test_timing_of_the_probes_can_be_changed(render: "Renderer") -> None:
 
 @pytest.mark.parametrize(
     ("address", "port", "listens"),
-    [("", 9400, ":9400"), ("0.0.0.0", 8080, "0.0.0.0:8080"), ("::", 9400, "[::]:9400"), ("fd00::1", 1, "[fd00::1]:1")],  # noqa: S104 — a container's every address
+    [
+        ("", 9400, ":9400"),
+        ("0.0.0.0", 8080, "0.0.0.0:8080"),  # noqa: S104 — a container's every address
+        ("::", 9400, "[::]:9400"),
+        ("fd00::1", 1, "[fd00::1]:1"),
+    ],
 )
-def test_address_is_one_that_the_daemon_takes(render: "Renderer", address: str, port: int, listens: str) -> None:
+def test_address_is_one_that_the_daemon_takes(
+    render: "Renderer", address: str, port: int, listens: str
+) -> None:
     release = render({"http": {"address": address, "port": port}})
     assert release.env["HTTP_ADDRESS"] == listens == load({}, release.env).settings.http_address
     assert release.container["ports"][0]["containerPort"] == port
@@ -54,7 +65,9 @@ def test_certificate_is_mounted_where_the_daemon_looks(render: "Renderer") -> No
     (volume,) = (volume for volume in release.pod["volumes"] if "secret" in volume)
     assert volume["secret"] == {"secretName": "certificate", "defaultMode": 0o400}
     mount = {"name": volume["name"], "mountPath": "/tls", "readOnly": True}
-    assert mount in release.container["volumeMounts"], "as a directory, so that a renewal reaches the container"
+    assert mount in release.container["volumeMounts"], (
+        "as a directory, so that a renewal reaches the container"
+    )
     settings = load({}, release.env).settings
     assert (settings.http_tls_cert, settings.http_tls_key) == ("/tls/tls.crt", "/tls/tls.key")
     assert {release.container[probe]["httpGet"]["scheme"] for probe in PROBES} == {"HTTPS"}
@@ -82,7 +95,10 @@ def test_service_names_every_pod_ready_or_not(render: "Renderer") -> None:
 
 def test_kubelets_pod_resources_are_looked_at(render: "Renderer", case: dict[str, Any]) -> None:
     release = render(case)
-    assert release.host_mounts["/var/lib/kubelet/pod-resources"] == ("/var/lib/kubelet/pod-resources", True)
+    assert release.host_mounts["/var/lib/kubelet/pod-resources"] == (
+        "/var/lib/kubelet/pod-resources",
+        True,
+    )
     socket = load({}, release.env | {"CONFIG_FILE": ""}).settings.pod_resources_socket
     assert socket == "/var/lib/kubelet/pod-resources/kubelet.sock"
 
@@ -90,9 +106,15 @@ def test_kubelets_pod_resources_are_looked_at(render: "Renderer", case: dict[str
 def test_network_policy_lets_the_chosen_in_and_nothing_out(render: "Renderer") -> None:
     assert render().of_kind("NetworkPolicy") == []
     peer = {"ipBlock": {"cidr": "10.0.0.0/8"}}
-    release = render({"networkPolicy": {"enabled": True, "namespaces": ["monitoring", "ops"], "from": [peer]}})
+    release = render(
+        {"networkPolicy": {"enabled": True, "namespaces": ["monitoring", "ops"], "from": [peer]}}
+    )
     (policy,) = release.of_kind("NetworkPolicy")
-    names = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["monitoring", "ops"]}
+    names = {
+        "key": "kubernetes.io/metadata.name",
+        "operator": "In",
+        "values": ["monitoring", "ops"],
+    }
     assert policy["spec"] == {
         "podSelector": {"matchLabels": release.daemonset["spec"]["selector"]["matchLabels"]},
         "policyTypes": ["Ingress", "Egress"],

@@ -1,4 +1,6 @@
-"""What every set of values must render to: valid objects, conventional labels, no more host than needed."""
+"""What every set of values must render to: valid objects, conventional labels, no more host than
+needed.
+"""
 
 import json
 from pathlib import Path
@@ -19,7 +21,9 @@ MONITORING = json.loads((Path(__file__).parent / "monitoring.schema.json").read_
 
 
 @pytest.mark.parametrize("kubernetes", ["1.25", "1.37"])
-def test_manifests_are_valid_for_kubernetes(render: "Renderer", case: dict[str, Any], kubernetes: str) -> None:
+def test_manifests_are_valid_for_kubernetes(
+    render: "Renderer", case: dict[str, Any], kubernetes: str
+) -> None:
     release = render(case)
     assert release.manifests
     for manifest in release.manifests:
@@ -31,14 +35,18 @@ def test_manifests_are_valid_for_kubernetes(render: "Renderer", case: dict[str, 
 
 def test_helm_finds_nothing_to_complain_about(chart_path: Path, case: dict[str, Any]) -> None:
     report = helm_python.lint(chart_path, case, strict=True, namespace="kube-system")
-    findings = [message for message in report["messages"] if message["error"] != "icon is recommended"]
+    findings = [
+        message for message in report["messages"] if message["error"] != "icon is recommended"
+    ]
     assert (findings, report["errors"]) == ([], [])
 
 
 def test_chart_packages_with_its_schema_and_readme(chart_path: Path, tmp_path: Path) -> None:
     with helm_python.Chart.load(helm_python.package(chart_path, destination=tmp_path)) as chart:
         assert (chart.name, chart.version) == ("mig-device-plugin", "0.1.0")
-        assert chart.metadata["appVersion"] == plugin.__version__, "the image of this source's version"
+        assert chart.metadata["appVersion"] == plugin.__version__, (
+            "the image of this source's version"
+        )
         assert chart.schema
         assert "README.md" in {file["name"] for file in chart.files}
 
@@ -59,7 +67,9 @@ def test_objects_carry_the_conventional_labels(render: "Renderer", case: dict[st
             "PrometheusRule": "prometheusRule",
             "ConfigMap": "dashboard" if manifest["metadata"]["name"].endswith("-dashboard") else "",
         }.get(manifest["kind"], "")
-        added = case.get(own, {}).get("labels", {"grafana_dashboard": "1"} if own == "dashboard" else {})
+        added = case.get(own, {}).get(
+            "labels", {"grafana_dashboard": "1"} if own == "dashboard" else {}
+        )
         assert manifest["metadata"]["labels"] == labels | added
         assert manifest["metadata"]["namespace"] == "kube-system"
     assert release.daemonset["spec"]["selector"]["matchLabels"] == selector
@@ -69,16 +79,25 @@ def test_objects_carry_the_conventional_labels(render: "Renderer", case: dict[st
 def test_no_pod_gets_a_token_or_a_writable_root(render: "Renderer", case: dict[str, Any]) -> None:
     release = render(case)
     assert release.pod["automountServiceAccountToken"] is False
-    assert all(account["automountServiceAccountToken"] is False for account in release.of_kind("ServiceAccount"))
+    assert all(
+        account["automountServiceAccountToken"] is False
+        for account in release.of_kind("ServiceAccount")
+    )
     assert release.container["securityContext"]["readOnlyRootFilesystem"] is True
     assert not {"hostNetwork", "hostPID", "hostIPC"} & release.pod.keys()
-    writable = {mount["mountPath"] for mount in release.container["volumeMounts"] if not mount.get("readOnly")}
+    writable = {
+        mount["mountPath"]
+        for mount in release.container["volumeMounts"]
+        if not mount.get("readOnly")
+    }
     kept = {"/var/lib/mig-device-plugin"} & release.host_mounts.keys()
     assert writable == {"/var/lib/kubelet/device-plugins", "/run/mig-device-plugin"} | kept
     assert release.env["TMPDIR"] == "/run/mig-device-plugin"
 
 
-def test_every_mount_has_its_volume_and_every_volume_its_mount(render: "Renderer", case: dict[str, Any]) -> None:
+def test_every_mount_has_its_volume_and_every_volume_its_mount(
+    render: "Renderer", case: dict[str, Any]
+) -> None:
     release = render(case)
     volumes = [volume["name"] for volume in release.pod["volumes"]]
     assert len(volumes) == len(set(volumes))
@@ -91,7 +110,9 @@ def test_host_paths_must_exist(render: "Renderer", case: dict[str, Any]) -> None
     """A wrong path must show as an event, not be created as an empty directory."""
     host_paths = {v["name"]: v["hostPath"] for v in render(case).pod["volumes"] if "hostPath" in v}
     kinds = {name: path["type"] for name, path in host_paths.items()}
-    assert kinds.pop("ledger", "DirectoryOrCreate") == "DirectoryOrCreate", "the one folder that is our own"
+    assert kinds.pop("ledger", "DirectoryOrCreate") == "DirectoryOrCreate", (
+        "the one folder that is our own"
+    )
     assert set(kinds.values()) == {"Directory"}
 
 
@@ -128,7 +149,9 @@ def test_names_follow_the_release_and_its_overrides(render: "Renderer") -> None:
         ({"create": False, "name": "mine"}, "mine", []),
     ],
 )
-def test_service_account(render: "Renderer", account: dict[str, Any], used: str, made: list[str]) -> None:
+def test_service_account(
+    render: "Renderer", account: dict[str, Any], used: str, made: list[str]
+) -> None:
     release = render({"serviceAccount": account})
     assert release.pod["serviceAccountName"] == used
     assert [manifest["metadata"]["name"] for manifest in release.of_kind("ServiceAccount")] == made
@@ -138,8 +161,14 @@ def test_service_account(render: "Renderer", account: dict[str, Any], used: str,
     ("image", "reference"),
     [
         ({}, "localhost/mig-device-plugin:0.1.0"),
-        ({"repository": "registry.example:5000/mig", "tag": "1.2"}, "registry.example:5000/mig:1.2"),
-        ({"tag": "1.2", "digest": "sha256:" + "b" * 64}, "localhost/mig-device-plugin@sha256:" + "b" * 64),
+        (
+            {"repository": "registry.example:5000/mig", "tag": "1.2"},
+            "registry.example:5000/mig:1.2",
+        ),
+        (
+            {"tag": "1.2", "digest": "sha256:" + "b" * 64},
+            "localhost/mig-device-plugin@sha256:" + "b" * 64,
+        ),
     ],
 )
 def test_image_reference(render: "Renderer", image: dict[str, str], reference: str) -> None:
@@ -163,8 +192,13 @@ def test_values_reach_the_pod(render: "Renderer", cases: dict[str, dict[str, Any
     assert release.env["A"] == "b"
 
 
-def test_optional_parts_can_be_left_out(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
+def test_optional_parts_can_be_left_out(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
     release = render(cases["nothing-optional"])
-    assert not {"affinity", "tolerations", "priorityClassName", "nodeSelector", "securityContext"} & release.pod.keys()
+    assert (
+        not {"affinity", "tolerations", "priorityClassName", "nodeSelector", "securityContext"}
+        & release.pod.keys()
+    )
     assert "annotations" not in release.daemonset["spec"]["template"]["metadata"]
     assert not release.container.get("resources")

@@ -1,4 +1,6 @@
-"""NOTES: what was installed, how to look at it, an example that can be applied as it stands, and warnings."""
+"""NOTES: what was installed, how to look at it, an example that can be applied as it stands, and
+warnings.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,10 @@ if TYPE_CHECKING:
     from .conftest import Renderer
 
 REGISTRY = {"image": {"repository": "registry.example/mig-device-plugin"}}
-SIMULATION: dict[str, Any] = {"driver": {"access": "simulation"}, "simulation": {"node": "p4d.24xlarge:all-2g.10gb"}}
+SIMULATION: dict[str, Any] = {
+    "driver": {"access": "simulation"},
+    "simulation": {"node": "p4d.24xlarge:all-2g.10gb"},
+}
 
 
 def example_pod(notes: str) -> dict[str, Any]:
@@ -41,11 +46,17 @@ def test_notes_are_whole_and_tidy(render: "Renderer", case: dict[str, Any]) -> N
         ({"migStrategy": "single"}, "nvidia.com/mig-1g.5gb"),
         ({"migStrategy": "single", "singleResource": "gpu"}, "nvidia.com/gpu"),
         ({"migStrategy": "none"}, "nvidia.com/gpu"),
-        ({"config": {"inline": {"version": "v1", "flags": {"migStrategy": "none"}}}}, "nvidia.com/gpu"),
+        (
+            {"config": {"inline": {"version": "v1", "flags": {"migStrategy": "none"}}}},
+            "nvidia.com/gpu",
+        ),
         (
             {
                 "config": {
-                    "inline": {"version": "v1", "flags": {"migStrategy": "single", "plugin": {"singleResource": "gpu"}}}
+                    "inline": {
+                        "version": "v1",
+                        "flags": {"migStrategy": "single", "plugin": {"singleResource": "gpu"}},
+                    }
                 }
             },
             "nvidia.com/gpu",
@@ -53,7 +64,9 @@ def test_notes_are_whole_and_tidy(render: "Renderer", case: dict[str, Any]) -> N
         (SIMULATION, "nvidia.com/mig-2g.10gb"),
     ],
 )
-def test_example_asks_for_what_the_strategy_offers(render: "Renderer", values: dict[str, Any], resource: str) -> None:
+def test_example_asks_for_what_the_strategy_offers(
+    render: "Renderer", values: dict[str, Any], resource: str
+) -> None:
     (container,) = example_pod(render(values).notes)["spec"]["containers"]
     assert container["resources"]["limits"] == {resource: 1}
 
@@ -101,4 +114,6 @@ def test_cordon_and_drain_are_told(render: "Renderer", case: dict[str, Any]) -> 
     notes = render(case).notes
     assert "exec POD -- mig-device-plugin drain TARGET" in notes
     assert "exec POD -- mig-device-plugin uncordon TARGET" in notes
-    assert ("mig-device-plugin sim --help" in notes) == (case.get("driver", {}).get("access") == "simulation")
+    assert ("mig-device-plugin sim --help" in notes) == (
+        case.get("driver", {}).get("access") == "simulation"
+    )

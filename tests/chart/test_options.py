@@ -57,7 +57,9 @@ def options(env: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name in OPTIONS}
 
 
-def test_every_option_reaches_the_daemon(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
+def test_every_option_reaches_the_daemon(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
     assert options(render(cases["all-options"]).env) == OPTIONS
 
 
@@ -67,7 +69,9 @@ def test_the_charts_own_defaults_are_few(render: "Renderer") -> None:
     assert "CONFIG_FILE" not in release.env
 
 
-def test_the_daemon_reads_what_the_chart_writes(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
+def test_the_daemon_reads_what_the_chart_writes(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
     assert load({}, render(cases["all-options"]).env).settings == Settings(
         mig_strategy=MigStrategy.SINGLE,
         single_resource=SingleResource.GPU,
@@ -105,7 +109,9 @@ def test_every_option_with_a_key_in_the_file_can_be_given_there_instead(
     for key in keys:
         group, _, inner = key.rpartition(".")
         flags = {group: {inner: "x"}} if group else {inner: "x"}
-        message = render.refusal(cases["all-options"] | {"config": {"inline": {"version": "v1", "flags": flags}}})
+        message = render.refusal(
+            cases["all-options"] | {"config": {"inline": {"version": "v1", "flags": flags}}}
+        )
         assert f"and config.inline's flags.{key} are both set" in message
 
 
@@ -118,7 +124,9 @@ def test_inline_configuration_becomes_the_file(render: "Renderer") -> None:
     document = {
         "version": "v1",
         "flags": {"migStrategy": "single", "plugin": {"singleResource": "gpu"}},
-        "sharing": {"timeSlicing": {"resources": [{"name": "nvidia.com/mig-1g.5gb", "replicas": 4}]}},
+        "sharing": {
+            "timeSlicing": {"resources": [{"name": "nvidia.com/mig-1g.5gb", "replicas": 4}]}
+        },
     }
     release = render({"config": {"inline": document}})
     (config_map,) = release.of_kind("ConfigMap")
@@ -129,21 +137,30 @@ def test_inline_configuration_becomes_the_file(render: "Renderer") -> None:
         "items": [{"key": "config.yaml", "path": "config.yaml"}],
     }
     mount = {"name": volume["name"], "mountPath": "/config", "readOnly": True}
-    assert mount in release.container["volumeMounts"], "as a directory, so that edits reach the container"
+    assert mount in release.container["volumeMounts"], (
+        "as a directory, so that edits reach the container"
+    )
     assert release.env["CONFIG_FILE"] == "/config/config.yaml"
 
 
 def test_inline_configuration_is_not_overruled_by_a_default(render: "Renderer") -> None:
     flags = {"migStrategy": "none", "failOnInitError": True, "plugin": {"passDeviceSpecs": False}}
-    release = render({"config": {"inline": {"version": "v1", "flags": flags}}, "allocationPolicy": "distributed"})
+    release = render(
+        {"config": {"inline": {"version": "v1", "flags": flags}}, "allocationPolicy": "distributed"}
+    )
     assert options(release.env) == {"ALLOCATION_POLICY": "distributed"}
 
 
 def test_existing_config_map_is_mounted_and_not_overruled(render: "Renderer") -> None:
-    release = render({"config": {"existingConfigMap": "mine", "key": "node.yaml"}, "logLevel": "debug"})
+    release = render(
+        {"config": {"existingConfigMap": "mine", "key": "node.yaml"}, "logLevel": "debug"}
+    )
     assert release.of_kind("ConfigMap") == []
     (volume,) = (volume for volume in release.pod["volumes"] if "configMap" in volume)
-    assert volume["configMap"] == {"name": "mine", "items": [{"key": "node.yaml", "path": "config.yaml"}]}
+    assert volume["configMap"] == {
+        "name": "mine",
+        "items": [{"key": "node.yaml", "path": "config.yaml"}],
+    }
     assert release.env["CONFIG_FILE"] == "/config/config.yaml"
     assert options(release.env) == {"LOG_LEVEL": "debug"}
 
@@ -156,7 +173,9 @@ def test_a_changed_configuration_rolls_the_pods(render: "Renderer") -> None:
                 "podAnnotations": {"kept": "yes"},
             }
         )
-        annotations: dict[str, str] = release.daemonset["spec"]["template"]["metadata"]["annotations"]
+        annotations: dict[str, str] = release.daemonset["spec"]["template"]["metadata"][
+            "annotations"
+        ]
         assert annotations["kept"] == "yes"
         return annotations["checksum/config"]
 
@@ -168,11 +187,17 @@ def test_a_single_xid_may_be_a_number(render: "Renderer") -> None:
     assert (env["DP_DISABLE_HEALTHCHECKS"], env["DP_ENABLE_HEALTHCHECKS"]) == ("31", "xids,13")
 
 
-def test_verdicts_and_cordons_outlive_the_pod_unless_told(render: "Renderer", cases: dict[str, dict[str, Any]]) -> None:
-    """The daemon's own default is the folder that is mounted; a simulated node has nothing to keep."""
+def test_verdicts_and_cordons_outlive_the_pod_unless_told(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    """The daemon's own default is the folder that is mounted;
+    a simulated node has nothing to keep.
+    """
     release = render({"ledger": {"hostPath": "/srv/mig/"}})
     assert release.host_mounts["/var/lib/mig-device-plugin"] == ("/srv/mig", False)
-    assert (load({}, release.env).settings.ledger_file or DEFAULT_LEDGER) == "/var/lib/mig-device-plugin/ledger.json"
+    assert (
+        load({}, release.env).settings.ledger_file or DEFAULT_LEDGER
+    ) == "/var/lib/mig-device-plugin/ledger.json"
     without = render(cases["no-ledger"])
     assert "/var/lib/mig-device-plugin" not in without.host_mounts
     assert load({}, without.env).settings.ledger_file == "/run/mig-device-plugin/ledger.json"

@@ -1,4 +1,6 @@
-"""Bad values are refused before anything is installed, and the message says what to write instead."""
+"""Bad values are refused before anything is installed,
+and the message says what to write instead.
+"""
 
 import json
 import shutil
@@ -27,14 +29,26 @@ SIMULATION = {"driver": {"access": "simulation"}, "simulation": {"node": "p4d.24
         ({"deviceListStrategy": ["envvar", "envvar"]}, "/deviceListStrategy", "equal"),
         ({"deviceIDStrategy": "name"}, "/deviceIDStrategy", "'uuid', 'index'"),
         ({"allocationPolicy": "random"}, "/allocationPolicy", "'packed', 'distributed'"),
-        ({"sharedDevicesAllocationPolicy": "x"}, "/sharedDevicesAllocationPolicy", "'distributed', 'packed'"),
+        (
+            {"sharedDevicesAllocationPolicy": "x"},
+            "/sharedDevicesAllocationPolicy",
+            "'distributed', 'packed'",
+        ),
         ({"logLevel": "loud"}, "/logLevel", "'debug', 'info', 'warning', 'error'"),
         ({"logFormat": "xml"}, "/logFormat", "'json', 'console'"),
         ({"image": {"digest": "sha256:abc"}}, "/image/digest", "does not match pattern"),
         ({"image": {"repository": ""}}, "/image/repository", "minLength"),
-        ({"simulation": {"node": "p4d.24xlarge all"}}, "/simulation/node", "does not match pattern"),
+        (
+            {"simulation": {"node": "p4d.24xlarge all"}},
+            "/simulation/node",
+            "does not match pattern",
+        ),
         ({"tolerations": [{"effect": "Never"}]}, "/tolerations/0/effect", "'NoSchedule'"),
-        ({"updateStrategy": {"type": "Recreate"}}, "/updateStrategy/type", "'RollingUpdate', 'OnDelete'"),
+        (
+            {"updateStrategy": {"type": "Recreate"}},
+            "/updateStrategy/type",
+            "'RollingUpdate', 'OnDelete'",
+        ),
         ({"affinity": {"nodeSelectorTerms": []}}, "/affinity", "not allowed"),
         ({"nodeSelector": {"gpu": True}}, "/nodeSelector/gpu", "want string"),
         ({"driver": None}, "", "missing property 'driver'"),
@@ -48,9 +62,21 @@ SIMULATION = {"driver": {"access": "simulation"}, "simulation": {"node": "p4d.24
         ({"http": {"livenessProbe": {"path": "/"}}}, "/http/livenessProbe", "'path' not allowed"),
         ({"metrics": {"sampleInterval": 0}}, "/metrics/sampleInterval", "minimum"),
         ({"podMonitor": {"interval": "15"}}, "/podMonitor/interval", "does not match pattern"),
-        ({"prometheusRule": {"alerts": {"MigPluginDown": {"for": 5}}}}, "/prometheusRule/alerts/MigPluginDown", "for"),
-        ({"prometheusRule": {"faultStorm": {"count": 0}}}, "/prometheusRule/faultStorm/count", "minimum"),
-        ({"networkPolicy": {"namespaces": "monitoring"}}, "/networkPolicy/namespaces", "want array"),
+        (
+            {"prometheusRule": {"alerts": {"MigPluginDown": {"for": 5}}}},
+            "/prometheusRule/alerts/MigPluginDown",
+            "for",
+        ),
+        (
+            {"prometheusRule": {"faultStorm": {"count": 0}}},
+            "/prometheusRule/faultStorm/count",
+            "minimum",
+        ),
+        (
+            {"networkPolicy": {"namespaces": "monitoring"}},
+            "/networkPolicy/namespaces",
+            "want array",
+        ),
     ],
 )
 def test_schema_names_the_place_and_the_choices(
@@ -64,42 +90,82 @@ def test_schema_names_the_place_and_the_choices(
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"runtimeClassName": ""}, "driver.access=runtime needs runtimeClassName: set it to the RuntimeClass"),
+        (
+            {"runtimeClassName": ""},
+            "driver.access=runtime needs runtimeClassName: set it to the RuntimeClass",
+        ),
         ({"driver": {"access": "simulation"}}, "--set simulation.node=p4d.24xlarge:all-1g.5gb"),
-        ({"simulation": {"node": "p4d.24xlarge"}}, "set driver.access=simulation for a simulated node"),
+        (
+            {"simulation": {"node": "p4d.24xlarge"}},
+            "set driver.access=simulation for a simulated node",
+        ),
         (SIMULATION | {"passDeviceSpecs": True}, "Leave passDeviceSpecs unset"),
         (
-            SIMULATION | {"config": {"inline": {"version": "v1", "flags": {"plugin": {"passDeviceSpecs": True}}}}},
+            SIMULATION
+            | {
+                "config": {
+                    "inline": {"version": "v1", "flags": {"plugin": {"passDeviceSpecs": True}}}
+                }
+            },
             "Leave passDeviceSpecs unset",
         ),
-        ({"driver": {"access": "host", "root": "run/nvidia"}}, 'driver.root is "run/nvidia": set it to an absolute'),
+        (
+            {"driver": {"access": "host", "root": "run/nvidia"}},
+            'driver.root is "run/nvidia": set it to an absolute',
+        ),
         ({"driver": {"root": "/run/../nvidia"}}, 'driver.root is "/run/../nvidia"'),
         ({"driver": {"devRoot": "dev"}}, 'driver.devRoot is "dev": set it to an absolute'),
         ({"kubelet": {"root": "kubelet"}}, 'kubelet.root is "kubelet": set it to an absolute'),
-        ({"config": {"inline": {"version": "v1"}, "existingConfigMap": "mine"}}, "are both set: keep one"),
-        ({"config": {"inline": {"flags": {"migStrategy": "mixed"}}}}, "config.inline has no `version: v1`: add it"),
+        (
+            {"config": {"inline": {"version": "v1"}, "existingConfigMap": "mine"}},
+            "are both set: keep one",
+        ),
+        (
+            {"config": {"inline": {"flags": {"migStrategy": "mixed"}}}},
+            "config.inline has no `version: v1`: add it",
+        ),
         ({"config": {"inline": {"version": "v2"}}}, "config.inline has no `version: v1`: add it"),
         (
-            {"migStrategy": "mixed", "config": {"inline": {"version": "v1", "flags": {"migStrategy": "single"}}}},
+            {
+                "migStrategy": "mixed",
+                "config": {"inline": {"version": "v1", "flags": {"migStrategy": "single"}}},
+            },
             "migStrategy and config.inline's flags.migStrategy are both set: keep one",
         ),
         (
             {
                 "passDeviceSpecs": False,
-                "config": {"inline": {"version": "v1", "flags": {"plugin": {"passDeviceSpecs": True}}}},
+                "config": {
+                    "inline": {"version": "v1", "flags": {"plugin": {"passDeviceSpecs": True}}}
+                },
             },
-            "passDeviceSpecs and config.inline's flags.plugin.passDeviceSpecs are both set: keep one",
+            (
+                "passDeviceSpecs and config.inline's flags.plugin.passDeviceSpecs are both set: "
+                "keep one"
+            ),
         ),
         ({"singleResource": "gpu"}, "which is mixed here: set migStrategy=single"),
-        ({"extraArgs": ["--simulate=p4d.24xlarge"]}, "set driver.access=simulation and simulation.node instead"),
-        ({"extraEnv": [{"name": "MIG_STRATEGY", "value": "none"}]}, "set the value migStrategy instead"),
+        (
+            {"extraArgs": ["--simulate=p4d.24xlarge"]},
+            "set driver.access=simulation and simulation.node instead",
+        ),
+        (
+            {"extraEnv": [{"name": "MIG_STRATEGY", "value": "none"}]},
+            "set the value migStrategy instead",
+        ),
         (
             {"extraEnv": [{"name": "SIMULATE", "value": "p4d"}]},
             "set driver.access=simulation and simulation.node instead",
         ),
         ({"updateStrategy": {"type": "OnDelete"}}, "set updateStrategy.rollingUpdate=null"),
-        ({"ledger": {"hostPath": "var/lib"}}, 'ledger.hostPath is "var/lib": set it to an absolute path on the host'),
-        ({"extraEnv": [{"name": "HTTP_ADDRESS", "value": ""}]}, "set http.address and http.port instead"),
+        (
+            {"ledger": {"hostPath": "var/lib"}},
+            'ledger.hostPath is "var/lib": set it to an absolute path on the host',
+        ),
+        (
+            {"extraEnv": [{"name": "HTTP_ADDRESS", "value": ""}]},
+            "set http.address and http.port instead",
+        ),
         ({"extraArgs": ["--http-address="]}, "set the values below http instead"),
         (
             {"config": {"inline": {"version": "v1", "flags": {"plugin": {"httpTLSCert": "/a"}}}}},
@@ -112,7 +178,10 @@ def test_schema_names_the_place_and_the_choices(
             },
             "metrics.dcgmNames and config.inline's flags.plugin.dcgmNames are both set: keep one",
         ),
-        ({"extraEnv": [{"name": "DCGM_NAMES", "value": "true"}]}, "set the value metrics.dcgmNames instead"),
+        (
+            {"extraEnv": [{"name": "DCGM_NAMES", "value": "true"}]},
+            "set the value metrics.dcgmNames instead",
+        ),
         ({"http": {"address": "127.0.0.1"}}, "leave it empty, or set http.enabled=false"),
         ({"http": {"address": "::1"}}, "leave it empty, or set http.enabled=false"),
         (
@@ -120,16 +189,31 @@ def test_schema_names_the_place_and_the_choices(
             "set http.enabled=true, or leave http.tls.secretName empty",
         ),
         *(
-            ({"http": {"enabled": False}, part: {"enabled": True}}, f"set http.enabled=true, or {part}.enabled=false")
+            (
+                {"http": {"enabled": False}, part: {"enabled": True}},
+                f"set http.enabled=true, or {part}.enabled=false",
+            )
             for part in ("podMonitor", "prometheusRule", "dashboard")
         ),
         (
             {"http": {"tls": {"secretName": "a"}}, "podMonitor": {"enabled": True}},
-            "needs podMonitor.tlsConfig, since a certificate seldom names a pod's address: set it to",
+            (
+                "needs podMonitor.tlsConfig, since a certificate seldom names a pod's address: set "
+                "it to"
+            ),
         ),
-        ({"podMonitor": {"tlsConfig": {"insecureSkipVerify": True}}}, "leave podMonitor.tlsConfig empty"),
-        ({"networkPolicy": {"enabled": True}}, "set networkPolicy.namespaces to where Prometheus runs"),
-        ({"prometheusRule": {"alerts": {"MigDeviceUp": {}}}}, "which is no alert of this chart: choose MigPluginDown"),
+        (
+            {"podMonitor": {"tlsConfig": {"insecureSkipVerify": True}}},
+            "leave podMonitor.tlsConfig empty",
+        ),
+        (
+            {"networkPolicy": {"enabled": True}},
+            "set networkPolicy.namespaces to where Prometheus runs",
+        ),
+        (
+            {"prometheusRule": {"alerts": {"MigDeviceUp": {}}}},
+            "which is no alert of this chart: choose MigPluginDown",
+        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused_with_the_fix(
@@ -142,14 +226,21 @@ def test_values_that_do_not_fit_together_are_refused_with_the_fix(
 
 
 def test_all_mistakes_are_told_at_once(render: "Renderer") -> None:
-    message = render.refusal({"runtimeClassName": "", "kubelet": {"root": "kubelet"}, "singleResource": "gpu"})
+    message = render.refusal(
+        {"runtimeClassName": "", "kubelet": {"root": "kubelet"}, "singleResource": "gpu"}
+    )
     assert message.count("\n  - ") == 3
 
 
 def test_unknown_access_is_refused_without_the_schema_too(chart_path: Path, tmp_path: Path) -> None:
     """As with ``--skip-schema-validation``, which some deployment tools use."""
-    copy = shutil.copytree(chart_path, tmp_path / "chart", ignore=shutil.ignore_patterns("values.schema.json"))
-    with helm_python.Chart.load(copy) as chart, pytest.raises(helm_python.HelmRenderError) as refused:
+    copy = shutil.copytree(
+        chart_path, tmp_path / "chart", ignore=shutil.ignore_patterns("values.schema.json")
+    )
+    with (
+        helm_python.Chart.load(copy) as chart,
+        pytest.raises(helm_python.HelmRenderError) as refused,
+    ):
         chart.render({"driver": {"access": "magic"}})
     assert 'driver.access is "magic": set it to runtime, host or simulation.' in str(refused.value)
 
@@ -174,7 +265,10 @@ def test_every_value_is_in_the_readme_and_described_in_the_schema(chart_path: Pa
     assert schema is not None
     readme = (chart_path / "README.md").read_text()
     # One row covers what is a Kubernetes object of its own.
-    documented = {next((whole for whole in WHOLE if name.startswith(f"{whole}.")), name) for name in leaves(values)}
+    documented = {
+        next((whole for whole in WHOLE if name.startswith(f"{whole}.")), name)
+        for name in leaves(values)
+    }
     assert {name for name in documented if f"`{name}`" not in readme} == set()
     assert values.keys() | {"global"} == schema["properties"].keys()
     assert undescribed(schema["properties"]) == []

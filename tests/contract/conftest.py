@@ -1,4 +1,6 @@
-"""Drivers under test: the simulated one, NVML over the simulated library and files, and the machine's own."""
+"""Drivers under test: the simulated one, NVML over the simulated library and files, and the
+machine's own.
+"""
 
 from __future__ import annotations
 

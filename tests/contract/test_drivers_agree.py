@@ -61,22 +61,31 @@ def geometry_for(node: str, geometry: str) -> str:
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("name", sorted(catalog().nodes))
-def test_on_every_node_and_geometry(name: str, geometry: str, tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_on_every_node_and_geometry(
+    name: str, geometry: str, tmp_path: Path, open_nvml: OpenNvml
+) -> None:
     assert_agreement(parse_node(f"{name}:{geometry_for(name, geometry)}"), tmp_path, open_nvml)
 
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("aspect", GPU_ASPECTS)
-def test_when_a_gpu_cannot_be_read(aspect: Aspect, code: Code, tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_when_a_gpu_cannot_be_read(
+    aspect: Aspect, code: Code, tmp_path: Path, open_nvml: OpenNvml
+) -> None:
     node = parse_node("2xa100-40gb:0=1g.5gb+me,2g.10gb;1=1g.5gb*2")
     node.faults.fail(node.gpu(0).uuid, aspect, code)
     assert_agreement(node, tmp_path, open_nvml)
-    assert SimDriver(node).scan() != SimDriver(parse_node("2xa100-40gb:0=1g.5gb+me,2g.10gb;1=1g.5gb*2")).scan()
+    assert (
+        SimDriver(node).scan()
+        != SimDriver(parse_node("2xa100-40gb:0=1g.5gb+me,2g.10gb;1=1g.5gb*2")).scan()
+    )
 
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("aspect", MIG_ASPECTS)
-def test_when_a_mig_device_cannot_be_read(aspect: Aspect, code: Code, tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_when_a_mig_device_cannot_be_read(
+    aspect: Aspect, code: Code, tmp_path: Path, open_nvml: OpenNvml
+) -> None:
     node = parse_node("1xh100-80gb:all-1g.10gb")
     healthy = SimDriver(node).scan()
     node.faults.fail(healthy.gpus[0].mig_devices[2].uuid, aspect, code)
@@ -130,7 +139,9 @@ def test_when_mig_mode_waits_for_a_reset(tmp_path: Path, open_nvml: OpenNvml) ->
         (MIG_MINORS, "/proc/driver/nvidia/capabilities/gpu0/mig/gi7/ci0/access"),
     ],
 )
-def test_when_files_are_missing(paths: tuple[str, ...], tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_when_files_are_missing(
+    paths: tuple[str, ...], tmp_path: Path, open_nvml: OpenNvml
+) -> None:
     node = parse_node("1xa100-40gb:all-1g.5gb")
     for path in paths:
         node.faults.remove_node(path)
@@ -142,7 +153,9 @@ def test_when_the_numa_node_is_unknown(tmp_path: Path, open_nvml: OpenNvml) -> N
     assert_agreement(node, tmp_path, open_nvml)
 
 
-def test_a_driver_without_profile_names_leaves_them_to_arithmetic(tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_a_driver_without_profile_names_leaves_them_to_arithmetic(
+    tmp_path: Path, open_nvml: OpenNvml
+) -> None:
     node = parse_node("p4d.24xlarge:all-balanced")
     with open_nvml(node, tmp_path, without=("nvmlDeviceGetGpuInstanceProfileInfoV",)) as nvml:
         assert nvml.scan() == SimDriver(node).scan()
@@ -198,7 +211,9 @@ def release(node: SimNode, gpu: int) -> None:
 
 
 OPERATIONS = st.one_of(
-    st.tuples(st.just(create), GPUS, st.sampled_from(PROFILES), st.sampled_from([1, 2, 3, 4, 7, None])),
+    st.tuples(
+        st.just(create), GPUS, st.sampled_from(PROFILES), st.sampled_from([1, 2, 3, 4, 7, None])
+    ),
     st.tuples(st.just(destroy), GPUS, st.integers(0, 6)),
     st.tuples(st.just(SimNode.set_geometry), GPUS, st.lists(st.sampled_from(PROFILES), max_size=5)),
     st.tuples(st.just(switch), GPUS, st.booleans()),

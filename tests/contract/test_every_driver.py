@@ -47,7 +47,11 @@ def test_uuids_tell_gpus_from_mig_devices(driver: Driver) -> None:
 def test_mig_devices_know_their_gpu(driver: Driver) -> None:
     for gpu in driver.scan().gpus:
         for device in gpu.mig_devices:
-            assert (device.gpu_uuid, device.gpu_index, device.numa) == (gpu.uuid, gpu.index, gpu.numa)
+            assert (device.gpu_uuid, device.gpu_index, device.numa) == (
+                gpu.uuid,
+                gpu.index,
+                gpu.numa,
+            )
 
 
 def test_mig_devices_exist_only_with_mig_on(driver: Driver) -> None:

@@ -1,4 +1,6 @@
-"""Samples: what holds for every driver, and the same measurements by the simulated one and by NVML over its library."""
+"""Samples: what holds for every driver, and the same measurements by the simulated one and by NVML
+over its library.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,14 @@ NODE = "2xh100-80gb+1xa100-40gb+1xt4-16gb:0=1g.10gb,1c.3g.40gb*3;1=off;2=1g.5gb*
 HOPPER, WHOLE, AMPERE, T4 = 0, 1, 2, 3
 GIB = 1 << 30
 SHARES = tuple(Activity.__dataclass_fields__)
-CODES = (Code.UNKNOWN, Code.NOT_FOUND, Code.NOT_SUPPORTED, Code.NO_PERMISSION, Code.GPU_IS_LOST, Code.RESET_REQUIRED)
+CODES = (
+    Code.UNKNOWN,
+    Code.NOT_FOUND,
+    Code.NOT_SUPPORTED,
+    Code.NO_PERMISSION,
+    Code.GPU_IS_LOST,
+    Code.RESET_REQUIRED,
+)
 
 
 class Clock:
@@ -87,7 +96,9 @@ class Measured:
 
 
 @pytest.fixture(params=["sim", "nvml-over-sim"])
-def measured(request: pytest.FixtureRequest, tmp_path: Path, open_nvml: OpenNvml) -> Iterator[Measured]:
+def measured(
+    request: pytest.FixtureRequest, tmp_path: Path, open_nvml: OpenNvml
+) -> Iterator[Measured]:
     clock = Clock()
     node = parse_node(NODE, clock)
     if request.param == "sim":
@@ -103,8 +114,8 @@ def measured(request: pytest.FixtureRequest, tmp_path: Path, open_nvml: OpenNvml
 def timeless(samples: Samples, vague: Collection[str] = ()) -> Samples:
     """Without what depends on earlier rounds.
 
-    NVML's graphics activity is of several. The utilisation of `vague` GPUs, whose MIG mode nobody could read,
-    is not asked for again when they switch it.
+    NVML's graphics activity is of several. The utilisation of `vague` GPUs, whose MIG mode nobody
+    could read, is not asked for again when they switch it.
     """
     devices = {
         uuid: replace(device, activity=replace(device.activity, graphics_active=None))
@@ -126,7 +137,9 @@ def test_a_round_measures_what_the_last_scan_saw(driver: Driver) -> None:
     samples = driver.sample()
     assert set(samples.cards) == {gpu.uuid for gpu in inventory.gpus}
     migs = {device.uuid for gpu in inventory.gpus for device in gpu.mig_devices}
-    assert set(samples.devices) == migs | {gpu.uuid for gpu in inventory.gpus if not gpu.mig_devices}
+    assert set(samples.devices) == migs | {
+        gpu.uuid for gpu in inventory.gpus if not gpu.mig_devices
+    }
     assert samples.time > 0
     assert samples.seconds > 0
 
@@ -134,13 +147,18 @@ def test_a_round_measures_what_the_last_scan_saw(driver: Driver) -> None:
 def test_memory_and_processes_are_told_of_every_device(driver: Driver) -> None:
     inventory = driver.scan()
     sizes = {gpu.uuid: gpu.memory_mib for gpu in inventory.gpus}
-    sizes |= {device.uuid: device.memory_mib for gpu in inventory.gpus for device in gpu.mig_devices}
+    sizes |= {
+        device.uuid: device.memory_mib for gpu in inventory.gpus for device in gpu.mig_devices
+    }
     for uuid, device in driver.sample().devices.items():
         assert device.memory_total is not None
         assert device.memory_used is not None
         assert device.memory_free is not None
         assert device.memory_total >> 20 == sizes[uuid]
-        assert device.memory_used + device.memory_free + (device.memory_reserved or 0) == device.memory_total
+        assert (
+            device.memory_used + device.memory_free + (device.memory_reserved or 0)
+            == device.memory_total
+        )
         assert device.processes is not None
         assert device.processes >= 0
 
@@ -154,7 +172,10 @@ def test_activity_takes_two_rounds_and_is_a_share(driver: Driver) -> None:
     found: dict[str, list[float | None]] = {}
     for _ in range(100):
         second = driver.sample()
-        found = {uuid: [getattr(device.activity, name) for name in SHARES] for uuid, device in second.devices.items()}
+        found = {
+            uuid: [getattr(device.activity, name) for name in SHARES]
+            for uuid, device in second.devices.items()
+        }
         if all(None not in found[uuid] for uuid in active):
             break
         threading.Event().wait(0.06)  # a real card tells nothing of less than some 50 ms
@@ -259,14 +280,19 @@ def test_utilisation_exists_only_without_mig(measured: Measured) -> None:
     measured.node.use(measured.gpu(WHOLE), pid=1)
     assert (measured.card(WHOLE).utilisation or 0) > 0
     assert (measured.card(WHOLE).memory_utilisation or 0) > 0
-    assert (measured.card(HOPPER).utilisation, measured.card(HOPPER).memory_utilisation) == (None, None)
+    assert (measured.card(HOPPER).utilisation, measured.card(HOPPER).memory_utilisation) == (
+        None,
+        None,
+    )
     measured.node.configure("0=off", only_named=True)
     measured.driver.scan()
     assert measured.card(HOPPER).utilisation == 0
 
 
 def test_wear_is_counted(measured: Measured) -> None:
-    measured.node.set_wear(WHOLE, remapped_correctable=2, remapped_uncorrectable=1, remap_pending=True)
+    measured.node.set_wear(
+        WHOLE, remapped_correctable=2, remapped_uncorrectable=1, remap_pending=True
+    )
     measured.node.ecc(WHOLE)
     measured.node.ecc(HOPPER, double_bit=True)
     card = measured.card(WHOLE)
@@ -315,7 +341,12 @@ def test_an_unreadable_device_disturbs_no_other(measured: Measured) -> None:
     assert lost not in found.devices
     assert found.cards[measured.gpu(T4)].power is None
     assert found.devices[measured.gpu(T4)].memory_used == 0
-    others = set(before.devices) - {bad, lost, measured.gpu(T4), *(measured.mig(HOPPER, i) for i in range(4))}
+    others = set(before.devices) - {
+        bad,
+        lost,
+        measured.gpu(T4),
+        *(measured.mig(HOPPER, i) for i in range(4)),
+    }
     assert {found.devices[uuid].memory_used for uuid in others} == {0}
     measured.node.faults.heal({bad, lost, measured.gpu(T4)})
     assert measured.device(bad) == before.devices[bad]
@@ -365,7 +396,10 @@ GPUS = st.integers(0, 3)
 OPERATIONS = st.one_of(
     st.tuples(st.just(use), GPUS, st.integers(0, 6), st.integers(1, 12)),
     st.tuples(st.just(release), GPUS, st.integers(0, 6)),
-    st.tuples(st.just(configure), st.sampled_from(["0=off", "0=on", "0=7g.80gb", "1=1g.10gb*7", "2=3g.20gb*2"])),
+    st.tuples(
+        st.just(configure),
+        st.sampled_from(["0=off", "0=on", "0=7g.80gb", "1=1g.10gb*7", "2=3g.20gb*2"]),
+    ),
     st.tuples(st.sampled_from([SimNode.lose, SimNode.restore, SimNode.ecc]), GPUS),
 )
 
@@ -413,7 +447,9 @@ def test_drivers_agree_about_any_node(
 
 
 @contextlib.contextmanager
-def counting(node: SimNode, folder: Path, without: tuple[str, ...] = ()) -> Iterator[tuple[NvmlDriver, Counter[str]]]:
+def counting(
+    node: SimNode, folder: Path, without: tuple[str, ...] = ()
+) -> Iterator[tuple[NvmlDriver, Counter[str]]]:
     """An open NVML driver that has scanned a node, and the calls that reach its library."""
     tree.write(node, folder)
     library = CountingLibrary(SimLibrary(node, without))
@@ -446,9 +482,16 @@ def test_what_a_card_lacks_is_asked_for_once(tmp_path: Path) -> None:
         assert calls["nvmlDeviceGetUtilizationRates"] == 1 + 5  # MIG on, and off
         assert calls["nvmlDeviceGetRemappedRows"] == 5 + 1
         assert calls["nvmlGpmQueryDeviceSupport"] == 2
-        assert calls["nvmlGpmSampleAlloc"] == calls["nvmlGpmMigSampleGet"] == calls["nvmlGpmSampleGet"] == 0
+        assert (
+            calls["nvmlGpmSampleAlloc"]
+            == calls["nvmlGpmMigSampleGet"]
+            == calls["nvmlGpmSampleGet"]
+            == 0
+        )
         assert calls["nvmlDeviceGetMemoryInfo"] == 8 * 5
-        assert {(d.memory_reserved, d.memory_used) for d in rounds[-1].devices.values()} == {(None, 0)}
+        assert {(d.memory_reserved, d.memory_used) for d in rounds[-1].devices.values()} == {
+            (None, 0)
+        }
         driver.close()
         driver.open()
         driver.scan()
@@ -479,7 +522,9 @@ def test_a_gpu_instance_is_sampled_once_for_all_in_it(tmp_path: Path) -> None:
         assert calls["nvmlGpmMigSampleGet"] == 4
 
 
-def test_graphics_activity_is_asked_for_rarely_and_of_the_whole_time_between(tmp_path: Path) -> None:
+def test_graphics_activity_is_asked_for_rarely_and_of_the_whole_time_between(
+    tmp_path: Path,
+) -> None:
     node = parse_node("1xh100-80gb")
     uuid = node.gpu(0).uuid
     with counting(node, tmp_path) as (driver, calls):
@@ -532,8 +577,16 @@ def test_sample_buffers_are_freed_when_instances_go_and_at_the_end(tmp_path: Pat
 def test_an_old_library_is_no_reason_to_fail(tmp_path: Path) -> None:
     node = parse_node("1xh100-80gb:0=1g.10gb*7")
     without = (
-        *("nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlGpmQueryDeviceSupport"),
-        *("nvmlDeviceGetMemoryErrorCounter", "nvmlDeviceGetTotalEccErrors", "nvmlDeviceGetUtilizationRates"),
+        *(
+            "nvmlDeviceGetMemoryInfo_v2",
+            "nvmlDeviceGetComputeRunningProcesses_v3",
+            "nvmlGpmQueryDeviceSupport",
+        ),
+        *(
+            "nvmlDeviceGetMemoryErrorCounter",
+            "nvmlDeviceGetTotalEccErrors",
+            "nvmlDeviceGetUtilizationRates",
+        ),
         *("nvmlDeviceGetTemperature", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetClockInfo"),
         *("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetRemappedRows"),
     )
@@ -541,7 +594,9 @@ def test_an_old_library_is_no_reason_to_fail(tmp_path: Path) -> None:
         samples = driver.sample()
     assert set(samples.cards.values()) == {CardSample()}
     size = 9984 << 20
-    assert set(samples.devices.values()) == {DeviceSample(memory_total=size, memory_used=0, memory_free=size)}
+    assert set(samples.devices.values()) == {
+        DeviceSample(memory_total=size, memory_used=0, memory_free=size)
+    }
 
 
 def test_without_sample_buffers_there_is_no_activity(tmp_path: Path) -> None:
@@ -549,4 +604,6 @@ def test_without_sample_buffers_there_is_no_activity(tmp_path: Path) -> None:
     for missing in ("nvmlGpmSampleAlloc", "nvmlGpmMetricsGet", "nvmlGpmMigSampleGet"):
         with counting(node, tmp_path, without=(missing,)) as (driver, _):
             for _ in range(3):
-                assert {device.activity for device in driver.sample().devices.values()} == {Activity()}
+                assert {device.activity for device in driver.sample().devices.values()} == {
+                    Activity()
+                }

@@ -30,7 +30,14 @@ OpenNvml = Callable[..., AbstractContextManager[NvmlDriver]]
 PATIENCE = 10.0
 NODE = "2xa100-40gb+1xt4-16gb:0=2g.10gb,1c.3g.20gb*3;1=1g.5gb*7"
 A100, OTHER, T4 = 0, 1, 2
-CODES = (Code.UNKNOWN, Code.NOT_FOUND, Code.NOT_SUPPORTED, Code.NO_PERMISSION, Code.GPU_IS_LOST, Code.RESET_REQUIRED)
+CODES = (
+    Code.UNKNOWN,
+    Code.NOT_FOUND,
+    Code.NOT_SUPPORTED,
+    Code.NO_PERMISSION,
+    Code.GPU_IS_LOST,
+    Code.RESET_REQUIRED,
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,9 @@ class Watched:
 
 
 @pytest.fixture(params=["sim", "nvml-over-sim"])
-def watched(request: pytest.FixtureRequest, tmp_path: Path, open_nvml: OpenNvml) -> Iterator[Watched]:
+def watched(
+    request: pytest.FixtureRequest, tmp_path: Path, open_nvml: OpenNvml
+) -> Iterator[Watched]:
     node = parse_node(NODE)
     if request.param == "sim":
         yield Watched(node, SimDriver(node))
@@ -108,7 +117,9 @@ def test_a_gpu_that_nobody_knows_is_lost_and_cannot_be_watched(driver: Driver) -
         assert source.wait(0) is None
     finally:
         source.close()
-    assert driver.probe(uuid, thorough=True) == Probe(uuid, error="getting its handle: Not Found", lost=True)
+    assert driver.probe(uuid, thorough=True) == Probe(
+        uuid, error="getting its handle: Not Found", lost=True
+    )
 
 
 # Events
@@ -135,7 +146,12 @@ def test_what_changes_is_told(watched: Watched) -> None:
         node.set_geometry(A100, ["7g.40gb"])
         node.ecc(A100)
         node.ecc(A100, double_bit=True)
-        kinds = [EventKind.RECOVERY_ACTION, EventKind.MIG_CONFIG, EventKind.SINGLE_BIT_ECC, EventKind.DOUBLE_BIT_ECC]
+        kinds = [
+            EventKind.RECOVERY_ACTION,
+            EventKind.MIG_CONFIG,
+            EventKind.SINGLE_BIT_ECC,
+            EventKind.DOUBLE_BIT_ECC,
+        ]
         assert drain(source) == [DriverEvent(kind, uuid) for kind in kinds]
 
 
@@ -166,7 +182,9 @@ def test_a_gpu_without_xid_events_cannot_be_watched(watched: Watched) -> None:
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("aspect", [Aspect.HANDLE, Aspect.EVENTS])
-def test_a_gpu_that_refuses_leaves_the_others_watched(watched: Watched, aspect: Aspect, code: Code) -> None:
+def test_a_gpu_that_refuses_leaves_the_others_watched(
+    watched: Watched, aspect: Aspect, code: Code
+) -> None:
     watched.node.faults.fail(watched.uuid(), aspect, code)
     with source_of(watched, A100, OTHER) as source:
         assert set(source.failures) == {watched.uuid()}
@@ -199,7 +217,9 @@ def test_a_lost_gpu_ends_watching_until_it_is_left_out(watched: Watched) -> None
     with source_of(watched, A100, OTHER) as source:
         node.lose(A100)
         for _ in range(2):
-            with pytest.raises(DriverCallFailed, match=r"^waiting for events: GPU is lost$") as caught:
+            with pytest.raises(
+                DriverCallFailed, match=r"^waiting for events: GPU is lost$"
+            ) as caught:
                 source.wait(PATIENCE)
             assert caught.value.gpu_lost
     with source_of(watched, OTHER) as source:
@@ -221,12 +241,18 @@ def test_a_lost_gpu_ends_watching_until_it_is_left_out(watched: Watched) -> None
 def test_a_driver_that_is_gone(watched: Watched) -> None:
     with source_of(watched, A100) as source:
         watched.node.faults.set_available(available=False)
-        with pytest.raises(DriverCallFailed, match=r"^waiting for events: Driver Not Loaded$") as caught:
+        with pytest.raises(
+            DriverCallFailed, match=r"^waiting for events: Driver Not Loaded$"
+        ) as caught:
             source.wait(0)
         assert not caught.value.gpu_lost
-        with pytest.raises(DriverUnavailable, match=r"^making an event set: Driver Not Loaded; the NVIDIA driver"):
+        with pytest.raises(
+            DriverUnavailable, match=r"^making an event set: Driver Not Loaded; the NVIDIA driver"
+        ):
             watched.driver.watch(watched.uuids())
-        assert watched.probe() == Probe(watched.uuid(), error="getting its handle: Driver Not Loaded")
+        assert watched.probe() == Probe(
+            watched.uuid(), error="getting its handle: Driver Not Loaded"
+        )
 
 
 def test_a_closed_source_hears_nothing_more(watched: Watched) -> None:
@@ -258,7 +284,9 @@ class NoticedNode(SimNode):
         super().enter(gpu)
 
 
-def test_closing_does_not_wait_for_a_thread_that_hangs_in_the_driver(tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_closing_does_not_wait_for_a_thread_that_hangs_in_the_driver(
+    tmp_path: Path, open_nvml: OpenNvml
+) -> None:
     NoticedNode.asked = threading.Event()
     node = NoticedNode([catalog().cards["a100-40gb"]])
     ended = threading.Event()
@@ -302,8 +330,12 @@ def test_a_driver_that_knows_no_recovery_action(watched: Watched, code: Code) ->
 
 
 def test_wear_is_read_by_a_thorough_probe(watched: Watched) -> None:
-    assert watched.probe(thorough=True) == Probe(watched.uuid(), recovery_action=0, remap_failure=False)
-    assert watched.probe(T4, thorough=True) == Probe(watched.uuid(T4), recovery_action=0, retirement_pending=False)
+    assert watched.probe(thorough=True) == Probe(
+        watched.uuid(), recovery_action=0, remap_failure=False
+    )
+    assert watched.probe(T4, thorough=True) == Probe(
+        watched.uuid(T4), recovery_action=0, retirement_pending=False
+    )
     watched.node.set_wear(A100, remap_failure=True)
     watched.node.set_wear(T4, retirement_pending=True)
     assert watched.probe(thorough=True).remap_failure
@@ -314,7 +346,9 @@ def test_wear_is_read_by_a_thorough_probe(watched: Watched) -> None:
 def test_an_old_driver_answers_by_other_means(tmp_path: Path, open_nvml: OpenNvml) -> None:
     node = parse_node(NODE)
     uuid = node.gpu(A100).uuid
-    with open_nvml(node, tmp_path, without=("nvmlDeviceGetFieldValues", "nvmlDeviceGetRemappedRows")) as nvml:
+    with open_nvml(
+        node, tmp_path, without=("nvmlDeviceGetFieldValues", "nvmlDeviceGetRemappedRows")
+    ) as nvml:
         assert nvml.probe(uuid, thorough=True) == Probe(uuid)
         node.faults.fail(uuid, Aspect.MEMORY, Code.GPU_IS_LOST)
         lost = Probe(uuid, error="nvmlDeviceGetMemoryInfo: GPU is lost", lost=True)
@@ -325,7 +359,9 @@ def test_an_old_driver_answers_by_other_means(tmp_path: Path, open_nvml: OpenNvm
 @given(
     faults=st.lists(
         st.tuples(
-            st.sampled_from([Aspect.HANDLE, Aspect.EVENTS, Aspect.RECOVERY, Aspect.MEMORY, Aspect.SENSORS]),
+            st.sampled_from(
+                [Aspect.HANDLE, Aspect.EVENTS, Aspect.RECOVERY, Aspect.MEMORY, Aspect.SENSORS]
+            ),
             st.sampled_from(CODES),
         ),
         max_size=4,
@@ -372,12 +408,17 @@ def test_gpus_that_come_are_seen_by_initialising_again(tmp_path: Path, open_nvml
         made = node.add_gpu(catalog().cards["a100-40gb"])
         tree.write(node, tmp_path)
         for _ in range(2):
-            with pytest.raises(DriverStale, match=rf"\({made.pci_bus_id} came\); NVML must be initialised again"):
+            with pytest.raises(
+                DriverStale, match=rf"\({made.pci_bus_id} came\); NVML must be initialised again"
+            ):
                 nvml.scan()
         nvml.close()
         nvml.open()
         assert nvml.scan() == SimDriver(node).scan()
-        assert [gpu.uuid for gpu in nvml.scan().gpus] == [*(gpu.uuid for gpu in before.gpus), made.uuid]
+        assert [gpu.uuid for gpu in nvml.scan().gpus] == [
+            *(gpu.uuid for gpu in before.gpus),
+            made.uuid,
+        ]
 
 
 def test_gpus_that_go_and_come_back(tmp_path: Path, open_nvml: OpenNvml) -> None:
@@ -410,7 +451,9 @@ def test_gpus_that_go_and_come_back(tmp_path: Path, open_nvml: OpenNvml) -> None
         assert not nvml.scan().gpus[1].mig_devices
 
 
-def test_a_node_that_does_not_list_its_gpus_is_no_reason_to_start_again(tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_a_node_that_does_not_list_its_gpus_is_no_reason_to_start_again(
+    tmp_path: Path, open_nvml: OpenNvml
+) -> None:
     node = parse_node("2xa100-40gb:all-1g.5gb")
     for gpu in node.gpus:
         node.faults.remove_node(f"/proc/driver/nvidia/gpus/{gpu.pci_bus_id}/information")
@@ -451,8 +494,14 @@ def test_a_fault_of_the_whole_gpu_changes_the_recovery_action(
     uuid = watched.uuid(OTHER)
     with source_of(watched, OTHER) as source:
         watched.node.fault(OTHER, xid, gi)
-        told = [DriverEvent(EventKind.XID, uuid, data=154), DriverEvent(EventKind.RECOVERY_ACTION, uuid)]
-        assert drain(source) == [DriverEvent(EventKind.XID, uuid, gi, None, xid), *(told if action else [])]
+        told = [
+            DriverEvent(EventKind.XID, uuid, data=154),
+            DriverEvent(EventKind.RECOVERY_ACTION, uuid),
+        ]
+        assert drain(source) == [
+            DriverEvent(EventKind.XID, uuid, gi, None, xid),
+            *(told if action else []),
+        ]
     assert watched.probe(OTHER).recovery_action == action
 
 

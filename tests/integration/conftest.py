@@ -75,7 +75,9 @@ async def kubelet(node_dir: Path) -> AsyncIterator[SimKubelet]:
 
 @pytest_asyncio.fixture
 async def start_daemon(node_dir: Path) -> AsyncIterator[StartDaemon]:
-    """Start daemons with ``--simulate``, flags and environment; whatever was started is stopped at the end."""
+    """Start daemons with ``--simulate``, flags and environment; whatever was started is stopped at
+    the end.
+    """
     started: list[Daemon] = []
 
     async def start(simulate: str | None, *flags: str, **environment: str) -> Daemon:

@@ -1,5 +1,6 @@
-"""The daemon's own parts over a simulated node and a stand-in kubelet, in one process, so that a test can reach the
-hardware between two lines. Sockets and gRPC are real; only the process boundary is missing.
+"""The daemon's own parts over a simulated node and a stand-in kubelet, in one process, so that a
+test can reach the hardware between two lines. Sockets and gRPC are real; only the process boundary
+is missing.
 """
 
 from __future__ import annotations
@@ -54,14 +55,20 @@ class Live:
         await self.kubelet.wait_for(condition, SECONDS)
 
     async def settled(self) -> None:
-        """Wait until everything sent so far has been judged and every probe it caused has been answered."""
+        """Wait until everything sent so far has been judged and every probe it caused has been
+        answered.
+        """
         await self.node.probe_now()
         await self.node.probe_now()
 
 
 @contextlib.asynccontextmanager
-async def live(folder: Path, simulate: str, settings: Settings | None = None) -> AsyncIterator[Live]:
-    """Run the plugin on `simulate` until the block ends; ready when kubelet has every list and events are watched."""
+async def live(
+    folder: Path, simulate: str, settings: Settings | None = None
+) -> AsyncIterator[Live]:
+    """Run the plugin on `simulate` until the block ends; ready when kubelet has every list and
+    events are watched.
+    """
     settings = settings or Settings(mig_strategy=MigStrategy.MIXED, quiet_seconds=NEVER)
     hardware = parse_node(simulate)
     driver, worker = SimDriver(hardware), DriverWorker()
@@ -81,8 +88,12 @@ async def live(folder: Path, simulate: str, settings: Settings | None = None) ->
         ]
         running = Live(hardware, node, kubelet)
         try:
-            wanted = {name: len(ids) for name, ids in node.store.snapshot.advertisement.resources.items()}
-            await running.becomes(lambda: {r: n for r, (n, _) in kubelet.node_status().items()} == wanted)
+            wanted = {
+                name: len(ids) for name, ids in node.store.snapshot.advertisement.resources.items()
+            }
+            await running.becomes(
+                lambda: {r: n for r, (n, _) in kubelet.node_status().items()} == wanted
+            )
             async with asyncio.timeout(SECONDS):
                 await node.watched()
             yield running

@@ -45,13 +45,19 @@ class Prometheus:
 
     @property
     def complaints(self) -> list[str]:
-        return [line for line in self.log_file.read_text().splitlines() if any(level in line for level in _LEVELS)]
+        return [
+            line
+            for line in self.log_file.read_text().splitlines()
+            if any(level in line for level in _LEVELS)
+        ]
 
     async def api(self, path: str, **parameters: str) -> Any:
         """The ``data`` of an answer; AssertionError with Prometheus' words where it refuses."""
         status, body = await fetch(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
         answer = json.loads(body)
-        assert (status, answer["status"]) == (200, "success"), f"{parameters}: {answer.get('error')}"
+        assert (status, answer["status"]) == (200, "success"), (
+            f"{parameters}: {answer.get('error')}"
+        )
         return answer["data"]
 
     async def query(self, expression: str) -> list[Sample]:
@@ -98,13 +104,17 @@ class Prometheus:
         """Wait until `alert` is neither firing nor about to."""
 
         async def gone() -> bool:
-            return all(a["labels"]["alertname"] != alert for a in (await self.api("alerts"))["alerts"])
+            return all(
+                a["labels"]["alertname"] != alert for a in (await self.api("alerts"))["alerts"]
+            )
 
         await eventually(gone, f"{alert} resolves")
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, scrapes: list[dict[str, Any]], rules: dict[str, Any]) -> AsyncIterator[Prometheus]:
+async def running(
+    folder: Path, scrapes: list[dict[str, Any]], rules: dict[str, Any]
+) -> AsyncIterator[Prometheus]:
     """Run Prometheus on the loopback interface; it scrapes and evaluates `rules` each second."""
     assert PROMETHEUS is not None
     _configure(folder, scrapes, rules)

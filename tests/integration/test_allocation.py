@@ -20,7 +20,9 @@ pytestmark = pytest.mark.asyncio
 
 
 def _request(*containers: list[str]) -> pb.AllocateRequest:
-    return pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=ids) for ids in containers])
+    return pb.AllocateRequest(
+        container_requests=[pb.ContainerAllocateRequest(devices_ids=ids) for ids in containers]
+    )
 
 
 async def test_a_pod_gets_its_own_device(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
@@ -69,7 +71,9 @@ async def test_volume_mounts_by_index(kubelet: SimKubelet, start_daemon: StartDa
     ]
 
 
-async def test_refusals_have_a_status_and_name_the_id(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
+async def test_refusals_have_a_status_and_name_the_id(
+    kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
     await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
     known = next(iter(kubelet.devices(ONE_SLICE)))
@@ -88,7 +92,9 @@ async def test_refusals_have_a_status_and_name_the_id(kubelet: SimKubelet, start
         assert first == await client.Allocate(_request([known]))
 
 
-async def test_withdrawn_devices_are_refused_with_the_reason(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
+async def test_withdrawn_devices_are_refused_with_the_reason(
+    kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
     """A GPU that carries MIG devices is on the node but in no list."""
     await start_daemon("p4d.24xlarge:0=1g.5gb*7", MIG_STRATEGY="none")
     await kubelet.wait_allocatable("nvidia.com/gpu", 8, SECONDS)
@@ -100,7 +106,9 @@ async def test_withdrawn_devices_are_refused_with_the_reason(kubelet: SimKubelet
     assert "withdrawn" in str(refused.value.details())
 
 
-async def test_several_containers_and_devices(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
+async def test_several_containers_and_devices(
+    kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
     await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
     ids = list(kubelet.devices(ONE_SLICE))
@@ -109,12 +117,16 @@ async def test_several_containers_and_devices(kubelet: SimKubelet, start_daemon:
     one, two = response.container_responses
     assert one.envs["CUDA_VISIBLE_DEVICES"] == f"{ids[0]},{ids[1]}"
     paths = [device.container_path for device in one.devices]
-    assert len(paths) == len(set(paths)) == 3 + 1 + 2 * 2  # both are on one GPU, whose node is named once
+    assert (
+        len(paths) == len(set(paths)) == 3 + 1 + 2 * 2
+    )  # both are on one GPU, whose node is named once
     assert two.envs["CUDA_VISIBLE_DEVICES"] == ids[9]
 
 
 @pytest.mark.parametrize(("policy", "gpus"), [("packed", 1), ("distributed", 7)])
-async def test_policies(kubelet: SimKubelet, start_daemon: StartDaemon, policy: str, gpus: int) -> None:
+async def test_policies(
+    kubelet: SimKubelet, start_daemon: StartDaemon, policy: str, gpus: int
+) -> None:
     await start_daemon(NODE, ALLOCATION_POLICY=policy)
     await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
     pod = await kubelet.admit(Pod("p", containers={"main": {ONE_SLICE: 7}}))
@@ -122,7 +134,9 @@ async def test_policies(kubelet: SimKubelet, start_daemon: StartDaemon, policy: 
     assert len({path for path in parents if "caps" not in path}) == gpus
 
 
-async def test_preferred_allocation_never_fails(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
+async def test_preferred_allocation_never_fails(
+    kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
     await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
     ids = list(kubelet.devices(ONE_SLICE))
@@ -139,7 +153,9 @@ async def test_preferred_allocation_never_fails(kubelet: SimKubelet, start_daemo
             request = pb.ContainerPreferredAllocationRequest(
                 available_deviceIDs=available, must_include_deviceIDs=must, allocation_size=size
             )
-            response = await client.GetPreferredAllocation(pb.PreferredAllocationRequest(container_requests=[request]))
+            response = await client.GetPreferredAllocation(
+                pb.PreferredAllocationRequest(container_requests=[request])
+            )
             (answer,) = response.container_responses
             assert len(answer.deviceIDs) == len(set(answer.deviceIDs))
             assert set(must) <= set(answer.deviceIDs)

@@ -1,4 +1,6 @@
-"""Commands to a running daemon, each side a process: cordon, drain, clear, what happens to a simulated node."""
+"""Commands to a running daemon, each side a process: cordon, drain, clear, what happens to a
+simulated node.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ class Commands:
     def __init__(self, node_dir: Path) -> None:
         self.socket = node_dir / "control" / "control.sock"
         self._pods = node_dir / "pods" / "kubelet.sock"
-        self._environment = {**os.environ, "CONTROL_SOCKET": str(self.socket), "GRPC_VERBOSITY": "NONE"}
+        self._environment = {
+            **os.environ,
+            "CONTROL_SOCKET": str(self.socket),
+            "GRPC_VERBOSITY": "NONE",
+        }
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
@@ -111,11 +117,15 @@ async def test_a_cordoned_device_is_refused_and_its_pod_goes_on(
     await kubelet.wait_allocatable(ONE_SLICE, 13, SECONDS)
     assert kubelet.capacity(ONE_SLICE) == 14
     assert kubelet.pods["default/busy"].phase == "Running"
-    assert [name for name, device in kubelet.devices(ONE_SLICE).items() if not device.healthy] == [uuid]
+    assert [name for name, device in kubelet.devices(ONE_SLICE).items() if not device.healthy] == [
+        uuid
+    ]
     async with plugin_client(sockets(kubelet)[0]) as client:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await client.Allocate(
-                pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=[uuid])])
+                pb.AllocateRequest(
+                    container_requests=[pb.ContainerAllocateRequest(devices_ids=[uuid])]
+                )
             )
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "unhealthy: cordoned" in str(refused.value.details())
@@ -127,7 +137,9 @@ async def test_a_cordoned_device_is_refused_and_its_pod_goes_on(
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
 
 
-async def test_a_cordon_outlives_a_kill(kubelet: SimKubelet, start_daemon: StartDaemon, commands: Commands) -> None:
+async def test_a_cordon_outlives_a_kill(
+    kubelet: SimKubelet, start_daemon: StartDaemon, commands: Commands
+) -> None:
     daemon = await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
     uuid = (await commands.ok("cordon", "1:2")).split("(")[1].split(")")[0]
@@ -137,7 +149,9 @@ async def test_a_cordon_outlives_a_kill(kubelet: SimKubelet, start_daemon: Start
     await kubelet.wait_allocatable(ONE_SLICE, 0, SECONDS)
     await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 13, SECONDS)
-    assert [name for name, device in kubelet.devices(ONE_SLICE).items() if not device.healthy] == [uuid]
+    assert [name for name, device in kubelet.devices(ONE_SLICE).items() if not device.healthy] == [
+        uuid
+    ]
     await becomes(lambda: listens(commands.socket))
     assert (await commands.status())["cordoned"] == [uuid]
 
@@ -149,7 +163,9 @@ def listens(path: Path) -> bool:
     return False
 
 
-async def test_a_fault_is_cleared_by_hand(kubelet: SimKubelet, start_daemon: StartDaemon, commands: Commands) -> None:
+async def test_a_fault_is_cleared_by_hand(
+    kubelet: SimKubelet, start_daemon: StartDaemon, commands: Commands
+) -> None:
     await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
     await commands.ok("sim", "xid", "0:1", "95")
@@ -184,7 +200,10 @@ async def test_drain_waits_for_the_pods_and_says_for_which(
     assert process.stdout is not None
     async with asyncio.timeout(SECONDS):
         assert b"is cordoned" in await process.stdout.readline()
-        assert await process.stdout.readline() == b"waiting for 2 containers: default/one (main), default/two (main)\n"
+        assert (
+            await process.stdout.readline()
+            == b"waiting for 2 containers: default/one (main), default/two (main)\n"
+        )
         assert pods.allocatable(ONE_SLICE) == 7
         await pods.delete(Pod("one"))
         assert await process.stdout.readline() == b"waiting for 1 container: default/two (main)\n"
@@ -194,7 +213,9 @@ async def test_drain_waits_for_the_pods_and_says_for_which(
     assert len((await commands.status())["cordoned"]) == 1, "drained, and still cordoned"
 
 
-async def test_drain_counts_shares(pods: SimKubelet, start_daemon: StartDaemon, commands: Commands) -> None:
+async def test_drain_counts_shares(
+    pods: SimKubelet, start_daemon: StartDaemon, commands: Commands
+) -> None:
     config = commands.socket.parent.parent / "config.json"
     slicing = {"resources": [{"name": ONE_SLICE, "replicas": 2}]}
     config.write_text(json.dumps({"version": "v1", "sharing": {"timeSlicing": slicing}}))
@@ -209,7 +230,9 @@ async def test_drain_counts_shares(pods: SimKubelet, start_daemon: StartDaemon, 
     assert "not drained within 0.1 s; it stays cordoned" in done.out
 
 
-async def test_drain_of_what_nobody_holds(pods: SimKubelet, start_daemon: StartDaemon, commands: Commands) -> None:
+async def test_drain_of_what_nobody_holds(
+    pods: SimKubelet, start_daemon: StartDaemon, commands: Commands
+) -> None:
     await start_daemon(NODE)
     await pods.wait_allocatable(ONE_SLICE, 14, SECONDS)
     assert "drained: no pod holds it" in await commands.ok(*commands.drain("1"))
@@ -227,7 +250,9 @@ async def test_drain_without_kubelets_word_fails_and_leaves_the_cordon(
     await kubelet.wait_allocatable(ONE_SLICE, 7, SECONDS)
 
 
-@pytest.mark.parametrize("command", ["cordon 0", "uncordon 0", "drain 0", "health clear 0", "sim lose 0"])
+@pytest.mark.parametrize(
+    "command", ["cordon 0", "uncordon 0", "drain 0", "health clear 0", "sim lose 0"]
+)
 async def test_without_a_daemon_commands_say_so(commands: Commands, command: str) -> None:
     done = await commands.run(*command.split())
     assert (done.status, done.out) == (1, "")
@@ -264,7 +289,9 @@ async def test_a_second_daemon_leaves_the_first_ones_socket_alone(
 ) -> None:
     first = await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
-    second = await start_daemon("1xa100-40gb", KUBELET_SOCKET=str(node_dir / "elsewhere" / "kubelet.sock"))
+    second = await start_daemon(
+        "1xa100-40gb", KUBELET_SOCKET=str(node_dir / "elsewhere" / "kubelet.sock")
+    )
     await second.logged("commands cannot reach this daemon")
     assert "another daemon listens there" in second.log
     assert len((await commands.status())["gpus"]) == 2
@@ -301,7 +328,9 @@ async def test_hostile_clients_disturb_nothing(
             client.setblocking(False)  # noqa: FBT003 — the standard library's signature
             with contextlib.suppress(OSError):
                 client.connect(str(commands.socket))
-                client.send((b"", b"{", b"x" * 10_000, b'{"verb": "status", "arguments": []}\n')[number % 4])
+                client.send(
+                    (b"", b"{", b"x" * 10_000, b'{"verb": "status", "arguments": []}\n')[number % 4]
+                )
         await commands_of_kubelet_go_on(kubelet)
     await becomes(lambda: listens(commands.socket))
     assert (await commands.run("cordon", "0:0")).status == 0
@@ -329,7 +358,9 @@ except PermissionError as error:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-async def test_other_users_are_kept_out(kubelet: SimKubelet, start_daemon: StartDaemon, commands: Commands) -> None:
+async def test_other_users_are_kept_out(
+    kubelet: SimKubelet, start_daemon: StartDaemon, commands: Commands
+) -> None:
     await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
     await becomes(lambda: listens(commands.socket))

@@ -51,7 +51,9 @@ async def test_advertises_by_strategy(
     kubelet: SimKubelet, start_daemon: StartDaemon, node: str, strategy: str, wanted: dict[str, int]
 ) -> None:
     await start_daemon(node, MIG_STRATEGY=strategy)
-    await kubelet.wait_for(lambda: {r: n for r, (_, n) in kubelet.node_status().items()} == wanted, SECONDS)
+    await kubelet.wait_for(
+        lambda: {r: n for r, (_, n) in kubelet.node_status().items()} == wanted, SECONDS
+    )
 
 
 async def test_single_as_nvidia_names_it(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
@@ -70,7 +72,9 @@ async def test_broken_single_node_stays_up_and_says_why(
     assert await daemon.stop() == 0
 
 
-async def test_shared_devices(kubelet: SimKubelet, start_daemon: StartDaemon, node_dir: Path) -> None:
+async def test_shared_devices(
+    kubelet: SimKubelet, start_daemon: StartDaemon, node_dir: Path
+) -> None:
     config = node_dir / "config.json"
     resources = [{"name": ONE_SLICE, "replicas": 4}]
     slicing = {"renameByDefault": True, "failRequestsGreaterThanOne": True, "resources": resources}
@@ -80,8 +84,12 @@ async def test_shared_devices(kubelet: SimKubelet, start_daemon: StartDaemon, no
     pod = await kubelet.admit(Pod("two", containers={"main": {f"{ONE_SLICE}.shared": 2}}))
     assert pod.phase == "Failed"
     assert "maximum is 1" in pod.reason
-    # Four pods with one share each: spread over four devices, each named without its replica's number.
-    pods = [await kubelet.admit(Pod(f"p{n}", containers={"main": {f"{ONE_SLICE}.shared": 1}})) for n in range(4)]
+    # Four pods with one share each: spread over four devices, each named without its replica's
+    # number.
+    pods = [
+        await kubelet.admit(Pod(f"p{n}", containers={"main": {f"{ONE_SLICE}.shared": 1}}))
+        for n in range(4)
+    ]
     uuids = {pod.containers["main"].envs["CUDA_VISIBLE_DEVICES"] for pod in pods}
     assert len(uuids) == 4
     assert not any("::" in uuid for uuid in uuids)
@@ -96,10 +104,14 @@ async def test_topology(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
 
 async def test_kubelet_restart(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
     await start_daemon("p4d.24xlarge:all-balanced")
-    await kubelet.wait_for(lambda: kubelet.node_status() == {r: (n, n) for r, n in BALANCED.items()}, SECONDS)
+    await kubelet.wait_for(
+        lambda: kubelet.node_status() == {r: (n, n) for r, n in BALANCED.items()}, SECONDS
+    )
     for _ in range(3):
         await kubelet.restart()
-        await kubelet.wait_for(lambda: kubelet.node_status() == {r: (n, n) for r, n in BALANCED.items()}, SECONDS)
+        await kubelet.wait_for(
+            lambda: kubelet.node_status() == {r: (n, n) for r, n in BALANCED.items()}, SECONDS
+        )
     assert all(kubelet.live_streams(resource) == 1 for resource in BALANCED)
 
 
@@ -130,7 +142,9 @@ async def test_sigterm_with_open_streams(kubelet: SimKubelet, start_daemon: Star
     assert sockets(kubelet) == []
 
 
-async def test_a_second_stream_disturbs_nobody(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
+async def test_a_second_stream_disturbs_nobody(
+    kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
     """Another client watches and goes away: kubelet's stream stays the registered one."""
     await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
@@ -145,7 +159,9 @@ async def test_a_second_stream_disturbs_nobody(kubelet: SimKubelet, start_daemon
 
 
 async def test_accepted_but_never_watched(node_dir: Path, start_daemon: StartDaemon) -> None:
-    """A kubelet that accepts and then dies before it opens ListAndWatch: the next one gets a registration."""
+    """A kubelet that accepts and then dies before it opens ListAndWatch: the next one gets a
+    registration.
+    """
     directory = node_dir / "plugins"
     directory.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
@@ -156,7 +172,9 @@ async def test_accepted_but_never_watched(node_dir: Path, start_daemon: StartDae
         await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
 
 
-async def test_without_kubelet_nothing_registers(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
+async def test_without_kubelet_nothing_registers(
+    kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
     daemon = await start_daemon(NODE, KUBELET_SOCKET=str(kubelet.directory / "other.sock"))
     await daemon.logged("waiting for kubelet")
     assert kubelet.registrations == []
@@ -172,7 +190,9 @@ async def test_sighup_reads_the_configuration_again(
     await kubelet.wait_allocatable("nvidia.com/gpu", 8, SECONDS)
     config.write_text("version: v1\nflags:\n  migStrategy: mixed\n")
     daemon.process.send_signal(signal.SIGHUP)
-    await kubelet.wait_for(lambda: kubelet.node_status() == {"nvidia.com/gpu": (0, 0), ONE_SLICE: (56, 56)}, SECONDS)
+    await kubelet.wait_for(
+        lambda: kubelet.node_status() == {"nvidia.com/gpu": (0, 0), ONE_SLICE: (56, 56)}, SECONDS
+    )
     # The resource that went away sent an empty list before its stream ended, and left no socket.
     gone = [message for message in kubelet.messages if message.resource == "nvidia.com/gpu"]
     assert gone[-1].devices == ()
@@ -184,8 +204,12 @@ async def test_sighup_reads_the_configuration_again(
     assert kubelet.allocatable(ONE_SLICE) == 56
 
 
-async def test_two_instances_during_an_update(kubelet: SimKubelet, start_daemon: StartDaemon) -> None:
-    """A new daemon starts before the old one ends: neither touches the other's socket, and one remains registered."""
+async def test_two_instances_during_an_update(
+    kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
+    """A new daemon starts before the old one ends: neither touches the other's socket, and one
+    remains registered.
+    """
     old = await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
     new = await start_daemon(NODE)
@@ -202,9 +226,21 @@ async def test_two_instances_during_an_update(kubelet: SimKubelet, start_daemon:
 @pytest.mark.parametrize(
     ("environment", "flags", "words"),
     [
-        ({"MIG_STRATEGY": "mix"}, (), "MIG_STRATEGY: 'mix' is not valid; choose none, single, mixed"),
-        ({}, ("--device-list-strategy=cdi-cri",), "--device-list-strategy: 'cdi-cri' is not valid; choose"),
-        ({"CONFIG_FILE": "/nowhere/config.yaml"}, (), "config file /nowhere/config.yaml: cannot be read"),
+        (
+            {"MIG_STRATEGY": "mix"},
+            (),
+            "MIG_STRATEGY: 'mix' is not valid; choose none, single, mixed",
+        ),
+        (
+            {},
+            ("--device-list-strategy=cdi-cri",),
+            "--device-list-strategy: 'cdi-cri' is not valid; choose",
+        ),
+        (
+            {"CONFIG_FILE": "/nowhere/config.yaml"},
+            (),
+            "config file /nowhere/config.yaml: cannot be read",
+        ),
     ],
 )
 async def test_bad_settings_are_refused_before_start(

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.asyncio
 
 
 @pytest.mark.parametrize("strategy", [MigStrategy.MIXED, MigStrategy.SINGLE])
-async def test_a_fault_of_a_device_takes_out_that_one(node_dir: Path, strategy: MigStrategy) -> None:
+async def test_a_fault_of_a_device_takes_out_that_one(
+    node_dir: Path, strategy: MigStrategy
+) -> None:
     async with live(node_dir, NODE, Settings(mig_strategy=strategy, quiet_seconds=NEVER)) as plugin:
         slots = [(gpu.index, slot) for gpu in plugin.hardware.gpus for slot in gpu.devices()]
         assert len(slots) == 56
@@ -52,7 +54,9 @@ async def test_replicas_fall_with_their_device(node_dir: Path) -> None:
     async with live(node_dir, NODE, settings) as plugin:
         slot = next(plugin.hardware.gpu(0).devices())
         plugin.hardware.xid(0, 95, slot.gi.id, slot.ci.id)
-        await plugin.becomes(lambda: plugin.unhealthy() == {f"{slot.ci.uuid}::{n}" for n in range(4)})
+        await plugin.becomes(
+            lambda: plugin.unhealthy() == {f"{slot.ci.uuid}::{n}" for n in range(4)}
+        )
 
 
 @pytest.mark.parametrize("xid", [13, 31, 43, 45, 63, 94])
@@ -94,7 +98,9 @@ async def test_xid_154_means_what_the_recovery_action_says(node_dir: Path) -> No
 
 
 async def test_remap_failure_is_found_by_probing(node_dir: Path) -> None:
-    async with live(node_dir, NODE, Settings(mig_strategy=MigStrategy.MIXED, probe_seconds=0.1)) as plugin:
+    async with live(
+        node_dir, NODE, Settings(mig_strategy=MigStrategy.MIXED, probe_seconds=0.1)
+    ) as plugin:
         plugin.hardware.set_wear(4, remap_failure=True)
         seven = {slot.ci.uuid for slot in plugin.hardware.gpu(4).devices()}
         await plugin.becomes(lambda: plugin.unhealthy() == seven)
@@ -139,7 +145,9 @@ async def test_one_update_while_waiting_for_events_keeps_failing(node_dir: Path)
         plugin.node.rescan()
         await plugin.becomes(lambda: len(plugin.unhealthy()) == 56)
         await plugin.settled()
-        assert len(plugin.kubelet.messages) - before <= 2  # the lost GPU, then all that the driver cannot answer for
+        assert (
+            len(plugin.kubelet.messages) - before <= 2
+        )  # the lost GPU, then all that the driver cannot answer for
 
 
 async def test_recovery_after_a_reset_and_none_without(node_dir: Path) -> None:
@@ -147,7 +155,9 @@ async def test_recovery_after_a_reset_and_none_without(node_dir: Path) -> None:
     async with live(node_dir, NODE, settings) as plugin:
         plugin.hardware.fault(3, 95)
         await plugin.becomes(lambda: len(plugin.unhealthy()) == 7)
-        quiet_over = plugin.node.store.snapshot.ledger[plugin.hardware.gpu(3).uuid].reasons[0].last + 0.6
+        quiet_over = (
+            plugin.node.store.snapshot.ledger[plugin.hardware.gpu(3).uuid].reasons[0].last + 0.6
+        )
         while plugin.node.now() < quiet_over:
             await plugin.settled()
         assert len(plugin.unhealthy()) == 7
@@ -194,7 +204,9 @@ async def test_clearing_what_is_still_broken_never_shows_it_healthy(node_dir: Pa
         assert [reason.code for reason in reasons] == ["recovery-action"]
 
 
-@pytest.mark.parametrize("content", [b"{not json", b"[" * 100_000, b"\xff"], ids=["cut", "nested", "binary"])
+@pytest.mark.parametrize(
+    "content", [b"{not json", b"[" * 100_000, b"\xff"], ids=["cut", "nested", "binary"]
+)
 async def test_a_corrupt_ledger_is_set_aside(node_dir: Path, content: bytes) -> None:
     (node_dir / "ledger.json").write_bytes(content)
     async with live(node_dir, NODE) as plugin:
@@ -214,7 +226,9 @@ async def test_the_verdict_survives_a_restart(node_dir: Path) -> None:
 
 
 async def test_disabled_checks_watch_nothing(node_dir: Path) -> None:
-    settings = Settings(mig_strategy=MigStrategy.MIXED, disable_healthchecks=HealthChecks(numbers=frozenset({79})))
+    settings = Settings(
+        mig_strategy=MigStrategy.MIXED, disable_healthchecks=HealthChecks(numbers=frozenset({79}))
+    )
     async with live(node_dir, NODE, settings) as plugin:
         slot = next(plugin.hardware.gpu(0).devices())
         plugin.hardware.xid(0, 79, slot.gi.id, slot.ci.id)

@@ -34,11 +34,17 @@ pytestmark = pytest.mark.asyncio
 async def test_new_resources_come_and_old_ones_go(node_dir: Path) -> None:
     async with live(node_dir, NODE) as plugin:
         plugin.hardware.configure("all-balanced")
-        wanted = {ONE_SLICE: (16, 16), "nvidia.com/mig-2g.10gb": (8, 8), "nvidia.com/mig-3g.20gb": (8, 8)}
+        wanted = {
+            ONE_SLICE: (16, 16),
+            "nvidia.com/mig-2g.10gb": (8, 8),
+            "nvidia.com/mig-3g.20gb": (8, 8),
+        }
         await plugin.becomes(lambda: plugin.kubelet.node_status() == wanted)
         plugin.hardware.configure("mig-off")
         gone = dict.fromkeys(wanted, (0, 0))
-        await plugin.becomes(lambda: plugin.kubelet.node_status() == {"nvidia.com/gpu": (8, 8), **gone})
+        await plugin.becomes(
+            lambda: plugin.kubelet.node_status() == {"nvidia.com/gpu": (8, 8), **gone}
+        )
         for resource in gone:
             assert [m for m in plugin.kubelet.messages if m.resource == resource][-1].devices == ()
 
@@ -58,7 +64,9 @@ async def test_neighbours_are_not_disturbed(node_dir: Path) -> None:
 
 
 async def test_a_fault_right_after_a_change_reaches_the_new_device(node_dir: Path) -> None:
-    """The new instance has the ids of the one that it replaces, and its fault comes before anybody has looked."""
+    """The new instance has the ids of the one that it replaces, and its fault comes before anybody
+    has looked.
+    """
     async with live(node_dir, NODE) as plugin:
         plugin.hardware.set_geometry(0, ["1g.5gb"] * 7)
         slot = next(plugin.hardware.gpu(0).devices())
@@ -108,7 +116,8 @@ async def test_a_thousand_random_changes_leave_plugin_and_hardware_agreeing(node
         model = _Model(plugin)
         done = 0
         while done < 1000:
-            # Each GPU once: two changes of one in the same instant cannot be told apart by what NVML says of them.
+            # Each GPU once: two changes of one in the same instant cannot be told apart by what
+            # NVML says of them.
             for index in dice.sample(range(8), dice.randint(1, 8)):
                 model.change(index, dice)
                 done += 1
@@ -160,7 +169,8 @@ class _Model:
             item.id
             for ids in listed.values()
             for item in ids
-            if (item.device.gpu_index if hasattr(item.device, "gpu_index") else item.device.index) == index
+            if (item.device.gpu_index if hasattr(item.device, "gpu_index") else item.device.index)
+            == index
         }
 
     def agrees(self) -> bool:
@@ -185,7 +195,9 @@ async def test_kubelet_restarts_a_hundred_times(node_dir: Path) -> None:
             # At a random moment of registering again: none, one, two or three resources are back.
             target = dice.randrange(4)
             await plugin.becomes(
-                lambda target=target: sum(n > 0 for _, n in plugin.kubelet.node_status().values()) >= target  # type: ignore[misc]
+                lambda target=target: (
+                    sum(n > 0 for _, n in plugin.kubelet.node_status().values()) >= target
+                )  # type: ignore[misc]
             )
         await plugin.becomes(lambda: plugin.kubelet.node_status() == everything)
         assert [v for v in plugin.kubelet.violations if v.kind == "second-stream"] == []

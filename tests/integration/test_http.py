@@ -27,23 +27,34 @@ from .conftest import SECONDS, becomes
 PATHS = ("/", "/api/v1/state", "/metrics", "/healthz", "/readyz")
 GET = b"GET %s HTTP/1.1\r\nHost: node\r\n\r\n"
 LAST = b"GET %s HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
+needs_openssl = pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="needs openssl to make certificates"
+)
 
 
 class Subject:
     """A running server and what it is asked about."""
 
-    def __init__(self, address: str = "127.0.0.1:0", *, limits: Limits | None = None, tls: Tls | None = None) -> None:
+    def __init__(
+        self, address: str = "127.0.0.1:0", *, limits: Limits | None = None, tls: Tls | None = None
+    ) -> None:
         self.view: Callable[[], View] = lambda: SEEN
         self.metrics = b"up 1\n"
         self.server = WebServer(
-            address, self._see, tls=tls, limits=limits, hostname="node-7", render_metrics=self._render
+            address,
+            self._see,
+            tls=tls,
+            limits=limits,
+            hostname="node-7",
+            render_metrics=self._render,
         )
 
     def _see(self) -> View:
         return self.view()
 
-    def _render(self, view: View, *, openmetrics: bool, dcgm_names: bool, hostname: str) -> tuple[bytes, str]:
+    def _render(
+        self, view: View, *, openmetrics: bool, dcgm_names: bool, hostname: str
+    ) -> tuple[bytes, str]:
         assert view is SEEN
         assert (dcgm_names, hostname) == (False, "node-7")
         return self.metrics, "application/openmetrics-text" if openmetrics else "text/plain"
@@ -69,7 +80,10 @@ class Answer:
     def __init__(self, head: bytes, body: bytes) -> None:
         status, *lines = head.decode("latin-1").split("\r\n")
         self.status = int(status.split(" ")[1])
-        self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
+        self.headers = {
+            name.lower(): value
+            for name, _, value in (line.partition(": ") for line in lines if line)
+        }
         self.body = body
 
 
@@ -130,7 +144,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-# ------------------------------------------------------------------------------------------------- requests
+# ---- requests
 
 
 @pytest.mark.asyncio
@@ -140,16 +154,29 @@ async def test_every_route_answers_get_and_head(path: str) -> None:
         got = await subject.ask(LAST % path.encode())
         head = await subject.ask(LAST.replace(b"GET", b"HEAD") % path.encode())
     assert (got.status, head.status) == (200, 200)
-    assert len(got.body) == int(got.headers["content-length"]) == int(head.headers["content-length"]) > 0
+    assert (
+        len(got.body)
+        == int(got.headers["content-length"])
+        == int(head.headers["content-length"])
+        > 0
+    )
     assert got.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.asyncio
 async def test_answers_what_the_probes_and_the_state_say() -> None:
     async with serving(Subject()) as subject:
-        assert json.loads((await subject.ask(LAST % b"/healthz")).body) == {"status": "ok", "reasons": []}
+        assert json.loads((await subject.ask(LAST % b"/healthz")).body) == {
+            "status": "ok",
+            "reasons": [],
+        }
         assert json.loads((await subject.ask(LAST % b"/readyz?verbose")).body)["status"] == "ok"
-        assert json.loads((await subject.ask(LAST % b"http://node:9400/api/v1/state")).body)["hostname"] == "node-7"
+        assert (
+            json.loads((await subject.ask(LAST % b"http://node:9400/api/v1/state")).body)[
+                "hostname"
+            ]
+            == "node-7"
+        )
         subject.view = lambda: replace(SEEN, driver_busy=99.0, resources=())
         ill, unready = await subject.ask(LAST % b"/healthz"), await subject.ask(LAST % b"/readyz")
     assert (ill.status, unready.status) == (503, 503)
@@ -175,7 +202,9 @@ async def test_answers_what_the_probes_and_the_state_say() -> None:
 )
 async def test_metrics_come_as_the_scraper_likes_them(accept: str, kind: str) -> None:
     async with serving(Subject()) as subject:
-        answer = await subject.ask(LAST.replace(b"Host", b"Accept: " + accept.encode() + b"\r\nHost") % b"/metrics")
+        answer = await subject.ask(
+            LAST.replace(b"Host", b"Accept: " + accept.encode() + b"\r\nHost") % b"/metrics"
+        )
     assert answer.headers["content-type"] == kind
     assert answer.headers["vary"] == "Accept"
 
@@ -197,7 +226,15 @@ async def test_the_same_state_is_sent_once() -> None:
 @pytest.mark.asyncio
 async def test_unknown_paths_and_wrong_methods() -> None:
     async with serving(Subject()) as subject:
-        for path in (b"/metric", b"/metrics/", b"//", b"/../etc/passwd", b"http://[", b"*", b"/%2e"):
+        for path in (
+            b"/metric",
+            b"/metrics/",
+            b"//",
+            b"/../etc/passwd",
+            b"http://[",
+            b"*",
+            b"/%2e",
+        ):
             assert (await subject.ask(LAST % path)).status == 404
         for method in (b"POST", b"DELETE", b"OPTIONS", b"BREW"):
             answer = await subject.ask(LAST.replace(b"GET", method) % b"/metrics")
@@ -220,11 +257,13 @@ async def test_a_view_that_fails_is_one_failed_request(caplog: pytest.LogCapture
     assert error.exc_info is not None
 
 
-# ----------------------------------------------------------------------------------------------- connections
+# ---- connections
 
 
 @pytest.mark.asyncio
-async def test_a_connection_serves_many_requests_also_at_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_connection_serves_many_requests_also_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with serving(Subject()) as subject:
         client = await subject.connect()
         assert (await client.ask(GET % b"/healthz")).status == 200
@@ -255,7 +294,13 @@ async def test_http_1_0_is_answered_and_closed() -> None:
         (b"GET /" + b"x" * 40_000, 431),
         (b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 413),
         (b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 400),
-        (b"POST /metrics HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", 413),
+        (
+            (
+                b"POST /metrics HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+                b"Content-Length: 5\r\n\r\n"
+            ),
+            413,
+        ),
         (
             b"POST /metrics HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
             + 20 * (b"400\r\n" + b"x" * 1024 + b"\r\n"),
@@ -277,7 +322,9 @@ async def test_what_is_no_good_request_is_refused(
 async def test_a_small_body_is_read_and_ignored() -> None:
     async with serving(Subject()) as subject:
         client = await subject.connect()
-        client.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello" + GET % b"/readyz")
+        client.send(
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello" + GET % b"/readyz"
+        )
         assert [(await client.answer()).status for _ in range(2)] == [200, 200]
         client.close()
 
@@ -367,7 +414,7 @@ async def test_the_end_ends_every_connection() -> None:
     begun.close()
 
 
-# -------------------------------------------------------------------------------------------------- address
+# ---- address
 
 
 @pytest.mark.parametrize(
@@ -394,7 +441,10 @@ async def test_without_a_host_it_listens_everywhere() -> None:
     async with serving(Subject(":0")) as subject:
         assert (await subject.ask(LAST % b"/healthz")).status == 200
         if socket.has_ipv6:
-            with contextlib.suppress(OSError), socket.create_connection(("::1", subject.server.port)) as client:
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("::1", subject.server.port)) as client,
+            ):
                 assert client.getpeername()[1] == subject.server.port
 
 
@@ -423,7 +473,7 @@ async def test_a_taken_address_is_tried_again(caplog: pytest.LogCaptureFixture) 
     await asyncio.wait({running})
 
 
-# ------------------------------------------------------------------------------------------------------ TLS
+# ---- TLS
 
 
 def make_certificate(folder: Path, name: str) -> None:
@@ -431,7 +481,9 @@ def make_certificate(folder: Path, name: str) -> None:
     files = ["-keyout", str(folder / "new.key"), "-out", str(folder / "new.crt")]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     whose = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
-    subprocess.run(["openssl", "req", "-x509", *key, *files, *whose], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "req", "-x509", *key, *files, *whose], check=True, capture_output=True
+    )
     for kind in ("crt", "key"):
         (folder / f"new.{kind}").replace(folder / f"tls.{kind}")
 
@@ -456,10 +508,14 @@ async def named(subject: Subject, context: ssl.SSLContext, name: str) -> bool:
 
 @needs_openssl
 @pytest.mark.asyncio
-async def test_a_new_certificate_is_used_and_a_bad_one_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_new_certificate_is_used_and_a_bad_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make_certificate(tmp_path, "one")
     one = trusting(tmp_path)
-    async with serving(Subject(tls=Tls(str(tmp_path / "tls.crt"), str(tmp_path / "tls.key")))) as subject:
+    async with serving(
+        Subject(tls=Tls(str(tmp_path / "tls.crt"), str(tmp_path / "tls.key")))
+    ) as subject:
         assert await named(subject, one, "one")
         make_certificate(tmp_path, "two")
         two = trusting(tmp_path)
@@ -472,13 +528,17 @@ async def test_a_new_certificate_is_used_and_a_bad_one_is_not(tmp_path: Path, ca
         make_certificate(tmp_path, "three")
         assert await named(subject, trusting(tmp_path), "three")
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert {record.getMessage() for record in warnings} == {"the new certificate cannot be used, the old one stays"}
+    assert {record.getMessage() for record in warnings} == {
+        "the new certificate cannot be used, the old one stays"
+    }
     assert errors(caplog) == []
 
 
 @needs_openssl
 @pytest.mark.asyncio
-async def test_no_tls_before_1_2_and_nothing_without_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_tls_before_1_2_and_nothing_without_tls(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make_certificate(tmp_path, "one")
     tls = Tls(str(tmp_path / "tls.crt"), str(tmp_path / "tls.key"))
     async with serving(Subject(tls=tls, limits=Limits(head_seconds=0.2))) as subject:
@@ -499,7 +559,9 @@ async def test_no_tls_before_1_2_and_nothing_without_tls(tmp_path: Path, caplog:
 
 @needs_openssl
 @pytest.mark.asyncio
-async def test_a_certificate_that_comes_later_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_certificate_that_comes_later_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     subject = Subject(tls=Tls(str(tmp_path / "tls.crt"), str(tmp_path / "tls.key")))
     running = asyncio.create_task(subject.server.run())
     await becomes(lambda: bool(errors(caplog)))

@@ -1,4 +1,6 @@
-"""The daemon and its commands as processes, over a real ``libnvidia-ml.so.1`` and a real tree of driver files."""
+"""The daemon and its commands as processes, over a real ``libnvidia-ml.so.1`` and a real tree of
+driver files.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ SMALL = "nvidia.com/mig-1g.5gb"
 CONTROL_NODES = {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"}
 DRIVER_NOT_LOADED, NO_PERMISSION = 9, 4
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler (cc or gcc) on PATH")
+pytestmark = pytest.mark.skipif(
+    build.compiler() is None, reason="there is no C compiler (cc or gcc) on PATH"
+)
 
 
 def _loader_finds_a_driver() -> bool:
@@ -43,7 +47,9 @@ def _loader_finds_a_driver() -> bool:
     return True
 
 
-without_driver = pytest.mark.skipif(_loader_finds_a_driver(), reason="this machine has a driver of its own")
+without_driver = pytest.mark.skipif(
+    _loader_finds_a_driver(), reason="this machine has a driver of its own"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,11 @@ class Host:
 
     def call(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            _command(*arguments), env=self.environment | variables, capture_output=True, text=True, check=False
+            _command(*arguments),
+            env=self.environment | variables,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def devices(self, *arguments: str, **variables: str) -> Any:
@@ -176,7 +186,10 @@ def expected_nodes(uuid: str) -> set[str]:
 
 async def admit_all(kubelet: SimKubelet) -> list[ContainerResult]:
     """56 pods of one device."""
-    results = [await kubelet.admit(Pod(f"p{number}", containers={"main": {SMALL: 1}})) for number in range(56)]
+    results = [
+        await kubelet.admit(Pod(f"p{number}", containers={"main": {SMALL: 1}}))
+        for number in range(56)
+    ]
     assert {result.phase for result in results} == {"Running"}
     return [result.containers["main"] for result in results]
 
@@ -196,7 +209,10 @@ async def test_56_devices_with_their_nodes(host: Host) -> None:
             uuid = container.envs["CUDA_VISIBLE_DEVICES"]
             assert {node.container_path for node in container.devices} == expected_nodes(uuid)
             for node in container.devices:
-                assert (node.host_path, node.permissions) == (f"{host.root}{node.container_path}", "rw")
+                assert (node.host_path, node.permissions) == (
+                    f"{host.root}{node.container_path}",
+                    "rw",
+                )
         assert not kubelet.violations
         running.process.send_signal(signal.SIGTERM)
         assert await running.ended() == 0
@@ -210,20 +226,22 @@ def _why_no_namespace(folder: Path) -> str | None:
     if not Path("/proc/driver").is_dir():
         return "this kernel has no /proc/driver to mount over"
     probe = subprocess.run(
-        ["unshare", "-m", "mount", "--bind", folder, "/proc/driver"], capture_output=True, text=True, check=False
+        ["unshare", "-m", "mount", "--bind", folder, "/proc/driver"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return f"bind mounts are not allowed here: {probe.stderr.strip()}" if probe.returncode else None
 
 
-#: Lays the node's files over the machine's own in a mount namespace, then becomes the command behind it.
+#: Lays the node's files over the machine's own in a mount namespace, then becomes the command
+#: behind it.
 _OVERLAY = """
 set -e
 mount --make-rprivate /
-for name in null zero random urandom; do touch "$1/dev/$name"; mount --bind "/dev/$name" "$1/dev/$name"; done
-mount --rbind "$1/dev" /dev
-mount --bind "$1/proc/driver" /proc/driver
-if [ -d /sys/bus/pci/devices ]; then mount --bind "$1/sys/bus/pci/devices" /sys/bus/pci/devices; fi
-shift
+for name in null zero random urandom; do touch "$1/dev/$name"; mount --bind "/dev/$name"
+"$1/dev/$name"; done mount --rbind "$1/dev" /dev mount --bind "$1/proc/driver" /proc/driver if [ -d
+/sys/bus/pci/devices ]; then mount --bind "$1/sys/bus/pci/devices" /sys/bus/pci/devices; fi shift
 exec "$@"
 """
 
@@ -272,7 +290,9 @@ async def test_library_that_comes_later(host: Host, tmp_path: Path, *, folder_ex
         late.mkdir(exist_ok=True)
         shutil.copy(host.library, late / ".new")
         (late / ".new").rename(late / build.LIBRARY)
-        running.process.send_signal(signal.SIGHUP)  # the daemon looks again by itself, this saves the wait
+        running.process.send_signal(
+            signal.SIGHUP
+        )  # the daemon looks again by itself, this saves the wait
         await kubelet.wait_allocatable(SMALL, 56)
 
 
@@ -290,7 +310,10 @@ async def test_driver_not_loaded_is_fatal_by_default(host: Host) -> None:
 async def test_driver_that_is_loaded_later_is_noticed(host: Host) -> None:
     """Without being told: the daemon tries again by itself."""
     build.write_node(host.node, answers={"nvmlInitWithFlags": DRIVER_NOT_LOADED})
-    async with SimKubelet(host.kubelet) as kubelet, daemon(host.environment | {"FAIL_ON_INIT_ERROR": "false"}) as d:
+    async with (
+        SimKubelet(host.kubelet) as kubelet,
+        daemon(host.environment | {"FAIL_ON_INIT_ERROR": "false"}) as d,
+    ):
         await d.logged("driver unavailable")
         assert not kubelet.registrations
         build.write_node(host.node)
@@ -299,7 +322,9 @@ async def test_driver_that_is_loaded_later_is_noticed(host: Host) -> None:
 
 @pytest.mark.asyncio
 async def test_driver_that_goes_and_comes_back(host: Host) -> None:
-    """Devices stay listed, unhealthy, and NVML is really initialised anew: a session that lost its driver is dead."""
+    """Devices stay listed, unhealthy, and NVML is really initialised anew: a session that lost its
+    driver is dead.
+    """
     async with SimKubelet(host.kubelet) as kubelet, daemon(host.environment) as running:
         await kubelet.wait_allocatable(SMALL, 56)
         build.write_node(host.node, answers={"nvmlInitWithFlags": DRIVER_NOT_LOADED})
@@ -319,13 +344,28 @@ def test_devices(host: Host) -> None:
     assert shown["resources"] == {SMALL: {"devices": 56, "healthy": 56}}
     assert shown["driver"] == {"version": "580.0.1", "nvml": "13.580.0.1", "cuda": "13.0"}
     assert shown["problems"] == []
-    assert [gpu["pciBusId"] for gpu in shown["gpus"]][:3] == ["0000:10:1c.0", "0000:10:1d.0", "0000:20:1c.0"]
+    assert [gpu["pciBusId"] for gpu in shown["gpus"]][:3] == [
+        "0000:10:1c.0",
+        "0000:10:1d.0",
+        "0000:20:1c.0",
+    ]
     gpu = shown["gpus"][5]
-    assert (gpu["product"], gpu["memoryMiB"], gpu["minor"], gpu["numa"]) == ("NVIDIA A100-SXM4-40GB", 40960, 5, 1)
-    assert [(d["gi"], d["ci"], d["profile"]) for d in gpu["migDevices"]] == [(n, 0, "1g.5gb") for n in range(7, 14)]
+    assert (gpu["product"], gpu["memoryMiB"], gpu["minor"], gpu["numa"]) == (
+        "NVIDIA A100-SXM4-40GB",
+        40960,
+        5,
+        1,
+    )
+    assert [(d["gi"], d["ci"], d["profile"]) for d in gpu["migDevices"]] == [
+        (n, 0, "1g.5gb") for n in range(7, 14)
+    ]
     device = gpu["migDevices"][2]
     assert device["placement"] == {"start": 2, "size": 1}
-    assert (device["memoryMiB"], device["multiprocessors"], device["missingNodes"]) == (4864, 14, [])
+    assert (device["memoryMiB"], device["multiprocessors"], device["missingNodes"]) == (
+        4864,
+        14,
+        [],
+    )
     assert CONTROL_NODES | set(device["nodes"]) == expected_nodes(device["uuid"])
 
 
@@ -348,7 +388,10 @@ EMPTY = "GPU 3: MIG mode on and no MIG devices"
 
 
 def names(shown: Any) -> dict[str, int]:
-    return {name.removeprefix("nvidia.com/"): entry["devices"] for name, entry in shown["resources"].items()}
+    return {
+        name.removeprefix("nvidia.com/"): entry["devices"]
+        for name, entry in shown["resources"].items()
+    }
 
 
 def test_names_are_the_drivers(host: Host) -> None:
@@ -429,7 +472,9 @@ def test_commands_without_a_library(host: Host, tmp_path: Path) -> None:
     assert shown.stderr.startswith("mig-device-plugin: cannot load libnvidia-ml.so.1")
     done = host.call("doctor", LD_LIBRARY_PATH=str(tmp_path))
     assert done.returncode == 2
-    (failure,) = [line for line in done.stdout.splitlines() if line.startswith("fail") and "driver" in line]
+    (failure,) = [
+        line for line in done.stdout.splitlines() if line.startswith("fail") and "driver" in line
+    ]
     assert "cannot load libnvidia-ml.so.1" in failure
 
 
@@ -444,8 +489,12 @@ def test_doctor_without_a_loaded_driver(host: Host) -> None:
 # The scan
 
 
-@pytest.mark.parametrize("geometry", ["mig-off", "all-enabled", "all-1g.5gb", "all-balanced", MIXTURE])
-def test_scan_equals_the_simulated_drivers(host: Host, monkeypatch: pytest.MonkeyPatch, geometry: str) -> None:
+@pytest.mark.parametrize(
+    "geometry", ["mig-off", "all-enabled", "all-1g.5gb", "all-balanced", MIXTURE]
+)
+def test_scan_equals_the_simulated_drivers(
+    host: Host, monkeypatch: pytest.MonkeyPatch, geometry: str
+) -> None:
     """Nothing is lost or changed between C structures and the inventory."""
     monkeypatch.setenv(build.NODE_VARIABLE, str(host.node))
     host.become(geometry)
@@ -474,7 +523,9 @@ ABSOLUTE = {
 ALTERNATIVES = {
     "usr/lib/x86_64-linux-gnu/nvidia/current/libnvidia-ml.so.580.0.1": None,
     "usr/lib/x86_64-linux-gnu/nvidia/current/libnvidia-ml.so.1": "libnvidia-ml.so.580.0.1",
-    "etc/alternatives/nvidia--libnvidia-ml.so.1": "/usr/lib/x86_64-linux-gnu/nvidia/current/libnvidia-ml.so.1",
+    "etc/alternatives/nvidia--libnvidia-ml.so.1": (
+        "/usr/lib/x86_64-linux-gnu/nvidia/current/libnvidia-ml.so.1"
+    ),
     "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1": "/etc/alternatives/nvidia--libnvidia-ml.so.1",
 }
 #: A link in the middle of the path.

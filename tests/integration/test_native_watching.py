@@ -1,4 +1,6 @@
-"""Events and probes through a real ``libnvidia-ml.so.1``: what C structures say arrives unchanged."""
+"""Events and probes through a real ``libnvidia-ml.so.1``:
+what C structures say arrives unchanged.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from tests.native import build
 DRIVER_NOT_LOADED = 9
 PATIENCE = 10.0
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="there is no C compiler (cc or gcc) on PATH")
+pytestmark = pytest.mark.skipif(
+    build.compiler() is None, reason="there is no C compiler (cc or gcc) on PATH"
+)
 
 
 @pytest.fixture
@@ -31,7 +35,9 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module", params=["new", "old"])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def library(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp(f"{request.param}-nvml")
     return ctypes.CDLL(str(build.build(folder, old_driver=request.param == "old")))
 
@@ -47,7 +53,9 @@ def node(told: Path) -> SimNode:
 def driver(node: SimNode, library: ctypes.CDLL, tmp_path: Path) -> Iterator[NvmlDriver]:
     """A driver over the library that knows no files."""
     assert node.gpus
-    opened = NvmlDriver(DeviceFiles(tmp_path, proc=tmp_path / "proc", sys=tmp_path / "sys"), library)
+    opened = NvmlDriver(
+        DeviceFiles(tmp_path, proc=tmp_path / "proc", sys=tmp_path / "sys"), library
+    )
     opened.open()
     yield opened
     opened.close()
@@ -60,7 +68,9 @@ def test_events_arrive_as_they_were_sent(driver: NvmlDriver, node: SimNode, told
         assert not source.failures
         build.send_event(told, EventKind.XID, 0, 79)
         build.send_event(told, EventKind.XID, 1, 94, gi=9, ci=0)
-        build.send_event(told, EventKind.MIG_CONFIG, 1, gi=0, ci=0)  # means nothing: zeroes that nobody filled in
+        build.send_event(
+            told, EventKind.MIG_CONFIG, 1, gi=0, ci=0
+        )  # means nothing: zeroes that nobody filled in
         expected = [
             DriverEvent(EventKind.XID, uuids[0], data=79),
             DriverEvent(EventKind.XID, uuids[1], 9, 0, 94),
@@ -84,13 +94,17 @@ def test_a_lost_gpu(driver: NvmlDriver, node: SimNode, told: Path) -> None:
     with closing(driver.watch(uuids)) as source:
         assert source.failures == {uuids[0]: "getting its handle: GPU is lost"}
         assert source.wait(0) is None
-    assert driver.probe(uuids[0], thorough=True) == Probe(uuids[0], error="getting its handle: GPU is lost", lost=True)
+    assert driver.probe(uuids[0], thorough=True) == Probe(
+        uuids[0], error="getting its handle: GPU is lost", lost=True
+    )
 
 
 def test_probes(driver: NvmlDriver, node: SimNode, told: Path, library: ctypes.CDLL) -> None:
     node.set_recovery_action(1, 4)
     build.write_node(told, node)
-    knows = hasattr(library, "nvmlGpuInstanceGetInfo")  # as drivers before R565 do not know the recovery action
+    knows = hasattr(
+        library, "nvmlGpuInstanceGetInfo"
+    )  # as drivers before R565 do not know the recovery action
     first, second = (gpu.uuid for gpu in node.gpus)
     assert driver.probe(first, thorough=False) == Probe(first, recovery_action=0 if knows else None)
     assert driver.probe(second, thorough=True) == Probe(
@@ -108,7 +122,9 @@ def test_a_driver_that_is_gone(driver: NvmlDriver, node: SimNode, told: Path) ->
             source.wait(PATIENCE)
         with pytest.raises(DriverUnavailable, match="making an event set: Driver Not Loaded"):
             driver.watch([uuid])
-        assert driver.probe(uuid, thorough=False) == Probe(uuid, error="getting its handle: Driver Not Loaded")
+        assert driver.probe(uuid, thorough=False) == Probe(
+            uuid, error="getting its handle: Driver Not Loaded"
+        )
     build.write_node(told, node)
     driver.close()
     driver.open()

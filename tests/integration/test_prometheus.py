@@ -1,5 +1,5 @@
-"""A real Prometheus, told by the chart's own PodMonitor, scrapes the daemon on a simulated node: what the chart's
-alerts and its dashboard make of that.
+"""A real Prometheus, told by the chart's own PodMonitor, scrapes the daemon on a simulated node:
+what the chart's alerts and its dashboard make of that.
 """
 
 from __future__ import annotations
@@ -29,8 +29,13 @@ NODE = "p5.48xlarge:all-balanced"
 #: What the stand-in kubelet's node offers then.
 ONE, TWO, THREE = (f"nvidia.com/mig-{profile}" for profile in ("1g.10gb", "2g.20gb", "3g.40gb"))
 PLUGIN_POD = "gpu-mig-device-plugin-x7k2p"
-#: Queries with nothing to show on this node: rows that wait or failed, and what no card says in MIG mode.
-NOTHING_TO_SHOW = {"Remapped memory rows B", "Remapped memory rows C", "Utilisation of whole cards A"}
+#: Queries with nothing to show on this node: rows that wait or failed, and what no card says in MIG
+#: mode.
+NOTHING_TO_SHOW = {
+    "Remapped memory rows B",
+    "Remapped memory rows C",
+    "Utilisation of whole cards A",
+}
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -38,12 +43,14 @@ pytestmark = [
 ]
 
 
-# ------------------------------------------------------------------------------------------------- the node
+# ---- the node
 
 
 @dataclass
 class Watched:
-    """The daemon, what it runs on, and the Prometheus that scrapes it. ``page`` is where its HTTP server is."""
+    """The daemon, what it runs on, and the Prometheus that scrapes it. ``page`` is where its HTTP
+    server is.
+    """
 
     daemon: Daemon
     kubelet: SimKubelet
@@ -65,13 +72,19 @@ class Watched:
 async def kubelet(node_dir: Path) -> AsyncIterator[SimKubelet]:
     """With pod resources, other than the usual one."""
     folder = node_dir / "plugins"
-    async with SimKubelet(folder, pod_resources_dir=node_dir / "pods", readmission_s=None, seed=1) as running_kubelet:
+    async with SimKubelet(
+        folder, pod_resources_dir=node_dir / "pods", readmission_s=None, seed=1
+    ) as running_kubelet:
         yield running_kubelet
 
 
 @pytest_asyncio.fixture
-async def watched(node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon) -> AsyncIterator[Watched]:
-    """A daemon whose devices stay out of service until told otherwise, and a Prometheus that has scraped it."""
+async def watched(
+    node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon
+) -> AsyncIterator[Watched]:
+    """A daemon whose devices stay out of service until told otherwise, and a Prometheus that has
+    scraped it.
+    """
     release = render(MONITORING)
     port = free_port()
     daemon = await start(node_dir, start_daemon, port)
@@ -82,7 +95,13 @@ async def watched(node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon
         await kubelet.wait_allocatable(ONE, 16, SECONDS)
         await it.holds("mig_device_plugin_device_memory_total_bytes")
         await it.settles()
-        yield Watched(daemon, kubelet, it, f"http://127.0.0.1:{port}", str(node_dir / "control" / "control.sock"))
+        yield Watched(
+            daemon,
+            kubelet,
+            it,
+            f"http://127.0.0.1:{port}",
+            str(node_dir / "control" / "control.sock"),
+        )
 
 
 async def start(node_dir: Path, start_daemon: StartDaemon, port: int) -> Daemon:
@@ -121,11 +140,18 @@ def render(values: dict[str, Any]) -> dict[str, Any]:
     with helm_python.Chart.load(CHART) as chart:
         files = chart.render(values, name="gpu", namespace="kube-system")
     texts = [text for path, text in files.items() if path.endswith(".yaml")]
-    return {manifest["kind"]: manifest for text in texts for manifest in yaml.safe_load_all(text) if manifest}
+    return {
+        manifest["kind"]: manifest
+        for text in texts
+        for manifest in yaml.safe_load_all(text)
+        if manifest
+    }
 
 
 def scrape_config(release: dict[str, Any], port: int) -> dict[str, Any]:
-    """What the Prometheus operator makes of the PodMonitor, with the one pod that discovery would find."""
+    """What the Prometheus operator makes of the PodMonitor, with the one pod that discovery would
+    find.
+    """
     (endpoint,) = release["PodMonitor"]["spec"]["podMetricsEndpoints"]
     pod = {
         "__meta_kubernetes_namespace": "kube-system",
@@ -145,21 +171,27 @@ def scrape_config(release: dict[str, Any], port: int) -> dict[str, Any]:
         "metrics_path": endpoint["path"],
         "scheme": endpoint["scheme"],
         "honor_labels": endpoint["honorLabels"],
-        "relabel_configs": operator + [snake_case(relabeling) for relabeling in endpoint["relabelings"]],
+        "relabel_configs": operator
+        + [snake_case(relabeling) for relabeling in endpoint["relabelings"]],
         "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": pod}],
     }
 
 
 def snake_case(relabeling: dict[str, Any]) -> dict[str, Any]:
-    return {re.sub("[A-Z]", lambda m: f"_{m[0].lower()}", key): value for key, value in relabeling.items()}
+    return {
+        re.sub("[A-Z]", lambda m: f"_{m[0].lower()}", key): value
+        for key, value in relabeling.items()
+    }
 
 
-# ------------------------------------------------------------------------------------------------- scraping
+# ---- scraping
 
 
 async def test_scrapes_are_clean_and_name_the_holders(watched: Watched) -> None:
     prometheus = watched.prometheus
-    await watched.kubelet.admit(Pod("train", namespace="ml", containers={"main": {ONE: 2, THREE: 1}}))
+    await watched.kubelet.admit(
+        Pod("train", namespace="ml", containers={"main": {ONE: 2, THREE: 1}})
+    )
     await watched.tell("sim", "xid", "1:0", "109")
     await prometheus.holds('mig_device_plugin_device_allocated{pod="train"}')
     await prometheus.holds('mig_device_plugin_device_unhealthy_reason{reason="xid-109"}')
@@ -178,7 +210,11 @@ async def test_scrapes_are_clean_and_name_the_holders(watched: Watched) -> None:
     assert prometheus.complaints == []
     _, own = await fetch(f"{prometheus.url}/metrics")
     refused = dict(
-        re.findall(r"^(prometheus_target_scrapes?_\S*(?:duplicate|out_of|exceeded)\S*) (\S+)$", own, re.MULTILINE)
+        re.findall(
+            r"^(prometheus_target_scrapes?_\S*(?:duplicate|out_of|exceeded)\S*) (\S+)$",
+            own,
+            re.MULTILINE,
+        )
     )
     assert len(refused) >= 4
     assert set(refused.values()) == {"0"}
@@ -192,7 +228,9 @@ async def test_scrapes_are_clean_and_name_the_holders(watched: Watched) -> None:
 
 
 async def holders_are_told(watched: Watched) -> None:
-    """A device has the labels of the pod that holds it or none, and never those of the plugin's own pod."""
+    """A device has the labels of the pod that holds it or none, and never those of the plugin's own
+    pod.
+    """
     held = 'mig_device_plugin_device_healthy{namespace="ml", pod="train", container="main"}'
     await watched.prometheus.holds(f"count({held}) == 3")
     healthy = await watched.prometheus.query("mig_device_plugin_device_healthy")
@@ -201,17 +239,26 @@ async def holders_are_told(watched: Watched) -> None:
     assert {sample.labels["node"] for sample in healthy} == {"node-1"}
     assert {sample.labels["gpu"] for sample in healthy} == set("01234567")
     assert {sample.labels["instance"] for sample in healthy} == {PLUGIN_POD}
-    for name in ("mig_device_plugin_gpu_power_watts", "mig_device_plugin_device_cordoned", "DCGM_FI_DEV_GPU_TEMP"):
+    for name in (
+        "mig_device_plugin_gpu_power_watts",
+        "mig_device_plugin_device_cordoned",
+        "DCGM_FI_DEV_GPU_TEMP",
+    ):
         cards = await watched.prometheus.query(name)
         assert cards, name
-        assert not any({"pod", "namespace", "container", "exported_pod"} & sample.labels.keys() for sample in cards)
+        assert not any(
+            {"pod", "namespace", "container", "exported_pod"} & sample.labels.keys()
+            for sample in cards
+        )
 
 
-# --------------------------------------------------------------------------------------------- the dashboard
+# ---- the dashboard
 
 
 def dashboard() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(render(MONITORING)["ConfigMap"]["data"]["mig-device-plugin.json"])
+    found: dict[str, Any] = json.loads(
+        render(MONITORING)["ConfigMap"]["data"]["mig-device-plugin.json"]
+    )
     return found
 
 
@@ -225,13 +272,25 @@ def queries(board: dict[str, Any]) -> dict[str, str]:
     found |= {annotation["name"]: annotation["expr"] for annotation in board["annotations"]["list"]}
     for variable in board["templating"]["list"]:
         if variable["type"] == "query":
-            series, _, label = variable["definition"].removeprefix("label_values(").removesuffix(")").rpartition(", ")
+            series, _, label = (
+                variable["definition"]
+                .removeprefix("label_values(")
+                .removesuffix(")")
+                .rpartition(", ")
+            )
             found[f"${variable['name']}"] = f"group by ({label}) ({series})"
     filled = {}
     for place, expression in found.items():
-        for name, value in (("$__rate_interval", "1m"), ("$node", ".*"), ("$gpu", ".*"), ("$namespace", ".*")):
+        for name, value in (
+            ("$__rate_interval", "1m"),
+            ("$node", ".*"),
+            ("$gpu", ".*"),
+            ("$namespace", ".*"),
+        ):
             expression = expression.replace(name, value)  # noqa: PLW2901 — one after the other
-        assert "$" not in expression, f"{place} uses a variable that the dashboard does not have: {expression}"
+        assert "$" not in expression, (
+            f"{place} uses a variable that the dashboard does not have: {expression}"
+        )
         filled[place] = expression
     return filled
 
@@ -257,7 +316,9 @@ async def test_every_query_of_the_dashboard_has_an_answer(watched: Watched) -> N
     for place, expression in wanted.items():
         answer = await prometheus.query(expression)
         now = await prometheus.value("time()")
-        await prometheus.api("query_range", query=expression, start=str((now or 0) - 60), end=str(now), step="5")
+        await prometheus.api(
+            "query_range", query=expression, start=str((now or 0) - 60), end=str(now), step="5"
+        )
         if not answer:
             empty.add(place)
     assert empty == NOTHING_TO_SHOW
@@ -266,7 +327,9 @@ async def test_every_query_of_the_dashboard_has_an_answer(watched: Watched) -> N
 
 
 async def numbers_are_the_nodes(prometheus: Prometheus, wanted: dict[str, str]) -> None:
-    """One device is faulty, GPU 2 waits for a reset, GPU 3 is cordoned, GPU 7 has three small instances only."""
+    """One device is faulty, GPU 2 waits for a reset, GPU 3 is cordoned, GPU 7 has three small
+    instances only.
+    """
 
     async def shown(title: str) -> float | None:
         return await prometheus.value(wanted[f"{title} A"])
@@ -281,10 +344,12 @@ async def numbers_are_the_nodes(prometheus: Prometheus, wanted: dict[str, str]) 
     free = await prometheus.query(wanted["Free devices per GPU A"])
     assert sum(sample.value for sample in free) == 31 - 1 - 4 - 4 - 2
     slices = await prometheus.query(wanted["Memory slices in no instance A"])
-    assert {sample.labels["gpu"]: sample.value for sample in slices} == {str(n): 5 if n == 7 else 0 for n in range(8)}
+    assert {sample.labels["gpu"]: sample.value for sample in slices} == {
+        str(n): 5 if n == 7 else 0 for n in range(8)
+    }
 
 
-# ------------------------------------------------------------------------------------------------- alerts
+# ---- alerts
 
 
 @pytest.mark.timeout(180)
@@ -333,7 +398,13 @@ async def test_alerts_fire_on_faults_and_resolve(watched: Watched) -> None:
         await tell("clear", gpu)
     await tell("clear", "6:0")
     for name in (
-        *("MigDeviceDown", "MigPodOnFaultyDevice", "MigFaultStorm", "MigGpuDown", "MigGpuNeedsRecovery"),
+        *(
+            "MigDeviceDown",
+            "MigPodOnFaultyDevice",
+            "MigFaultStorm",
+            "MigGpuDown",
+            "MigGpuNeedsRecovery",
+        ),
         *("MigCordonForgotten", "MigDevicesWithheld"),
     ):
         await prometheus.resolves(name)
@@ -358,7 +429,9 @@ async def test_a_hung_driver_and_one_that_is_not_loaded_are_told_apart(watched: 
 
 
 @pytest.mark.timeout(180)
-async def test_kubelet_or_the_daemon_away(node_dir: Path, watched: Watched, start_daemon: StartDaemon) -> None:
+async def test_kubelet_or_the_daemon_away(
+    node_dir: Path, watched: Watched, start_daemon: StartDaemon
+) -> None:
     prometheus = watched.prometheus
     await watched.kubelet.stop()
     for resource in (ONE, TWO, THREE):

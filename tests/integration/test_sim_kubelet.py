@@ -1,4 +1,6 @@
-"""The stand-in kubelet does what kubelet was seen to do, one test per behaviour, driven by a minimal plugin."""
+"""The stand-in kubelet does what kubelet was seen to do, one test per behaviour, driven by a
+minimal plugin.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Clock:
 class FakePlugin(pb_grpc.DevicePluginServicer):
     """One resource on one socket; every answer can be set before the call."""
 
-    def __init__(self, directory: Path, resource: str = SMALL, count: int = 4, *, socket: str = "") -> None:
+    def __init__(
+        self, directory: Path, resource: str = SMALL, count: int = 4, *, socket: str = ""
+    ) -> None:
         self.directory = directory
         self.resource = resource
         self.socket = socket or f"plugin-{id(self)}.sock"
@@ -67,9 +71,13 @@ class FakePlugin(pb_grpc.DevicePluginServicer):
         self._server.add_insecure_port(f"unix:{self.directory / self.socket}")
         await self._server.start()
 
-    async def register(self, *, version: str = "v1beta1", endpoint: str = "", resource_name: str = "") -> None:
+    async def register(
+        self, *, version: str = "v1beta1", endpoint: str = "", resource_name: str = ""
+    ) -> None:
         request = pb.RegisterRequest(
-            version=version, endpoint=endpoint or self.socket, resource_name=resource_name or self.resource
+            version=version,
+            endpoint=endpoint or self.socket,
+            resource_name=resource_name or self.resource,
         )
         async with grpc.aio.insecure_channel(f"unix:{self.directory / 'kubelet.sock'}") as channel:
             await pb_grpc.RegistrationStub(channel).Register(request, timeout=10)
@@ -80,7 +88,10 @@ class FakePlugin(pb_grpc.DevicePluginServicer):
     def list(self) -> pb.ListAndWatchResponse:
         topology = None if self.numa is None else pb.TopologyInfo(nodes=[pb.NUMANode(ID=self.numa)])
         return pb.ListAndWatchResponse(
-            devices=[pb.Device(ID=name, health=health, topology=topology) for name, health in self.devices.items()]
+            devices=[
+                pb.Device(ID=name, health=health, topology=topology)
+                for name, health in self.devices.items()
+            ]
         )
 
     def send(self, stream: int | None = None) -> None:
@@ -94,7 +105,9 @@ class FakePlugin(pb_grpc.DevicePluginServicer):
         return self.options
 
     async def ListAndWatch(  # noqa: N802 - named by the protocol
-        self, request: pb.Empty, context: grpc.aio.ServicerContext[pb.Empty, pb.ListAndWatchResponse]
+        self,
+        request: pb.Empty,
+        context: grpc.aio.ServicerContext[pb.Empty, pb.ListAndWatchResponse],
     ) -> AsyncIterator[pb.ListAndWatchResponse]:
         del request, context
         queue: asyncio.Queue[pb.ListAndWatchResponse | None] = asyncio.Queue()
@@ -106,7 +119,9 @@ class FakePlugin(pb_grpc.DevicePluginServicer):
     async def GetPreferredAllocation(  # noqa: N802 - named by the protocol
         self,
         request: pb.PreferredAllocationRequest,
-        context: grpc.aio.ServicerContext[pb.PreferredAllocationRequest, pb.PreferredAllocationResponse],
+        context: grpc.aio.ServicerContext[
+            pb.PreferredAllocationRequest, pb.PreferredAllocationResponse
+        ],
     ) -> pb.PreferredAllocationResponse:
         self.preferred_calls.extend(request.container_requests)
         if self.preferred is None:
@@ -125,12 +140,16 @@ class FakePlugin(pb_grpc.DevicePluginServicer):
         self.allocate_calls.append(list(request.container_requests[0].devices_ids))
         if self.error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.error)
-        return pb.AllocateResponse(container_responses=[self.response for _ in request.container_requests])
+        return pb.AllocateResponse(
+            container_responses=[self.response for _ in request.container_requests]
+        )
 
     async def PreStartContainer(  # noqa: N802 - named by the protocol
         self,
         request: pb.PreStartContainerRequest,
-        context: grpc.aio.ServicerContext[pb.PreStartContainerRequest, pb.PreStartContainerResponse],
+        context: grpc.aio.ServicerContext[
+            pb.PreStartContainerRequest, pb.PreStartContainerResponse
+        ],
     ) -> pb.PreStartContainerResponse:
         self.pre_start_calls.append(list(request.devices_ids))
         if self.error:
@@ -201,7 +220,9 @@ def kinds(kubelet: SimKubelet) -> set[str]:
 async def test_registration_leads_to_a_list(tmp_path: Path) -> None:
     async with node(tmp_path) as on:
         plugin = await on.plug()
-        assert [(entry.resource, entry.endpoint) for entry in on.kubelet.registrations] == [(SMALL, plugin.socket)]
+        assert [(entry.resource, entry.endpoint) for entry in on.kubelet.registrations] == [
+            (SMALL, plugin.socket)
+        ]
         assert (on.kubelet.capacity(SMALL), on.kubelet.live_streams(SMALL)) == (4, 1)
         assert {device.id for device in on.kubelet.messages[0].devices} == set(plugin.devices)
         assert not on.kubelet.violations
@@ -227,7 +248,9 @@ async def test_options_come_from_the_call_not_the_request(tmp_path: Path) -> Non
         {"version": "v1"},
     ],
 )
-async def test_bad_requests_are_refused_without_a_dial_and_without_harm(tmp_path: Path, fields: dict[str, str]) -> None:
+async def test_bad_requests_are_refused_without_a_dial_and_without_harm(
+    tmp_path: Path, fields: dict[str, str]
+) -> None:
     # With this time-out a dial would outlast the client's own.
     async with node(tmp_path, register_timeout_s=300.0) as on:
         plugin = await on.plug()
@@ -249,7 +272,9 @@ async def test_nobody_behind_the_endpoint_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("caller_waits", [True, False])
-async def test_kubelet_waits_for_a_plugin_that_serves_late(tmp_path: Path, *, caller_waits: bool) -> None:
+async def test_kubelet_waits_for_a_plugin_that_serves_late(
+    tmp_path: Path, *, caller_waits: bool
+) -> None:
     async with node(tmp_path, register_timeout_s=10.0) as on:
         plugin = FakePlugin(on.kubelet.directory)
         dialled = asyncio.Event()
@@ -292,19 +317,25 @@ async def test_a_failed_registration_orphans_the_live_plugin(tmp_path: Path) -> 
         assert "UNAVAILABLE" in result.reason
 
 
-async def test_of_two_streams_the_last_message_wins_and_the_end_of_the_older_kills_the_newer(tmp_path: Path) -> None:
+async def test_of_two_streams_the_last_message_wins_and_the_end_of_the_older_kills_the_newer(
+    tmp_path: Path,
+) -> None:
     async with node(tmp_path) as on:
         socket = (on.kubelet.directory / "kubelet.sock").stat()
         plugin = await on.plug()
         await plugin.register()
-        await on.kubelet.wait_for(lambda: on.kubelet.live_streams(SMALL) == 2 and len(on.kubelet.messages) == 2)
+        await on.kubelet.wait_for(
+            lambda: on.kubelet.live_streams(SMALL) == 2 and len(on.kubelet.messages) == 2
+        )
         assert on.kubelet.allocatable(SMALL) == 4  # no harm so far
         for stream in (0, 1, 0):
             name = f"5gb-{stream}"
             plugin.devices[name] = "Unhealthy" if plugin.devices[name] == "Healthy" else "Healthy"
             plugin.send(stream)
             await on.kubelet.wait_for(
-                lambda: {d.id: d.health for d in on.kubelet.devices(SMALL).values()} == plugin.devices
+                lambda: (
+                    {d.id: d.health for d in on.kubelet.devices(SMALL).values()} == plugin.devices
+                )
             )
         plugin.streams[0].put_nowait(None)
         await on.kubelet.wait_allocatable(SMALL, 0)
@@ -362,7 +393,9 @@ async def test_a_plugin_sees_its_stream_end_when_kubelet_stops(tmp_path: Path) -
 
         class Watched(FakePlugin):
             async def ListAndWatch(  # noqa: N802 - named by the protocol
-                self, request: pb.Empty, context: grpc.aio.ServicerContext[pb.Empty, pb.ListAndWatchResponse]
+                self,
+                request: pb.Empty,
+                context: grpc.aio.ServicerContext[pb.Empty, pb.ListAndWatchResponse],
             ) -> AsyncIterator[pb.ListAndWatchResponse]:
                 try:
                     async for message in super().ListAndWatch(request, context):
@@ -384,13 +417,17 @@ async def test_after_a_restart_nothing_is_advertised_and_running_pods_go_on(tmp_
         plugin = await on.plug()
         held = await on.kubelet.admit(pod("a"))
         ids = list(held.device_ids)
-        assert (await before.List(resources_pb.ListPodResourcesRequest())).pod_resources[0].name == "a"
+        assert (await before.List(resources_pb.ListPodResourcesRequest())).pod_resources[
+            0
+        ].name == "a"
         await on.kubelet.restart()
         assert on.kubelet.node_status() == {SMALL: (0, 0)}
         async with pod_resources(tmp_path) as api:
             listing = await api.List(resources_pb.ListPodResourcesRequest())
             assert listing.pod_resources[0].containers[0].devices[0].device_ids == ids
-            assert not (await api.GetAllocatableResources(resources_pb.AllocatableResourcesRequest())).devices
+            assert not (
+                await api.GetAllocatableResources(resources_pb.AllocatableResourcesRequest())
+            ).devices
         await on.kubelet.readmit()
         await on.kubelet.restart_container(held.pod, "main")
         assert held.phase == "Running"
@@ -398,10 +435,14 @@ async def test_after_a_restart_nothing_is_advertised_and_running_pods_go_on(tmp_
         assert len(plugin.allocate_calls) == 1
         successor = await on.plug()
         others = [await on.kubelet.admit(pod(name)) for name in "bcd"]
-        assert {device for result in (held, *others) for device in result.device_ids} == set(successor.devices)
+        assert {device for result in (held, *others) for device in result.device_ids} == set(
+            successor.devices
+        )
 
 
-async def test_a_crash_looping_pod_fails_after_a_restart_unless_the_plugin_is_back(tmp_path: Path) -> None:
+async def test_a_crash_looping_pod_fails_after_a_restart_unless_the_plugin_is_back(
+    tmp_path: Path,
+) -> None:
     async with node(tmp_path) as on:
         await on.plug()
         lost, saved = [await on.kubelet.admit(pod(name)) for name in ("lost", "saved")]
@@ -440,7 +481,9 @@ async def test_a_lost_checkpoint_gives_one_device_to_two_pods(tmp_path: Path) ->
         assert first.device_ids == second.device_ids
 
 
-async def test_a_container_whose_answer_was_lost_is_allocated_again_at_its_restart(tmp_path: Path) -> None:
+async def test_a_container_whose_answer_was_lost_is_allocated_again_at_its_restart(
+    tmp_path: Path,
+) -> None:
     async with node(tmp_path) as on:
         await on.plug()
         result = await on.kubelet.admit(pod("a"))
@@ -508,7 +551,9 @@ async def test_an_empty_list_takes_a_resource_away_at_once(tmp_path: Path) -> No
         assert on.kubelet.node_status() == {SMALL: (0, 0)}
 
 
-async def test_an_unhealthy_device_shows_in_pod_status_and_a_removed_one_does_not(tmp_path: Path) -> None:
+async def test_an_unhealthy_device_shows_in_pod_status_and_a_removed_one_does_not(
+    tmp_path: Path,
+) -> None:
     async with node(tmp_path) as on:
         plugin = await on.plug()
         results = [await on.kubelet.admit(pod(name)) for name in "abcd"]
@@ -572,7 +617,9 @@ async def test_devices_are_chosen_at_random_by_seed(tmp_path: Path) -> None:
     assert list(choices[0]) != sorted(choices[0])
 
 
-async def test_preferred_allocation_is_advice_and_asked_for_even_the_last_device(tmp_path: Path) -> None:
+async def test_preferred_allocation_is_advice_and_asked_for_even_the_last_device(
+    tmp_path: Path,
+) -> None:
     async with node(tmp_path) as on:
         plugin = await on.serve(count=4)
         plugin.options = pb.DevicePluginOptions(get_preferred_allocation_available=True)
@@ -583,7 +630,9 @@ async def test_preferred_allocation_is_advice_and_asked_for_even_the_last_device
         assert {"5gb-1", "5gb-2"} < set(first.device_ids)
         last = await on.kubelet.admit(pod("b"))  # both preferred ids are taken
         assert set(first.device_ids) | set(last.device_ids) == set(plugin.devices)
-        sizes = [(len(call.available_deviceIDs), call.allocation_size) for call in plugin.preferred_calls]
+        sizes = [
+            (len(call.available_deviceIDs), call.allocation_size) for call in plugin.preferred_calls
+        ]
         assert sizes == [(4, 3), (1, 1)]
 
 
@@ -623,7 +672,11 @@ async def test_two_resources_in_a_container_add_up_but_for_equal_variables(tmp_p
             plugin.response = pb.ContainerAllocateResponse(
                 envs={"SHARED": resource, resource[-3:]: "own"},
                 annotations={resource: "yes"},
-                mounts=[pb.Mount(container_path=f"/run/{resource}", host_path="/dev/null", read_only=True)],
+                mounts=[
+                    pb.Mount(
+                        container_path=f"/run/{resource}", host_path="/dev/null", read_only=True
+                    )
+                ],
                 devices=[
                     pb.DeviceSpec(container_path=path, host_path=path, permissions="rw")
                     for path in ("/dev/nvidiactl", f"/dev/{resource[-3:]}")
@@ -634,7 +687,11 @@ async def test_two_resources_in_a_container_add_up_but_for_equal_variables(tmp_p
         main = result.containers["main"]
         assert [len(ids) for ids in main.device_ids.values()] == [1, 2]
         assert main.envs == {"SHARED": LARGE, "5gb": "own", "0gb": "own"}
-        assert [node.container_path for node in main.devices] == ["/dev/nvidiactl", "/dev/5gb", "/dev/0gb"]
+        assert [node.container_path for node in main.devices] == [
+            "/dev/nvidiactl",
+            "/dev/5gb",
+            "/dev/0gb",
+        ]
         assert [mount.container_path for mount in main.mounts] == [f"/run/{SMALL}", f"/run/{LARGE}"]
         assert main.cdi_devices == ("nvidia.com/gpu=5gb", "nvidia.com/gpu=0gb")
         assert main.annotations == {SMALL: "yes", LARGE: "yes"}
@@ -681,7 +738,9 @@ async def test_a_bound_pod_fails_when_all_devices_are_taken(tmp_path: Path) -> N
         assert "Requested: 1, Available: 0" in result.reason
 
 
-async def test_pre_start_is_called_when_wanted_and_its_error_keeps_the_pod_waiting(tmp_path: Path) -> None:
+async def test_pre_start_is_called_when_wanted_and_its_error_keeps_the_pod_waiting(
+    tmp_path: Path,
+) -> None:
     async with node(tmp_path) as on:
         plugin = await on.serve()
         plugin.options = pb.DevicePluginOptions(pre_start_required=True)
@@ -718,13 +777,19 @@ async def test_pod_resources_show_devices_one_by_one_with_numa(tmp_path: Path) -
         result = await on.kubelet.admit(pod("a", main={SMALL: 2}, side={}))
         listing = await api.List(resources_pb.ListPodResourcesRequest())
         main, side = listing.pod_resources[0].containers
-        assert sorted(list(entry.device_ids) for entry in main.devices) == sorted([d] for d in result.device_ids)
+        assert sorted(list(entry.device_ids) for entry in main.devices) == sorted(
+            [d] for d in result.device_ids
+        )
         assert [entry.topology.nodes[0].ID for entry in main.devices] == [1, 1]
         assert (side.name, len(side.devices)) == ("side", 0)
         request = resources_pb.GetPodResourcesRequest(pod_name="a", pod_namespace="default")
         assert (await api.Get(request)).pod_resources == listing.pod_resources[0]
         allocatable = await api.GetAllocatableResources(resources_pb.AllocatableResourcesRequest())
-        assert [list(entry.device_ids) for entry in allocatable.devices] == [["5gb-0"], ["5gb-1"], ["5gb-2"]]
+        assert [list(entry.device_ids) for entry in allocatable.devices] == [
+            ["5gb-0"],
+            ["5gb-1"],
+            ["5gb-2"],
+        ]
         await on.kubelet.delete(result.pod)
         with pytest.raises(grpc.aio.AioRpcError, match="not found"):
             await api.Get(request)
@@ -801,13 +866,19 @@ async def test_an_endpoint_outside_the_directory_is_recorded(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "response",
     [
-        pb.ContainerAllocateResponse(devices=[pb.DeviceSpec(container_path="/a", host_path="/a", permissions="rwx")]),
-        pb.ContainerAllocateResponse(devices=[pb.DeviceSpec(container_path="a", host_path="/a", permissions="rw")]),
+        pb.ContainerAllocateResponse(
+            devices=[pb.DeviceSpec(container_path="/a", host_path="/a", permissions="rwx")]
+        ),
+        pb.ContainerAllocateResponse(
+            devices=[pb.DeviceSpec(container_path="a", host_path="/a", permissions="rw")]
+        ),
         pb.ContainerAllocateResponse(mounts=[pb.Mount(container_path="/a", host_path="a")]),
         pb.ContainerAllocateResponse(cdi_devices=[pb.CDIDevice(name="gpu0")]),
     ],
 )
-async def test_bad_answers_are_recorded(tmp_path: Path, response: pb.ContainerAllocateResponse) -> None:
+async def test_bad_answers_are_recorded(
+    tmp_path: Path, response: pb.ContainerAllocateResponse
+) -> None:
     async with node(tmp_path) as on:
         plugin = await on.plug()
         plugin.response = response
@@ -819,7 +890,9 @@ async def test_a_time_out_tells_the_state(tmp_path: Path) -> None:
     async with node(tmp_path) as on:
         plugin = await on.plug()
         await on.kubelet.admit(pod("a"))
-        with pytest.raises(TimeoutError, match=rf"(?s){SMALL}: capacity 4.*{plugin.socket}.*default/a: Running"):
+        with pytest.raises(
+            TimeoutError, match=rf"(?s){SMALL}: capacity 4.*{plugin.socket}.*default/a: Running"
+        ):
             await on.kubelet.wait_allocatable(SMALL, 5, timeout=0.01)
 
 

@@ -21,19 +21,36 @@ def compiler() -> str | None:
 
 
 def build(folder: Path, *, old_driver: bool = False) -> Path:
-    """Compile the library into `folder`, without the functions of later drivers if it shall be an old one's."""
+    """Compile the library into `folder`, without the functions of later drivers if it shall be an
+    old one's.
+    """
     cc = compiler()
     if cc is None:
         raise FileNotFoundError("no C compiler: neither cc nor gcc is on PATH")
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / LIBRARY
-    command = [cc, "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}"]
-    subprocess.run([*command, *(["-DOLD_DRIVER"] if old_driver else []), "-o", library, SOURCE], check=True)
+    command = [
+        cc,
+        "-std=c11",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+        f"-Wl,-soname,{LIBRARY}",
+    ]
+    subprocess.run(
+        [*command, *(["-DOLD_DRIVER"] if old_driver else []), "-o", library, SOURCE], check=True
+    )
     return library
 
 
-def write_node(path: Path, node: SimNode | None = None, answers: dict[str, int] | None = None) -> None:
-    """Tell the library that its node is `node` (A100-40GB cards; else its own default) and what functions answer.
+def write_node(
+    path: Path, node: SimNode | None = None, answers: dict[str, int] | None = None
+) -> None:
+    """Tell the library that its node is `node` (A100-40GB cards; else its own default) and what
+    functions answer.
 
     The file appears in one piece, for the daemon may read it at any time.
     """
@@ -46,7 +63,8 @@ def write_node(path: Path, node: SimNode | None = None, answers: dict[str, int] 
         for index in range(max(slots, default=-1) + 1):
             slot = slots.get(index)
             lines.append(
-                f"mig {slot.ci.uuid} {slot.gi.id} {slot.ci.id} {slot.gi.profile.id} {slot.gi.placement.start} "
+                f"mig {slot.ci.uuid} {slot.gi.id} {slot.ci.id} {slot.gi.profile.id} "
+                f"{slot.gi.placement.start} "
                 f"{slot.ci.slices}"
                 if slot
                 else "hole"
@@ -57,8 +75,16 @@ def write_node(path: Path, node: SimNode | None = None, answers: dict[str, int] 
 
 
 def send_event(
-    path: Path, kind: EventKind, gpu: int, data: int = 0, *, gi: int | None = None, ci: int | None = None
+    path: Path,
+    kind: EventKind,
+    gpu: int,
+    data: int = 0,
+    *,
+    gi: int | None = None,
+    ci: int | None = None,
 ) -> None:
     """Have the library whose node is told by `path` report an event of the GPU with this index."""
     with path.with_name(f"{path.name}.events").open("a", encoding="ascii") as file:
-        file.write(f"{kind.value} {gpu} {data} {-1 if gi is None else gi} {-1 if ci is None else ci}\n")
+        file.write(
+            f"{kind.value} {gpu} {data} {-1 if gi is None else gi} {-1 if ci is None else ci}\n"
+        )

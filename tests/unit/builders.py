@@ -12,7 +12,15 @@ from plugin.core.settings import MigStrategy, Settings
 from plugin.core.snapshot import Snapshot
 
 #: Memory slices of the profiles of a 40 GB A100.
-SLICES = {"1g.5gb": 1, "1g.5gb+me": 1, "1g.10gb": 2, "2g.10gb": 2, "3g.20gb": 4, "4g.20gb": 4, "7g.40gb": 8}
+SLICES = {
+    "1g.5gb": 1,
+    "1g.5gb+me": 1,
+    "1g.10gb": 2,
+    "2g.10gb": 2,
+    "3g.20gb": 4,
+    "4g.20gb": 4,
+    "7g.40gb": 8,
+}
 CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
 
@@ -29,7 +37,10 @@ def mig_device(gpu: int = 0, start: int = 0, profile: str = "1g.5gb", **changes:
         profile=profile,
         memory_mib=4864 * SLICES.get(profile, 1),
         placement=Placement(start, SLICES.get(profile, 1)),
-        nodes=(f"/dev/nvidia{gpu}", *(f"/dev/nvidia-caps/nvidia-cap{100 * gpu + 9 * gi + n}" for n in (0, 1 + ci))),
+        nodes=(
+            f"/dev/nvidia{gpu}",
+            *(f"/dev/nvidia-caps/nvidia-cap{100 * gpu + 9 * gi + n}" for n in (0, 1 + ci)),
+        ),
         numa=gpu // 4,
     )
     return replace(made, **changes)
@@ -64,10 +75,14 @@ def mig_gpu(index: int, *profiles: str) -> Gpu:
 
 
 def node(*gpus: Gpu) -> Inventory:
-    return Inventory(gpus=gpus, driver_version="550.90", nvml_version="12.550", control_nodes=CONTROL)
+    return Inventory(
+        gpus=gpus, driver_version="550.90", nvml_version="12.550", control_nodes=CONTROL
+    )
 
 
-def snapshot(inventory: Inventory, settings: Settings | None = None, generation: int = 1) -> Snapshot:
+def snapshot(
+    inventory: Inventory, settings: Settings | None = None, generation: int = 1
+) -> Snapshot:
     """The node as `settings` (mixed, when not given) advertise it."""
     settings = settings or Settings(mig_strategy=MigStrategy.MIXED)
     return Snapshot(generation, settings, inventory, advertise(inventory, settings))

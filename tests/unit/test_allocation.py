@@ -10,9 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.core.allocation import VOLUME_MOUNTS_ROOT, ContainerAllocation, DeviceSpec, Mount, allocate
+from plugin.core.allocation import (
+    VOLUME_MOUNTS_ROOT,
+    ContainerAllocation,
+    DeviceSpec,
+    Mount,
+    allocate,
+)
 from plugin.core.resources import advertise
-from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy, MigStrategy, Settings, SharedResource, Sharing
+from plugin.core.settings import (
+    DeviceIdStrategy,
+    DeviceListStrategy,
+    MigStrategy,
+    Settings,
+    SharedResource,
+    Sharing,
+)
 from plugin.core.snapshot import Snapshot
 from plugin.errors import DeviceUnavailable, InvalidRequest, RequestError, UnknownDevice
 
@@ -33,7 +46,7 @@ def paths(allocation: ContainerAllocation) -> list[str]:
     return [spec.container_path for spec in allocation.device_specs]
 
 
-# --------------------------------------------------------------------------------------------- what is given
+# ---- what is given
 
 
 def test_one_mig_device() -> None:
@@ -60,7 +73,11 @@ def test_several_devices_come_in_order_of_the_node_and_share_their_nodes() -> No
     assert allocation.envs["NVIDIA_VISIBLE_DEVICES"] == f"{A},{B},{C}"
     assert [device.uuid for device in allocation.devices] == [A, B, C]
     assert len(paths(allocation)) == len(set(paths(allocation)))
-    assert [path for path in paths(allocation) if "caps" not in path] == [*CONTROL, "/dev/nvidia0", "/dev/nvidia1"]
+    assert [path for path in paths(allocation) if "caps" not in path] == [
+        *CONTROL,
+        "/dev/nvidia0",
+        "/dev/nvidia1",
+    ]
 
 
 def test_each_container_has_an_answer_of_its_own() -> None:
@@ -113,7 +130,10 @@ def test_device_list_and_id_strategies(
             {"cuda_visible_devices": False, "gdrcopy_enabled": True},
             {"NVIDIA_VISIBLE_DEVICES": A, "NVIDIA_GDRCOPY": "enabled"},
         ),
-        ({"cuda_visible_devices": False, "gds_enabled": True}, {"NVIDIA_VISIBLE_DEVICES": A, "NVIDIA_GDS": "enabled"}),
+        (
+            {"cuda_visible_devices": False, "gds_enabled": True},
+            {"NVIDIA_VISIBLE_DEVICES": A, "NVIDIA_GDS": "enabled"},
+        ),
         (
             {"cuda_visible_devices": False, "mofed_enabled": True},
             {"NVIDIA_VISIBLE_DEVICES": A, "NVIDIA_MOFED": "enabled"},
@@ -138,7 +158,9 @@ def test_device_nodes_can_be_switched_off() -> None:
         ("/", "/host", "/host/dev/nvidia2"),
     ],
 )
-def test_nodes_lie_below_the_device_root_on_the_host(driver_root: str, dev_root: str, host: str) -> None:
+def test_nodes_lie_below_the_device_root_on_the_host(
+    driver_root: str, dev_root: str, host: str
+) -> None:
     allocation = one(GPU, "GPU-2", driver_root=driver_root, dev_root=dev_root)
     assert allocation.device_specs[-1] == DeviceSpec("/dev/nvidia2", host, "rw")
 
@@ -161,7 +183,7 @@ def test_shares_of_one_device_are_that_device_once() -> None:
     assert allocation.envs["NVIDIA_VISIBLE_DEVICES"] == f"{A},{C}"
 
 
-# ------------------------------------------------------------------------------------------------- refusals
+# ---- refusals
 
 
 SICK = mig_device(0, 0, error="reading its memory: Unknown Error")
@@ -173,20 +195,52 @@ SICK_NODE = node(gpu(0, SICK, mig_device(0, 1, "")), gpu(1, mig=True))
     [
         pytest.param(NODE, ONE, [], InvalidRequest, ("no device ids",), id="nothing"),
         pytest.param(NODE, ONE, [A, A], InvalidRequest, (A, "more than once"), id="twice"),
-        pytest.param(NODE, ONE, ["MIG-x"], UnknownDevice, ("MIG-x", "no device", "devices"), id="unknown id"),
-        pytest.param(NODE, ONE, [A, "MIG-x"], UnknownDevice, ("MIG-x",), id="one unknown id among others"),
-        pytest.param(NODE, "nvidia.com/other", ["MIG-x"], UnknownDevice, ("MIG-x",), id="unknown resource"),
-        pytest.param(NODE, TWO, [A], DeviceUnavailable, (A, "now advertised as", ONE), id="of another resource"),
         pytest.param(
-            SICK_NODE, ONE, [SICK.uuid], DeviceUnavailable, (SICK.uuid, "unhealthy", "Unknown Error"), id="unhealthy"
+            NODE, ONE, ["MIG-x"], UnknownDevice, ("MIG-x", "no device", "devices"), id="unknown id"
         ),
         pytest.param(
-            SICK_NODE, ONE, ["MIG-0-8-0"], DeviceUnavailable, ("MIG-0-8-0", "withdrawn", "profile"), id="withheld"
+            NODE, ONE, [A, "MIG-x"], UnknownDevice, ("MIG-x",), id="one unknown id among others"
         ),
-        pytest.param(SICK_NODE, GPU, ["GPU-1"], DeviceUnavailable, ("GPU-1", "withdrawn", "MIG"), id="withheld GPU"),
+        pytest.param(
+            NODE, "nvidia.com/other", ["MIG-x"], UnknownDevice, ("MIG-x",), id="unknown resource"
+        ),
+        pytest.param(
+            NODE,
+            TWO,
+            [A],
+            DeviceUnavailable,
+            (A, "now advertised as", ONE),
+            id="of another resource",
+        ),
+        pytest.param(
+            SICK_NODE,
+            ONE,
+            [SICK.uuid],
+            DeviceUnavailable,
+            (SICK.uuid, "unhealthy", "Unknown Error"),
+            id="unhealthy",
+        ),
+        pytest.param(
+            SICK_NODE,
+            ONE,
+            ["MIG-0-8-0"],
+            DeviceUnavailable,
+            ("MIG-0-8-0", "withdrawn", "profile"),
+            id="withheld",
+        ),
+        pytest.param(
+            SICK_NODE,
+            GPU,
+            ["GPU-1"],
+            DeviceUnavailable,
+            ("GPU-1", "withdrawn", "MIG"),
+            id="withheld GPU",
+        ),
     ],
 )
-def test_refusal(state: Any, resource: str, requested: list[str], error: type[RequestError], words: list[str]) -> None:
+def test_refusal(
+    state: Any, resource: str, requested: list[str], error: type[RequestError], words: list[str]
+) -> None:
     with pytest.raises(error) as refusal:
         allocate(resource, [requested], snapshot(state))
     for word in (resource, *words):
@@ -199,20 +253,24 @@ def test_one_bad_container_refuses_the_request() -> None:
 
 
 def test_a_verdict_makes_a_device_unavailable() -> None:
-    state = Snapshot(1, MIXED, NODE, advertise(NODE, MIXED, {A: ("XID 79: it has fallen off the bus",)}))
+    state = Snapshot(
+        1, MIXED, NODE, advertise(NODE, MIXED, {A: ("XID 79: it has fallen off the bus",)})
+    )
     with pytest.raises(DeviceUnavailable, match=f"{A} is unhealthy: XID 79"):
         allocate(ONE, [[A]], state)
 
 
 def test_shares_can_be_limited_to_one() -> None:
-    limited = replace(MIXED, sharing=Sharing((SharedResource(ONE, 4),), fail_requests_greater_than_one=True))
+    limited = replace(
+        MIXED, sharing=Sharing((SharedResource(ONE, 4),), fail_requests_greater_than_one=True)
+    )
     state = snapshot(NODE, limited)
     assert allocate(ONE, [[f"{A}::0"], [f"{A}::1"]], state)
     with pytest.raises(InvalidRequest, match="2 were asked for and the maximum is 1"):
         allocate(ONE, [[f"{A}::0", f"{C}::1"]], state)
 
 
-# ----------------------------------------------------------------------------------------------- properties
+# ---- properties
 
 
 @given(
@@ -222,9 +280,14 @@ def test_shares_can_be_limited_to_one() -> None:
     seed=st.randoms(use_true_random=False),
 )
 def test_the_answer_depends_on_nothing_but_the_set_of_ids(
-    requested: list[str], lists: list[DeviceListStrategy], names: DeviceIdStrategy, seed: random.Random
+    requested: list[str],
+    lists: list[DeviceListStrategy],
+    names: DeviceIdStrategy,
+    seed: random.Random,
 ) -> None:
-    state = snapshot(NODE, replace(MIXED, device_list_strategy=tuple(lists), device_id_strategy=names))
+    state = snapshot(
+        NODE, replace(MIXED, device_list_strategy=tuple(lists), device_id_strategy=names)
+    )
     shuffled = seed.sample(requested, len(requested))
     (answer,) = allocate(ONE, [requested], state)
     assert allocate(ONE, [requested], state) == (answer,)
@@ -239,6 +302,12 @@ def test_whatever_is_asked_for_is_given_exactly_or_refused(requested: list[str])
     try:
         (answer,) = allocate(ONE, [requested], state)
     except RequestError:
-        assert not requested or len(set(requested)) < len(requested) or not set(requested) <= set(listed)
+        assert (
+            not requested
+            or len(set(requested)) < len(requested)
+            or not set(requested) <= set(listed)
+        )
     else:
-        assert answer.envs["NVIDIA_VISIBLE_DEVICES"].split(",") == [name for name in listed if name in requested]
+        assert answer.envs["NVIDIA_VISIBLE_DEVICES"].split(",") == [
+            name for name in listed if name in requested
+        ]

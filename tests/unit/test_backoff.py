@@ -25,6 +25,10 @@ def test_each_delay_has_a_jitter_of_its_own() -> None:
 
 
 @given(first=st.floats(0.01, 1), factor=st.floats(1, 100), jitter=st.floats(0, 1))
-def test_every_delay_lies_between_half_the_first_and_the_cap(first: float, factor: float, jitter: float) -> None:
+def test_every_delay_lies_between_half_the_first_and_the_cap(
+    first: float, factor: float, jitter: float
+) -> None:
     cap = first * factor
-    assert all(first / 2 <= delay <= cap for delay in islice(delays(first, cap, lambda: jitter), 20))
+    assert all(
+        first / 2 <= delay <= cap for delay in islice(delays(first, cap, lambda: jitter), 20)
+    )

@@ -1,4 +1,6 @@
-"""Settings: flag, then environment, then file, then default; anything odd is refused in one line."""
+"""Settings: flag, then environment, then file, then default;
+anything odd is refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +53,14 @@ def document(key: str, value: object) -> dict[str, Any]:
     return {"version": "v1", "flags": {outer: {inner: value}} if outer else {inner: value}}
 
 
-# ------------------------------------------------------------------------------------------------ precedence
+# ---- precedence
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Values for one option, each other than the one it wins over: as given, and as they arrive in the settings."""
+    """Values for one option, each other than the one it wins over: as given, and as they arrive in
+    the settings.
+    """
 
     file: object
     env: str
@@ -74,8 +78,22 @@ def path(choices: str = "an absolute path") -> Sample:
     return Sample("/file", "/env", "/flag", ("/file", "/env", "/flag"), "relative", choices)
 
 
-OFF = Sample(file=False, env="true", flag="0", arrive=(False, True, False), bad="maybe", choices="true or false")
-ON = Sample(file=True, env="false", flag="yes", arrive=(True, False, True), bad="maybe", choices="true or false")
+OFF = Sample(
+    file=False,
+    env="true",
+    flag="0",
+    arrive=(False, True, False),
+    bad="maybe",
+    choices="true or false",
+)
+ON = Sample(
+    file=True,
+    env="false",
+    flag="yes",
+    arrive=(True, False, True),
+    bad="maybe",
+    choices="true or false",
+)
 POLICIES = "packed, distributed"
 
 CHECKS = Sample(
@@ -126,7 +144,12 @@ SAMPLES = {
     "ledger_file": path(),
     "control_socket": path(),
     "http_address": Sample(
-        "127.0.0.1:1", "[::1]:2", ":3", ("127.0.0.1:1", "[::1]:2", ":3"), "::1:80", "HOST:PORT, :PORT, [IPV6]:PORT"
+        "127.0.0.1:1",
+        "[::1]:2",
+        ":3",
+        ("127.0.0.1:1", "[::1]:2", ":3"),
+        "::1:80",
+        "HOST:PORT, :PORT, [IPV6]:PORT",
     ),
     "dcgm_names": ON,
     "sample_seconds": Sample(5, "7", "10s", (5.0, 7.0, 10.0), "0", "seconds from 1 to 86400"),
@@ -147,11 +170,18 @@ def test_every_option_is_put_to_the_test() -> None:
     assert {option.field for option in OPTIONS} <= {field.name for field in fields(Settings)}
 
 
-NAMES = [(field, flag, env) for field in SAMPLES for flag in option(field).flags for env in option(field).envs]
+NAMES = [
+    (field, flag, env)
+    for field in SAMPLES
+    for flag in option(field).flags
+    for env in option(field).envs
+]
 
 
 @pytest.mark.parametrize(("field", "flag", "env"), NAMES)
-def test_flag_beats_environment_beats_file_beats_default(load_from: Load, field: str, flag: str, env: str) -> None:
+def test_flag_beats_environment_beats_file_beats_default(
+    load_from: Load, field: str, flag: str, env: str
+) -> None:
     sample, key = SAMPLES[field], option(field).key
     default = getattr(DEFAULTS, field)
     file = document(key, sample.file) if key else None
@@ -174,7 +204,12 @@ def test_flag_beats_environment_beats_file_beats_default(load_from: Load, field:
     [
         ("mig_strategy", ["--mig-strategy"], ["MIG_STRATEGY"], "migStrategy"),
         ("fail_on_init_error", ["--fail-on-init-error"], ["FAIL_ON_INIT_ERROR"], "failOnInitError"),
-        ("driver_root", ["--driver-root", "--nvidia-driver-root"], ["NVIDIA_DRIVER_ROOT"], "nvidiaDriverRoot"),
+        (
+            "driver_root",
+            ["--driver-root", "--nvidia-driver-root"],
+            ["NVIDIA_DRIVER_ROOT"],
+            "nvidiaDriverRoot",
+        ),
         ("dev_root", ["--dev-root", "--nvidia-dev-root"], ["NVIDIA_DEV_ROOT"], "nvidiaDevRoot"),
         (
             "container_driver_root",
@@ -182,9 +217,24 @@ def test_flag_beats_environment_beats_file_beats_default(load_from: Load, field:
             ["DRIVER_ROOT_CTR_PATH", "CONTAINER_DRIVER_ROOT"],
             "plugin.containerDriverRoot",
         ),
-        ("pass_device_specs", ["--pass-device-specs"], ["PASS_DEVICE_SPECS"], "plugin.passDeviceSpecs"),
-        ("device_list_strategy", ["--device-list-strategy"], ["DEVICE_LIST_STRATEGY"], "plugin.deviceListStrategy"),
-        ("device_id_strategy", ["--device-id-strategy"], ["DEVICE_ID_STRATEGY"], "plugin.deviceIDStrategy"),
+        (
+            "pass_device_specs",
+            ["--pass-device-specs"],
+            ["PASS_DEVICE_SPECS"],
+            "plugin.passDeviceSpecs",
+        ),
+        (
+            "device_list_strategy",
+            ["--device-list-strategy"],
+            ["DEVICE_LIST_STRATEGY"],
+            "plugin.deviceListStrategy",
+        ),
+        (
+            "device_id_strategy",
+            ["--device-id-strategy"],
+            ["DEVICE_ID_STRATEGY"],
+            "plugin.deviceIDStrategy",
+        ),
         (
             "shared_devices_allocation_policy",
             ["--shared-devices-allocation-policy"],
@@ -199,8 +249,14 @@ def test_flag_beats_environment_beats_file_beats_default(load_from: Load, field:
         ("single_resource", ["--single-resource"], ["SINGLE_RESOURCE"], "plugin.singleResource"),
     ],
 )
-def test_names_are_those_that_users_have(field: str, flags: list[str], envs: list[str], key: str) -> None:
-    assert (list(option(field).flags), list(option(field).envs), option(field).key) == (flags, envs, key)
+def test_names_are_those_that_users_have(
+    field: str, flags: list[str], envs: list[str], key: str
+) -> None:
+    assert (list(option(field).flags), list(option(field).envs), option(field).key) == (
+        flags,
+        envs,
+        key,
+    )
 
 
 def test_the_file_can_be_named_in_the_environment(tmp_path: Path) -> None:
@@ -216,7 +272,10 @@ def test_the_file_can_be_named_in_the_environment(tmp_path: Path) -> None:
 def test_the_node_to_simulate(load_from: Load) -> None:
     env = {"SIMULATE": "p5.48xlarge"}
     assert load_from(env=env).settings.simulate == "p5.48xlarge"
-    assert load_from("--simulate=p4d.24xlarge:all-1g.5gb", env=env).settings.simulate == "p4d.24xlarge:all-1g.5gb"
+    assert (
+        load_from("--simulate=p4d.24xlarge:all-1g.5gb", env=env).settings.simulate
+        == "p4d.24xlarge:all-1g.5gb"
+    )
 
 
 def test_an_empty_variable_is_as_good_as_none(load_from: Load) -> None:
@@ -226,10 +285,14 @@ def test_an_empty_variable_is_as_good_as_none(load_from: Load) -> None:
 
 def test_an_empty_socket_means_no_registration(load_from: Load) -> None:
     assert load_from(env={"KUBELET_SOCKET": ""}).settings.kubelet_socket == ""
-    assert load_from("--kubelet-socket=", env={"KUBELET_SOCKET": "/x"}).settings.kubelet_socket == ""
+    assert (
+        load_from("--kubelet-socket=", env={"KUBELET_SOCKET": "/x"}).settings.kubelet_socket == ""
+    )
 
 
-@pytest.mark.parametrize("field", ["kubelet_socket", "control_socket", "pod_resources_socket", "http_address"])
+@pytest.mark.parametrize(
+    "field", ["kubelet_socket", "control_socket", "pod_resources_socket", "http_address"]
+)
 def test_what_can_be_switched_off_by_an_empty_value(load_from: Load, field: str) -> None:
     (name,) = option(field).envs
     assert getattr(load_from(env={name: ""}).settings, field) == ""
@@ -264,17 +327,27 @@ def test_a_switch_alone_means_true(load_from: Load, field: str) -> None:
         ("ENVVAR", ("envvar",)),
     ],
 )
-def test_list_strategies_come_by_comma(load_from: Load, text: str, strategies: tuple[str, ...]) -> None:
+def test_list_strategies_come_by_comma(
+    load_from: Load, text: str, strategies: tuple[str, ...]
+) -> None:
     assert load_from(f"--device-list-strategy={text}").settings.device_list_strategy == strategies
-    assert load_from(file=document("plugin.deviceListStrategy", text)).settings.device_list_strategy == strategies
+    assert (
+        load_from(file=document("plugin.deviceListStrategy", text)).settings.device_list_strategy
+        == strategies
+    )
 
 
 @pytest.mark.parametrize(("dev", "expected"), [("", "/run/driver"), ("/host", "/host")])
-def test_the_device_root_is_the_driver_root_unless_given(load_from: Load, dev: str, expected: str) -> None:
-    assert load_from("--driver-root=/run/driver", env={"NVIDIA_DEV_ROOT": dev}).settings.host_dev_root == expected
+def test_the_device_root_is_the_driver_root_unless_given(
+    load_from: Load, dev: str, expected: str
+) -> None:
+    assert (
+        load_from("--driver-root=/run/driver", env={"NVIDIA_DEV_ROOT": dev}).settings.host_dev_root
+        == expected
+    )
 
 
-# ------------------------------------------------------------------------------------------------- refusals
+# ---- refusals
 
 
 def refusal(load_from: Load, *argv: str, **sources: Any) -> str:
@@ -293,7 +366,9 @@ def test_a_bad_value_is_refused_with_its_key_and_the_choices(load_from: Load, fi
         *((env, refusal(load_from, env={env: sample.bad})) for env in names.envs),
     ]
     if names.key:
-        said.append((f"flags.{names.key}", refusal(load_from, file=document(names.key, sample.bad))))
+        said.append(
+            (f"flags.{names.key}", refusal(load_from, file=document(names.key, sample.bad)))
+        )
     for key, message in said:
         assert key in message
         assert repr(sample.bad) in message
@@ -317,7 +392,9 @@ def test_a_bad_value_is_refused_with_its_key_and_the_choices(load_from: Load, fi
     ],
 )
 def test_a_value_of_another_kind_is_refused(load_from: Load, key: str, value: object) -> None:
-    assert f"flags.{key}: {value!r} is not valid; choose " in refusal(load_from, file=document(key, value))
+    assert f"flags.{key}: {value!r} is not valid; choose " in refusal(
+        load_from, file=document(key, value)
+    )
 
 
 def shared(**entry: object) -> dict[str, Any]:
@@ -352,12 +429,24 @@ SLICING = "sharing.timeSlicing"
         ("version: v1\nflags: mixed", ("flags: 'mixed' is not valid", "choose a mapping")),
         ("version: v1\nflags: {1: 2}", ("flags: {1: 2} is not valid",)),
         ("version: v1\nflags: {plugin: [1]}", ("flags.plugin: [1] is not valid",)),
-        (document("migstrategy", "mixed"), ("flags.migstrategy is not known", "did you mean migStrategy?")),
+        (
+            document("migstrategy", "mixed"),
+            ("flags.migstrategy is not known", "did you mean migStrategy?"),
+        ),
         (document("passDeviceSpecs", "true"), ("flags.passDeviceSpecs", "plugin.passDeviceSpecs")),
         (document("0", 1), ("flags.0 is not known; the choices are", "migStrategy")),
-        ({"version": "v1", "sharing": {"mps": {"resources": []}}}, ("sharing.mps", "sharing.timeSlicing")),
-        ({"version": "v1", "sharing": {"slicing": {}}}, ("sharing.slicing is not known", "timeSlicing")),
-        ({"version": "v1", "sharing": {"timeSlicing": {"x": 1}}}, (f"{SLICING}.x is not known", "renameByDefault")),
+        (
+            {"version": "v1", "sharing": {"mps": {"resources": []}}},
+            ("sharing.mps", "sharing.timeSlicing"),
+        ),
+        (
+            {"version": "v1", "sharing": {"slicing": {}}},
+            ("sharing.slicing is not known", "timeSlicing"),
+        ),
+        (
+            {"version": "v1", "sharing": {"timeSlicing": {"x": 1}}},
+            (f"{SLICING}.x is not known", "renameByDefault"),
+        ),
         (
             {"version": "v1", "sharing": {"timeSlicing": {"renameByDefault": "maybe"}}},
             (f"{SLICING}.renameByDefault: 'maybe'", "true or false"),
@@ -387,13 +476,17 @@ SLICING = "sharing.timeSlicing"
         (
             {
                 "version": "v1",
-                "sharing": {"timeSlicing": {"resources": [{"name": "nvidia.com/gpu", "replicas": 2}] * 2}},
+                "sharing": {
+                    "timeSlicing": {"resources": [{"name": "nvidia.com/gpu", "replicas": 2}] * 2}
+                },
             },
             ("'nvidia.com/gpu' is named twice",),
         ),
     ],
 )
-def test_a_file_is_refused_with_the_key_and_the_choices(load_from: Load, file: object, said: tuple[str, ...]) -> None:
+def test_a_file_is_refused_with_the_key_and_the_choices(
+    load_from: Load, file: object, said: tuple[str, ...]
+) -> None:
     message = refusal(load_from, file=file)
     for part in ("config.yaml", *said):
         assert part in message
@@ -406,15 +499,21 @@ def test_a_file_that_cannot_be_read_is_refused(load_from: Load, tmp_path: Path) 
     assert "cannot be read" in refusal(load_from, env={"CONFIG_FILE": "/a\0b"})
 
 
-# ------------------------------------------------------------------------------------------------- the file
+# ---- the file
 
 
 def test_json_is_read_as_well(load_from: Load) -> None:
-    assert load_from(file=json.dumps(document("migStrategy", "mixed"), indent=1)).settings.mig_strategy == "mixed"
+    assert (
+        load_from(file=json.dumps(document("migStrategy", "mixed"), indent=1)).settings.mig_strategy
+        == "mixed"
+    )
 
 
 def test_what_is_null_or_empty_is_not_given(load_from: Load) -> None:
-    text = "{version: v1, flags: {migStrategy: null, plugin: null}, sharing: {timeSlicing: {renameByDefault: null}}}"
+    text = (
+        "{version: v1, flags: {migStrategy: null, plugin: null}, sharing: {timeSlicing: "
+        "{renameByDefault: null}}}"
+    )
     settings = load_from(file=text).settings
     assert settings.mig_strategy == DEFAULTS.mig_strategy
     assert settings.sharing == Sharing()
@@ -472,7 +571,7 @@ def test_a_section_without_meaning_here_is_warned_of(load_from: Load, key: str) 
     assert f"{key} has no effect" in warning
 
 
-# ------------------------------------------------------------------------------------------------- --help
+# ---- --help
 
 
 def test_help_groups_the_options_and_tells_every_name() -> None:
@@ -490,26 +589,47 @@ def test_a_command_can_take_a_part_of_the_options() -> None:
     assert arguments(["--simulate=x"], only=("simulate",)) == {"simulate": "x"}
 
 
-# ----------------------------------------------------------------------------------------------- properties
+# ---- properties
 
-_scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.binary(max_size=4)
+_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.dates()
+    | st.binary(max_size=4)
+)
 _keys = st.sampled_from(
     [
         *(key for o in OPTIONS for key in o.key.split(".")),
-        *("flags", "version", "sharing", "timeSlicing", "resources", "renameByDefault", "failRequestsGreaterThanOne"),
+        *(
+            "flags",
+            "version",
+            "sharing",
+            "timeSlicing",
+            "resources",
+            "renameByDefault",
+            "failRequestsGreaterThanOne",
+        ),
         *("name", "rename", "replicas", "devices", "mps", "health", "gfd"),
     ]
 )
 _values = st.recursive(
     _scalars | st.sampled_from(["v1", "mixed", "all", "nvidia.com/gpu"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys | _scalars, inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(_keys | _scalars, inner, max_size=4)
+    ),
     max_leaves=12,
 )
 _files = st.fixed_dictionaries(
     {"version": st.just("v1") | _values},
     optional={
         "flags": st.dictionaries(_keys | st.text(), _values, max_size=3),
-        "sharing": st.fixed_dictionaries({"timeSlicing": st.dictionaries(_keys, _values, max_size=3)}) | _values,
+        "sharing": st.fixed_dictionaries(
+            {"timeSlicing": st.dictionaries(_keys, _values, max_size=3)}
+        )
+        | _values,
     },
 )
 

@@ -59,7 +59,11 @@ class Running:
             writer.close()
 
     def reasons(self, uuid: str) -> tuple[str, ...]:
-        listed = (item for items in self.node.store.snapshot.advertisement.resources.values() for item in items)
+        listed = (
+            item
+            for items in self.node.store.snapshot.advertisement.resources.values()
+            for item in items
+        )
         return next(item.reasons for item in listed if item.device.uuid == uuid)
 
 
@@ -75,7 +79,12 @@ async def running() -> AsyncIterator[Running]:
         hardware = parse_node("2xa100-40gb:0=1g.5gb*7;1=3g.20gb*2")
         ledger, path = Path(folder) / "ledger.json", Path(folder) / "run" / "control.sock"
         ledger_file = LedgerFile(ledger)
-        node = Node(SimDriver(hardware), DriverWorker(), Settings(mig_strategy=MigStrategy.MIXED), ledger_file)
+        node = Node(
+            SimDriver(hardware),
+            DriverWorker(),
+            Settings(mig_strategy=MigStrategy.MIXED),
+            ledger_file,
+        )
         await node.start()
         control = Control(path, node, functools.partial(perform, hardware))
         tasks = [asyncio.create_task(control.run()), asyncio.create_task(ledger_file.run())]
@@ -92,12 +101,15 @@ def uuids(hardware: SimNode, gpu: int) -> list[str]:
     return [slot.ci.uuid for slot in hardware.gpu(gpu).devices()]
 
 
-# ------------------------------------------------------------------------------------------------------- verbs
+# ---- verbs
 
 
 async def test_status_is_the_document_of_devices(running: Running) -> None:
     told = await running.ask("status")
-    assert (told["source"], told["generation"]) == ("daemon", running.node.store.snapshot.generation)
+    assert (told["source"], told["generation"]) == (
+        "daemon",
+        running.node.store.snapshot.generation,
+    )
     assert told["resources"]["nvidia.com/mig-1g.5gb"] == {"devices": 7, "healthy": 7}
 
 
@@ -151,7 +163,10 @@ async def test_a_cordon_of_a_gpu_that_was_pulled_can_be_taken_back(running: Runn
             await running.node.store.newer_than(running.node.store.snapshot.generation)
     scanning.cancel()
     assert (await running.ask("status"))["cordoned"] == [gpu]
-    assert "which is not there now, is no longer cordoned" in (await running.ask("uncordon", gpu))["text"]
+    assert (
+        "which is not there now, is no longer cordoned"
+        in (await running.ask("uncordon", gpu))["text"]
+    )
 
 
 async def test_clearing_takes_faults_back_and_leaves_the_cordon(running: Running) -> None:
@@ -164,7 +179,9 @@ async def test_clearing_takes_faults_back_and_leaves_the_cordon(running: Running
     assert "had nothing to clear" in (await running.ask("clear", "0:0"))["text"]
 
 
-async def test_clearing_a_gpu_counts_what_its_parts_lose_and_not_what_it_keeps(running: Running) -> None:
+async def test_clearing_a_gpu_counts_what_its_parts_lose_and_not_what_it_keeps(
+    running: Running,
+) -> None:
     slot, gpu = next(running.hardware.gpu(0).devices()), running.hardware.gpu(0).uuid
     running.node.on_event(DriverEvent(EventKind.XID, gpu, slot.gi.id, slot.ci.id, 95))
     assert "has 1 reason fewer" in (await running.ask("clear", "0"))["text"]
@@ -192,7 +209,9 @@ async def test_what_happens_to_a_simulated_node(running: Running) -> None:
         ("explode", [], "unknown verb 'explode'; choose status, cordon, uncordon, clear or sim"),
     ],
 )
-async def test_mistakes_are_answered(running: Running, verb: str, arguments: Sequence[str], words: str) -> None:
+async def test_mistakes_are_answered(
+    running: Running, verb: str, arguments: Sequence[str], words: str
+) -> None:
     with pytest.raises(ControlError) as refused:
         await running.ask(verb, *arguments)
     assert words in str(refused.value)
@@ -207,7 +226,7 @@ async def test_a_real_node_takes_no_sim_verbs(running: Running) -> None:
     task.cancel()
 
 
-# ------------------------------------------------------------------------------------------- strange clients
+# ---- strange clients
 
 
 @pytest.mark.parametrize(
@@ -225,7 +244,9 @@ async def test_a_real_node_takes_no_sim_verbs(running: Running) -> None:
         (b"y" * REQUEST_BYTES * 2 + b"\n", "at most 4096 bytes"),
     ],
 )
-async def test_nonsense_is_answered_and_disturbs_nobody(running: Running, request_: bytes, words: str) -> None:
+async def test_nonsense_is_answered_and_disturbs_nobody(
+    running: Running, request_: bytes, words: str
+) -> None:
     assert words in (await running.talk(request_))["error"]
     assert (await running.ask("status"))["source"] == "daemon"
 
@@ -292,7 +313,7 @@ async def test_stopping_ends_what_clients_still_wait_for(running: Running) -> No
     assert not path.exists()
 
 
-# -------------------------------------------------------------------------------------------- the asking side
+# ---- the asking side
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:

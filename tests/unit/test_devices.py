@@ -29,9 +29,19 @@ BLANK = mig_device(0, 0, "")
 @pytest.mark.parametrize(
     ("inventory", "settings", "device", "expected"),
     [
-        pytest.param(node(gpu(0)), MIXED, gpu(0), Standing("nvidia.com/gpu", "healthy"), id="a whole GPU"),
-        pytest.param(node(mig_gpu(0, "1g.5gb")), MIXED, mig_gpu(0, "1g.5gb"), None, id="a GPU of MIG devices"),
-        pytest.param(node(gpu(0, mig_device())), MIXED, mig_device(), Standing(ONE, "healthy"), id="a MIG device"),
+        pytest.param(
+            node(gpu(0)), MIXED, gpu(0), Standing("nvidia.com/gpu", "healthy"), id="a whole GPU"
+        ),
+        pytest.param(
+            node(mig_gpu(0, "1g.5gb")), MIXED, mig_gpu(0, "1g.5gb"), None, id="a GPU of MIG devices"
+        ),
+        pytest.param(
+            node(gpu(0, mig_device())),
+            MIXED,
+            mig_device(),
+            Standing(ONE, "healthy"),
+            id="a MIG device",
+        ),
         pytest.param(
             node(gpu(0, SICK)),
             MIXED,
@@ -48,7 +58,9 @@ BLANK = mig_device(0, 0, "")
         ),
     ],
 )
-def test_standing(inventory: Inventory, settings: Settings, device: Gpu | MigDevice, expected: Standing | None) -> None:
+def test_standing(
+    inventory: Inventory, settings: Settings, device: Gpu | MigDevice, expected: Standing | None
+) -> None:
     assert standing(device, snapshot(inventory, settings)) == expected
 
 
@@ -58,7 +70,12 @@ def test_standing(inventory: Inventory, settings: Settings, device: Gpu | MigDev
         (node(gpu(0, BLANK)), MIXED, BLANK, "no readable profile"),
         (node(gpu(0, mig=True)), MIXED, gpu(0), "no MIG devices"),
         (node(gpu(0), mig_gpu(1, "1g.5gb")), SINGLE, gpu(0), "MIG mode on, but it is off on GPU 0"),
-        (node(gpu(0), mig_gpu(1, "1g.5gb")), SINGLE, mig_device(1), "MIG mode on, but it is off on GPU 0"),
+        (
+            node(gpu(0), mig_gpu(1, "1g.5gb")),
+            SINGLE,
+            mig_device(1),
+            "MIG mode on, but it is off on GPU 0",
+        ),
         (node(gpu(0, mig_device())), Settings(), mig_device(), "--mig-strategy=none"),
     ],
 )
@@ -88,7 +105,9 @@ def test_a_fault_of_a_gpu_is_told_on_it_and_on_each_of_its_devices() -> None:
     told = held(inventory, {"GPU-0": Entry("GPU-0", reasons=(FAULT,))})
     first, second = inventory.gpus
     assert standing(first, told) == Standing(None, "unhealthy", (ON_BUS,))
-    assert [standing(d, told) for d in first.mig_devices] == [Standing(ONE, "unhealthy", (ON_BUS,))] * 2
+    assert [standing(d, told) for d in first.mig_devices] == [
+        Standing(ONE, "unhealthy", (ON_BUS,))
+    ] * 2
     assert standing(second, told) is None
     assert standing(second.mig_devices[0], told) == Standing(ONE, "healthy")
 
@@ -128,13 +147,17 @@ def test_what_is_wrong_just_now_has_no_time_and_no_rule(changes: dict[str, Any],
     inventory = node(gpu(0))
     listed = advertise(inventory, MIXED, {"GPU-0": ("no answer",)})
     told = replace(snapshot(inventory), advertisement=listed, **changes)
-    assert standing(gpu(0), told) == Standing("nvidia.com/gpu", "unhealthy", (Why(code, "no answer"),))
+    assert standing(gpu(0), told) == Standing(
+        "nvidia.com/gpu", "unhealthy", (Why(code, "no answer"),)
+    )
 
 
 def test_a_missing_node_is_told() -> None:
     broken = gpu(0, missing=("/dev/nvidia0",))
     stands = standing(broken, snapshot(node(broken)))
-    assert stands == Standing("nvidia.com/gpu", "unhealthy", (Why("missing-node", "missing /dev/nvidia0"),))
+    assert stands == Standing(
+        "nvidia.com/gpu", "unhealthy", (Why("missing-node", "missing /dev/nvidia0"),)
+    )
 
 
 def test_json_tells_where_it_comes_from_and_why_something_is_down() -> None:
@@ -150,7 +173,9 @@ def test_json_tells_where_it_comes_from_and_why_something_is_down() -> None:
 
 
 def test_a_cordon_of_a_device_that_is_not_there_is_told() -> None:
-    ledger = {"GPU-9": Entry("GPU-9", reasons=(Reason(CORDONED, CORDONED, 5.0, 5.0, Clears.OPERATOR),))}
+    ledger = {
+        "GPU-9": Entry("GPU-9", reasons=(Reason(CORDONED, CORDONED, 5.0, 5.0, Clears.OPERATOR),))
+    }
     assert document(held(node(gpu(0)), ledger), "daemon")["cordoned"] == ["GPU-9"]
 
 
@@ -160,7 +185,9 @@ def shown(capsys: pytest.CaptureFixture[str], settings: Settings, output: str) -
 
 
 def test_json_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    told: dict[str, Any] = json.loads(shown(capsys, replace(MIXED, simulate="p4d.24xlarge:all-balanced"), "json"))
+    told: dict[str, Any] = json.loads(
+        shown(capsys, replace(MIXED, simulate="p4d.24xlarge:all-balanced"), "json")
+    )
     assert told["strategy"] == "mixed"
     assert told["resources"] == {
         "nvidia.com/mig-1g.5gb": {"devices": 16, "healthy": 16},
@@ -180,11 +207,22 @@ def test_json_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert device["health"] == "healthy"
     assert device["placement"]["size"] == 4
     assert len(device["nodes"]) == 3
-    assert {"uuid", "gi", "ci", "memoryMiB", "numa", "missingNodes", "reasons", "multiprocessors"} <= device.keys()
+    assert {
+        "uuid",
+        "gi",
+        "ci",
+        "memoryMiB",
+        "numa",
+        "missingNodes",
+        "reasons",
+        "multiprocessors",
+    } <= device.keys()
 
 
 def test_json_of_an_odd_node_can_be_written() -> None:
-    inventory = node(replace(gpu(0, BLANK, warnings=("MIG device 0:0 is odd",)), mig=None, minor=None))
+    inventory = node(
+        replace(gpu(0, BLANK, warnings=("MIG device 0:0 is odd",)), mig=None, minor=None)
+    )
     told = document(snapshot(replace(inventory, warnings=("GPU 7 has no UUID",))), "scan")
     assert told["gpus"][0]["mig"] is None
     assert told["gpus"][0]["migDevices"][0]["profile"] is None
@@ -194,9 +232,17 @@ def test_json_of_an_odd_node_can_be_written() -> None:
     assert unreadable == ["GPU 7 has no UUID", "MIG device 0:0 is odd"]
 
 
-def test_the_table_is_plain_text_with_a_line_for_each_device(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_plain_text_with_a_line_for_each_device(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     out = shown(capsys, replace(MIXED, simulate="p4d.24xlarge:all-1g.5gb"), "table")
-    assert sum(" 1g.5gb " in line and f" {ONE} " in line and "healthy" in line for line in out.splitlines()) == 56
+    assert (
+        sum(
+            " 1g.5gb " in line and f" {ONE} " in line and "healthy" in line
+            for line in out.splitlines()
+        )
+        == 56
+    )
     assert out.count("MIG on") == 8
     assert f"{ONE}: 56" in out
     assert "\x1b" not in out

@@ -16,7 +16,10 @@ from plugin.kubelet.directory import SocketDirectory
 
 @pytest.mark.asyncio
 async def test_a_directory_deleted_under_a_bound_socket_is_watched_again() -> None:
-    with tempfile.TemporaryDirectory(prefix="mdp-") as folder, socket.socket(socket.AF_UNIX) as bound:
+    with (
+        tempfile.TemporaryDirectory(prefix="mdp-") as folder,
+        socket.socket(socket.AF_UNIX) as bound,
+    ):
         path = Path(folder) / "plugins"
         path.mkdir()
         watched = SocketDirectory(path)

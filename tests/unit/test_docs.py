@@ -21,9 +21,15 @@ from plugin.status import document
 from scripts import options_table
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "charts/mig-device-plugin/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "charts/mig-device-plugin/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
-every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+every_document = pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
 
 
 def slugs(path: Path) -> set[str]:
@@ -58,7 +64,9 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @every_document
 def test_make_targets_exist(path: Path) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     named = re.findall(r"(?:^|`)make ([a-z-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(named) <= targets
 
@@ -84,7 +92,9 @@ def test_commands_and_their_flags_exist(path: Path) -> None:
     }
     for line in re.findall(r"(?:^|`|\$ |-- )mig-device-plugin ([a-z][^`\n]*)", text, re.MULTILINE):
         command, *arguments = line.split()
-        assert re.search(rf"^    {re.escape(command)}\b", help_text, re.MULTILINE), f"there is no command {command}"
+        assert re.search(rf"^    {re.escape(command)}\b", help_text, re.MULTILINE), (
+            f"there is no command {command}"
+        )
         given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
         assert given <= flags
 
@@ -102,7 +112,9 @@ def test_tests_that_are_named_exist() -> None:
 def test_the_readme_shows_what_the_demo_prints() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"^```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    done = subprocess.run([sys.executable, "-m", "plugin", "demo"], capture_output=True, encoding="utf-8", check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "plugin", "demo"], capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert shown in done.stdout
 
@@ -112,7 +124,9 @@ def test_every_field_of_the_json_form_is_documented() -> None:
     inventory = SimDriver(parse_node("1xa100-40gb:all-balanced")).scan()
     text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`([\w.*]+)`", text))
-    for field in _fields(document(Snapshot(1, settings, inventory, advertise(inventory, settings)), "scan")):
+    for field in _fields(
+        document(Snapshot(1, settings, inventory, advertise(inventory, settings)), "scan")
+    ):
         assert field in documented
 
 
@@ -121,7 +135,10 @@ def test_the_example_of_devices_is_what_it_prints() -> None:
     found = re.search(r"^\$ mig-device-plugin (devices .*)\n((?:[^`].*\n)+)```", text, re.MULTILINE)
     assert found is not None
     done = subprocess.run(
-        [sys.executable, "-m", "plugin", *found[1].split()], capture_output=True, encoding="utf-8", check=True
+        [sys.executable, "-m", "plugin", *found[1].split()],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     assert [line.rstrip() for line in done.stdout.splitlines()] == found[2].splitlines()
 
@@ -137,18 +154,30 @@ def test_the_example_geometries_advertise_what_is_said() -> None:
     rows = re.findall(r"^\| `([^`]+:[^`]+)` \| ((?:\d+ × `[^`]+`(?:, )?)+) \|$", text, re.MULTILINE)
     assert rows
     for node, said in rows:
-        wanted = {f"nvidia.com/{name}": int(count) for count, name in re.findall(r"(\d+) × `([^`]+)`", said)}
-        listed = advertise(SimDriver(parse_node(node)).scan(), Settings(mig_strategy=MigStrategy.MIXED)).resources
+        wanted = {
+            f"nvidia.com/{name}": int(count)
+            for count, name in re.findall(r"(\d+) × `([^`]+)`", said)
+        }
+        listed = advertise(
+            SimDriver(parse_node(node)).scan(), Settings(mig_strategy=MigStrategy.MIXED)
+        ).resources
         assert {name: len(ids) for name, ids in listed.items()} == wanted
 
 
 def _help() -> str:
-    done = subprocess.run([sys.executable, "-m", "plugin", "--help"], capture_output=True, encoding="utf-8", check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "plugin", "--help"],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
     return done.stdout
 
 
 def _fields(value: dict[str, Any], prefix: str = "") -> set[str]:
-    """Names of the fields as the document writes them: GPUs' and MIG devices' have tables of their own."""
+    """Names of the fields as the document writes them: GPUs' and MIG devices' have tables of their
+    own.
+    """
     found: set[str] = set()
     for name, item in value.items():
         if prefix == "resources.":

@@ -33,20 +33,38 @@ def test_a_healthy_node_passes() -> None:
     assert named(found, "driver").detail == "version 550.90, NVML 12.550"
     assert named(found, "GPUs").detail == "2 × NVIDIA A100-SXM4-40GB"
     assert named(found, "MIG").detail == "on for 1 of 2 GPUs, 2 MIG devices"
-    assert "1 × nvidia.com/mig-1g.5gb, 1 × nvidia.com/mig-2g.10gb" in named(found, "resources").detail
+    assert (
+        "1 × nvidia.com/mig-1g.5gb, 1 × nvidia.com/mig-2g.10gb" in named(found, "resources").detail
+    )
 
 
 @pytest.mark.parametrize(
     ("inventory", "name", "verdict", "words"),
     [
         pytest.param(node(), "GPUs", FAIL, "none found", id="no GPUs"),
-        pytest.param(node(), "resources", FAIL, "nothing would be advertised", id="nothing to advertise"),
-        pytest.param(node(gpu(0, error="GPU 0: lost")), "GPU", FAIL, "GPU 0: lost", id="a broken GPU"),
         pytest.param(
-            node(gpu(0, warnings=("MIG device 0:1 cannot be read",))), "hardware", FAIL, "0:1", id="a broken device"
+            node(), "resources", FAIL, "nothing would be advertised", id="nothing to advertise"
         ),
-        pytest.param(Inventory(warnings=("GPU 3 has no UUID",)), "hardware", FAIL, "GPU 3", id="a GPU nobody knows"),
-        pytest.param(node(replace(gpu(0), mig=None)), "MIG", PASS, "no MIG", id="cards without MIG"),
+        pytest.param(
+            node(gpu(0, error="GPU 0: lost")), "GPU", FAIL, "GPU 0: lost", id="a broken GPU"
+        ),
+        pytest.param(
+            node(gpu(0, warnings=("MIG device 0:1 cannot be read",))),
+            "hardware",
+            FAIL,
+            "0:1",
+            id="a broken device",
+        ),
+        pytest.param(
+            Inventory(warnings=("GPU 3 has no UUID",)),
+            "hardware",
+            FAIL,
+            "GPU 3",
+            id="a GPU nobody knows",
+        ),
+        pytest.param(
+            node(replace(gpu(0), mig=None)), "MIG", PASS, "no MIG", id="cards without MIG"
+        ),
         pytest.param(
             node(gpu(0), replace(gpu(1), mig=MigMode(current=False, pending=True))),
             "MIG",
@@ -54,7 +72,13 @@ def test_a_healthy_node_passes() -> None:
             "pending on GPU 1",
             id="MIG mode pending",
         ),
-        pytest.param(node(gpu(0), gpu(1, mig=True)), "strategy", WARN, "no MIG devices", id="an empty MIG GPU"),
+        pytest.param(
+            node(gpu(0), gpu(1, mig=True)),
+            "strategy",
+            WARN,
+            "no MIG devices",
+            id="an empty MIG GPU",
+        ),
         pytest.param(
             node(gpu(0, mig_device(0, 0, missing=(CAP,)))),
             "capability nodes",
@@ -63,7 +87,11 @@ def test_a_healthy_node_passes() -> None:
             id="a missing capability node",
         ),
         pytest.param(
-            node(gpu(0, missing=("/dev/nvidia0",))), "device nodes", FAIL, "/dev/nvidia0", id="a missing device node"
+            node(gpu(0, missing=("/dev/nvidia0",))),
+            "device nodes",
+            FAIL,
+            "/dev/nvidia0",
+            id="a missing device node",
         ),
         pytest.param(
             node(*(gpu(n, missing=(f"/dev/nvidia{n}",)) for n in range(6))),
@@ -81,7 +109,9 @@ def test_a_healthy_node_passes() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named_with_a_fix(inventory: Inventory, name: str, verdict: Verdict, words: str) -> None:
+def test_what_is_wrong_is_named_with_a_fix(
+    inventory: Inventory, name: str, verdict: Verdict, words: str
+) -> None:
     check = named(node_checks(inventory, MIXED), name)
     assert check.verdict is verdict
     assert words in check.detail
@@ -95,7 +125,7 @@ def test_missing_nodes_are_no_failure_where_the_runtime_makes_them() -> None:
     assert named(host_checks(settings), "container runtime").verdict is WARN
 
 
-# ------------------------------------------------------------------------------------------------- the host
+# ---- the host
 
 
 @pytest.fixture
@@ -121,31 +151,49 @@ def test_kubelet_is_there(kubelet: Path) -> None:
         ("", WARN, WARN, "no registration"),
     ],
 )
-def test_kubelet_is_not_there(tmp_path: Path, path: str, verdict: Verdict, simulated: Verdict, words: str) -> None:
+def test_kubelet_is_not_there(
+    tmp_path: Path, path: str, verdict: Verdict, simulated: Verdict, words: str
+) -> None:
     (tmp_path / "file").touch()
     settings = replace(MIXED, kubelet_socket=str(tmp_path / path) if path else "")
     check = named(host_checks(settings), "kubelet")
     assert check.verdict is verdict
     assert words in check.detail
     assert check.fix
-    assert named(host_checks(replace(settings, simulate="p4d.24xlarge")), "kubelet").verdict is simulated
+    assert (
+        named(host_checks(replace(settings, simulate="p4d.24xlarge")), "kubelet").verdict
+        is simulated
+    )
 
 
-@pytest.mark.parametrize(("limit", "warned"), [("8\n", True), ("127\n", True), ("128\n", False), ("odd", False)])
-def test_a_low_limit_of_inotify_is_worth_a_warning(tmp_path: Path, limit: str, warned: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("limit", "warned"), [("8\n", True), ("127\n", True), ("128\n", False), ("odd", False)]
+)
+def test_a_low_limit_of_inotify_is_worth_a_warning(
+    tmp_path: Path,
+    limit: str,
+    warned: bool,  # noqa: FBT001
+) -> None:
     file = tmp_path / "sys/fs/inotify/max_user_instances"
     file.parent.mkdir(parents=True)
     file.write_text(limit)
-    found = [check for check in host_checks(replace(MIXED, proc_root=str(tmp_path))) if check.name == "inotify"]
+    found = [
+        check
+        for check in host_checks(replace(MIXED, proc_root=str(tmp_path)))
+        if check.name == "inotify"
+    ]
     assert [check.verdict for check in found] == ([WARN] if warned else [])
 
 
-# ---------------------------------------------------------------------------------------------- the command
+# ---- the command
 
 
 def simulated(kubelet_socket: Path | str, tmp_path: Path) -> Settings:
     return replace(
-        MIXED, simulate="p4d.24xlarge:all-1g.5gb", kubelet_socket=str(kubelet_socket), proc_root=str(tmp_path)
+        MIXED,
+        simulate="p4d.24xlarge:all-1g.5gb",
+        kubelet_socket=str(kubelet_socket),
+        proc_root=str(tmp_path),
     )
 
 
@@ -158,7 +206,9 @@ def test_a_simulated_node_is_checked_as_a_real_one(kubelet: Path, tmp_path: Path
 
 def test_warnings_of_the_configuration_come_first(kubelet: Path, tmp_path: Path) -> None:
     loaded = Loaded(simulated(kubelet, tmp_path), ("--mps-root has no effect",))
-    assert next(checks(loaded)) == Check("configuration", WARN, "--mps-root has no effect", "remove the setting")
+    assert next(checks(loaded)) == Check(
+        "configuration", WARN, "--mps-root has no effect", "remove the setting"
+    )
 
 
 def test_the_worst_verdict_is_the_exit_status(
@@ -176,7 +226,9 @@ def test_the_worst_verdict_is_the_exit_status(
     assert "\x1b" not in out
 
 
-def test_brackets_are_printed_as_they_are(kubelet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_brackets_are_printed_as_they_are(
+    kubelet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     examine(Loaded(simulated(kubelet, tmp_path), ("odd [setting]",)))
     assert "odd [setting]" in capsys.readouterr().out
 

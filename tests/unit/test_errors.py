@@ -32,7 +32,10 @@ from plugin.errors import (
     ("parent", "children"),
     [
         (Exception, {PluginError}),
-        (PluginError, {ConfigError, SimulationError, DriverError, RequestError, ControlError, KubeletError}),
+        (
+            PluginError,
+            {ConfigError, SimulationError, DriverError, RequestError, ControlError, KubeletError},
+        ),
         (DriverError, {DriverUnavailable, DriverReplaced, DriverCallFailed}),
         (DriverUnavailable, {DriverMismatch, DriverStale}),
         (ControlError, {NotRunning, TargetError}),
@@ -40,7 +43,9 @@ from plugin.errors import (
     ],
 )
 def test_tree(parent: type[Exception], children: set[type[Exception]]) -> None:
-    found = {kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__base__ is parent}
+    found = {
+        kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__base__ is parent
+    }
     assert found == children
 
 

@@ -74,26 +74,43 @@ def test_nodes_of_a_mig_device_by_its_own_files(host: Host) -> None:
 
 
 def test_nodes_of_a_mig_device_by_the_table_of_minors(host: Host) -> None:
-    host.write("/proc/driver/nvidia-caps/mig-minors", "config 1\ngpu2/gi1/access 282\ngpu2/gi1/ci0/access 283\n")
+    host.write(
+        "/proc/driver/nvidia-caps/mig-minors",
+        "config 1\ngpu2/gi1/access 282\ngpu2/gi1/ci0/access 283\n",
+    )
     nodes, missing = host.files.mig(2, 1, 0)
-    assert nodes == ("/dev/nvidia2", "/dev/nvidia-caps/nvidia-cap282", "/dev/nvidia-caps/nvidia-cap283")
+    assert nodes == (
+        "/dev/nvidia2",
+        "/dev/nvidia-caps/nvidia-cap282",
+        "/dev/nvidia-caps/nvidia-cap283",
+    )
     assert missing == nodes
 
 
 def test_a_table_of_minors_that_comes_with_the_driver_is_found(host: Host) -> None:
     assert host.files.mig(0, 1, 0)[0] == ("/dev/nvidia0",)
-    host.write("/proc/driver/nvidia-caps/mig-minors", "gpu0/gi1/access 12\ngpu0/gi1/ci0/access 13\n")
-    assert host.files.mig(0, 1, 0)[0][1:] == ("/dev/nvidia-caps/nvidia-cap12", "/dev/nvidia-caps/nvidia-cap13")
+    host.write(
+        "/proc/driver/nvidia-caps/mig-minors", "gpu0/gi1/access 12\ngpu0/gi1/ci0/access 13\n"
+    )
+    assert host.files.mig(0, 1, 0)[0][1:] == (
+        "/dev/nvidia-caps/nvidia-cap12",
+        "/dev/nvidia-caps/nvidia-cap13",
+    )
 
 
-@pytest.mark.parametrize("content", ["", "DeviceFileMode: 292\n", "DeviceFileMinor: x\n", "\x00\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "DeviceFileMode: 292\n", "DeviceFileMinor: x\n", "\x00\xff"]
+)
 def test_a_capability_without_a_number_is_missing_by_its_name(host: Host, content: str) -> None:
     host.write("/proc/driver/nvidia/capabilities/gpu0/mig/gi1/access", content)
     host.write_capability("gpu0/mig/gi1/ci0", 13)
     host.write("/dev/nvidia0")
     nodes, missing = host.files.mig(0, 1, 0)
     assert nodes == ("/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap13")
-    assert missing == ("/proc/driver/nvidia/capabilities/gpu0/mig/gi1/access", "/dev/nvidia-caps/nvidia-cap13")
+    assert missing == (
+        "/proc/driver/nvidia/capabilities/gpu0/mig/gi1/access",
+        "/dev/nvidia-caps/nvidia-cap13",
+    )
 
 
 def test_without_a_minor_nothing_is_known(host: Host) -> None:
@@ -101,7 +118,8 @@ def test_without_a_minor_nothing_is_known(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "node"), [("0\n", 0), ("3\n", 3), ("-1\n", None), ("", None), ("many\n", None), (None, None)]
+    ("text", "node"),
+    [("0\n", 0), ("3\n", 3), ("-1\n", None), ("", None), ("many\n", None), (None, None)],
 )
 def test_numa(host: Host, text: str | None, node: int | None) -> None:
     if text is not None:
@@ -144,7 +162,9 @@ _word = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1)
 
 @given(st.dictionaries(_word, st.integers(0, 1 << 20)))
 def test_a_table_of_minors_survives_being_written(minors: dict[str, int]) -> None:
-    assert parse_mig_minors("".join(f"{name} {minor}\n" for name, minor in minors.items())) == minors
+    assert (
+        parse_mig_minors("".join(f"{name} {minor}\n" for name, minor in minors.items())) == minors
+    )
 
 
 @given(st.text())

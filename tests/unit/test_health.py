@@ -18,7 +18,9 @@ NODE = node(GPU, mig_gpu(1, *["1g.5gb"] * 7))
 DEFAULT = Settings()
 
 
-def _event(kind: EventKind, *, gi: int | None = None, ci: int | None = None, data: int = 0) -> DriverEvent:
+def _event(
+    kind: EventKind, *, gi: int | None = None, ci: int | None = None, data: int = 0
+) -> DriverEvent:
     return DriverEvent(kind, GPU.uuid, gi, ci, data)
 
 
@@ -60,7 +62,9 @@ def test_the_catalogue_decides(xid: int, wanted: Severity) -> None:
         (HealthChecks(numbers=frozenset({31})), HealthChecks(xids=True), 31, Severity.FATAL),
     ],
 )
-def test_the_operator_overrides_it(disabled: HealthChecks, enabled: HealthChecks, xid: int, wanted: Severity) -> None:
+def test_the_operator_overrides_it(
+    disabled: HealthChecks, enabled: HealthChecks, xid: int, wanted: Severity
+) -> None:
     settings = Settings(disable_healthchecks=disabled, enable_healthchecks=enabled)
     assert severity(xid, settings) is wanted
 

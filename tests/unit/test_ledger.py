@@ -44,7 +44,9 @@ WELL = Probe(GPU.uuid, recovery_action=0)
 
 
 def _down(ledger: Ledger, inventory: Inventory = NODE) -> set[str]:
-    return set(verdicts(ledger, inventory)) & {d.uuid for gpu in inventory.gpus for d in gpu.mig_devices}
+    return set(verdicts(ledger, inventory)) & {
+        d.uuid for gpu in inventory.gpus for d in gpu.mig_devices
+    }
 
 
 def _recover(ledger: Ledger, how: Condition, now: float, inventory: Inventory = NODE) -> Ledger:
@@ -112,7 +114,10 @@ def test_a_gpu_that_is_not_enumerated_keeps_its_state() -> None:
 
 
 def test_an_unreadable_device_keeps_its_state() -> None:
-    broken = replace(GPU, mig_devices=tuple(replace(d, error="no") if d is DEVICE else d for d in GPU.mig_devices))
+    broken = replace(
+        GPU,
+        mig_devices=tuple(replace(d, error="no") if d is DEVICE else d for d in GPU.mig_devices),
+    )
     ledger = _recover(_fault(), Condition(WELL, 0.0), 10_000, node(broken, NODE.gpus[1]))
     assert _down(ledger) == {DEVICE.uuid}
 
@@ -183,7 +188,10 @@ def test_flapping_doubles_the_quiet_period_up_to_a_cap() -> None:
     # An hour of health forgives.
     calm = _recover(ledger, Condition(WELL, 0.0), now + 3600)
     again = _fault(now=now + 3700, ledger=calm)
-    assert recover(again, NODE, {GPU.uuid: Condition(WELL, 0.0)}, now + 3700, QUIET).look_again == now + 3760
+    assert (
+        recover(again, NODE, {GPU.uuid: Condition(WELL, 0.0)}, now + 3700, QUIET).look_again
+        == now + 3760
+    )
 
 
 def test_a_device_that_has_flapped_for_months_still_waits_an_hour() -> None:
@@ -228,7 +236,12 @@ def test_an_operator_clears_faults_and_flapping_but_no_cordon() -> None:
     assert verdicts(cleared, NODE) == {DEVICE.uuid: ("cordoned",), GPU.uuid: ("cordoned",)}
 
 
-@given(st.lists(st.tuples(st.sampled_from([FATAL, WIDE, HARMLESS]), st.floats(0, 1e6), st.booleans()), max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([FATAL, WIDE, HARMLESS]), st.floats(0, 1e6), st.booleans()),
+        max_size=20,
+    )
+)
 def test_documents_give_back_every_verdict(history: list[tuple[Fault, float, bool]]) -> None:
     ledger: Ledger = EMPTY
     for fault, now, cordoned in history:

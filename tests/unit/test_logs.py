@@ -15,7 +15,9 @@ from plugin.logs import ConsoleFormatter, JsonFormatter, configure
 
 
 def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
-    made = logging.makeLogRecord({"name": "plugin.node", "msg": message, "args": args, "levelname": "WARNING"})
+    made = logging.makeLogRecord(
+        {"name": "plugin.node", "msg": message, "args": args, "levelname": "WARNING"}
+    )
     made.created = 1_700_000_000.25
     for key, value in extra.items():
         setattr(made, key, value)
@@ -98,7 +100,9 @@ def root_logger() -> Iterator[logging.Logger]:
     chatter.setLevel(before[2])
 
 
-@pytest.mark.parametrize(("form", "shown"), [("json", '"message":"seen"'), ("console", "info    seen")])
+@pytest.mark.parametrize(
+    ("form", "shown"), [("json", '"message":"seen"'), ("console", "info    seen")]
+)
 def test_lines_go_to_standard_error(
     root_logger: logging.Logger, capsys: pytest.CaptureFixture[str], form: str, shown: str
 ) -> None:
@@ -113,7 +117,9 @@ def test_lines_go_to_standard_error(
 
 
 @pytest.mark.parametrize(("level", "chatter"), [("debug", logging.INFO), ("error", logging.ERROR)])
-def test_a_library_is_not_repeated_at_debug_level(root_logger: logging.Logger, level: str, chatter: int) -> None:
+def test_a_library_is_not_repeated_at_debug_level(
+    root_logger: logging.Logger, level: str, chatter: int
+) -> None:
     configure(level, "json")
     assert root_logger.level == getattr(logging, level.upper())
     assert logging.getLogger("asyncio").level == chatter

@@ -43,11 +43,15 @@ SERVE = Holder("web", "serve-7", "main")
 
 library_openmetrics: Callable[[CollectorRegistry], bytes] = generate_openmetrics
 
-promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not on PATH")
+promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not on PATH"
+)
 
 
 def body(view: View, *, openmetrics: bool = False, dcgm_names: bool = True) -> str:
-    return render(view, openmetrics=openmetrics, dcgm_names=dcgm_names, hostname="node-1")[0].decode()
+    return render(view, openmetrics=openmetrics, dcgm_names=dcgm_names, hostname="node-1")[
+        0
+    ].decode()
 
 
 def parsed(view: View, **options: bool) -> list[Metric]:
@@ -134,7 +138,15 @@ def full(**changes: Any) -> View:
     devices = [device.uuid for device in NODE.devices()]
     given: dict[str, Any] = {
         "ledger": {
-            "MIG-0-7-0": Entry("GPU-0", 7, 0, (reason("xid-31"),), xids={31: 3, 43: 1}, last_fault=950.0, recoveries=2),
+            "MIG-0-7-0": Entry(
+                "GPU-0",
+                7,
+                0,
+                (reason("xid-31"),),
+                xids={31: 3, 43: 1},
+                last_fault=950.0,
+                recoveries=2,
+            ),
             "GPU-1": Entry("GPU-1", reasons=(reason(CORDONED, clears=Clears.OPERATOR),)),
         },
         "conditions": {
@@ -142,7 +154,11 @@ def full(**changes: Any) -> View:
             "GPU-1": Condition(Probe("GPU-1")),
         },
         "unwatched": {"GPU-1": "not supported"},
-        "resources": (ResourceStatus(ONE_G, registered=True, registrations=2, stream_since=20.0, lists_sent=5),),
+        "resources": (
+            ResourceStatus(
+                ONE_G, registered=True, registrations=2, stream_since=20.0, lists_sent=5
+            ),
+        ),
         "calls": {(ONE_G, "Allocate"): STATS},
         "holders": {"MIG-0-7-0": (TRAIN,)},
         "samples": Samples(
@@ -158,7 +174,7 @@ def full(**changes: Any) -> View:
     return view(NODE, **(given | changes))
 
 
-# -------------------------------------------------------------------------------------------- what is said
+# ---- what is said
 
 SLICE = {
     "gpu": "0",
@@ -286,7 +302,11 @@ def test_nothing_is_made_up_on_a_node_of_which_nothing_is_known() -> None:
     assert {s.name.removeprefix(PREFIX).partition("_")[0] for s in samples(unknown)}.isdisjoint(
         {"device", "gpu", "sample", "call", "registered"}
     )
-    (card,) = [s for s in samples(view(node(mig_gpu(0, "1g.5gb")))) if s.name.startswith(PREFIX + "gpu_info")]
+    (card,) = [
+        s
+        for s in samples(view(node(mig_gpu(0, "1g.5gb"))))
+        if s.name.startswith(PREFIX + "gpu_info")
+    ]
     assert card.labels["product"] == "NVIDIA A100-SXM4-40GB"
     assert values(view(node(mig_gpu(0, "1g.5gb"))), PREFIX + "device_memory_used_bytes") == []
     assert values(view(node(mig_gpu(0, "1g.5gb"))), PREFIX + "gpu_power_watts") == []
@@ -302,7 +322,7 @@ def test_a_clock_that_steps_back_makes_no_negative_age() -> None:
     assert values(full(now=900.0), PREFIX + "sample_age_seconds") == [0]
 
 
-# ------------------------------------------------------------------------------------------------- devices
+# ---- devices
 
 
 def test_a_device_that_is_in_no_list_has_no_resource_and_says_why() -> None:
@@ -313,8 +333,12 @@ def test_a_device_that_is_in_no_list_has_no_resource_and_says_why() -> None:
 
 
 def test_a_gpu_that_only_carries_mig_devices_is_no_device_but_has_a_history() -> None:
-    cordoned: Ledger = {"GPU-0": Entry("GPU-0", reasons=(reason(CORDONED),), xids={79: 1}, last_fault=950.0)}
-    divided = view(node(mig_gpu(0, "1g.5gb", "1g.5gb")), ledger=cordoned, holders={"GPU-0": (TRAIN,)})
+    cordoned: Ledger = {
+        "GPU-0": Entry("GPU-0", reasons=(reason(CORDONED),), xids={79: 1}, last_fault=950.0)
+    }
+    divided = view(
+        node(mig_gpu(0, "1g.5gb", "1g.5gb")), ledger=cordoned, holders={"GPU-0": (TRAIN,)}
+    )
     assert values(divided, PREFIX + "device_healthy", uuid="GPU-0") == []
     assert values(divided, PREFIX + "device_healthy", parent_uuid="GPU-0") == [0, 0]
     assert values(divided, PREFIX + "device_allocated") == []
@@ -324,23 +348,40 @@ def test_a_gpu_that_only_carries_mig_devices_is_no_device_but_has_a_history() ->
 
 def test_a_sample_from_before_a_gpu_was_divided_is_not_shown() -> None:
     stale = Samples(990.0, devices={"GPU-0": FULL_DEVICE})
-    assert values(view(node(mig_gpu(0, "1g.5gb")), samples=stale), PREFIX + "device_memory_used_bytes") == []
-    assert values(view(node(gpu(0)), samples=stale), PREFIX + "device_memory_used_bytes") == [1 << 30]
+    assert (
+        values(view(node(mig_gpu(0, "1g.5gb")), samples=stale), PREFIX + "device_memory_used_bytes")
+        == []
+    )
+    assert values(view(node(gpu(0)), samples=stale), PREFIX + "device_memory_used_bytes") == [
+        1 << 30
+    ]
 
 
 def test_a_gpu_offered_whole_under_none_is_a_device_although_it_carries_instances() -> None:
     settings = Settings(mig_strategy=MigStrategy.NONE)
     whole = view(node(mig_gpu(0, "1g.5gb")), settings=settings, holders={"GPU-0": (TRAIN,)})
-    assert values(whole, PREFIX + "device_healthy", uuid="GPU-0", resource="nvidia.com/gpu", pod="train-0") == [1]
+    assert values(
+        whole, PREFIX + "device_healthy", uuid="GPU-0", resource="nvidia.com/gpu", pod="train-0"
+    ) == [1]
     assert values(whole, PREFIX + "device_healthy", uuid="MIG-0-7-0", resource="") == [0]
 
 
 def test_each_reason_is_one_series_whatever_its_words() -> None:
     lost = gpu(0, missing=("/dev/nvidia0", "/dev/nvidiactl"))
     settings = Settings(mig_strategy=MigStrategy.MIXED, pass_device_specs=True)
-    faults: Ledger = {"GPU-0": Entry("GPU-0", reasons=(reason("xid-79"), reason("recovery-action")))}
-    found = [s for s in samples(view(node(lost), settings=settings, ledger=faults)) if s.name.endswith("_reason")]
-    assert Counter(s.labels["reason"] for s in found) == {"xid-79": 1, "recovery-action": 1, "missing-node": 1}
+    faults: Ledger = {
+        "GPU-0": Entry("GPU-0", reasons=(reason("xid-79"), reason("recovery-action")))
+    }
+    found = [
+        s
+        for s in samples(view(node(lost), settings=settings, ledger=faults))
+        if s.name.endswith("_reason")
+    ]
+    assert Counter(s.labels["reason"] for s in found) == {
+        "xid-79": 1,
+        "recovery-action": 1,
+        "missing-node": 1,
+    }
 
 
 def test_two_compute_instances_of_one_gpu_instance_are_told_apart() -> None:
@@ -348,11 +389,15 @@ def test_two_compute_instances_of_one_gpu_instance_are_told_apart() -> None:
     both = view(
         node(gpu(0, *pair)),
         holders={pair[0].uuid: (TRAIN,), pair[1].uuid: (SERVE,)},
-        samples=Samples(990.0, devices=dict.fromkeys((device.uuid for device in pair), FULL_DEVICE)),
+        samples=Samples(
+            990.0, devices=dict.fromkeys((device.uuid for device in pair), FULL_DEVICE)
+        ),
     )
     for ci, pod in (("0", "train-0"), ("1", "serve-7")):
         assert values(both, PREFIX + "device_sm_active_ratio", gi="7", ci=ci, pod=pod) == [0.5]
-        assert values(both, "DCGM_FI_PROF_SM_ACTIVE", GPU_I_ID="7", GPU_I_CI_ID=ci, pod=pod) == [0.5]
+        assert values(both, "DCGM_FI_PROF_SM_ACTIVE", GPU_I_ID="7", GPU_I_CI_ID=ci, pod=pod) == [
+            0.5
+        ]
     assert values(both, PREFIX + "gpu_memory_slices_free", gpu="0") == [4]
 
 
@@ -371,13 +416,20 @@ def test_row_remapping_that_only_a_probe_has_seen() -> None:
     assert values(probed, "DCGM_FI_DEV_ROW_REMAP_FAILURE") == [1]
 
 
-# ---------------------------------------------------------------------------------------------------- pods
+# ---- pods
 
 
 def test_a_device_shared_by_several_pods_names_none_of_them() -> None:
-    holders = {"MIG-0-7-0::0": (TRAIN,), "MIG-0-7-0::1": (SERVE,), "MIG-0-8-0::0": (SERVE,), "MIG-0-8-0::1": (SERVE,)}
+    holders = {
+        "MIG-0-7-0::0": (TRAIN,),
+        "MIG-0-7-0::1": (SERVE,),
+        "MIG-0-8-0::0": (SERVE,),
+        "MIG-0-8-0::1": (SERVE,),
+    }
     replicated = full(settings=shared(2), ledger={}, holders=holders)
-    of_two = [s for s in samples(replicated) if s.labels.get("uuid") == "MIG-0-7-0" and "pod" in s.labels]
+    of_two = [
+        s for s in samples(replicated) if s.labels.get("uuid") == "MIG-0-7-0" and "pod" in s.labels
+    ]
     assert {s.labels["pod"] for s in of_two if s.name != PREFIX + "device_allocated"} == {""}
     allocated = [s.labels["pod"] for s in of_two if s.name == PREFIX + "device_allocated"]
     assert sorted(allocated) == ["serve-7", "train-0"]
@@ -404,25 +456,32 @@ def test_no_label_outlives_its_device() -> None:
     settings = before.snapshot.settings
     left = node(gpu(2))
     after = replace(
-        before, snapshot=replace(before.snapshot, inventory=left, advertisement=advertise(left, settings)), resources=()
+        before,
+        snapshot=replace(before.snapshot, inventory=left, advertisement=advertise(left, settings)),
+        resources=(),
     )
     gone = text_of_labels(replace(after, calls={}))
     assert not {"MIG-0-7-0", "GPU-1", "train-0", "serve-7", ONE_G} & set(gone.split())
 
 
-# ------------------------------------------------------------------------------------------------- formats
+# ---- formats
 
 
 def test_both_formats_say_the_same() -> None:
     text, openmetrics = (series(samples(full(), openmetrics=which)) for which in (False, True))
     assert text == openmetrics
-    assert [render(full(), openmetrics=which, dcgm_names=False, hostname="")[1] for which in (False, True)] == [
+    assert [
+        render(full(), openmetrics=which, dcgm_names=False, hostname="")[1]
+        for which in (False, True)
+    ] == [
         "text/plain; version=0.0.4; charset=utf-8",
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
     ]
 
 
-@pytest.mark.parametrize("name", ["plain", 'a "card"', "back\\slash", "two\nlines", "\\n", "ünïcode"], ids=repr)
+@pytest.mark.parametrize(
+    "name", ["plain", 'a "card"', "back\\slash", "two\nlines", "\\n", "ünïcode"], ids=repr
+)
 def test_text_is_what_the_library_writes(name: str) -> None:
     odd = full(holders={"MIG-0-7-0": (replace(TRAIN, pod=name),)})
     registry = CollectorRegistry()
@@ -456,7 +515,11 @@ def test_promtool_finds_nothing_to_complain_of() -> None:
 @promtool
 def test_promtool_reads_dcgm_names_and_dislikes_only_their_style() -> None:
     check = subprocess.run(
-        ["promtool", "check", "metrics"], input=body(full()), capture_output=True, text=True, check=False
+        ["promtool", "check", "metrics"],
+        input=body(full()),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert check.returncode == 3, check.stderr  # "style and consistency"
     assert [line for line in check.stderr.splitlines() if not line.startswith("DCGM_FI_")] == []
@@ -469,13 +532,22 @@ def optional(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 COUNTS = st.integers(0, 2**63)
 SHARES = st.floats(0, 1)
 LAYOUTS = st.sampled_from(
-    [(), ("7g.40gb",), ("1g.5gb",) * 7, ("3g.20gb", "3g.20gb"), ("4g.20gb", "2g.10gb", "1g.5gb"), None]
+    [
+        (),
+        ("7g.40gb",),
+        ("1g.5gb",) * 7,
+        ("3g.20gb", "3g.20gb"),
+        ("4g.20gb", "2g.10gb", "1g.5gb"),
+        None,
+    ]
 )
 
 
 @st.composite
 def views(draw: st.DrawFn) -> View:
-    """Any node: known or not, whole or divided, with two compute instances in one place, shared, held, at fault."""
+    """Any node: known or not, whole or divided, with two compute instances in one place, shared,
+    held, at fault.
+    """
     gpus = []
     for index, profiles in enumerate(draw(st.lists(LAYOUTS, max_size=3))):
         card = gpu(index) if profiles is None else mig_gpu(index, *profiles)
@@ -485,13 +557,20 @@ def views(draw: st.DrawFn) -> View:
             card = replace(card, mig_devices=(first, second, *card.mig_devices[1:]))
         changes = {"product": draw(st.text(max_size=4)), "error": draw(optional(st.just("lost")))}
         gpus.append(replace(card, **changes))
-    inventory = Inventory(tuple(gpus), draw(st.text(max_size=4)), cuda_version=draw(optional(st.just((12, 4)))))
+    inventory = Inventory(
+        tuple(gpus), draw(st.text(max_size=4)), cuda_version=draw(optional(st.just((12, 4))))
+    )
     uuids = [device.uuid for device in inventory.devices()]
     known = st.sampled_from([*uuids, "GPU-gone"])
     names = st.text(max_size=3)
-    reasons = st.lists(st.sampled_from(["xid-31", "xid-79", CORDONED]).map(reason), max_size=3, unique=True)
+    reasons = st.lists(
+        st.sampled_from(["xid-31", "xid-79", CORDONED]).map(reason), max_size=3, unique=True
+    )
     entries = st.builds(
-        Entry, st.just(""), reasons=reasons.map(tuple), xids=st.dictionaries(st.integers(0, 200), COUNTS)
+        Entry,
+        st.just(""),
+        reasons=reasons.map(tuple),
+        xids=st.dictionaries(st.integers(0, 200), COUNTS),
     )
     devices = st.builds(
         DeviceSample,
@@ -502,23 +581,39 @@ def views(draw: st.DrawFn) -> View:
         ecc_corrected=optional(COUNTS),
     )
     cards = st.builds(
-        CardSample, power=optional(SHARES), energy=optional(SHARES), remap_pending=optional(st.booleans())
+        CardSample,
+        power=optional(SHARES),
+        energy=optional(SHARES),
+        remap_pending=optional(st.booleans()),
     )
     samples = st.builds(
-        Samples, time=st.floats(0, 2000), devices=st.dictionaries(known, devices), cards=st.dictionaries(known, cards)
+        Samples,
+        time=st.floats(0, 2000),
+        devices=st.dictionaries(known, devices),
+        cards=st.dictionaries(known, cards),
     )
     ids = st.builds("{}{}".format, known, st.sampled_from(["", "::0", "::1", "::2"]))
     holders = st.lists(st.builds(Holder, names, names, names), max_size=3).map(tuple)
-    buckets = st.lists(COUNTS, min_size=len(DURATION_BOUNDS) + 1, max_size=len(DURATION_BOUNDS) + 1).map(tuple)
+    buckets = st.lists(
+        COUNTS, min_size=len(DURATION_BOUNDS) + 1, max_size=len(DURATION_BOUNDS) + 1
+    ).map(tuple)
     resources = st.sampled_from([ONE_G, "nvidia.com/gpu"])
     methods = st.sampled_from(["Allocate", "GetPreferredAllocation"])
-    settings = draw(st.sampled_from([shared(3), *(Settings(mig_strategy=strategy) for strategy in MigStrategy)]))
+    settings = draw(
+        st.sampled_from([shared(3), *(Settings(mig_strategy=strategy) for strategy in MigStrategy)])
+    )
     return view(
         inventory,
         settings=settings,
         ledger=draw(st.dictionaries(known, entries)),
-        resources=draw(st.lists(st.builds(ResourceStatus, resources, st.booleans()), max_size=3).map(tuple)),
-        calls=draw(st.dictionaries(st.tuples(resources, methods), st.builds(CallStats, buckets, st.floats(0, 9)))),
+        resources=draw(
+            st.lists(st.builds(ResourceStatus, resources, st.booleans()), max_size=3).map(tuple)
+        ),
+        calls=draw(
+            st.dictionaries(
+                st.tuples(resources, methods), st.builds(CallStats, buckets, st.floats(0, 9))
+            )
+        ),
         holders=draw(optional(st.dictionaries(ids, holders))),
         samples=draw(optional(samples)),
     )
@@ -529,23 +624,37 @@ def views(draw: st.DrawFn) -> View:
 def test_no_view_makes_a_series_twice_or_a_body_that_cannot_be_read(any_view: View) -> None:
     found = samples(any_view)
     assert [
-        name for name, count in Counter((s.name, *sorted(s.labels.items())) for s in found).items() if count > 1
+        name
+        for name, count in Counter((s.name, *sorted(s.labels.items())) for s in found).items()
+        if count > 1
     ] == []
     assert series(samples(any_view, openmetrics=True)) == series(found)
     assert not any(math.isnan(sample.value) for sample in found)
     present = {device.uuid for device in any_view.snapshot.inventory.devices()}
-    assert {s.labels[key] for s in found for key in ("uuid", "parent_uuid", "UUID") if key in s.labels} <= present
+    assert {
+        s.labels[key] for s in found for key in ("uuid", "parent_uuid", "UUID") if key in s.labels
+    } <= present
 
 
-# ---------------------------------------------------------------------------------------------------- dcgm
+# ---- dcgm
 
 DCGM_INSTANCE_NAMES = {
-    *("DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE", "DCGM_FI_DEV_FB_RESERVED", "DCGM_FI_PROF_GR_ENGINE_ACTIVE"),
+    *(
+        "DCGM_FI_DEV_FB_USED",
+        "DCGM_FI_DEV_FB_FREE",
+        "DCGM_FI_DEV_FB_RESERVED",
+        "DCGM_FI_PROF_GR_ENGINE_ACTIVE",
+    ),
     *("DCGM_FI_PROF_SM_ACTIVE", "DCGM_FI_PROF_SM_OCCUPANCY", "DCGM_FI_PROF_DRAM_ACTIVE"),
     "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
 }
 DCGM_CARD_NAMES = {
-    *("DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_SM_CLOCK"),
+    *(
+        "DCGM_FI_DEV_GPU_UTIL",
+        "DCGM_FI_DEV_GPU_TEMP",
+        "DCGM_FI_DEV_POWER_USAGE",
+        "DCGM_FI_DEV_SM_CLOCK",
+    ),
     *("DCGM_FI_DEV_MEM_CLOCK", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "DCGM_FI_DEV_XID_ERRORS"),
     *("DCGM_FI_DEV_ROW_REMAP_FAILURE", "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS"),
     "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
@@ -553,7 +662,9 @@ DCGM_CARD_NAMES = {
 
 
 def test_dcgm_names_only_when_wanted() -> None:
-    assert {s.name for s in samples(full()) if s.name.startswith("DCGM")} == DCGM_INSTANCE_NAMES | DCGM_CARD_NAMES
+    assert {
+        s.name for s in samples(full()) if s.name.startswith("DCGM")
+    } == DCGM_INSTANCE_NAMES | DCGM_CARD_NAMES
     assert "DCGM" not in body(full(), dcgm_names=False)
 
 
@@ -562,7 +673,9 @@ def test_dcgm_instances_and_cards_are_each_there_once() -> None:
     assert set(per_card.values()) == {2}
     per_instance = Counter(s.name for s in samples(full()) if s.name in DCGM_INSTANCE_NAMES)
     assert set(per_instance.values()) == {4}
-    assert values(full(), "DCGM_FI_DEV_FB_USED", GPU_I_ID="") == [1024]  # the GPU that is not divided
+    assert values(full(), "DCGM_FI_DEV_FB_USED", GPU_I_ID="") == [
+        1024
+    ]  # the GPU that is not divided
 
 
 @pytest.mark.parametrize(
@@ -632,12 +745,15 @@ def test_dcgm_latest_xid_is_that_of_the_latest_fault_on_the_card() -> None:
 
 
 def test_a_bus_id_is_written_as_nvml_writes_it() -> None:
-    odd = view(node(gpu(0, pci_bus_id="0001:0f:1c.0", minor=3)), samples=Samples(1.0, cards={"GPU-0": FULL_CARD}))
+    odd = view(
+        node(gpu(0, pci_bus_id="0001:0f:1c.0", minor=3)),
+        samples=Samples(1.0, cards={"GPU-0": FULL_CARD}),
+    )
     (power,) = [s for s in samples(odd) if s.name == "DCGM_FI_DEV_POWER_USAGE"]
     assert (power.labels["pci_bus_id"], power.labels["device"]) == ("00000001:0F:1C.0", "nvidia3")
 
 
-# ----------------------------------------------------------------------------------------------- documents
+# ---- documents
 
 LABEL_SETS = {"device": DEVICE, "identity": IDENTITY, "holder": HOLDER, "card": CARD}
 
@@ -661,47 +777,81 @@ def test_the_document_has_every_family_with_its_kind_and_labels() -> None:
             words = [word.strip() for word in labels.split(",") if word.strip() != "–"]
             written = [LABEL_SETS.get(word.strip("*"), (word.strip("`"),)) for word in words]
             documented[name] = (kind, [label for group in written for label in group])
-    assert documented == {family.name: (family.kind.value, list(family.labels)) for family in FAMILIES}
+    assert documented == {
+        family.name: (family.kind.value, list(family.labels)) for family in FAMILIES
+    }
 
 
 def test_the_document_has_every_dcgm_name() -> None:
-    assert {name for name in rows() if name.startswith("DCGM")} == {family.name for family in dcgm.FAMILIES}
+    assert {name for name in rows() if name.startswith("DCGM")} == {
+        family.name for family in dcgm.FAMILIES
+    }
 
 
 def test_the_documents_numbers_of_series_are_right() -> None:
     """``2 r + 1`` and the like, for the node in which everything is known."""
-    counts = {"d": 4, "a": 5, "g": 2, "r": 3, "k": 1, "m": 1, "h": 1, "w": 2, "x": 2, "f": 1, "s": 1, "n": 1, "u": 1}
+    counts = {
+        "d": 4,
+        "a": 5,
+        "g": 2,
+        "r": 3,
+        "k": 1,
+        "m": 1,
+        "h": 1,
+        "w": 2,
+        "x": 2,
+        "f": 1,
+        "s": 1,
+        "n": 1,
+        "u": 1,
+    }
     found = Counter(
-        re.sub(r"_(bucket|sum|count)$", "", s.name) if "duration" in s.name else s.name for s in samples(full())
+        re.sub(r"_(bucket|sum|count)$", "", s.name) if "duration" in s.name else s.name
+        for s in samples(full())
     )
     for name, cells in rows().items():
         expected = 0
         for term in cells[-2].split("+"):
             factor, _, variable = term.strip().rpartition(" ")
-            expected += int(factor or 1) * (counts[variable] if variable in counts else int(variable))
+            expected += int(factor or 1) * (
+                counts[variable] if variable in counts else int(variable)
+            )
         assert found[name] == expected, name
 
 
 def queries() -> list[str]:
     blocks = re.findall(r"```promql\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     return [
-        query for block in blocks for query in re.split(r"\n\s*\n", re.sub(r"^#.*\n", "", block, flags=re.MULTILINE))
+        query
+        for block in blocks
+        for query in re.split(r"\n\s*\n", re.sub(r"^#.*\n", "", block, flags=re.MULTILINE))
     ]
 
 
 def test_the_documents_queries_use_what_there_is() -> None:
     names = {family.name for family in (*FAMILIES, *dcgm.FAMILIES)}
-    used = {name for query in queries() for name in re.findall(r"\b(?:mig_device_plugin_|DCGM_FI_)\w+", query)}
+    used = {
+        name
+        for query in queries()
+        for name in re.findall(r"\b(?:mig_device_plugin_|DCGM_FI_)\w+", query)
+    }
     assert used
-    assert {re.sub(r"_duration_seconds_(bucket|sum|count)$", "_duration_seconds", name) for name in used} <= names
+    assert {
+        re.sub(r"_duration_seconds_(bucket|sum|count)$", "_duration_seconds", name) for name in used
+    } <= names
 
 
 @promtool
 def test_the_documents_queries_are_promql(tmp_path: Path) -> None:
-    rules = "".join(f"  - record: test:query{n}\n    expr: |\n" + indent(query) for n, query in enumerate(queries()))
+    rules = "".join(
+        f"  - record: test:query{n}\n    expr: |\n" + indent(query)
+        for n, query in enumerate(queries())
+    )
     file = tmp_path / "rules.yaml"
     file.write_text(f"groups:\n- name: queries\n  rules:\n{rules}", encoding="utf-8")
-    check = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    check = subprocess.run(
+        ["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False
+    )
     assert check.returncode == 0, check.stderr
 
 

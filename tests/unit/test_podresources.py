@@ -23,7 +23,10 @@ def pod(name: str, **containers: list[list[str]]) -> pb.PodResources:
         containers=[
             pb.ContainerResources(
                 name=container,
-                devices=[pb.ContainerDevices(resource_name="nvidia.com/x", device_ids=ids) for ids in entries],
+                devices=[
+                    pb.ContainerDevices(resource_name="nvidia.com/x", device_ids=ids)
+                    for ids in entries
+                ],
             )
             for container, entries in containers.items()
         ],
@@ -31,7 +34,11 @@ def pod(name: str, **containers: list[list[str]]) -> pb.PodResources:
 
 
 def test_every_device_of_every_container() -> None:
-    pods = [pod("b", main=[["MIG-1"], ["MIG-2", "MIG-3"]], side=[["MIG-4"]]), pod("a", main=[["MIG-1"]]), pod("idle")]
+    pods = [
+        pod("b", main=[["MIG-1"], ["MIG-2", "MIG-3"]], side=[["MIG-4"]]),
+        pod("a", main=[["MIG-1"]]),
+        pod("idle"),
+    ]
     assert holders(pods) == {
         "MIG-1": (Holder("ml", "a", "main"), Holder("ml", "b", "main")),
         "MIG-2": (Holder("ml", "b", "main"),),
@@ -41,11 +48,15 @@ def test_every_device_of_every_container() -> None:
 
 
 def test_a_container_counts_once() -> None:
-    assert holders([pod("a", main=[["MIG-1"], ["MIG-1"]])]) == {"MIG-1": (Holder("ml", "a", "main"),)}
+    assert holders([pod("a", main=[["MIG-1"], ["MIG-1"]])]) == {
+        "MIG-1": (Holder("ml", "a", "main"),)
+    }
 
 
 def test_shares_count_for_their_device() -> None:
-    known = holders([pod("a", main=[["MIG-1::0", "MIG-1::3"]]), pod("b", main=[["MIG-10::0"], ["GPU-1"]])])
+    known = holders(
+        [pod("a", main=[["MIG-1::0", "MIG-1::3"]]), pod("b", main=[["MIG-10::0"], ["GPU-1"]])]
+    )
     assert pods_on(["MIG-1"], known) == ["ml/a (main)"]
     assert pods_on(["GPU-1", "MIG-1"], known) == ["ml/a (main)", "ml/b (main)"]
     assert pods_on(["MIG-2"], known) == []
@@ -78,7 +89,9 @@ async def _overloaded(request: object, context: grpc.aio.ServicerContext[Any, An
 async def test_kubelets_own_words_are_kept(tmp_path: Path) -> None:
     server = grpc.aio.server()
     list_: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_overloaded)
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": list_})])
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": list_})]
+    )
     server.add_insecure_port(f"unix:{tmp_path}/kubelet.sock")
     await server.start()
     try:

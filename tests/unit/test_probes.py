@@ -18,7 +18,9 @@ OPEN = ResourceStatus(RESOURCE, registered=True, registrations=1, stream_since=5
 
 def seen(*resources: ResourceStatus, **changes: Any) -> View:
     shot = snapshot(node(mig_gpu(0, "1g.5gb", "1g.5gb")))
-    return View(now=10.0, started=1.0, snapshot=replace(shot, **changes), changed=2.0, resources=resources)
+    return View(
+        now=10.0, started=1.0, snapshot=replace(shot, **changes), changed=2.0, resources=resources
+    )
 
 
 def empty(**changes: Any) -> View:
@@ -38,7 +40,9 @@ def test_a_task_that_does_not_run_is_named() -> None:
 
 
 def test_a_driver_that_hangs_is_told() -> None:
-    assert health(replace(seen(), driver_busy=31.2)).reasons == ("the driver has not come back from a call for 31 s",)
+    assert health(replace(seen(), driver_busy=31.2)).reasons == (
+        "the driver has not come back from a call for 31 s",
+    )
     assert health(replace(seen(), driver_busy=5.0), hung_seconds=4.0).reasons
 
 
@@ -50,7 +54,10 @@ def test_ready_with_a_stream_of_every_resource() -> None:
     ("resources", "why"),
     [
         ((), f"{RESOURCE} is not registered with kubelet"),
-        ((ResourceStatus("nvidia.com/gpu", registered=True, stream_since=5.0),), "is not registered"),
+        (
+            (ResourceStatus("nvidia.com/gpu", registered=True, stream_since=5.0),),
+            "is not registered",
+        ),
         (
             (ResourceStatus(RESOURCE, registered=False, last_error="refused"),),
             "is not registered with kubelet: refused",
@@ -59,7 +66,9 @@ def test_ready_with_a_stream_of_every_resource() -> None:
         ((replace(OPEN, registered=False),), "is not registered"),
     ],
 )
-def test_not_ready_while_a_resource_is_not_served(resources: tuple[ResourceStatus, ...], why: str) -> None:
+def test_not_ready_while_a_resource_is_not_served(
+    resources: tuple[ResourceStatus, ...], why: str
+) -> None:
     (reason,) = readiness(seen(*resources)).reasons
     assert why in reason
 

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.core.profiles import Profile, memory_gb, profile_by_arithmetic, profile_of_driver_name, resource_name
+from plugin.core.profiles import (
+    Profile,
+    memory_gb,
+    profile_by_arithmetic,
+    profile_of_driver_name,
+    resource_name,
+)
 
 NAMES = {
     "1g.5gb": Profile(1, 1, 5),
@@ -134,7 +140,9 @@ def test_name_by_arithmetic(total: int, instance: int, slices: int, name: str) -
     assert profile_by_arithmetic(slices, slices, instance, total) == name
 
 
-@pytest.mark.parametrize(("ci", "gi", "instance", "total"), [(1, 1, 4864, 0), (1, 1, 0, 40960), (0, 1, 4864, 40960)])
+@pytest.mark.parametrize(
+    ("ci", "gi", "instance", "total"), [(1, 1, 4864, 0), (1, 1, 0, 40960), (0, 1, 4864, 40960)]
+)
 def test_numbers_of_no_device_give_no_name(ci: int, gi: int, instance: int, total: int) -> None:
     assert profile_by_arithmetic(ci, gi, instance, total) == ""
 

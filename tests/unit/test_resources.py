@@ -1,4 +1,6 @@
-"""From inventory and settings to what is advertised, what is withheld, and what is said about it."""
+"""From inventory and settings to what is advertised, what is withheld,
+and what is said about it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def settings(strategy: str, **changes: Any) -> Settings:
     return replace(Settings(mig_strategy=MigStrategy(strategy)), **changes)
 
 
-# ------------------------------------------------------------------------------------------------ strategies
+# ---- strategies
 
 
 @pytest.mark.parametrize(
@@ -44,8 +46,12 @@ def settings(strategy: str, **changes: Any) -> Settings:
         pytest.param("none", node(), {}, set(), id="none: no GPUs"),
         pytest.param("none", node(PLAIN_0, PLAIN_1), {GPU: 2}, set(), id="none: whole GPUs"),
         pytest.param("none", node(PLAIN_0, EMPTY_1), {GPU: 1}, {"GPU-1"}, id="none: empty MIG GPU"),
-        pytest.param("none", node(PLAIN_0, TURNING_ON_1), {GPU: 1}, {"GPU-1"}, id="none: mode pending"),
-        pytest.param("none", node(PLAIN_0, BROKEN_1), {GPU: 2}, set(), id="none: broken GPU stays listed"),
+        pytest.param(
+            "none", node(PLAIN_0, TURNING_ON_1), {GPU: 1}, {"GPU-1"}, id="none: mode pending"
+        ),
+        pytest.param(
+            "none", node(PLAIN_0, BROKEN_1), {GPU: 2}, set(), id="none: broken GPU stays listed"
+        ),
         pytest.param(
             "none",
             node(PLAIN_0, BALANCED_1),
@@ -63,12 +69,32 @@ def settings(strategy: str, **changes: Any) -> Settings:
         pytest.param("mixed", node(), {}, set(), id="mixed: no GPUs"),
         pytest.param("mixed", node(PLAIN_0, PLAIN_1), {GPU: 2}, set(), id="mixed: no MIG"),
         pytest.param("mixed", node(ONES_0, ONES_1), {ONE: 14}, set(), id="mixed: one profile"),
-        pytest.param("mixed", node(PLAIN_0, BALANCED_1), {GPU: 1, ONE: 2, TWO: 1, THREE: 1}, set(), id="mixed: all"),
-        pytest.param("mixed", node(ONES_0, EMPTY_1), {ONE: 7}, {"GPU-1"}, id="mixed: empty MIG GPU"),
-        pytest.param("mixed", node(ONES_0, TURNING_ON_1), {ONE: 7}, {"GPU-1"}, id="mixed: turning on"),
-        pytest.param("mixed", node(ONES_0, TURNING_OFF_1), {ONE: 7}, {"GPU-1"}, id="mixed: turning off"),
-        pytest.param("mixed", node(ONES_0, BROKEN_1), {ONE: 7, GPU: 1}, set(), id="mixed: broken GPU stays listed"),
-        pytest.param("mixed", node(NAMELESS_0), {ONE: 1}, {NAMELESS.uuid}, id="mixed: profile unreadable"),
+        pytest.param(
+            "mixed",
+            node(PLAIN_0, BALANCED_1),
+            {GPU: 1, ONE: 2, TWO: 1, THREE: 1},
+            set(),
+            id="mixed: all",
+        ),
+        pytest.param(
+            "mixed", node(ONES_0, EMPTY_1), {ONE: 7}, {"GPU-1"}, id="mixed: empty MIG GPU"
+        ),
+        pytest.param(
+            "mixed", node(ONES_0, TURNING_ON_1), {ONE: 7}, {"GPU-1"}, id="mixed: turning on"
+        ),
+        pytest.param(
+            "mixed", node(ONES_0, TURNING_OFF_1), {ONE: 7}, {"GPU-1"}, id="mixed: turning off"
+        ),
+        pytest.param(
+            "mixed",
+            node(ONES_0, BROKEN_1),
+            {ONE: 7, GPU: 1},
+            set(),
+            id="mixed: broken GPU stays listed",
+        ),
+        pytest.param(
+            "mixed", node(NAMELESS_0), {ONE: 1}, {NAMELESS.uuid}, id="mixed: profile unreadable"
+        ),
         pytest.param(
             "mixed",
             node(gpu(0, mig_device(0, 0, "1g.5gb+me"), mig_device(0, 4, "1c.3g.20gb"))),
@@ -77,14 +103,28 @@ def settings(strategy: str, **changes: Any) -> Settings:
             id="mixed: attributes and compute slices have names of their own",
         ),
         pytest.param("single", node(), {}, set(), id="single: no GPUs"),
-        pytest.param("single", node(PLAIN_0, PLAIN_1), {GPU: 2}, set(), id="single: no MIG anywhere"),
+        pytest.param(
+            "single", node(PLAIN_0, PLAIN_1), {GPU: 2}, set(), id="single: no MIG anywhere"
+        ),
         pytest.param("single", node(ONES_0, ONES_1), {ONE: 14}, set(), id="single: one profile"),
-        pytest.param("single", node(ONES_0, EMPTY_1), {ONE: 7}, {"GPU-1"}, id="single: empty MIG GPU"),
-        pytest.param("single", node(EMPTY_1), {}, {"GPU-1"}, id="single: nothing but an empty MIG GPU"),
-        pytest.param("single", node(NAMELESS_0), {ONE: 1}, {NAMELESS.uuid}, id="single: profile unreadable"),
-        pytest.param("single", node(ONES_0, BROKEN_1), {ONE: 7}, {"GPU-1"}, id="single: broken GPU"),
-        pytest.param("single", node(BROKEN_1), {GPU: 1}, set(), id="single: nothing but a broken GPU"),
-        pytest.param("single", node(PLAIN_0, TURNING_ON_1), {GPU: 1}, {"GPU-1"}, id="single: turning on"),
+        pytest.param(
+            "single", node(ONES_0, EMPTY_1), {ONE: 7}, {"GPU-1"}, id="single: empty MIG GPU"
+        ),
+        pytest.param(
+            "single", node(EMPTY_1), {}, {"GPU-1"}, id="single: nothing but an empty MIG GPU"
+        ),
+        pytest.param(
+            "single", node(NAMELESS_0), {ONE: 1}, {NAMELESS.uuid}, id="single: profile unreadable"
+        ),
+        pytest.param(
+            "single", node(ONES_0, BROKEN_1), {ONE: 7}, {"GPU-1"}, id="single: broken GPU"
+        ),
+        pytest.param(
+            "single", node(BROKEN_1), {GPU: 1}, set(), id="single: nothing but a broken GPU"
+        ),
+        pytest.param(
+            "single", node(PLAIN_0, TURNING_ON_1), {GPU: 1}, {"GPU-1"}, id="single: turning on"
+        ),
         pytest.param(
             "single",
             node(ONES_0, PLAIN_1),
@@ -101,7 +141,9 @@ def settings(strategy: str, **changes: Any) -> Settings:
         ),
     ],
 )
-def test_strategy(strategy: str, inventory: Inventory, expected: dict[str, int], withheld: set[str]) -> None:
+def test_strategy(
+    strategy: str, inventory: Inventory, expected: dict[str, int], withheld: set[str]
+) -> None:
     advertisement = advertise(inventory, settings(strategy))
     assert counts(advertisement) == expected
     assert advertisement.withheld.keys() == withheld
@@ -116,22 +158,36 @@ def test_strategy(strategy: str, inventory: Inventory, expected: dict[str, int],
         ("mixed", node(EMPTY_1), ("GPU 1", "no MIG devices")),
         ("mixed", node(TURNING_OFF_1), ("GPU 1", "MIG mode pending (off after a GPU reset)")),
         ("mixed", node(NAMELESS_0), (NAMELESS.uuid, "0:6", "no readable profile", "Unknown Error")),
-        ("single", node(ONES_0, PLAIN_1), ("single", "MIG mode on", "off on GPU 1", "nothing is advertised")),
+        (
+            "single",
+            node(ONES_0, PLAIN_1),
+            ("single", "MIG mode on", "off on GPU 1", "nothing is advertised"),
+        ),
         (
             "single",
             node(ONES_0, BALANCED_1),
-            ("1g.5gb on GPU 0, 1", "2g.10gb on GPU 1", "3g.20gb on GPU 1", "nothing is advertised", "mixed"),
+            (
+                "1g.5gb on GPU 0, 1",
+                "2g.10gb on GPU 1",
+                "3g.20gb on GPU 1",
+                "nothing is advertised",
+                "mixed",
+            ),
         ),
     ],
 )
-def test_problems_name_the_gpu_and_the_reason(strategy: str, inventory: Inventory, words: tuple[str, ...]) -> None:
+def test_problems_name_the_gpu_and_the_reason(
+    strategy: str, inventory: Inventory, words: tuple[str, ...]
+) -> None:
     (problem,) = advertise(inventory, settings(strategy)).problems
     for word in words:
         assert word in problem
 
 
 @pytest.mark.parametrize("inventory", [node(ONES_0, PLAIN_1), node(ONES_0, BALANCED_1)])
-def test_a_node_that_breaks_the_rules_of_single_says_so_at_each_device(inventory: Inventory) -> None:
+def test_a_node_that_breaks_the_rules_of_single_says_so_at_each_device(
+    inventory: Inventory,
+) -> None:
     advertisement = advertise(inventory, settings("single"))
     assert set(advertisement.withheld.values()) == set(advertisement.problems)
 
@@ -158,26 +214,36 @@ def test_single_can_use_nvidias_name() -> None:
 
 
 def test_nvidias_name_for_single_never_mixes_in_a_whole_gpu() -> None:
-    advertisement = advertise(node(ONES_0, BROKEN_1), settings("single", single_resource=SingleResource.GPU))
+    advertisement = advertise(
+        node(ONES_0, BROKEN_1), settings("single", single_resource=SingleResource.GPU)
+    )
     assert ids(advertisement.resources[GPU]) == [device.uuid for device in ONES_0.mig_devices]
     assert advertisement.withheld == {"GPU-1": "GPU 1: it is lost"}
 
 
 def test_lists_are_in_inventory_order_and_resources_by_name() -> None:
-    advertisement = advertise(node(mig_gpu(0, "3g.20gb", "1g.5gb"), mig_gpu(1, "1g.5gb"), gpu(2)), settings("mixed"))
+    advertisement = advertise(
+        node(mig_gpu(0, "3g.20gb", "1g.5gb"), mig_gpu(1, "1g.5gb"), gpu(2)), settings("mixed")
+    )
     assert list(advertisement.resources) == [GPU, ONE, THREE]
     assert ids(advertisement.resources[ONE]) == ["MIG-0-11-0", "MIG-1-7-0"]
 
 
-# ---------------------------------------------------------------------------------------------------- health
+# ---- health
 
 
 def test_reasons_hold_a_device_down_and_keep_it_listed() -> None:
-    broken = mig_device(0, 0, error="reading its memory: Unknown Error", missing=("/dev/nvidia-caps/nvidia-cap66",))
+    broken = mig_device(
+        0, 0, error="reading its memory: Unknown Error", missing=("/dev/nvidia-caps/nvidia-cap66",)
+    )
     inventory = node(gpu(0, broken, mig_device(0, 1)))
     advertisement = advertise(inventory, settings("mixed"), {broken.uuid: ("XID 79",)})
     bad, good = advertisement.resources[ONE]
-    assert bad.reasons == ("XID 79", "reading its memory: Unknown Error", "missing /dev/nvidia-caps/nvidia-cap66")
+    assert bad.reasons == (
+        "XID 79",
+        "reading its memory: Unknown Error",
+        "missing /dev/nvidia-caps/nvidia-cap66",
+    )
     assert not bad.healthy
     assert good.healthy
 
@@ -188,7 +254,7 @@ def test_missing_nodes_count_only_where_we_hand_nodes_out() -> None:
     assert listed.healthy
 
 
-# --------------------------------------------------------------------------------------------------- sharing
+# ---- sharing
 
 
 def sharing(*resources: SharedResource, rename: bool = False, fail: bool = False) -> Settings:
@@ -198,24 +264,47 @@ def sharing(*resources: SharedResource, rename: bool = False, fail: bool = False
 @pytest.mark.parametrize(
     ("shared", "expected"),
     [
-        pytest.param(sharing(SharedResource(GPU, 4)), {GPU: 8, ONE: 7}, id="all, under the same name"),
-        pytest.param(sharing(SharedResource(GPU, 4), rename=True), {f"{GPU}.shared": 8, ONE: 7}, id="renamed"),
+        pytest.param(
+            sharing(SharedResource(GPU, 4)), {GPU: 8, ONE: 7}, id="all, under the same name"
+        ),
+        pytest.param(
+            sharing(SharedResource(GPU, 4), rename=True), {f"{GPU}.shared": 8, ONE: 7}, id="renamed"
+        ),
         pytest.param(
             sharing(SharedResource(GPU, 4, rename="nvidia.com/slow"), rename=True),
             {"nvidia.com/slow": 8, ONE: 7},
             id="a name of its own wins",
         ),
-        pytest.param(sharing(SharedResource(GPU, 4, devices=1)), {GPU: 5, ONE: 7}, id="some, under the same name"),
         pytest.param(
-            sharing(SharedResource(GPU, 4, devices=1), rename=True), {GPU: 1, f"{GPU}.shared": 4, ONE: 7}, id="some"
+            sharing(SharedResource(GPU, 4, devices=1)),
+            {GPU: 5, ONE: 7},
+            id="some, under the same name",
         ),
-        pytest.param(sharing(SharedResource(ONE, 2, devices=("0:1", "MIG-0-7-0"))), {GPU: 2, ONE: 9}, id="named"),
-        pytest.param(sharing(SharedResource(GPU, 2, devices=("1",))), {GPU: 3, ONE: 7}, id="by index"),
-        pytest.param(sharing(SharedResource(GPU, 4, devices=9)), {GPU: 8, ONE: 7}, id="more than there are"),
-        pytest.param(sharing(SharedResource(TWO, 4)), {GPU: 2, ONE: 7}, id="a resource of other nodes"),
+        pytest.param(
+            sharing(SharedResource(GPU, 4, devices=1), rename=True),
+            {GPU: 1, f"{GPU}.shared": 4, ONE: 7},
+            id="some",
+        ),
+        pytest.param(
+            sharing(SharedResource(ONE, 2, devices=("0:1", "MIG-0-7-0"))),
+            {GPU: 2, ONE: 9},
+            id="named",
+        ),
+        pytest.param(
+            sharing(SharedResource(GPU, 2, devices=("1",))), {GPU: 3, ONE: 7}, id="by index"
+        ),
+        pytest.param(
+            sharing(SharedResource(GPU, 4, devices=9)), {GPU: 8, ONE: 7}, id="more than there are"
+        ),
+        pytest.param(
+            sharing(SharedResource(TWO, 4)), {GPU: 2, ONE: 7}, id="a resource of other nodes"
+        ),
         pytest.param(sharing(SharedResource(GPU, 1)), {GPU: 2, ONE: 7}, id="one replica"),
         pytest.param(
-            sharing(SharedResource(GPU, 2, rename="nvidia.com/any"), SharedResource(ONE, 2, rename="nvidia.com/any")),
+            sharing(
+                SharedResource(GPU, 2, rename="nvidia.com/any"),
+                SharedResource(ONE, 2, rename="nvidia.com/any"),
+            ),
             {"nvidia.com/any": 18},
             id="two into one name",
         ),
@@ -242,7 +331,9 @@ def test_replicas_are_numbered_as_nvidia_does_and_keep_their_device() -> None:
 
 
 def test_a_shared_device_that_is_not_there_is_a_problem() -> None:
-    advertisement = advertise(node(gpu(0)), sharing(SharedResource(GPU, 2, devices=("0", "7", "GPU-x"))))
+    advertisement = advertise(
+        node(gpu(0)), sharing(SharedResource(GPU, 2, devices=("0", "7", "GPU-x")))
+    )
     assert advertisement.problems == (f"sharing of {GPU}: no such device on this node: 7, GPU-x",)
 
 

@@ -71,7 +71,9 @@ def test_mig_indices_close_ranks_when_a_device_goes() -> None:
     before = devices(node)
     node.destroy_ci(0, before[2].gi, before[2].ci)
     assert [device.index for device in devices(node)] == [0, 1, 2, 3, 4, 5]
-    assert [device.uuid for device in devices(node)] == [device.uuid for device in before if device.index != 2]
+    assert [device.uuid for device in devices(node)] == [
+        device.uuid for device in before if device.index != 2
+    ]
 
 
 def test_mig_indices_follow_gpu_instance_then_compute_instance() -> None:
@@ -143,7 +145,11 @@ def test_memory_in_use_of_a_gpu_is_that_of_its_devices(ampere: SimNode) -> None:
     ampere.use(first.uuid, pid=1, memory=1000)
     ampere.use(second.uuid, pid=2, memory=500)
     ampere.use(second.uuid, pid=3, memory=50)
-    assert [ampere.memory_used(uuid) for uuid in (first.uuid, second.uuid, first.gpu_uuid)] == [1000, 550, 1550]
+    assert [ampere.memory_used(uuid) for uuid in (first.uuid, second.uuid, first.gpu_uuid)] == [
+        1000,
+        550,
+        1550,
+    ]
     ampere.release(second.uuid, pid=2)
     assert ampere.memory_used(first.gpu_uuid) == 1050
 

@@ -18,7 +18,10 @@ from plugin.sim.geometry import parse_fleet, parse_geometry
 def profiles(node: str) -> list[dict[str, int] | None]:
     """Devices per GPU by profile, ``None`` for MIG off."""
     gpus = SimDriver(parse_node(node)).scan().gpus
-    return [dict(Counter(d.profile for d in gpu.mig_devices)) if gpu.mig_enabled else None for gpu in gpus]
+    return [
+        dict(Counter(d.profile for d in gpu.mig_devices)) if gpu.mig_enabled else None
+        for gpu in gpus
+    ]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,10 @@ def test_fleets(node: str, cards: list[str]) -> None:
             "4xa100-40gb:0=1g.5gb*7;1=3g.20gb,2g.10gb;2-2=on",
             [{"1g.5gb": 7}, {"3g.20gb": 1, "2g.10gb": 1}, {}, None],
         ),
-        ("3xa100-40gb:0-1=balanced;2=off", [{"1g.5gb": 2, "2g.10gb": 1, "3g.20gb": 1}] * 2 + [None]),
+        (
+            "3xa100-40gb:0-1=balanced;2=off",
+            [{"1g.5gb": 2, "2g.10gb": 1, "3g.20gb": 1}] * 2 + [None],
+        ),
         ("1xa100-40gb:0=1c.3g.20gb*3", [{"1c.3g.20gb": 3}]),
         ("1xa100-40gb+1xa30-24gb:0=1g.10gb*4;1=1g.6gb.me", [{"1g.10gb": 4}, {"1g.6gb+me": 1}]),
     ],

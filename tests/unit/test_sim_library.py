@@ -1,4 +1,6 @@
-"""The stand-in NVML library as pynvml and any other caller meets it: C types, versions, return codes."""
+"""The stand-in NVML library as pynvml and any other caller meets it: C types, versions, return
+codes.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ def test_functions_that_are_not_there_are_missing_as_from_a_loaded_library(node:
         (pynvml.c_nvmlGpuInstance_t(), byref(c_uint())),  # another kind of handle
     ],
 )
-def test_arguments_of_a_wrong_type_never_arrive(library: SimLibrary, arguments: tuple[Any, ...]) -> None:
+def test_arguments_of_a_wrong_type_never_arrive(
+    library: SimLibrary, arguments: tuple[Any, ...]
+) -> None:
     with pytest.raises(ctypes.ArgumentError):
         library.nvmlDeviceGetMinorNumber(*arguments)
 
@@ -137,7 +141,10 @@ def test_structures_of_unknown_versions_are_refused(library: SimLibrary, gpu: An
     assert library.nvmlDeviceGetMemoryInfo_v2(gpu, byref(memory)) == Code.ARGUMENT_VERSION_MISMATCH
     profile = pynvml.c_nvmlGpuInstanceProfileInfo_v2_t()
     profile.version = 1
-    assert library.nvmlDeviceGetGpuInstanceProfileInfoV(gpu, 0, byref(profile)) == Code.ARGUMENT_VERSION_MISMATCH
+    assert (
+        library.nvmlDeviceGetGpuInstanceProfileInfoV(gpu, 0, byref(profile))
+        == Code.ARGUMENT_VERSION_MISMATCH
+    )
 
 
 @pytest.mark.usefixtures("library")
@@ -180,7 +187,10 @@ def test_handles_by_uuid(library: SimLibrary, node: SimNode) -> None:
         pynvml.nvmlDeviceGetHandleByUUID("GPU-0")
     with fails(Code.INVALID_ARGUMENT):
         pynvml.nvmlDeviceGetHandleByIndex(2)
-    assert library.nvmlDeviceGetHandleByUUID(c_char_p(None), byref(pynvml.c_nvmlDevice_t())) == Code.INVALID_ARGUMENT
+    assert (
+        library.nvmlDeviceGetHandleByUUID(c_char_p(None), byref(pynvml.c_nvmlDevice_t()))
+        == Code.INVALID_ARGUMENT
+    )
 
 
 def test_a_mig_device_describes_itself(gpu: Any, mig: Any, node: SimNode) -> None:
@@ -235,7 +245,10 @@ def test_profiles_answer_as_recorded() -> None:
             found = [getattr(info, field) for field in FIELDS]
             assert tuple(found) == H100[index][:-1]
             assert version == 1 or info.name == H100[index][-1]
-            assert pynvml.nvmlDeviceGetGpuInstanceRemainingCapacity(handle, info.id) == info.instanceCount
+            assert (
+                pynvml.nvmlDeviceGetGpuInstanceRemainingCapacity(handle, info.id)
+                == info.instanceCount
+            )
 
 
 def test_possible_placements_are_counted_then_listed(library: SimLibrary, gpu: Any) -> None:
@@ -331,7 +344,11 @@ def test_field_values_answer_one_by_one(gpu: Any, node: SimNode) -> None:
     node.set_wear(0, remap_failure=True, remapped_uncorrectable=3, remap_pending=True)
     fields = [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, 9999, pynvml.NVML_FI_DEV_REMAPPED_FAILURE]
     values = pynvml.nvmlDeviceGetFieldValues(gpu, fields)
-    assert [(v.nvmlReturn, v.value.uiVal) for v in values] == [(0, 4), (Code.NOT_SUPPORTED, 0), (0, 1)]
+    assert [(v.nvmlReturn, v.value.uiVal) for v in values] == [
+        (0, 4),
+        (Code.NOT_SUPPORTED, 0),
+        (0, 1),
+    ]
     assert pynvml.nvmlDeviceGetRemappedRows(gpu) == (0, 3, 1, 1)
     node.faults.fail(node.gpu(0).uuid, Aspect.RECOVERY, Code.NO_PERMISSION)
     (value,) = pynvml.nvmlDeviceGetFieldValues(gpu, fields[:1])
@@ -343,8 +360,14 @@ def test_ecc_errors_are_counted(gpu: Any, node: SimNode) -> None:
     node.ecc(0, double_bit=True)
     node.ecc(0, double_bit=True)
     volatile = pynvml.NVML_VOLATILE_ECC
-    assert pynvml.nvmlDeviceGetTotalEccErrors(gpu, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, volatile) == 1
-    assert pynvml.nvmlDeviceGetTotalEccErrors(gpu, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, volatile) == 2
+    assert (
+        pynvml.nvmlDeviceGetTotalEccErrors(gpu, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, volatile)
+        == 1
+    )
+    assert (
+        pynvml.nvmlDeviceGetTotalEccErrors(gpu, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, volatile)
+        == 2
+    )
     assert pynvml.nvmlDeviceGetEccMode(gpu) == [1, 1]
 
 
@@ -372,7 +395,9 @@ def test_utilisation_exists_only_without_mig(gpu: Any, node: SimNode) -> None:
     assert pynvml.nvmlDeviceGetUtilizationRates(whole).gpu > 0
 
 
-def test_activity_of_an_instance_is_the_difference_of_two_samples(gpu: Any, mig: Any, node: SimNode) -> None:
+def test_activity_of_an_instance_is_the_difference_of_two_samples(
+    gpu: Any, mig: Any, node: SimNode
+) -> None:
     assert pynvml.nvmlGpmQueryDeviceSupport(gpu).isSupportedDevice == 1
     node.use(pynvml.nvmlDeviceGetUUID(mig), pid=1)
     busy, idle = (pynvml.nvmlDeviceGetGpuInstanceId(mig), 13)

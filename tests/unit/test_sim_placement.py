@@ -16,13 +16,41 @@ from plugin.sim.engine import SimNode
 from plugin.sim.placement import place, plan
 
 CARDS = [card for card in catalog().cards.values() if card.mig_capable]
-PROFILES = [pytest.param(card, profile, id=f"{card.key}-{profile.name}") for card in CARDS for profile in card.profiles]
+PROFILES = [
+    pytest.param(card, profile, id=f"{card.key}-{profile.name}")
+    for card in CARDS
+    for profile in card.profiles
+]
 
 MAXIMA = {
-    "a100-40gb": {"1g.5gb": 7, "1g.5gb+me": 1, "1g.10gb": 4, "2g.10gb": 3, "3g.20gb": 2, "4g.20gb": 1, "7g.40gb": 1},
-    "a100-80gb": {"1g.10gb": 7, "1g.10gb+me": 1, "1g.20gb": 4, "2g.20gb": 3, "3g.40gb": 2, "4g.40gb": 1, "7g.80gb": 1},
+    "a100-40gb": {
+        "1g.5gb": 7,
+        "1g.5gb+me": 1,
+        "1g.10gb": 4,
+        "2g.10gb": 3,
+        "3g.20gb": 2,
+        "4g.20gb": 1,
+        "7g.40gb": 1,
+    },
+    "a100-80gb": {
+        "1g.10gb": 7,
+        "1g.10gb+me": 1,
+        "1g.20gb": 4,
+        "2g.20gb": 3,
+        "3g.40gb": 2,
+        "4g.40gb": 1,
+        "7g.80gb": 1,
+    },
     "a30-24gb": {"1g.6gb": 4, "1g.6gb+me": 1, "2g.12gb": 2, "2g.12gb+me": 1, "4g.24gb": 1},
-    "h100-80gb": {"1g.10gb": 7, "1g.10gb+me": 1, "1g.20gb": 4, "2g.20gb": 3, "3g.40gb": 2, "4g.40gb": 1, "7g.80gb": 1},
+    "h100-80gb": {
+        "1g.10gb": 7,
+        "1g.10gb+me": 1,
+        "1g.20gb": 4,
+        "2g.20gb": 3,
+        "3g.40gb": 2,
+        "4g.40gb": 1,
+        "7g.80gb": 1,
+    },
     "h200-141gb": {
         "1g.18gb": 7,
         "1g.18gb+me": 1,
@@ -60,7 +88,9 @@ def test_profiles_and_their_maxima(card: Card) -> None:
 
 
 @pytest.mark.parametrize(("card", "profile"), PROFILES)
-def test_as_many_instances_as_the_maximum_can_be_made_and_no_more(card: Card, profile: CardProfile) -> None:
+def test_as_many_instances_as_the_maximum_can_be_made_and_no_more(
+    card: Card, profile: CardProfile
+) -> None:
     node = mig_node(card)
     for made in range(profile.max_instances):
         assert node.gpu(0).remaining(profile) == profile.max_instances - made
@@ -130,7 +160,10 @@ def test_media_engines_can_be_given_once() -> None:
 def test_the_search_finds_placements_that_first_fit_would_miss() -> None:
     planned = plan(catalog().cards["a100-40gb"], ["1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb"])
     placed = {(p.profile.name, p.placement) for p in planned}
-    assert ("3g.20gb", Placement(4, 4)) in placed  # a single slice cannot lie in the last memory slice
+    assert (
+        "3g.20gb",
+        Placement(4, 4),
+    ) in placed  # a single slice cannot lie in the last memory slice
 
 
 @pytest.mark.parametrize(
@@ -171,7 +204,9 @@ def test_compute_instances_share_gpu_instances_as_far_as_they_fit() -> None:
 
 
 @given(card=st.sampled_from(CARDS), data=st.data())
-def test_what_the_search_finds_is_possible_and_what_it_denies_is_not(card: Card, data: st.DataObject) -> None:
+def test_what_the_search_finds_is_possible_and_what_it_denies_is_not(
+    card: Card, data: st.DataObject
+) -> None:
     wanted = data.draw(st.lists(st.sampled_from(card.profiles), min_size=1, max_size=4))
     found = place(card, wanted)
     if found is not None:
@@ -179,7 +214,10 @@ def test_what_the_search_finds_is_possible_and_what_it_denies_is_not(card: Card,
         for profile, at in zip(wanted, found, strict=True):
             node.create_gi(0, profile.name, at)
         return
-    countable = all(sum(w is p for w in wanted) <= p.max_instances for p in wanted) and sum(p.media for p in wanted) < 2
+    countable = (
+        all(sum(w is p for w in wanted) <= p.max_instances for p in wanted)
+        and sum(p.media for p in wanted) < 2
+    )
     if countable:
         for choice in itertools.product(*(profile.placements for profile in wanted)):
             assert any(a.overlaps(b) for a, b in itertools.combinations(choice, 2))

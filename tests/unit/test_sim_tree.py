@@ -30,7 +30,8 @@ def test_capability_files_are_as_the_driver_writes_them(tmp_path: Path) -> None:
         "mig/config": "DeviceFileMinor: 1\nDeviceFileMode: 256\nDeviceFileModify: 1\n",
         "mig/monitor": "DeviceFileMinor: 2\nDeviceFileMode: 292\nDeviceFileModify: 1\n",
         "gpu0/mig/gi1/access": "DeviceFileMinor: 12\nDeviceFileMode: 292\nDeviceFileModify: 1\n",
-        "gpu0/mig/gi1/ci0/access": "DeviceFileMinor: 13\nDeviceFileMode: 292\nDeviceFileModify: 1\n",
+        "gpu0/mig/gi1/ci0/access": "DeviceFileMinor: 13\nDeviceFileMode: 292\nDeviceFileModify: "
+        "1\n",
     }
     assert {name: (capabilities / name).read_text() for name in files(capabilities)} == expected
 
@@ -42,7 +43,10 @@ def test_device_nodes_and_numa_nodes(tmp_path: Path) -> None:
         *(f"nvidia-caps/nvidia-cap{minor}" for minor in (1, 2, 12, 13)),
     }
     numa = tmp_path / "sys/bus/pci/devices"
-    assert [(numa / bus / "numa_node").read_text() for bus in ("0000:10:1c.0", "0000:10:1d.0")] == ["0\n", "1\n"]
+    assert [(numa / bus / "numa_node").read_text() for bus in ("0000:10:1c.0", "0000:10:1d.0")] == [
+        "0\n",
+        "1\n",
+    ]
 
 
 def test_writing_again_follows_the_node(tmp_path: Path) -> None:

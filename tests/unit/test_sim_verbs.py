@@ -42,10 +42,14 @@ def profiles(node: SimNode) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("form", ["index", "instances", "uuid"])
-def test_an_xid_of_a_mig_device_names_its_instances(node: SimNode, queue: EventQueue, form: str) -> None:
+def test_an_xid_of_a_mig_device_names_its_instances(
+    node: SimNode, queue: EventQueue, form: str
+) -> None:
     gpu = node.gpu(0)
     slot = list(gpu.devices())[1]
-    target = {"index": "0:1", "instances": f"0/{slot.gi.id}/{slot.ci.id}", "uuid": slot.ci.uuid}[form]
+    target = {"index": "0:1", "instances": f"0/{slot.gi.id}/{slot.ci.id}", "uuid": slot.ci.uuid}[
+        form
+    ]
     assert slot.ci.uuid in perform(node, "xid", [target, "95"])
     assert events(queue) == [DriverEvent(EventKind.XID, gpu.uuid, slot.gi.id, slot.ci.id, 95)]
 
@@ -57,7 +61,9 @@ def test_an_xid_of_a_gpu_instance(node: SimNode, queue: EventQueue) -> None:
 
 
 @pytest.mark.parametrize("form", ["index", "uuid"])
-def test_a_fatal_xid_of_a_gpu_raises_its_recovery_action(node: SimNode, queue: EventQueue, form: str) -> None:
+def test_a_fatal_xid_of_a_gpu_raises_its_recovery_action(
+    node: SimNode, queue: EventQueue, form: str
+) -> None:
     gpu = node.gpu(1)
     perform(node, "xid", [{"index": "1", "uuid": gpu.uuid}[form], "109"])
     kinds = [(event.kind, event.data) for event in events(queue)]
@@ -65,7 +71,9 @@ def test_a_fatal_xid_of_a_gpu_raises_its_recovery_action(node: SimNode, queue: E
     assert node.gpu(1).recovery_action == 1
 
 
-@pytest.mark.parametrize(("word", "number"), [("reset", 1), ("none", 0), ("drain-and-reset", 4), ("2", 2)])
+@pytest.mark.parametrize(
+    ("word", "number"), [("reset", 1), ("none", 0), ("drain-and-reset", 4), ("2", 2)]
+)
 def test_recovery_action(node: SimNode, word: str, number: int) -> None:
     node.set_recovery_action(1, 3)
     perform(node, "recovery", ["1", word])
@@ -75,7 +83,10 @@ def test_recovery_action(node: SimNode, word: str, number: int) -> None:
 def test_ecc(node: SimNode, queue: EventQueue) -> None:
     perform(node, "ecc", ["0"])
     perform(node, "ecc", ["1", "--double-bit"])
-    assert [event.kind for event in events(queue)] == [EventKind.SINGLE_BIT_ECC, EventKind.DOUBLE_BIT_ECC]
+    assert [event.kind for event in events(queue)] == [
+        EventKind.SINGLE_BIT_ECC,
+        EventKind.DOUBLE_BIT_ECC,
+    ]
     assert node.gpu(1).wear.double_bit_ecc == 1
 
 
@@ -156,7 +167,10 @@ def test_files_go_and_come(node: SimNode) -> None:
         ("hang 0", "sim hang takes no arguments, not 0"),
         (
             "xid 7 79",
-            "nothing on this node is called '7'; choose a UUID or GPU 0, 1; a part of one is written like",
+            (
+                "nothing on this node is called '7'; choose a UUID or GPU 0, 1; a part of one is "
+                "written like"
+            ),
         ),
         ("xid 0:9 79", "nothing on this node is called '0:9'"),
         ("xid 0 many", "'many' is no XID"),

@@ -65,7 +65,10 @@ class Watched:
 @asynccontextmanager
 async def watched(folder: Path, waiting: Callable[[], None]) -> AsyncIterator[Watched]:
     driver, worker, clock = Driver(waiting), DriverWorker(), Clock()
-    node, heartbeats = Node(driver, worker, Settings(), LedgerFile(folder / "ledger.json")), Heartbeats(clock)
+    node, heartbeats = (
+        Node(driver, worker, Settings(), LedgerFile(folder / "ledger.json")),
+        Heartbeats(clock),
+    )
     await node.start()
     await node.wait_for_probe_request(0)  # the one that every first scan makes
     task = asyncio.create_task(Watcher(node, driver, worker, heartbeats).run())

@@ -1,4 +1,6 @@
-"""A headless Chromium, driven over its DevTools pipe: Debian's package is enough, nothing is downloaded."""
+"""A headless Chromium, driven over its DevTools pipe: Debian's package is enough, nothing is
+downloaded.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 SECONDS = 30.0
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 _FLAGS = (
     "--headless",
@@ -62,9 +66,11 @@ class Browser:
                     self._answers.pop(told["id"]).set_result(told)
                 elif told["method"] == "Page.loadEventFired":
                     self._loads[told["sessionId"]].set()
-                # Chromium's remarks of level info, such as on an autofocus that came second, are no complaints.
+                # Chromium's remarks of level info, such as on an autofocus that came second, are no
+                # complaints.
                 elif told["method"] == "Runtime.exceptionThrown" or (
-                    told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] in {"warning", "error"}
+                    told["method"] == "Log.entryAdded"
+                    and told["params"]["entry"]["level"] in {"warning", "error"}
                 ):
                     self.complaints.append(json.dumps(told["params"]))
         for waiting in self._answers.values():
@@ -74,7 +80,12 @@ class Browser:
     async def send(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
-        message = {"id": number, "method": method, "params": params, **({"sessionId": session} if session else {})}
+        message = {
+            "id": number,
+            "method": method,
+            "params": params,
+            **({"sessionId": session} if session else {}),
+        }
         if self._reader.at_eof():
             raise RuntimeError("Chromium ended")
         self._writer.write(json.dumps(message).encode() + b"\0")
@@ -86,12 +97,22 @@ class Browser:
         return result
 
     async def page(
-        self, url: str, *, width: int = 1200, height: int = 800, dark: bool = False, script: bool = True
+        self,
+        url: str,
+        *,
+        width: int = 1200,
+        height: int = 800,
+        dark: bool = False,
+        script: bool = True,
     ) -> Page:
         """A loaded page of this size."""
         context = (await self.send("Target.createBrowserContext"))["browserContextId"]
-        target = (await self.send("Target.createTarget", url="about:blank", browserContextId=context))["targetId"]
-        session = (await self.send("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+        target = (
+            await self.send("Target.createTarget", url="about:blank", browserContextId=context)
+        )["targetId"]
+        session = (await self.send("Target.attachToTarget", targetId=target, flatten=True))[
+            "sessionId"
+        ]
         loaded = self._loads[session] = asyncio.Event()
         page = Page(self, session, context)
         for domain in ("Page", "Runtime", "Log"):
@@ -127,8 +148,12 @@ class Page:
         await self.send("Emulation.setDeviceMetricsOverride", **size)
 
     async def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression, awaited when it is a promise; works with scripts switched off."""
-        told = await self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        """The value of a JavaScript expression, awaited when it is a promise; works with scripts
+        switched off.
+        """
+        told = await self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 

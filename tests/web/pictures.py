@@ -21,9 +21,13 @@ async def take(folder: Path, names: list[str]) -> None:
             running = asyncio.create_task(server.run())
             await server.listening.wait()
             for kind, width, dark in KINDS:
-                page = await chromium.page(f"http://127.0.0.1:{server.port}/", width=width, dark=dark)
+                page = await chromium.page(
+                    f"http://127.0.0.1:{server.port}/", width=width, dark=dark
+                )
                 await page.fit(width)
-                await asyncio.to_thread((folder / f"{name}-{kind}.png").write_bytes, await page.screenshot())
+                await asyncio.to_thread(
+                    (folder / f"{name}-{kind}.png").write_bytes, await page.screenshot()
+                )
                 await page.close()
             running.cancel()
             await asyncio.wait({running})

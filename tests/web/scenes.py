@@ -1,4 +1,6 @@
-"""Nodes as the status page may have to show them, made of the simulated cards and the daemon's own decisions."""
+"""Nodes as the status page may have to show them, made of the simulated cards and the daemon's own
+decisions.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ class Node:
     def xid(self, number: int, gpu: int, gi: int | None = None) -> Node:
         """The node after a fault of a GPU, or of a GPU instance and its first compute instance."""
         event = DriverEvent(
-            EventKind.XID, self.inventory.gpus[gpu].uuid, data=number, gi=gi, ci=None if gi is None else 0
+            EventKind.XID,
+            self.inventory.gpus[gpu].uuid,
+            data=number,
+            gi=gi,
+            ci=None if gi is None else 0,
         )
         fault = judge(event, self.inventory, self.settings)
         assert fault is not None
@@ -44,7 +50,11 @@ class Node:
     def cordon(self, uuid: str) -> Node:
         return replace(self, ledger=ledgers.cordon(self.ledger, uuid, self.inventory, NOW - 4000))
 
-    def view(self, holders: Mapping[str, tuple[Holder, ...]] | None = None, samples: Samples | None = None) -> View:
+    def view(
+        self,
+        holders: Mapping[str, tuple[Holder, ...]] | None = None,
+        samples: Samples | None = None,
+    ) -> View:
         verdicts = ledgers.verdicts(self.ledger, self.inventory)
         snapshot = Snapshot(
             12,
@@ -59,7 +69,9 @@ class Node:
             snapshot=snapshot,
             changed=NOW - 200,
             resources=tuple(
-                ResourceStatus(name, registered=True, registrations=1, stream_since=NOW - 92_990, lists_sent=3)
+                ResourceStatus(
+                    name, registered=True, registrations=1, stream_since=NOW - 92_990, lists_sent=3
+                )
                 for name in snapshot.advertisement.resources
             ),
             holders=holders,
@@ -113,16 +125,27 @@ def balanced() -> View:
 
 def faulted() -> View:
     """One instance, and on another GPU all of them."""
-    made = node("p5.48xlarge:0-1=balanced;2=1g.10gb*7;3=off;4=3g.40gb,2g.20gb;5=7g.80gb;6-7=balanced")
+    made = node(
+        "p5.48xlarge:0-1=balanced;2=1g.10gb*7;3=off;4=3g.40gb,2g.20gb;5=7g.80gb;6-7=balanced"
+    )
     victim = made.inventory.gpus[0].mig_devices[2]
-    return made.xid(94, 0, victim.gi).xid(48, 0, victim.gi).xid(79, 2).view(held(made.inventory, every=5))
+    return (
+        made.xid(94, 0, victim.gi)
+        .xid(48, 0, victim.gi)
+        .xid(79, 2)
+        .view(held(made.inventory, every=5))
+    )
 
 
 def cordoned() -> View:
     """A GPU, and one device of another."""
     made = node("p4d.24xlarge:all-balanced")
     first, second = made.inventory.gpus[:2]
-    return made.cordon(first.uuid).cordon(second.mig_devices[1].uuid).view(held(made.inventory, every=2))
+    return (
+        made.cordon(first.uuid)
+        .cordon(second.mig_devices[1].uuid)
+        .view(held(made.inventory, every=2))
+    )
 
 
 def no_gpus() -> View:
@@ -137,7 +160,9 @@ def invalid_single() -> View:
 
 
 def shared_instances() -> View:
-    """Several compute instances in one GPU instance, a GPU without MIG, and cards with four slices."""
+    """Several compute instances in one GPU instance, a GPU without MIG,
+    and cards with four slices.
+    """
     made = node("2xh100-80gb+1xa30-24gb+1xt4-16gb:0=1c.3g.40gb*3,1g.10gb+me;1=on;2=1g.6gb*2;3=off")
     return made.view(held(made.inventory, every=2))
 
@@ -148,7 +173,9 @@ def hostile() -> View:
     first, second, *_ = made.inventory.gpus[0].mig_devices
     evil = Holder("<script>alert(1)</script>", "\"><img src=x onerror='alert(2)'>", "'{{live}}'")
     entry = ledgers.cordon(EMPTY, second.uuid, made.inventory, NOW)[second.uuid]
-    bad = replace(entry, reasons=(replace(entry.reasons[0], code="x", text="</style><b onclick=x>&amp;" * 4),))
+    bad = replace(
+        entry, reasons=(replace(entry.reasons[0], code="x", text="</style><b onclick=x>&amp;" * 4),)
+    )
     return replace(made, ledger=MappingProxyType({second.uuid: bad})).view(
         {first.uuid: (evil, Holder("n" * 63, "p" * 253, "c" * 63))}
     )

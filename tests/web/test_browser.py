@@ -25,8 +25,8 @@ POOR_CONTRAST = """
 (() => {
   const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (rgb) => {
-    const [r, g, b] = rgb.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    const [r, g, b] = rgb.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) /
+    1.055) ** 2.4)); return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (element) => {
     for (let at = element; at; at = at.parentElement) {
@@ -40,11 +40,11 @@ POOR_CONTRAST = """
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest("script, style")) continue;
-    const style = getComputedStyle(element);
-    const [a, b] = [light(numbers(style.color).slice(0, 3)), light(behind(element))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) poor.push(`${walker.currentNode.data.trim()}: ${ratio.toFixed(2)}`);
+    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest("script,
+    style")) continue; const style = getComputedStyle(element); const [a, b] =
+    [light(numbers(style.color).slice(0, 3)), light(behind(element))].sort((x, y) => y - x); const
+    ratio = (a + 0.05) / (b + 0.05); if (ratio < 4.5) poor.push(`${walker.currentNode.data.trim()}:
+    ${ratio.toFixed(2)}`);
   }
   return poor;
 })()
@@ -52,7 +52,8 @@ POOR_CONTRAST = """
 
 #: Of each instance: GPU, UUID and where its tile lies on its rail, as shares of the rail's length.
 PLACES = """
-[...document.querySelectorAll(".gpu")].flatMap((gpu) => [...gpu.querySelectorAll(".rail .tile")].map((tile) => {
+[...document.querySelectorAll(".gpu")].flatMap((gpu) => [...gpu.querySelectorAll(".rail
+.tile")].map((tile) => {
   const rail = tile.closest(".rail").getBoundingClientRect(), box = tile.getBoundingClientRect();
   return [tile.id, (box.left - rail.left) / rail.width, box.width / rail.width];
 }))
@@ -106,16 +107,21 @@ async def look_again(page: Page) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 360])
 @pytest.mark.parametrize("scene", SCENES)
-async def test_every_node_is_readable(chromium: Browser, site: Site, scene: str, width: int, *, dark: bool) -> None:
+async def test_every_node_is_readable(
+    chromium: Browser, site: Site, scene: str, width: int, *, dark: bool
+) -> None:
     site.view = SCENES[scene]()
     page = await open_page(chromium, site, width=width, dark=dark)
     assert await page.evaluate("document.documentElement.scrollWidth") <= width
     assert await page.evaluate(POOR_CONTRAST) == []
     outside = (
-        "[...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && !e.closest('.at, #note, .skip')"
+        "[...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && "
+        "!e.closest('.at, #note, .skip')"
     )
     assert (
-        await page.evaluate(f"{outside} && e.getBoundingClientRect().right > {width} + 0.5).map(e => e.outerHTML)")
+        await page.evaluate(
+            f"{outside} && e.getBoundingClientRect().right > {width} + 0.5).map(e => e.outerHTML)"
+        )
         == []
     )
     assert chromium.complaints == []
@@ -125,7 +131,10 @@ async def test_every_node_is_readable(chromium: Browser, site: Site, scene: str,
 async def test_what_others_named_does_nothing(chromium: Browser, site: Site) -> None:
     site.view = SCENES["hostile"]()
     page = await open_page(chromium, site)
-    assert await page.evaluate("document.querySelectorAll('img, body b[onclick], body style').length") == 0
+    assert (
+        await page.evaluate("document.querySelectorAll('img, body b[onclick], body style').length")
+        == 0
+    )
     assert await page.evaluate("document.querySelectorAll('script').length") == 1
     await look_again(page)
     assert chromium.complaints == []
@@ -154,11 +163,16 @@ async def test_on_a_phone_slices_go_down_in_order(chromium: Browser, site: Site)
     site.view = faulted()
     page = await open_page(chromium, site, width=360)
     tops = dict(
-        await page.evaluate("[...document.querySelectorAll('.tile')].map(t => [t.id, t.getBoundingClientRect().top])")
+        await page.evaluate(
+            "[...document.querySelectorAll('.tile')].map(t => [t.id, "
+            "t.getBoundingClientRect().top])"
+        )
     )
     for gpu in site.view.snapshot.inventory.gpus:
         placed = sorted(
-            (device.placement.start, tops[f"tile-{device.uuid}"]) for device in gpu.mig_devices if device.placement
+            (device.placement.start, tops[f"tile-{device.uuid}"])
+            for device in gpu.mig_devices
+            if device.placement
         )
         assert [top for _, top in placed] == sorted(top for _, top in placed)
     await page.close()
@@ -167,15 +181,27 @@ async def test_on_a_phone_slices_go_down_in_order(chromium: Browser, site: Site)
 async def test_what_a_screen_reader_is_told(chromium: Browser, site: Site) -> None:
     site.view = faulted()
     page = await open_page(chromium, site)
-    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in await page.tree()]
-    names = {role: [name for other, name in told if other == role] for role in ("heading", "button", "list")}
+    told = [
+        (node["role"]["value"], node.get("name", {}).get("value", "")) for node in await page.tree()
+    ]
+    names = {
+        role: [name for other, name in told if other == role]
+        for role in ("heading", "button", "list")
+    }
     assert {"node-7", "Attention", "Resources", "GPUs", "GPU 0"} <= set(names["heading"])
     assert "Memory slices of GPU 0" in names["list"]
     (hit,) = [name for name in names["button"] if "notebook-ada-02" in name]
     for word in ("1g.10gb", "unhealthy", "slice 2", "research/notebook-ada-02"):
         assert word in hit.replace("research/ ", "research/")
     assert "✕" not in hit
-    assert {role for role, _ in told} >= {"main", "banner", "contentinfo", "navigation", "listitem", "status"}
+    assert {role for role, _ in told} >= {
+        "main",
+        "banner",
+        "contentinfo",
+        "navigation",
+        "listitem",
+        "status",
+    }
     await page.close()
 
 
@@ -183,7 +209,9 @@ async def test_what_a_screen_reader_is_told(chromium: Browser, site: Site) -> No
 async def test_a_device_opens_by_keyboard(chromium: Browser, site: Site, *, script: bool) -> None:
     page = await open_page(chromium, site, script=script)
     first = site.view.snapshot.inventory.gpus[0]
-    tile = f"tile-{next(d.uuid for d in first.mig_devices if d.placement and d.placement.start == 0)}"
+    tile = (
+        f"tile-{next(d.uuid for d in first.mig_devices if d.placement and d.placement.start == 0)}"
+    )
     focus = "document.activeElement.id"
     for _ in range(20):
         await page.press("Tab")
@@ -213,17 +241,26 @@ async def test_without_a_script_everything_is_there_to_read(chromium: Browser, s
     await page.close()
 
 
-async def test_it_follows_the_node_and_leaves_the_reader_where_he_is(chromium: Browser, site: Site) -> None:
+async def test_it_follows_the_node_and_leaves_the_reader_where_he_is(
+    chromium: Browser, site: Site
+) -> None:
     page = await open_page(chromium, site)
     device = site.view.snapshot.inventory.gpus[2].mig_devices[0]
     tile = f"document.getElementById('tile-{device.uuid}')"
     await page.evaluate(f"{tile}.focus()")
     await page.evaluate(f"{tile}.click()")
-    kept = await page.evaluate("[document.activeElement.id, document.querySelector(':popover-open').id]")
+    kept = await page.evaluate(
+        "[document.activeElement.id, document.querySelector(':popover-open').id]"
+    )
     site.view = replace(balanced(), holders={})
     await look_again(page)
     await page.becomes("document.querySelectorAll('.tile.allocated').length === 0")
-    assert await page.evaluate("[document.activeElement.id, document.querySelector(':popover-open').id]") == kept
+    assert (
+        await page.evaluate(
+            "[document.activeElement.id, document.querySelector(':popover-open').id]"
+        )
+        == kept
+    )
     assert "32 free" in await page.evaluate("document.getElementById('note').textContent")
     assert "32 free" in await page.evaluate("document.title")
     site.view = faulted()
@@ -233,12 +270,18 @@ async def test_it_follows_the_node_and_leaves_the_reader_where_he_is(chromium: B
     await page.close()
 
 
-async def test_it_says_when_the_daemon_is_gone_and_when_it_is_back(chromium: Browser, site: Site) -> None:
+async def test_it_says_when_the_daemon_is_gone_and_when_it_is_back(
+    chromium: Browser, site: Site
+) -> None:
     page = await open_page(chromium, site)
-    await page.evaluate("window.fetched = window.fetch; window.fetch = () => Promise.reject(new Error('gone'))")
+    await page.evaluate(
+        "window.fetched = window.fetch; window.fetch = () => Promise.reject(new Error('gone'))"
+    )
     await look_again(page)
     await page.becomes("document.getElementById('note').textContent.includes('does not answer')")
-    assert await page.evaluate("document.getElementById('note').getBoundingClientRect().height") > 10
+    assert (
+        await page.evaluate("document.getElementById('note').getBoundingClientRect().height") > 10
+    )
     assert await page.evaluate(POOR_CONTRAST) == []
     await page.evaluate("window.fetch = window.fetched")
     await look_again(page)
@@ -248,8 +291,12 @@ async def test_it_says_when_the_daemon_is_gone_and_when_it_is_back(chromium: Bro
 
 async def test_it_asks_only_while_it_is_looked_at(chromium: Browser, site: Site) -> None:
     page = await open_page(chromium, site)
-    await page.evaluate("window.waits = []; window.setTimeout = (_, wait) => window.waits.push(wait)")
-    await page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    await page.evaluate(
+        "window.waits = []; window.setTimeout = (_, wait) => window.waits.push(wait)"
+    )
+    await page.evaluate(
+        "Object.defineProperty(document, 'hidden', {value: true, configurable: true})"
+    )
     await look_again(page)
     await page.evaluate("Object.defineProperty(document, 'hidden', {value: false})")
     assert await page.evaluate("window.waits") == []

@@ -1,4 +1,6 @@
-"""The status page as markup: nothing from outside, nothing unescaped, and what a reader needs without a script."""
+"""The status page as markup: nothing from outside, nothing unescaped, and what a reader needs
+without a script.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ import pytest
 from plugin.web import page
 from plugin.web.markup import Html, element, join
 from plugin.web.state import document
-from tests.web.scenes import NOW, SCENES, balanced, cordoned, faulted, hostile, invalid_single, no_gpus
+from tests.web.scenes import (
+    NOW,
+    SCENES,
+    balanced,
+    cordoned,
+    faulted,
+    hostile,
+    invalid_single,
+    no_gpus,
+)
 
 every_scene = pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
 
@@ -82,7 +93,9 @@ def test_nothing_comes_from_outside(scene: object) -> None:
 
 def test_the_policy_allows_this_style_and_this_script_and_nothing_else() -> None:
     policy = dict(
-        part.strip().split(" ", 1) for part in page.HEADERS["Content-Security-Policy"].split(";") if " " in part.strip()
+        part.strip().split(" ", 1)
+        for part in page.HEADERS["Content-Security-Policy"].split(";")
+        if " " in part.strip()
     )
     raw = Parsed(rendered(balanced)).raw
     for kind in ("style", "script"):
@@ -153,7 +166,7 @@ def test_ages(seconds: float, words: str) -> None:
 
 
 def test_markup_escapes_all_but_its_own() -> None:
-    assert element("b", "<", element("i", "&"), None, title='"', hidden=True, class_=None, aria_label="'") == (
-        '<b title="&quot;" hidden aria-label="&#x27;">&lt;<i>&amp;</i></b>'
-    )
+    assert element(
+        "b", "<", element("i", "&"), None, title='"', hidden=True, class_=None, aria_label="'"
+    ) == ('<b title="&quot;" hidden aria-label="&#x27;">&lt;<i>&amp;</i></b>')
     assert isinstance(join("<"), Html)

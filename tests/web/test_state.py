@@ -17,7 +17,17 @@ from plugin.core.resources import advertise
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
 from plugin.core.view import Holder, View
 from plugin.web.state import document
-from tests.web.scenes import NOW, SCENES, balanced, cordoned, faulted, held, invalid_single, no_gpus, node
+from tests.web.scenes import (
+    NOW,
+    SCENES,
+    balanced,
+    cordoned,
+    faulted,
+    held,
+    invalid_single,
+    no_gpus,
+    node,
+)
 
 SCHEMA = Path(plugin.web.state.__file__).with_name("state.schema.json")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/api.md"
@@ -32,12 +42,16 @@ def schema() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
-def test_every_state_is_as_its_schema_says(schema: dict[str, Any], scene: Callable[[], View]) -> None:
+def test_every_state_is_as_its_schema_says(
+    schema: dict[str, Any], scene: Callable[[], View]
+) -> None:
     Draft202012Validator(schema).validate(json.loads(json.dumps(document(scene(), "node-7"))))
 
 
 def test_the_schema_says_everything_that_is_there(schema: dict[str, Any]) -> None:
-    """A field without a description, or one that the schema does not know, would be seen by nobody."""
+    """A field without a description, or one that the schema does not know,
+    would be seen by nobody.
+    """
     found: list[str] = []
 
     def look(part: Any, path: str) -> None:
@@ -70,7 +84,7 @@ def test_the_same_state_makes_the_same_document() -> None:
     assert document(balanced()) == document(replace(balanced(), now=NOW + 1000.0, driver_busy=3.0))
 
 
-# ---------------------------------------------------------------------------------------------- what it says
+# ---- what it says
 
 
 def states(view: View) -> list[list[str | None]]:
@@ -84,7 +98,11 @@ def test_states_with_and_without_kubelets_word() -> None:
     unknown = document(made.view(None))
     assert states(made.view(None)) == [["healthy"] * 4]
     assert unknown["allocationsKnown"] is False
-    assert unknown["resources"]["nvidia.com/mig-1g.5gb"]["states"] == {"unhealthy": 0, "cordoned": 0, "healthy": 2}
+    assert unknown["resources"]["nvidia.com/mig-1g.5gb"]["states"] == {
+        "unhealthy": 0,
+        "cordoned": 0,
+        "healthy": 2,
+    }
 
 
 def test_a_fault_counts_more_than_a_cordon_and_that_more_than_a_pod() -> None:
@@ -92,7 +110,12 @@ def test_a_fault_counts_more_than_a_cordon_and_that_more_than_a_pod() -> None:
     first, second, *_ = made.inventory.gpus[0].mig_devices
     made = made.cordon(first.uuid).cordon(second.uuid).xid(48, 0, second.gi)
     told = document(made.view(held(made.inventory)))["gpus"][0]["migDevices"]
-    assert [device["state"] for device in told] == ["cordoned", "unhealthy", "allocated", "allocated"]
+    assert [device["state"] for device in told] == [
+        "cordoned",
+        "unhealthy",
+        "allocated",
+        "allocated",
+    ]
     assert [reason["code"] for reason in told[1]["reasons"]] == ["cordoned", "xid-48"]
     assert told[1]["holders"][0]["pod"]
 
@@ -100,7 +123,16 @@ def test_a_fault_counts_more_than_a_cordon_and_that_more_than_a_pod() -> None:
 def test_a_cordoned_or_faulted_gpu_says_so_itself() -> None:
     assert document(cordoned())["gpus"][0]["state"] == "cordoned"
     told = document(faulted())
-    assert [gpu["state"] for gpu in told["gpus"]] == [None, None, "unhealthy", "free", None, None, None, None]
+    assert [gpu["state"] for gpu in told["gpus"]] == [
+        None,
+        None,
+        "unhealthy",
+        "free",
+        None,
+        None,
+        None,
+        None,
+    ]
 
 
 def test_resources_count_each_id_once() -> None:
@@ -115,7 +147,8 @@ def test_resources_count_each_id_once() -> None:
 
 def test_replicas_are_several_pods_of_one_device() -> None:
     settings = Settings(
-        mig_strategy=MigStrategy.MIXED, sharing=Sharing((SharedResource("nvidia.com/mig-7g.40gb", replicas=3),))
+        mig_strategy=MigStrategy.MIXED,
+        sharing=Sharing((SharedResource("nvidia.com/mig-7g.40gb", replicas=3),)),
     )
     made = replace(node("1xa100-40gb:all-7g.40gb"), settings=settings)
     uuid = made.inventory.gpus[0].mig_devices[0].uuid
@@ -137,7 +170,12 @@ def test_replicas_are_several_pods_of_one_device() -> None:
 def test_a_device_that_is_gone_is_named_with_its_pod() -> None:
     told = document(node("1xa100-40gb:all-balanced").view({"MIG-gone::1": (ONE,)}))
     assert told["gone"] == [
-        {"uuid": "MIG-gone", "holders": [{"id": "MIG-gone::1", "namespace": "ml", "pod": "one", "container": "main"}]}
+        {
+            "uuid": "MIG-gone",
+            "holders": [
+                {"id": "MIG-gone::1", "namespace": "ml", "pod": "one", "container": "main"}
+            ],
+        }
     ]
 
 
@@ -166,7 +204,9 @@ def test_nothing_is_guessed_about_slices_where_placements_or_profiles_are_unknow
     def runs(**changes: Any) -> list[dict[str, Any]]:
         devices = (first, replace(second, **changes))
         inventory = replace(made.inventory, gpus=(replace(gpu, mig_devices=devices),))
-        found: list[dict[str, Any]] = document(replace(made, inventory=inventory).view())["gpus"][0]["freeRuns"]
+        found: list[dict[str, Any]] = document(replace(made, inventory=inventory).view())["gpus"][
+            0
+        ]["freeRuns"]
         return found
 
     assert runs(placement=None) == []
@@ -186,7 +226,9 @@ def test_what_is_wrong_with_the_node() -> None:
 def test_registration_of_every_resource_also_of_one_that_is_not_advertised_any_more() -> None:
     view = balanced()
     settings = Settings(mig_strategy=MigStrategy.NONE)
-    snapshot = replace(view.snapshot, settings=settings, advertisement=advertise(view.snapshot.inventory, settings))
+    snapshot = replace(
+        view.snapshot, settings=settings, advertisement=advertise(view.snapshot.inventory, settings)
+    )
     told = document(replace(view, snapshot=snapshot))["resources"]
     assert told["nvidia.com/gpu"]["registered"] is False
     assert told["nvidia.com/mig-1g.5gb"]["registered"] is True
@@ -201,7 +243,7 @@ def test_use_is_what_was_sampled() -> None:
     assert document(replace(balanced(), holders=MappingProxyType({})))["sampled"] == NOW - 3
 
 
-# ------------------------------------------------------------------------------------------------ the document
+# ---- the document
 
 
 def kind(part: dict[str, Any]) -> str:
@@ -241,4 +283,7 @@ def test_the_document_says_what_the_schema_says(schema: dict[str, Any]) -> None:
     for name, part in expected:
         heading = f"### {name}\n\n" if name else "## The state as JSON\n"
         assert heading in text
-        assert "\n".join(["| field | type | meaning |", "| --- | --- | --- |", *table(part)]) + "\n" in text
+        assert (
+            "\n".join(["| field | type | meaning |", "| --- | --- | --- |", *table(part)]) + "\n"
+            in text
+        )

@@ -16,16 +16,27 @@ from plugin.driver.nvml import probes
 from plugin.driver.nvml.events import NvmlEventSource
 from plugin.driver.nvml.samples import Sampler
 from plugin.driver.nvml.scan import GpuReader
-from plugin.errors import DriverCallFailed, DriverMismatch, DriverReplaced, DriverStale, DriverUnavailable
+from plugin.errors import (
+    DriverCallFailed,
+    DriverMismatch,
+    DriverReplaced,
+    DriverStale,
+    DriverUnavailable,
+)
 
 
 class NvmlDriver:
     """NVIDIA's driver. One per process at a time, since pynvml keeps its library in a global."""
 
     def __init__(
-        self, files: DeviceFiles | None = None, library: object | None = None, roots: Sequence[Path] = ()
+        self,
+        files: DeviceFiles | None = None,
+        library: object | None = None,
+        roots: Sequence[Path] = (),
     ) -> None:
-        """`library` is an already loaded one; else the first found below `roots`, else the loader's choice."""
+        """`library` is an already loaded one; else the first found below `roots`, else the loader's
+        choice.
+        """
         self._files = files or DeviceFiles()
         self._library = library
         self._roots = roots
@@ -40,20 +51,27 @@ class NvmlDriver:
     def open(self) -> None:
         if self._library is None:
             self._library = nvml.load(nvml.find_library(self._roots))
-        # NVML counts its users: a session that has lost the driver stays dead until the last of them has shut down.
+        # NVML counts its users: a session that has lost the driver stays dead until the last of
+        # them has shut down.
         if self._initialised:
             self.close()
-        self._listed = self._files.pci_addresses()  # before NVML looks, so that none comes unseen in between
+        self._listed = (
+            self._files.pci_addresses()
+        )  # before NVML looks, so that none comes unseen in between
         try:
             nvml.initialise(self._library)
         except DriverMismatch as error:
             if self._worked:
-                raise DriverReplaced(f"{error}; ending, so that a new process loads the new library") from error
+                raise DriverReplaced(
+                    f"{error}; ending, so that a new process loads the new library"
+                ) from error
             raise
         self._initialised = self._worked = True
 
     def close(self) -> None:
-        """Shut NVML down, after closing the event sources, which takes until nobody waits for their events."""
+        """Shut NVML down, after closing the event sources, which takes until nobody waits for their
+        events.
+        """
         sources, self._sources = self._sources, []
         for source in sources:
             source.close()
@@ -106,7 +124,9 @@ class NvmlDriver:
         return self._sampler.sample(self._seen)
 
     def _require_same_gpus(self) -> None:
-        """Raise :class:`DriverStale` when the kernel module has other GPUs than when NVML was initialised."""
+        """Raise :class:`DriverStale` when the kernel module has other GPUs than when NVML was
+        initialised.
+        """
         before, now = self._listed, self._files.pci_addresses()
         if before is None:
             self._listed = now
@@ -114,7 +134,9 @@ class NvmlDriver:
             return
         changes = [f"{bus} came" for bus in sorted(now - before)]
         changes += [f"{bus} went" for bus in sorted(before - now)]
-        raise DriverStale(f"GPUs came or went ({', '.join(changes)}); NVML must be initialised again")
+        raise DriverStale(
+            f"GPUs came or went ({', '.join(changes)}); NVML must be initialised again"
+        )
 
 
 def _text(function: Callable[[], str]) -> str:

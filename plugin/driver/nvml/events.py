@@ -16,12 +16,15 @@ from plugin.errors import DriverCallFailed, DriverUnavailable
 
 _NOT_THIS_FINE = 0xFFFFFFFF
 
-#: How long closing waits for a thread that waits for events, before it takes that thread to hang in the driver.
+#: How long closing waits for a thread that waits for events, before it takes that thread to hang in
+#: the driver.
 CLOSE_SECONDS = 3.0
 
 
 class NvmlEventSource:
-    """An event set over some GPUs. A GPU that is lost makes every :meth:`wait` fail: make a new one without it."""
+    """An event set over some GPUs. A GPU that is lost makes every :meth:`wait` fail: make a new one
+    without it.
+    """
 
     def __init__(self, gpu_uuids: Sequence[str]) -> None:
         """Raises :class:`~plugin.errors.DriverUnavailable` when there can be no event set."""
@@ -43,7 +46,8 @@ class NvmlEventSource:
         with self._waiting:
             if self.closed:
                 raise DriverCallFailed(
-                    "waiting for events: the event set is closed", code=pynvml.NVML_ERROR_INVALID_ARGUMENT
+                    "waiting for events: the event set is closed",
+                    code=pynvml.NVML_ERROR_INVALID_ARGUMENT,
                 )
             try:
                 data = pynvml.nvmlEventSetWait_v2(self._set, max(0, round(seconds * 1000)))
@@ -54,7 +58,8 @@ class NvmlEventSource:
             return self._event(data)
 
     def close(self) -> None:
-        """Free the set, once no thread is in :meth:`wait`: NVML does not say what freeing would do to it.
+        """Free the set, once no thread is in :meth:`wait`: NVML does not say what freeing would do
+        to it.
 
         The set of a thread that hangs there is left to the end of the process.
         """
@@ -71,11 +76,20 @@ class NvmlEventSource:
 
     def _register(self, uuid: str) -> None:
         handle = call("getting its handle", pynvml.nvmlDeviceGetHandleByUUID, uuid)
-        supported = call("asking which events it has", pynvml.nvmlDeviceGetSupportedEventTypes, handle) & ALL_EVENTS
+        supported = (
+            call("asking which events it has", pynvml.nvmlDeviceGetSupportedEventTypes, handle)
+            & ALL_EVENTS
+        )
         if not supported & EventKind.XID.value:
             self.failures[uuid] = NO_XID_EVENTS
             return
-        call("registering for its events", pynvml.nvmlDeviceRegisterEvents, handle, supported, self._set)
+        call(
+            "registering for its events",
+            pynvml.nvmlDeviceRegisterEvents,
+            handle,
+            supported,
+            self._set,
+        )
         self._uuids[_address(handle)] = uuid
 
     def _event(self, data: Any) -> DriverEvent | None:
@@ -88,7 +102,9 @@ class NvmlEventSource:
         )
         if kind is not EventKind.XID:
             return DriverEvent(kind, uuid)  # NVML fills the rest in for XIDs only
-        return DriverEvent(kind, uuid, _fine(data.gpuInstanceId), _fine(data.computeInstanceId), data.eventData)
+        return DriverEvent(
+            kind, uuid, _fine(data.gpuInstanceId), _fine(data.computeInstanceId), data.eventData
+        )
 
 
 def _fine(instance: int) -> int | None:

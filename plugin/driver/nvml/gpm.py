@@ -1,4 +1,6 @@
-"""Activity of a GPU or a GPU instance through GPU performance monitoring (GPM): what lies between two samples."""
+"""Activity of a GPU or a GPU instance through GPU performance monitoring (GPM): what lies between
+two samples.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import pynvml
 
 from plugin.core.samples import Activity
 
-#: Metrics that are shares of time, by the field that holds each. NVML answers in percent, within some 2 µs.
+#: Metrics that are shares of time, by the field that holds each. NVML answers in percent, within
+#: some 2 µs.
 _QUICK = {
     "sm_active": pynvml.NVML_GPM_METRIC_SM_UTIL,
     "sm_occupancy": pynvml.NVML_GPM_METRIC_SM_OCCUPANCY,
@@ -21,16 +24,16 @@ _QUICK = {
 #: This one took 1,450 µs on an H100, whether asked for alone or with the others.
 _SLOW = {"graphics_active": pynvml.NVML_GPM_METRIC_GRAPHICS_UTIL}
 
-#: So it is asked for once in so many rounds, over all of them: more would make a node's many instances cheaper, and
-#: the answer older.
+#: So it is asked for once in so many rounds, over all of them: more would make a node's many
+#: instances cheaper, and the answer older.
 SLOW_ROUNDS = 5
 
 
 class ActivityMeter:
     """Activity of one GPU or GPU instance from round to round.
 
-    Keeps the samples of the last round and of the last that asked for the slow metric. They are the library's
-    memory: :meth:`close` frees them, which it wants before it is shut down.
+    Keeps the samples of the last round and of the last that asked for the slow metric. They are the
+    library's memory: :meth:`close` frees them, which it wants before it is shut down.
     """
 
     def __init__(self, turn: int) -> None:
@@ -57,7 +60,9 @@ class ActivityMeter:
             self._rounds += 1
             self._last = now
             self._since = now if in_turn else since
-            self._spares += {id(old): old for old in (before, since) if not self._keeps(old)}.values()
+            self._spares += {
+                id(old): old for old in (before, since) if not self._keeps(old)
+            }.values()
             if before is None:
                 return Activity()
             if in_turn:
@@ -68,7 +73,11 @@ class ActivityMeter:
 
     def close(self) -> None:
         """Free the samples; never raises."""
-        held = {id(sample): sample for sample in (self._last, self._since, *self._spares) if sample is not None}
+        held = {
+            id(sample): sample
+            for sample in (self._last, self._since, *self._spares)
+            if sample is not None
+        }
         self._last = self._since = None
         self._spares = []
         for sample in held.values():

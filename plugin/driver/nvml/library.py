@@ -32,16 +32,29 @@ _FOLDERS = (
 #: As many as Linux follows.
 _MOST_LINKS = 40
 
-_LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_GPU_NOT_FOUND, pynvml.NVML_ERROR_RESET_REQUIRED})
+_LOST = frozenset(
+    {
+        pynvml.NVML_ERROR_GPU_IS_LOST,
+        pynvml.NVML_ERROR_GPU_NOT_FOUND,
+        pynvml.NVML_ERROR_RESET_REQUIRED,
+    }
+)
 _NO_ANSWER = frozenset(
-    {pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_NO_PERMISSION}
+    {
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        pynvml.NVML_ERROR_NO_PERMISSION,
+    }
 )
 
 _HINTS = {
-    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the kernel module is not loaded: is the driver installed on this node?",
-    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "library and kernel module differ in version: finish the driver "
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the kernel module is not loaded: is the driver "
+    "installed on this node?",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "library and kernel module differ in version: "
+    "finish the driver "
     "upgrade (reload the module or reboot), and check which driver root is mounted",
-    pynvml.NVML_ERROR_NO_PERMISSION: "this process may not open the device nodes: run it privileged or under "
+    pynvml.NVML_ERROR_NO_PERMISSION: "this process may not open the device nodes: run it "
+    "privileged or under "
     "NVIDIA's runtime class",
     pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the library is older than this plugin needs",
 }
@@ -64,9 +77,11 @@ def find_library(roots: Iterable[Path]) -> Path | None:
 
 
 def _resolve(root: Path, path: str) -> Path:
-    """Follow every link in `path` as a process would whose root directory is `root`. The end need not exist.
+    """Follow every link in `path` as a process would whose root directory is `root`. The end need
+    not exist.
 
-    Debian's alternatives, for one, are chains of absolute links, which would lead out of a mounted root.
+    Debian's alternatives, for one, are chains of absolute links, which would lead out of a mounted
+    root.
     """
     at = root = root.resolve()
     pending = list(reversed(Path(path).parts))
@@ -88,7 +103,9 @@ def _resolve(root: Path, path: str) -> Path:
 
 
 def load(path: Path | None) -> object:
-    """Load the library at `path`, or the one the loader finds. Raises :class:`DriverUnavailable`."""
+    """Load the library at `path`, or the one the loader finds. Raises
+    :class:`DriverUnavailable`.
+    """
     try:
         return ctypes.CDLL(str(path) if path is not None else LIBRARY)
     except OSError as error:
@@ -96,14 +113,16 @@ def load(path: Path | None) -> object:
             return load(late)
         where = f"from {path}" if path is not None else "on the loader's path"
         raise DriverUnavailable(
-            f"cannot load {LIBRARY} {where}: {error}; install the NVIDIA driver, run under NVIDIA's runtime class, "
+            f"cannot load {LIBRARY} {where}: {error}; install the NVIDIA driver, run under "
+            "NVIDIA's runtime class, "
             "or mount the driver root and name it with --driver-root / --driver-root-ctr-path "
             "(--simulate runs without a GPU)"
         ) from error
 
 
 def _on_the_loaders_path() -> Path | None:
-    """Look through ``LD_LIBRARY_PATH`` ourselves: the loader never looks again into a folder that it once missed.
+    """Look through ``LD_LIBRARY_PATH`` ourselves: the loader never looks again into a folder that
+    it once missed.
 
     Such a folder appears when the driver is installed while we wait for it.
     """
@@ -112,7 +131,9 @@ def _on_the_loaders_path() -> Path | None:
 
 
 def initialise(library: object) -> None:
-    """Make `library` the one that pynvml calls, and initialise it. Raises :class:`DriverUnavailable`."""
+    """Make `library` the one that pynvml calls, and initialise it. Raises
+    :class:`DriverUnavailable`.
+    """
     # pynvml keeps one library per process in a global and never forgets its function pointers.
     with pynvml.libLoadLock:
         if pynvml.nvmlLib is not library:
@@ -143,7 +164,9 @@ def call(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 
 def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-    """Call NVML for something a card or a driver may not have; ``None`` then, or when it may not be read."""
+    """Call NVML for something a card or a driver may not have; ``None`` then, or when it may not be
+    read.
+    """
     try:
         return function(*args, **kwargs)
     except pynvml.NVMLError as error:

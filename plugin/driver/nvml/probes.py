@@ -10,7 +10,8 @@ from plugin.core.events import Probe
 from plugin.driver.nvml.library import ask, call, failed
 from plugin.errors import DriverCallFailed
 
-#: Codes by which a driver says that it does not know a field; those before R565 do not know the recovery action.
+#: Codes by which a driver says that it does not know a field; those before R565 do not know the
+#: recovery action.
 _UNKNOWN_FIELD = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT})
 
 
@@ -23,10 +24,13 @@ def probe(gpu_uuid: str, *, thorough: bool) -> Probe:
         handle = call("getting its handle", pynvml.nvmlDeviceGetHandleByUUID, gpu_uuid)
         action = _recovery_action(handle)
         if action is None:
-            # A handle may come from memory; this is the cheapest question that goes to the GPU's driver.
+            # A handle may come from memory; this is the cheapest question that goes to the GPU's
+            # driver.
             ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
         rows = _thorough(pynvml.nvmlDeviceGetRemappedRows, handle) if thorough else None
-        pending = _thorough(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle) if thorough else None
+        pending = (
+            _thorough(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle) if thorough else None
+        )
     except DriverCallFailed as error:
         # A GPU that was there and is not found any more is as gone as one that says so.
         lost = error.gpu_lost or error.code == pynvml.NVML_ERROR_NOT_FOUND
@@ -42,7 +46,9 @@ def probe(gpu_uuid: str, *, thorough: bool) -> Probe:
 def _recovery_action(handle: Any) -> int | None:
     """NVML's number, ``None`` where it is not known. Raises when the GPU is lost."""
     try:
-        values = ask(pynvml.nvmlDeviceGetFieldValues, handle, [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])
+        values = ask(
+            pynvml.nvmlDeviceGetFieldValues, handle, [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION]
+        )
         if values is None or values[0].nvmlReturn in _UNKNOWN_FIELD:
             return None
         if values[0].nvmlReturn != pynvml.NVML_SUCCESS:

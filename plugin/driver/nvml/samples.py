@@ -1,4 +1,6 @@
-"""Measuring GPUs and MIG devices through NVML: one round over what the last scan saw, at the least driver time."""
+"""Measuring GPUs and MIG devices through NVML: one round over what the last scan saw, at the least
+driver time.
+"""
 
 from __future__ import annotations
 
@@ -47,19 +49,25 @@ class Sampler:
         return Samples(now, time.perf_counter() - started, devices, cards)
 
     def close(self) -> None:
-        """Free what the library holds for us and forget what cards cannot do. Before NVML is shut down."""
+        """Free what the library holds for us and forget what cards cannot do. Before NVML is shut
+        down.
+        """
         while self._gpus:
             self._gpus.popitem()[1].close()
 
 
 class _Questions:
-    """Asks devices; what one of them does not have, or does not tell this process, is asked once."""
+    """Asks devices; what one of them does not have, or does not tell this process,
+    is asked once.
+    """
 
     def __init__(self) -> None:
         self._refused: set[tuple[Any, ...]] = set()
 
     def ask(self, uuid: str, function: Any, handle: Any, *args: Any) -> Any | None:
-        """The answer, ``None`` when there is none. Raises :class:`DriverCallFailed` only when the GPU is lost."""
+        """The answer, ``None`` when there is none. Raises :class:`DriverCallFailed` only when the
+        GPU is lost.
+        """
         question = (uuid, function.__name__, *(arg for arg in args if isinstance(arg, int)))
         if question in self._refused:
             return None
@@ -87,11 +95,14 @@ class _GpuSampler:
         self._energy: float | None = None
         self._has_gpm: bool | None = None
         self._questions = _Questions()
-        #: By GPU instance and its first device: an instance made anew under the same id has other devices.
+        #: By GPU instance and its first device: an instance made anew under the same id has other
+        #: devices.
         self._meters: dict[tuple[int | None, str], ActivityMeter] = {}
 
     def sample(self, gpu: Gpu) -> tuple[CardSample, dict[str, DeviceSample]]:
-        """The card and its devices by UUID. Raises :class:`DriverCallFailed` when it cannot be had or is lost."""
+        """The card and its devices by UUID. Raises :class:`DriverCallFailed` when it cannot be had
+        or is lost.
+        """
         handle = call("getting its handle", pynvml.nvmlDeviceGetHandleByUUID, gpu.uuid)
         card = self._card(gpu, handle)
         self._rounds += 1
@@ -130,8 +141,12 @@ class _GpuSampler:
         return CardSample(
             power=_scaled(read(pynvml.nvmlDeviceGetPowerUsage), per=1000),
             temperature=_scaled(read(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU)),
-            sm_clock=_scaled(read(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM), times=1_000_000),
-            memory_clock=_scaled(read(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM), times=1_000_000),
+            sm_clock=_scaled(
+                read(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM), times=1_000_000
+            ),
+            memory_clock=_scaled(
+                read(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM), times=1_000_000
+            ),
             energy=self._energy,
             utilisation=_scaled(rates and rates.gpu, per=100),
             memory_utilisation=_scaled(rates and rates.memory, per=100),
@@ -139,26 +154,36 @@ class _GpuSampler:
             remapped_uncorrectable=rows[1],
             remap_pending=_flag(rows[2]),
             remap_failure=_flag(rows[3]),
-            # Of a card's life: with MIG on, the counts since the driver was loaded are the devices' alone.
-            ecc_corrected=read(pynvml.nvmlDeviceGetTotalEccErrors, _CORRECTED, pynvml.NVML_AGGREGATE_ECC),
-            ecc_uncorrected=read(pynvml.nvmlDeviceGetTotalEccErrors, _UNCORRECTED, pynvml.NVML_AGGREGATE_ECC),
+            # Of a card's life: with MIG on, the counts since the driver was loaded are the devices'
+            # alone.
+            ecc_corrected=read(
+                pynvml.nvmlDeviceGetTotalEccErrors, _CORRECTED, pynvml.NVML_AGGREGATE_ECC
+            ),
+            ecc_uncorrected=read(
+                pynvml.nvmlDeviceGetTotalEccErrors, _UNCORRECTED, pynvml.NVML_AGGREGATE_ECC
+            ),
         )
 
     def _whole(self, gpu: Gpu, handle: Any) -> DeviceSample:
         def ecc(kind: int) -> Any | None:
             volatile = pynvml.NVML_VOLATILE_ECC
-            return self._questions.ask(gpu.uuid, pynvml.nvmlDeviceGetTotalEccErrors, handle, kind, volatile)
+            return self._questions.ask(
+                gpu.uuid, pynvml.nvmlDeviceGetTotalEccErrors, handle, kind, volatile
+            )
 
         return DeviceSample(
             **self._use(gpu.uuid, handle),
             # With MIG on and no instance there is nothing that could be active.
-            activity=Activity() if gpu.mig_enabled else self._activity(gpu, handle, (None, gpu.uuid)),
+            activity=Activity()
+            if gpu.mig_enabled
+            else self._activity(gpu, handle, (None, gpu.uuid)),
             ecc_corrected=ecc(_CORRECTED),
             ecc_uncorrected=ecc(_UNCORRECTED),
         )
 
     def _device(self, device: MigDevice, activity: Activity) -> DeviceSample:
-        # NVML may give a MIG device's handle to another one later: it has to be asked for again each time.
+        # NVML may give a MIG device's handle to another one later: it has to be asked for again
+        # each time.
         handle = call("getting its handle", pynvml.nvmlDeviceGetHandleByUUID, device.uuid)
         return DeviceSample(
             **self._use(device.uuid, handle),
@@ -176,11 +201,15 @@ class _GpuSampler:
 
     def _use(self, uuid: str, handle: Any) -> dict[str, Any]:
         """Memory and processes, as the fields of a :class:`DeviceSample`."""
-        memory = self._questions.ask(uuid, pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+        memory = self._questions.ask(
+            uuid, pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2
+        )
         reserved = getattr(memory, "reserved", None)
         if memory is None:  # drivers before R510 do not tell what is reserved, and count it as used
             memory = self._questions.ask(uuid, pynvml.nvmlDeviceGetMemoryInfo, handle)
-        processes = self._questions.ask(uuid, pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
+        processes = self._questions.ask(
+            uuid, pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle
+        )
         return {
             "memory_total": getattr(memory, "total", None),
             "memory_used": getattr(memory, "used", None),

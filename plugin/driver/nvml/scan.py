@@ -1,4 +1,6 @@
-"""Reading one GPU and its MIG devices: what fails is written into the answer, next to what could be read."""
+"""Reading one GPU and its MIG devices: what fails is written into the answer, next to what could be
+read.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,24 @@ from plugin.driver.nvml.library import ask, call
 from plugin.errors import DriverCallFailed
 
 #: Codes by which a GPU says that a MIG index or a profile index is a hole.
-_HOLES = frozenset({pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_SUPPORTED})
+_HOLES = frozenset(
+    {
+        pynvml.NVML_ERROR_NOT_FOUND,
+        pynvml.NVML_ERROR_INVALID_ARGUMENT,
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+    }
+)
 
-#: Indices beyond pynvml's table are tried as well: a newer driver may know more profiles than our bindings.
+#: Indices beyond pynvml's table are tried as well: a newer driver may know more profiles than our
+#: bindings.
 _PROFILE_INDICES = range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT + 8)
 
 
 @dataclass(frozen=True, slots=True)
 class _Profiles:
-    """GPU instance profiles of a card: the driver's names by profile id, and its number of memory slices."""
+    """GPU instance profiles of a card: the driver's names by profile id, and its number of memory
+    slices.
+    """
 
     names: dict[int, str] = field(default_factory=dict)
     memory_slices: int = 0
@@ -38,7 +49,9 @@ class GpuReader:
         self._profiles: _Profiles | None = None
 
     def read(self) -> Gpu:
-        """The GPU as it is now. Raises :class:`DriverCallFailed` when not even its UUID can be read."""
+        """The GPU as it is now. Raises :class:`DriverCallFailed` when not even its UUID can be
+        read.
+        """
         handle = call("getting its handle", pynvml.nvmlDeviceGetHandleByIndex, self._index)
         uuid = call("reading its UUID", pynvml.nvmlDeviceGetUUID, handle)
         if self._static is None or self._static.uuid != uuid:
@@ -46,13 +59,18 @@ class GpuReader:
             try:
                 self._static = self._read_static(handle, self._static)
             except DriverCallFailed as error:
-                broken, self._static = replace(self._static, error=f"GPU {self._index}: {error}"), None
+                broken, self._static = (
+                    replace(self._static, error=f"GPU {self._index}: {error}"),
+                    None,
+                )
                 return broken
         try:
             return self._read_mig(handle, self._static)
         except DriverCallFailed as error:
             nodes, missing = self._files.gpu(self._static.minor)
-            return replace(self._static, nodes=nodes, missing=missing, error=f"GPU {self._index}: {error}")
+            return replace(
+                self._static, nodes=nodes, missing=missing, error=f"GPU {self._index}: {error}"
+            )
 
     def _read_static(self, handle: Any, gpu: Gpu) -> Gpu:
         pci = call("reading its PCI address", pynvml.nvmlDeviceGetPciInfo, handle)
@@ -65,7 +83,8 @@ class GpuReader:
             pci_device_id=pci.pciDeviceId,
             numa=numa if numa is not None else _numa_by_driver(handle),
             product=ask(pynvml.nvmlDeviceGetName, handle) or "",
-            memory_mib=call("reading its memory", pynvml.nvmlDeviceGetMemoryInfo, handle).total >> 20,
+            memory_mib=call("reading its memory", pynvml.nvmlDeviceGetMemoryInfo, handle).total
+            >> 20,
             compute_capability=ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle),
         )
 
@@ -103,7 +122,9 @@ class GpuReader:
     def _read_device(
         self, gpu_handle: Any, gpu: Gpu, index: int, profiles: _Profiles, warnings: list[str]
     ) -> MigDevice | None:
-        """The MIG device at an index, ``None`` for a hole; raises when it cannot even be identified."""
+        """The MIG device at an index, ``None`` for a hole; raises when it cannot even be
+        identified.
+        """
         try:
             handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu_handle, index)
         except pynvml.NVMLError as error:
@@ -115,20 +136,31 @@ class GpuReader:
         ci = call("reading its compute instance id", pynvml.nvmlDeviceGetComputeInstanceId, handle)
         nodes, missing = self._files.mig(gpu.minor, gi, ci)
         device = MigDevice(
-            uuid, gpu.uuid, gpu.index, index, gi, ci, profile="", nodes=nodes, missing=missing, numa=gpu.numa
+            uuid,
+            gpu.uuid,
+            gpu.index,
+            index,
+            gi,
+            ci,
+            profile="",
+            nodes=nodes,
+            missing=missing,
+            numa=gpu.numa,
         )
         profile_id, placement = _read_gpu_instance(gpu_handle, gi)
         driver_name = profiles.names.get(profile_id, "") if profile_id is not None else ""
         device = replace(device, placement=placement)
         if profile_id is not None and profile_id not in profiles.names:
             warnings.append(
-                f"MIG device {device.path} is of GPU instance profile {profile_id}, which this plugin does not know; "
+                f"MIG device {device.path} is of GPU instance profile {profile_id}, which this "
+                "plugin does not know; "
                 "its name is computed from its size"
             )
         try:
             attributes = call("reading its attributes", pynvml.nvmlDeviceGetAttributes, handle)
         except DriverCallFailed as error:
-            # Without attributes the size of the compute instance is unknown, and so is the resource.
+            # Without attributes the size of the compute instance is unknown, and so is the
+            # resource.
             return replace(device, error=f"MIG device {device.path}: {error}")
         slices = attributes.computeInstanceSliceCount, attributes.gpuInstanceSliceCount
         return replace(
@@ -183,17 +215,25 @@ def _profile_info(gpu_handle: Any, index: int) -> Any | None:
             if error.value in _HOLES:
                 return None
             if error.value != pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
-                raise DriverCallFailed(f"reading profile index {index}: {error}", code=error.value) from error
+                raise DriverCallFailed(
+                    f"reading profile index {index}: {error}", code=error.value
+                ) from error
     return None
 
 
 def _placements(gpu_handle: Any, profile_id: int) -> tuple[Placement, ...]:
-    """Where instances of a profile can be; a raw binding that wants to be asked for the number first."""
+    """Where instances of a profile can be; a raw binding that wants to be asked for the number
+    first.
+    """
     count = pynvml.c_uint(0)
     try:
-        pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(gpu_handle, profile_id, None, pynvml.byref(count))
+        pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(
+            gpu_handle, profile_id, None, pynvml.byref(count)
+        )
         array = (pynvml.c_nvmlGpuInstancePlacement_t * count.value)()
-        pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(gpu_handle, profile_id, array, pynvml.byref(count))
+        pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(
+            gpu_handle, profile_id, array, pynvml.byref(count)
+        )
     except pynvml.NVMLError:
         return ()
     return tuple(Placement(item.start, item.size) for item in array[: count.value])
