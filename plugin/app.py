@@ -23,8 +23,8 @@ from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
 from plugin.driver.worker import DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
-from plugin.heartbeat import Heartbeats
 from plugin.ledger_file import LedgerFile, boot_id
+from plugin.loops.heartbeats import Heartbeats
 from plugin.node import Node
 from plugin.watching import Watcher, probe_regularly
 

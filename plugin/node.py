@@ -26,9 +26,9 @@ from plugin.core.snapshot import Snapshot
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverStale, DriverUnavailable, TargetError
-from plugin.heartbeat import Heartbeats
 from plugin.ledger_file import LedgerFile
-from plugin.store import Store
+from plugin.loops.heartbeats import Heartbeats
+from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from plugin.core.samples import Samples
 from plugin.core.view import View
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
-from plugin.heartbeat import Heartbeats
 from plugin.kubelet.journal import Journal
 from plugin.kubelet.pods import PodFollower
 from plugin.kubelet.supervisor import Supervisor
+from plugin.loops.heartbeats import Heartbeats
 from plugin.node import Node
 
 log = logging.getLogger(__name__)

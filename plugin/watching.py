@@ -11,13 +11,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plugin.core.backoff import delays
 from plugin.core.health import watching
 from plugin.driver.base import Driver, DriverEvent, EventSource, Probe
 from plugin.driver.event_thread import WAIT_SECONDS, EventThread
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverError, DriverUnavailable
-from plugin.heartbeat import Heartbeats
+from plugin.loops.backoff import delays
+from plugin.loops.heartbeats import Heartbeats
 from plugin.node import Node, Watchable
 
 log = logging.getLogger(__name__)

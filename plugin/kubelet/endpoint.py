@@ -16,14 +16,14 @@ from collections.abc import Awaitable, Callable
 import grpc
 
 from plugin.api.deviceplugin_v1beta1_pb2_grpc import add_DevicePluginServicer_to_server
-from plugin.core.backoff import delays
 from plugin.core.view import ResourceStatus
 from plugin.errors import KubeletError
 from plugin.kubelet.directory import Identity, SocketDirectory
 from plugin.kubelet.journal import Journal
 from plugin.kubelet.registration import register
 from plugin.kubelet.servicer import ResourceServicer, Stream
-from plugin.store import Store
+from plugin.loops.backoff import delays
+from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from plugin.core.preference import prefer
 from plugin.errors import DeviceUnavailable, InvalidRequest, RequestError, UnknownDevice
 from plugin.kubelet import wire
 from plugin.kubelet.journal import Journal
-from plugin.store import Store
+from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from plugin.core.view import ResourceStatus
 from plugin.kubelet.directory import SocketDirectory
 from plugin.kubelet.endpoint import Endpoint
 from plugin.kubelet.journal import Journal
-from plugin.store import Store
+from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
 

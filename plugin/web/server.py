@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from plugin.core.backoff import delays
 from plugin.core.view import View
 from plugin.errors import ConfigError
+from plugin.loops.backoff import delays
 from plugin.web.connection import Connection, Limits
 from plugin.web.probes import HUNG_SECONDS
 from plugin.web.routes import RenderMetrics, Site

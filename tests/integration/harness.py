@@ -13,9 +13,9 @@ from pathlib import Path
 
 from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
-from plugin.heartbeat import Heartbeats
 from plugin.kubelet.supervisor import Supervisor
 from plugin.ledger_file import LedgerFile
+from plugin.loops.heartbeats import Heartbeats
 from plugin.node import Node
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import SimNode, parse_node

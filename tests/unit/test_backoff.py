@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.core.backoff import delays
+from plugin.loops.backoff import delays
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from plugin.core.events import DriverEvent, EventKind, Probe
 from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
 from plugin.errors import ControlError, NotRunning
-from plugin.heartbeat import Heartbeats
 from plugin.ledger_file import LedgerFile
+from plugin.loops.heartbeats import Heartbeats
 from plugin.node import Node
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import SimNode, parse_node

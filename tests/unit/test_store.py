@@ -10,7 +10,7 @@ from plugin.core.model import Inventory
 from plugin.core.resources import Advertisement
 from plugin.core.settings import Settings
 from plugin.core.snapshot import Snapshot
-from plugin.store import Store
+from plugin.loops.store import Store
 
 
 def generation(number: int) -> Snapshot:

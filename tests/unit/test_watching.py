@@ -15,8 +15,8 @@ from plugin.core.settings import Settings
 from plugin.driver.base import DriverEvent
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverCallFailed
-from plugin.heartbeat import Heartbeats
 from plugin.ledger_file import LedgerFile
+from plugin.loops.heartbeats import Heartbeats
 from plugin.node import Node
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import SimNode, parse_node

@@ -1,0 +1,1 @@
+"""How a loop waits, wakes, retries and shows that it still turns."""
