@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from plugin.core.profiles import RESOURCE_PREFIX
+from plugin.core.inventory.profiles import RESOURCE_PREFIX
 from plugin.core.settings import HealthChecks, Settings, SharedResource, Sharing
 from plugin.errors import ConfigError
 from plugin.options import (

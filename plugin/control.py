@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from plugin.control_socket import Listener
-from plugin.core.ledger import CORDONED
-from plugin.core.model import Device, Gpu, MigDevice
+from plugin.core.health.ledger import CORDONED
+from plugin.core.inventory.model import Device, Gpu, MigDevice
+from plugin.core.status import document
 from plugin.errors import ControlError, NotRunning, PluginError
 from plugin.node import Node
-from plugin.status import document
 
 log = logging.getLogger(__name__)
 

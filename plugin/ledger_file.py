@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plugin.core.ledger import EMPTY, Ledger, from_document, to_document
+from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document
 
 log = logging.getLogger(__name__)
 

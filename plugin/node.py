@@ -14,15 +14,15 @@ from types import MappingProxyType
 from typing import Any
 
 from plugin import reports
-from plugin.core import ledger as ledgers
-from plugin.core.events import DriverEvent, EventKind, Probe
-from plugin.core.health import Fault, Severity, judge, recovery_fault, watching
-from plugin.core.ledger import Condition, Escalation, Ledger
-from plugin.core.merge import carry_over
-from plugin.core.model import Gpu, Inventory, MigDevice
-from plugin.core.resources import Advertisement, advertise
+from plugin.core.advertise.advertisement import Advertisement, advertise
+from plugin.core.health import ledger as ledgers
+from plugin.core.health.events import DriverEvent, EventKind, Probe
+from plugin.core.health.faults import Fault, Severity, judge, recovery_fault, watching
+from plugin.core.health.ledger import Condition, Escalation, Ledger
+from plugin.core.inventory.merge import carry_over
+from plugin.core.inventory.model import Gpu, Inventory, MigDevice
 from plugin.core.settings import Settings
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverStale, DriverUnavailable, TargetError

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from plugin.core.samples import Samples
+from plugin.core.inventory.samples import Samples
 from plugin.core.view import View
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker

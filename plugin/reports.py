@@ -8,11 +8,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
-from plugin.core.health import Fault, Severity
-from plugin.core.ledger import Reason
-from plugin.core.resources import Listed
-from plugin.core.snapshot import Snapshot
-from plugin.status import warnings
+from plugin.core.advertise.advertisement import Listed
+from plugin.core.health.faults import Fault, Severity
+from plugin.core.health.ledger import Reason
+from plugin.core.state import Snapshot
+from plugin.core.status import warnings
 
 log = logging.getLogger("plugin.node")
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plugin.core.health import watching
+from plugin.core.health.faults import watching
 from plugin.driver.base import Driver, DriverEvent, EventSource, Probe
 from plugin.driver.event_thread import WAIT_SECONDS, EventThread
 from plugin.driver.worker import DriverWorker

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin.control import ask
-from plugin.core.resources import REPLICA_SEPARATOR
+from plugin.core.advertise.advertisement import REPLICA_SEPARATOR
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError, KubeletError
 from plugin.kubelet.podresources import Holders, list_holders

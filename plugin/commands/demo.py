@@ -23,8 +23,8 @@ from rich.text import Text
 from plugin.commands.pictures import draw
 from plugin.commands.terminal import console
 from plugin.control import ask
-from plugin.core.model import Gpu, MigDevice, MigMode, Placement
-from plugin.core.profiles import GPU_RESOURCE, resource_name
+from plugin.core.inventory.model import Gpu, MigDevice, MigMode, Placement
+from plugin.core.inventory.profiles import GPU_RESOURCE, resource_name
 from plugin.errors import PluginError
 from plugin.sim.kubelet import SimKubelet
 from plugin.sim.kubelet_pods import Pod

@@ -14,11 +14,11 @@ from rich.table import Table
 from plugin.app import build_driver
 from plugin.commands.terminal import console
 from plugin.control import ask
-from plugin.core.resources import advertise
+from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import Settings
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
+from plugin.core.status import document
 from plugin.errors import ControlError, NotRunning
-from plugin.status import document
 
 
 def show(settings: Settings, output: str, *, scan: bool = False) -> int:

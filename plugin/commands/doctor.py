@@ -14,11 +14,11 @@ from rich.markup import escape
 from plugin.app import build_driver, device_files, library_roots
 from plugin.commands.terminal import console
 from plugin.config import Loaded
-from plugin.core.model import Inventory
-from plugin.core.resources import advertise
+from plugin.core.advertise.advertisement import advertise
+from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
+from plugin.core.status import warnings
 from plugin.errors import DriverUnavailable
-from plugin.status import warnings
 
 #: Below this many inotify instances, other software on the node can leave none for us.
 _FEW_INOTIFY_INSTANCES = 128

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
-from plugin.core.model import Gpu, MigDevice
+from plugin.core.inventory.model import Gpu, MigDevice
 
 #: Characters of one memory slice, its right border included: the longest usual name of a one-slice
 #: profile and air.

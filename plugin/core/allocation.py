@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from plugin.core.model import Device, Gpu
-from plugin.core.resources import Advertisement
+from plugin.core.advertise.advertisement import Advertisement
+from plugin.core.inventory.model import Device, Gpu
 from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
 from plugin.errors import DeviceUnavailable, InvalidRequest, UnknownDevice
 
 #: Where NVIDIA's container runtime looks for a device list given as mounts.

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from plugin.core.model import Gpu
-from plugin.core.resources import Listed
+from plugin.core.advertise.advertisement import Listed
+from plugin.core.inventory.model import Gpu
 from plugin.core.settings import Policy
 
 

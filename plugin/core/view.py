@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from plugin.core.samples import Samples
-from plugin.core.snapshot import Snapshot
+from plugin.core.inventory.samples import Samples
+from plugin.core.state import Snapshot
 
 #: Upper bounds of the buckets of a call's duration, in seconds; one more bucket holds everything
 #: above.

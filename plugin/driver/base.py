@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from plugin.core.events import DriverEvent, EventKind, Probe
-from plugin.core.model import Inventory
-from plugin.core.samples import Samples
+from plugin.core.health.events import DriverEvent, EventKind, Probe
+from plugin.core.inventory.model import Inventory
+from plugin.core.inventory.samples import Samples
 
 __all__ = ["NO_XID_EVENTS", "Driver", "DriverEvent", "EventKind", "EventSource", "Probe"]
 

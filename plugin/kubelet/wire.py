@@ -6,8 +6,8 @@ import functools
 from collections.abc import Iterable
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
+from plugin.core.advertise.advertisement import Listed
 from plugin.core.allocation import ContainerAllocation
-from plugin.core.resources import Listed
 
 VERSION = "v1beta1"
 

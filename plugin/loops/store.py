@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
 
 
 class Store:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from plugin.core.model import Engines, Placement
+from plugin.core.inventory.model import Engines, Placement
 from plugin.errors import SimulationError
 
 _COMPUTE_PREFIX = re.compile(r"(?P<slices>\d+)c\.(?P<rest>.+)")

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plugin.core.events import Probe
-from plugin.core.model import Gpu, Inventory, MigDevice, MigMode, Placement
-from plugin.core.profiles import profile_by_arithmetic
-from plugin.core.samples import Samples
+from plugin.core.health.events import Probe
+from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode, Placement
+from plugin.core.inventory.profiles import profile_by_arithmetic
+from plugin.core.inventory.samples import Samples
 from plugin.errors import DriverCallFailed, DriverUnavailable
 from plugin.sim.codes import Code, NodeError, call_failed
 from plugin.sim.engine import CONTROL_NODES, SimNode

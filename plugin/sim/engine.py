@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from plugin.core.events import DriverEvent, EventKind
-from plugin.core.model import Placement
-from plugin.core.xids import CATALOGUE, Action
+from plugin.core.health.events import DriverEvent, EventKind
+from plugin.core.health.xids import CATALOGUE, Action
+from plugin.core.inventory.model import Placement
 from plugin.errors import SimulationError
 from plugin.sim.cards import Card
 from plugin.sim.codes import Code, NodeError

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from plugin.core.model import Placement
+from plugin.core.inventory.model import Placement
 from plugin.sim.cards import Card, CardProfile
 from plugin.sim.codes import Code, NodeError
 from plugin.sim.placement import compute_placements

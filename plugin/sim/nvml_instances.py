@@ -7,7 +7,7 @@ from typing import Any
 
 import pynvml
 
-from plugin.core.model import Placement
+from plugin.core.inventory.model import Placement
 from plugin.sim.cards import CardProfile
 from plugin.sim.codes import Code, NodeError
 from plugin.sim.faults import Aspect

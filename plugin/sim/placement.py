@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from plugin.core.model import Placement
+from plugin.core.inventory.model import Placement
 from plugin.errors import SimulationError
 from plugin.sim.cards import Card, CardProfile
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from plugin.core.model import Gpu
-from plugin.core.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.core.inventory.model import Gpu
+from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
 from plugin.errors import DriverCallFailed
 from plugin.sim import sensors
 from plugin.sim.codes import Code, NodeError, call_failed

@@ -64,7 +64,7 @@ def utilisation(busy: float) -> tuple[int, int]:
 
 def activity(name: str, before: float, after: float) -> float:
     """Percent of the time between two samples, by the field of
-    :class:`~plugin.core.samples.Activity`.
+    :class:`~plugin.core.inventory.samples.Activity`.
     """
     return _ACTIVITY[name] * (before + after) / 2
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from plugin.core.health import RECOVERY_ACTIONS
+from plugin.core.health.faults import RECOVERY_ACTIONS
 from plugin.errors import SimulationError
 from plugin.sim.cards import catalog
 from plugin.sim.engine import SimNode

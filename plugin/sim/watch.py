@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plugin.core.events import ALL_EVENTS, DriverEvent, EventKind, Probe
+from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind, Probe
 from plugin.driver.base import NO_XID_EVENTS
 from plugin.errors import DriverCallFailed, DriverUnavailable
 from plugin.sim.codes import Code, NodeError, call_failed

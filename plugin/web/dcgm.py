@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from prometheus_client.metrics_core import Metric
 
-from plugin.core.model import Gpu, MigDevice
-from plugin.core.samples import DeviceSample
+from plugin.core.inventory.model import Gpu, MigDevice
+from plugin.core.inventory.samples import DeviceSample
 from plugin.web.family import Family, Kind, Labels, Reading, read
 from plugin.web.subjects import HOLDER, Card, Subject, holder_labels
 

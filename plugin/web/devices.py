@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from prometheus_client.metrics_core import Metric
 
-from plugin.core.ledger import CORDONED
-from plugin.core.model import Gpu
-from plugin.core.samples import DeviceSample
+from plugin.core.health.ledger import CORDONED
+from plugin.core.inventory.model import Gpu
+from plugin.core.inventory.samples import DeviceSample
 from plugin.web.family import Family, Labels, Reading, counter, filled, gauge, info, read
 from plugin.web.subjects import CARD, DEVICE, HOLDER, IDENTITY, Card, Subject
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import plugin
-from plugin import status
-from plugin.core.ledger import CORDONED
-from plugin.core.model import Gpu, MigDevice
-from plugin.core.profiles import Profile
-from plugin.core.resources import REPLICA_SEPARATOR, Listed
-from plugin.core.samples import DeviceSample
+from plugin.core import status
+from plugin.core.advertise.advertisement import REPLICA_SEPARATOR, Listed
+from plugin.core.health.ledger import CORDONED
+from plugin.core.inventory.model import Gpu, MigDevice
+from plugin.core.inventory.profiles import Profile
+from plugin.core.inventory.samples import DeviceSample
 from plugin.core.view import Holder, ResourceStatus, View
 from plugin.web.probes import Verdict, health, readiness
 

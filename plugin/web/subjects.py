@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from plugin.core.events import Probe
-from plugin.core.ledger import Condition, Entry
-from plugin.core.model import Device, Gpu, MigDevice
-from plugin.core.resources import REPLICA_SEPARATOR
-from plugin.core.samples import CardSample, DeviceSample
+from plugin.core.advertise.advertisement import REPLICA_SEPARATOR
+from plugin.core.health.events import Probe
+from plugin.core.health.ledger import Condition, Entry
+from plugin.core.inventory.model import Device, Gpu, MigDevice
+from plugin.core.inventory.samples import CardSample, DeviceSample
+from plugin.core.status import Standing, standing
 from plugin.core.view import Holder, View
-from plugin.status import Standing, standing
 from plugin.web.family import Labels
 
 IDENTITY = ("gpu", "uuid", "parent_uuid", "profile", "gi", "ci", "resource")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from plugin.core.advertise.advertisement import advertise
 from plugin.core.preference import prefer
-from plugin.core.resources import advertise
 from plugin.core.settings import MigStrategy, Policy, Settings, SharedResource, Sharing
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import parse_node

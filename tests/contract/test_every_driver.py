@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from plugin.core.model import Placement
-from plugin.core.profiles import Profile
+from plugin.core.inventory.model import Placement
+from plugin.core.inventory.profiles import Profile
 from plugin.driver.base import Driver
 
 KUBELET_ID_LIMIT = 63

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugin.core.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
 from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import NvmlDriver

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugin.core.events import ALL_EVENTS, DriverEvent, EventKind, Probe
+from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind, Probe
 from plugin.driver.base import NO_XID_EVENTS, Driver, EventSource
 from plugin.driver.nvml import NvmlDriver
 from plugin.errors import DriverCallFailed, DriverStale, DriverUnavailable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.core.resources import advertise
+from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import MigStrategy, Settings
 from plugin.sim.driver import SimDriver
 from plugin.sim.kubelet_pods import Pod

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.core.events import DriverEvent, EventKind, Probe
+from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import NvmlDriver
 from plugin.errors import DriverCallFailed, DriverUnavailable

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from plugin.core.events import EventKind
+from plugin.core.health.events import EventKind
 from plugin.sim.engine import SimNode
 
 SOURCE = Path(__file__).with_name("libnvidia_ml.c")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from plugin.core.model import Gpu, Inventory, MigDevice, MigMode, Placement
-from plugin.core.resources import Listed, advertise
+from plugin.core.advertise.advertisement import Listed, advertise
+from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode, Placement
 from plugin.core.settings import MigStrategy, Settings
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
 
 #: Memory slices of the profiles of a 40 GB A100.
 SLICES = {

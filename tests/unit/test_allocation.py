@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plugin.core.advertise.advertisement import advertise
 from plugin.core.allocation import (
     VOLUME_MOUNTS_ROOT,
     ContainerAllocation,
@@ -17,7 +18,6 @@ from plugin.core.allocation import (
     Mount,
     allocate,
 )
-from plugin.core.resources import advertise
 from plugin.core.settings import (
     DeviceIdStrategy,
     DeviceListStrategy,
@@ -26,7 +26,7 @@ from plugin.core.settings import (
     SharedResource,
     Sharing,
 )
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
 from plugin.errors import DeviceUnavailable, InvalidRequest, RequestError, UnknownDevice
 
 from .builders import CONTROL, gpu, ids, mig_device, mig_gpu, node, snapshot

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from plugin.control import MOST_CLIENTS, REQUEST_BYTES, Control, ask
-from plugin.core.events import DriverEvent, EventKind, Probe
+from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
 from plugin.errors import ControlError, NotRunning

@@ -9,13 +9,22 @@ from typing import Any
 import pytest
 
 from plugin.commands.devices import show
-from plugin.core.ledger import CORDONED, EMPTY, Clears, Entry, Ledger, Reason, cordon, verdicts
-from plugin.core.model import Gpu, Inventory, MigDevice
-from plugin.core.resources import advertise
+from plugin.core.advertise.advertisement import advertise
+from plugin.core.health.ledger import (
+    CORDONED,
+    EMPTY,
+    Clears,
+    Entry,
+    Ledger,
+    Reason,
+    cordon,
+    verdicts,
+)
+from plugin.core.inventory.model import Gpu, Inventory, MigDevice
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
+from plugin.core.status import Standing, Why, document, standing
 from plugin.errors import ConfigError
-from plugin.status import Standing, Why, document, standing
 
 from .builders import gpu, mig_device, mig_gpu, node, snapshot
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from plugin.core.resources import advertise
+from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import MigStrategy, Settings
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
+from plugin.core.status import document
 from plugin.options import IGNORED_FLAGS, OPTIONS
 from plugin.sim.cards import catalog
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import parse_node
-from plugin.status import document
 from scripts import options_table
 
 ROOT = Path(__file__).resolve().parents[2]

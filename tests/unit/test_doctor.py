@@ -11,7 +11,7 @@ import pytest
 
 from plugin.commands.doctor import Check, Verdict, checks, examine, host_checks, node_checks
 from plugin.config import Loaded
-from plugin.core.model import Inventory, MigMode
+from plugin.core.inventory.model import Inventory, MigMode
 from plugin.core.settings import MigStrategy, Settings
 from plugin.errors import ConfigError
 

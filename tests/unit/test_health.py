@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from plugin.core.events import DriverEvent, EventKind
-from plugin.core.health import Severity, attribute, judge, recovery_fault, severity, watching
-from plugin.core.model import MigDevice
+from plugin.core.health.events import DriverEvent, EventKind
+from plugin.core.health.faults import Severity, attribute, judge, recovery_fault, severity, watching
+from plugin.core.inventory.model import MigDevice
 from plugin.core.settings import HealthChecks, Settings
 
 from .builders import mig_gpu, node

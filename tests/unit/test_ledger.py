@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.core.events import Probe
-from plugin.core.health import Fault, Severity
-from plugin.core.ledger import (
+from plugin.core.health.events import Probe
+from plugin.core.health.faults import Fault, Severity
+from plugin.core.health.ledger import (
     EMPTY,
     LONGEST_QUIET_SECONDS,
     Condition,
@@ -28,7 +28,7 @@ from plugin.core.ledger import (
     uncordon,
     verdicts,
 )
-from plugin.core.model import Inventory
+from plugin.core.inventory.model import Inventory
 
 from .builders import mig_gpu, node
 

@@ -22,13 +22,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from plugin.core.events import Probe
-from plugin.core.ledger import CORDONED, Clears, Condition, Entry, Ledger, Reason, verdicts
-from plugin.core.model import Inventory
-from plugin.core.resources import advertise
-from plugin.core.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.core.advertise.advertisement import advertise
+from plugin.core.health.events import Probe
+from plugin.core.health.ledger import CORDONED, Clears, Condition, Entry, Ledger, Reason, verdicts
+from plugin.core.inventory.model import Inventory
+from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
 from plugin.core.view import DURATION_BOUNDS, CallStats, Holder, ResourceStatus, View
 from plugin.web import dcgm
 from plugin.web.family import PREFIX, Kind

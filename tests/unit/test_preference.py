@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.core.model import Gpu, MigDevice, Placement
+from plugin.core.advertise.advertisement import Listed
+from plugin.core.inventory.model import Gpu, MigDevice, Placement
 from plugin.core.preference import Preference, prefer
-from plugin.core.resources import Listed
 from plugin.core.settings import Policy
 
 from .builders import gpu, ids, listing, mig_device

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.core.profiles import (
+from plugin.core.inventory.profiles import (
     Profile,
     memory_gb,
     profile_by_arithmetic,

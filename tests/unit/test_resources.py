@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from plugin.core.model import Inventory, MigMode
-from plugin.core.resources import Advertisement, advertise
+from plugin.core.advertise.advertisement import Advertisement, advertise
+from plugin.core.inventory.model import Inventory, MigMode
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing, SingleResource
 
 from .builders import gpu, ids, mig_device, mig_gpu, node

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from plugin.core.model import MigDevice
+from plugin.core.inventory.model import MigDevice
 from plugin.driver.base import DriverEvent, EventKind
 from plugin.errors import DriverUnavailable, SimulationError
 from plugin.sim.codes import Code, NodeError

@@ -12,7 +12,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from plugin.core.model import Placement
+from plugin.core.inventory.model import Placement
 from plugin.driver.nvml import library as nvml
 from plugin.sim.codes import Code
 from plugin.sim.driver import SimDriver

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.core.model import Placement
+from plugin.core.inventory.model import Placement
 from plugin.errors import SimulationError
 from plugin.sim.cards import Card, CardProfile, catalog
 from plugin.sim.codes import Code, NodeError

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from plugin.cli import main
-from plugin.core.events import DriverEvent, EventKind
+from plugin.core.health.events import DriverEvent, EventKind
 from plugin.errors import DriverUnavailable, SimulationError
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import SimNode, parse_node

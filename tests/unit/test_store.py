@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from plugin.core.model import Inventory
-from plugin.core.resources import Advertisement
+from plugin.core.advertise.advertisement import Advertisement
+from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
 from plugin.loops.store import Store
 
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from plugin.core import ledger as ledgers
-from plugin.core.events import DriverEvent, EventKind
-from plugin.core.health import judge
-from plugin.core.ledger import EMPTY, Escalation, Ledger
-from plugin.core.model import Inventory
-from plugin.core.resources import advertise
-from plugin.core.samples import Activity, DeviceSample, Samples
+from plugin.core.advertise.advertisement import advertise
+from plugin.core.health import ledger as ledgers
+from plugin.core.health.events import DriverEvent, EventKind
+from plugin.core.health.faults import judge
+from plugin.core.health.ledger import EMPTY, Escalation, Ledger
+from plugin.core.inventory.model import Inventory
+from plugin.core.inventory.samples import Activity, DeviceSample, Samples
 from plugin.core.settings import MigStrategy, Settings
-from plugin.core.snapshot import Snapshot
+from plugin.core.state import Snapshot
 from plugin.core.view import Holder, ResourceStatus, View
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import parse_node

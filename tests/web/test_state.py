@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import plugin.web.state
-from plugin.core.resources import advertise
+from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
 from plugin.core.view import Holder, View
 from plugin.web.state import document

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pynvml
 
-from plugin.core.events import Probe
-from plugin.core.model import Gpu, Inventory
-from plugin.core.samples import Samples
+from plugin.core.health.events import Probe
+from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.inventory.samples import Samples
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import library as nvml
 from plugin.driver.nvml import probes

@@ -9,7 +9,7 @@ from typing import Any
 
 import pynvml
 
-from plugin.core.events import ALL_EVENTS, DriverEvent, EventKind
+from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind
 from plugin.driver.base import NO_XID_EVENTS
 from plugin.driver.nvml.library import call, failed
 from plugin.errors import DriverCallFailed, DriverUnavailable

@@ -10,7 +10,7 @@ from typing import Any
 
 import pynvml
 
-from plugin.core.samples import Activity
+from plugin.core.inventory.samples import Activity
 
 #: Metrics that are shares of time, by the field that holds each. NVML answers in percent, within
 #: some 2 µs.

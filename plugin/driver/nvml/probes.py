@@ -6,7 +6,7 @@ from typing import Any
 
 import pynvml
 
-from plugin.core.events import Probe
+from plugin.core.health.events import Probe
 from plugin.driver.nvml.library import ask, call, failed
 from plugin.errors import DriverCallFailed
 

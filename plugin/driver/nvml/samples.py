@@ -10,8 +10,8 @@ from typing import Any
 
 import pynvml
 
-from plugin.core.model import Gpu, MigDevice
-from plugin.core.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.core.inventory.model import Gpu, MigDevice
+from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
 from plugin.driver.nvml.gpm import ActivityMeter
 from plugin.driver.nvml.library import ask, call
 from plugin.errors import DriverCallFailed

@@ -9,8 +9,8 @@ from typing import Any
 
 import pynvml
 
-from plugin.core.model import Engines, Gpu, MigDevice, MigMode, Placement
-from plugin.core.profiles import profile_by_arithmetic, profile_of_driver_name
+from plugin.core.inventory.model import Engines, Gpu, MigDevice, MigMode, Placement
+from plugin.core.inventory.profiles import profile_by_arithmetic, profile_of_driver_name
 from plugin.driver.files import DeviceFiles, sysfs_bus_id
 from plugin.driver.nvml.library import ask, call
 from plugin.errors import DriverCallFailed

@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from plugin.core.events import DriverEvent, EventKind
-from plugin.core.model import Gpu, Inventory
+from plugin.core.health.events import DriverEvent, EventKind
+from plugin.core.health.xids import CATALOGUE, Action
+from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.settings import Settings
-from plugin.core.xids import CATALOGUE, Action
 
 #: Names of NVML's recovery actions (``nvmlDeviceGpuRecoveryAction_t``).
 RECOVERY_ACTIONS = {

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from plugin.core.ledger import EMPTY, Condition, Ledger
-from plugin.core.model import Inventory
-from plugin.core.resources import Advertisement
+from plugin.core.advertise.advertisement import Advertisement
+from plugin.core.health.ledger import EMPTY, Condition, Ledger
+from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 
 

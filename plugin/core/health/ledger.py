@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from plugin.core.events import Probe
-from plugin.core.health import Fault, Severity
-from plugin.core.model import Device, Gpu, Inventory, MigDevice
+from plugin.core.health.events import Probe
+from plugin.core.health.faults import Fault, Severity
+from plugin.core.inventory.model import Device, Gpu, Inventory, MigDevice
 
 CORDONED = "cordoned"
 

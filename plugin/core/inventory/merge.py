@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plugin.core.model import Gpu, Inventory, MigDevice
+from plugin.core.inventory.model import Gpu, Inventory, MigDevice
 
 
 def carry_over(old: Inventory, new: Inventory) -> Inventory:

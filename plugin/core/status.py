@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from plugin.core.ledger import CORDONED, Ledger
-from plugin.core.ledger import Reason as Held
-from plugin.core.model import Device, Gpu, Inventory, MigDevice
-from plugin.core.snapshot import Snapshot
+from plugin.core.health.ledger import CORDONED, Ledger
+from plugin.core.health.ledger import Reason as Held
+from plugin.core.inventory.model import Device, Gpu, Inventory, MigDevice
+from plugin.core.state import Snapshot
 
 #: Where a document comes from: a running daemon's state, or a look of its own.
 Source = Literal["daemon", "scan"]

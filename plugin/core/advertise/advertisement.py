@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from plugin.core.model import Device, Gpu, Inventory, MigDevice
-from plugin.core.profiles import GPU_RESOURCE, resource_name
+from plugin.core.inventory.model import Device, Gpu, Inventory, MigDevice
+from plugin.core.inventory.profiles import GPU_RESOURCE, resource_name
 from plugin.core.settings import MigStrategy, Settings, SharedResource, SingleResource
 
 #: Between a device's UUID and the number of its replica, as NVIDIA's plugin writes it.

@@ -1,0 +1,1 @@
+"""What the node offers to kubelet, and what it leaves out and why."""

@@ -1,0 +1,1 @@
+"""What is wrong with a device, since when, and what ends it."""

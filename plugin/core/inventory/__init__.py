@@ -1,0 +1,1 @@
+"""What is on the node: GPUs, MIG devices, their profiles and what is measured of them."""
