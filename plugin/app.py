@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import plugin
-from plugin.config import Loaded
+from plugin.config.load import Loaded
 from plugin.control import Control, Simulate
 from plugin.core.settings import Settings
 from plugin.core.view import View

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import plugin
 from plugin import logs
-from plugin.config import Loaded, add_arguments, load
+from plugin.config.load import Loaded, add_arguments, load
 from plugin.errors import ConfigError, PluginError
 
 #: Exit statuses. ``doctor`` has its own: 0 pass, 1 warn, 2 fail.

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/configuration.md from plugin.options, or with --check say whether they
-are current.
+"""Write the tables of docs/configuration.md from plugin.config.options, or say with --check
+whether they are current.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from plugin.config.options import IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, Option
 from plugin.core.settings import Settings
-from plugin.options import IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, Option
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs/configuration.md"
 
@@ -103,7 +103,7 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         if fresh != text:
             print(
-                f"{DOCUMENT} is not what plugin/options.py says; run python -m "
+                f"{DOCUMENT} is not what plugin/config/options.py says; run python -m "
                 "scripts.options_table"
             )
             return 1

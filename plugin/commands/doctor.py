@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from plugin.app import build_driver, device_files, library_roots
 from plugin.commands.terminal import console
-from plugin.config import Loaded
+from plugin.config.load import Loaded
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings

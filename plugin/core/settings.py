@@ -1,4 +1,4 @@
-"""Everything that can be configured; ``plugin.config`` fills it from flags,
+"""Everything that can be configured; ``plugin.config.load`` fills it from flags,
 environment and file.
 """
 
@@ -87,7 +87,7 @@ class HealthChecks:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """One field per option; each option's flag, variable, key and words are in
-    ``plugin.options.OPTIONS``.
+    ``plugin.config.options.OPTIONS``.
     """
 
     # what is advertised

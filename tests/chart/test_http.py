@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from plugin.config import load
+from plugin.config.load import load
 
 if TYPE_CHECKING:
     from .conftest import Renderer

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from plugin.app import DEFAULT_LEDGER
-from plugin.config import load
+from plugin.config.load import load
+from plugin.config.options import OPTIONS as DAEMON_OPTIONS
 from plugin.core.settings import (
     DeviceIdStrategy,
     DeviceListStrategy,
@@ -17,7 +18,6 @@ from plugin.core.settings import (
     Settings,
     SingleResource,
 )
-from plugin.options import OPTIONS as DAEMON_OPTIONS
 
 if TYPE_CHECKING:
     from .conftest import Renderer

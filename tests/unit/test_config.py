@@ -18,10 +18,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.config import Loaded, add_arguments, load
+from plugin.config.load import Loaded, add_arguments, load
+from plugin.config.options import EMPTY_MEANS_NONE, IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, Option
 from plugin.core.settings import HealthChecks, Settings, SharedResource, Sharing
 from plugin.errors import ConfigError
-from plugin.options import EMPTY_MEANS_NONE, IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, Option
 
 Load = Callable[..., Loaded]
 DEFAULTS = Settings()

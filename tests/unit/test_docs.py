@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from plugin.config.options import IGNORED_FLAGS, OPTIONS
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
 from plugin.core.status import document
-from plugin.options import IGNORED_FLAGS, OPTIONS
 from plugin.sim.cards import catalog
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import parse_node

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plugin.commands.doctor import Check, Verdict, checks, examine, host_checks, node_checks
-from plugin.config import Loaded
+from plugin.config.load import Loaded
 from plugin.core.inventory.model import Inventory, MigMode
 from plugin.core.settings import MigStrategy, Settings
 from plugin.errors import ConfigError

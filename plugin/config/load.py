@@ -15,10 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from plugin.core.inventory.profiles import RESOURCE_PREFIX
-from plugin.core.settings import HealthChecks, Settings, SharedResource, Sharing
-from plugin.errors import ConfigError
-from plugin.options import (
+from plugin.config.options import (
     EMPTY_MEANS_NONE,
     IGNORED_FLAGS,
     IGNORED_KEYS,
@@ -28,6 +25,9 @@ from plugin.options import (
     boolean,
     socket_path,
 )
+from plugin.core.inventory.profiles import RESOURCE_PREFIX
+from plugin.core.settings import HealthChecks, Settings, SharedResource, Sharing
+from plugin.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _parse(option: Option, name: str, value: object) -> object:
 
 def _read_file(path: Path) -> tuple[dict[str, object], Sharing, list[str]]:
     """What :func:`_parse_document` makes of the file."""
-    from plugin import document  # noqa: PLC0415 — 25 ms that only those with a file pay
+    from plugin.config import document  # noqa: PLC0415 — 25 ms that only those with a file pay
 
     where = f"config file {path}"
     return _parse_document(where, document.read(where, path))

@@ -1,0 +1,1 @@
+"""Settings from flag, environment variable and file."""
