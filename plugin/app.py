@@ -23,10 +23,10 @@ from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
 from plugin.driver.worker import DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
-from plugin.ledger_file import LedgerFile, boot_id
 from plugin.loops.heartbeats import Heartbeats
-from plugin.node import Node
-from plugin.watching import Watcher, probe_regularly
+from plugin.state.ledger_file import LedgerFile, boot_id
+from plugin.state.watching import Watcher, probe_regularly
+from plugin.state.writer import Node
 
 log = logging.getLogger(__name__)
 

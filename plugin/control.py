@@ -23,7 +23,7 @@ from plugin.core.health.ledger import CORDONED
 from plugin.core.inventory.model import Device, Gpu, MigDevice
 from plugin.core.status import document
 from plugin.errors import ControlError, NotRunning, PluginError
-from plugin.node import Node
+from plugin.state.writer import Node
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from plugin.kubelet.journal import Journal
 from plugin.kubelet.pods import PodFollower
 from plugin.kubelet.supervisor import Supervisor
 from plugin.loops.heartbeats import Heartbeats
-from plugin.node import Node
+from plugin.state.writer import Node
 
 log = logging.getLogger(__name__)
 

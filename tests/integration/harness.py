@@ -14,13 +14,13 @@ from pathlib import Path
 from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
 from plugin.kubelet.supervisor import Supervisor
-from plugin.ledger_file import LedgerFile
 from plugin.loops.heartbeats import Heartbeats
-from plugin.node import Node
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import SimNode, parse_node
 from plugin.sim.kubelet import SimKubelet
-from plugin.watching import Watcher, probe_regularly
+from plugin.state.ledger_file import LedgerFile
+from plugin.state.watching import Watcher, probe_regularly
+from plugin.state.writer import Node
 
 from .conftest import SECONDS
 

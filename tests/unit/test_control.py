@@ -21,12 +21,12 @@ from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
 from plugin.errors import ControlError, NotRunning
-from plugin.ledger_file import LedgerFile
 from plugin.loops.heartbeats import Heartbeats
-from plugin.node import Node
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import SimNode, parse_node
 from plugin.sim.verbs import perform
+from plugin.state.ledger_file import LedgerFile
+from plugin.state.writer import Node
 
 pytestmark = pytest.mark.asyncio
 

@@ -16,7 +16,7 @@ from plugin.logs import ConsoleFormatter, JsonFormatter, configure
 
 def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
     made = logging.makeLogRecord(
-        {"name": "plugin.node", "msg": message, "args": args, "levelname": "WARNING"}
+        {"name": "plugin.state.writer", "msg": message, "args": args, "levelname": "WARNING"}
     )
     made.created = 1_700_000_000.25
     for key, value in extra.items():
@@ -36,7 +36,7 @@ def test_a_line_of_json() -> None:
     assert json.loads(line) == {
         "time": "2023-11-14T22:13:20.250+00:00",
         "level": "warning",
-        "logger": "plugin.node",
+        "logger": "plugin.state.writer",
         "message": "one of 2",
         "generation": 3,
         "devices": ["a", "b"],

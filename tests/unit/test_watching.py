@@ -15,13 +15,13 @@ from plugin.core.settings import Settings
 from plugin.driver.base import DriverEvent
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverCallFailed
-from plugin.ledger_file import LedgerFile
 from plugin.loops.heartbeats import Heartbeats
-from plugin.node import Node
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import SimNode, parse_node
 from plugin.sim.watch import SimEventSource
-from plugin.watching import Watcher
+from plugin.state.ledger_file import LedgerFile
+from plugin.state.watching import Watcher
+from plugin.state.writer import Node
 
 LONG = 1000.0
 

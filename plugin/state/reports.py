@@ -14,7 +14,7 @@ from plugin.core.health.ledger import Reason
 from plugin.core.state import Snapshot
 from plugin.core.status import warnings
 
-log = logging.getLogger("plugin.node")
+log = logging.getLogger(__name__)
 
 
 def snapshot(old: Snapshot, new: Snapshot) -> None:

@@ -18,7 +18,7 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverError, DriverUnavailable
 from plugin.loops.backoff import delays
 from plugin.loops.heartbeats import Heartbeats
-from plugin.node import Node, Watchable
+from plugin.state.writer import Node, Watchable
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from plugin import reports
 from plugin.core.advertise.advertisement import Advertisement, advertise
 from plugin.core.health import ledger as ledgers
 from plugin.core.health.events import DriverEvent, EventKind, Probe
@@ -26,9 +25,10 @@ from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverStale, DriverUnavailable, TargetError
-from plugin.ledger_file import LedgerFile
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.store import Store
+from plugin.state import reports
+from plugin.state.ledger_file import LedgerFile
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The one writer of the node's state, what feeds it, and what it keeps on disk."""
