@@ -16,7 +16,7 @@ from typing import Any
 
 import plugin
 from plugin.config.load import Loaded
-from plugin.control import Control, Simulate
+from plugin.control.server import Control, Simulate
 from plugin.core.settings import Settings
 from plugin.core.view import View
 from plugin.driver.base import Driver

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.control import ask
+from plugin.control.server import ask
 from plugin.sim.kubelet import SimKubelet
 from plugin.sim.kubelet_pods import Pod
 

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from plugin.control import ask
+from plugin.control.server import ask
 from plugin.sim.kubelet import SimKubelet
 from plugin.sim.kubelet_pods import Pod
 

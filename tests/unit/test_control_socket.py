@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.control_socket import Listener
+from plugin.control.listener import Listener
 from plugin.errors import ControlError
 
 

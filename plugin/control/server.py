@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from plugin.control_socket import Listener
+from plugin.control.listener import Listener
 from plugin.core.health.ledger import CORDONED
 from plugin.core.inventory.model import Device, Gpu, MigDevice
 from plugin.core.status import document
