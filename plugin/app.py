@@ -160,7 +160,7 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
         0
     )  # hands the first scan to the driver's thread, which works while we import
 
-    importlib.import_module("plugin.kubelet.supervisor")  # gRPC takes 70 ms to import
+    importlib.import_module("plugin.kubelet.deviceplugin.supervisor")  # gRPC takes 70 ms to import
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -196,9 +196,9 @@ def _parts(
     """Everything that runs from now on, by name; when one fails,
     all end and the process with them.
     """
-    from plugin.kubelet.journal import Journal  # noqa: PLC0415 — gRPC is imported by now, see _run
-    from plugin.kubelet.pods import PodFollower  # noqa: PLC0415
-    from plugin.kubelet.supervisor import Supervisor  # noqa: PLC0415
+    from plugin.kubelet.deviceplugin.journal import Journal  # noqa: PLC0415 — gRPC is imported by now, see _run
+    from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
+    from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
     from plugin.overview import Overview, Sampler  # noqa: PLC0415
 
     journal, heartbeats = Journal(), Heartbeats()

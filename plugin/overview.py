@@ -14,9 +14,9 @@ from plugin.core.inventory.samples import Samples
 from plugin.core.view import View
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
-from plugin.kubelet.journal import Journal
-from plugin.kubelet.pods import PodFollower
-from plugin.kubelet.supervisor import Supervisor
+from plugin.kubelet.deviceplugin.journal import Journal
+from plugin.kubelet.deviceplugin.supervisor import Supervisor
+from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.writer import Node
 

@@ -15,7 +15,7 @@ from plugin.control.server import ask
 from plugin.core.advertise.advertisement import REPLICA_SEPARATOR
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError, KubeletError
-from plugin.kubelet.podresources import Holders, list_holders
+from plugin.kubelet.podresources.client import Holders, list_holders
 
 FREE, NOT_FREE = 0, 1
 

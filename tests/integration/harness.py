@@ -13,7 +13,7 @@ from pathlib import Path
 
 from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
-from plugin.kubelet.supervisor import Supervisor
+from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.loops.heartbeats import Heartbeats
 from plugin.sim.driver import SimDriver
 from plugin.sim.engine import SimNode, parse_node

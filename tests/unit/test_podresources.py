@@ -12,7 +12,7 @@ from plugin.api import podresources_v1_pb2 as pb
 from plugin.commands.control import pods_on
 from plugin.core.view import Holder
 from plugin.errors import KubeletError
-from plugin.kubelet.podresources import holders, list_holders
+from plugin.kubelet.podresources.client import holders, list_holders
 
 
 def pod(name: str, **containers: list[list[str]]) -> pb.PodResources:

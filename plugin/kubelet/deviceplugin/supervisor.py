@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plugin.core.view import ResourceStatus
+from plugin.kubelet.deviceplugin.endpoint import Endpoint
+from plugin.kubelet.deviceplugin.journal import Journal
 from plugin.kubelet.directory import SocketDirectory
-from plugin.kubelet.endpoint import Endpoint
-from plugin.kubelet.journal import Journal
 from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import grpc
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.errors import KubeletError
-from plugin.kubelet.wire import VERSION
+from plugin.kubelet.deviceplugin.wire import VERSION
 
 #: Kubelet dials back inside the call and gives up after 10 s; a little longer lets its own words
 #: arrive.

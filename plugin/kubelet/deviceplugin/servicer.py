@@ -15,8 +15,8 @@ from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.core.allocation import ContainerAllocation, allocate
 from plugin.core.preference import prefer
 from plugin.errors import DeviceUnavailable, InvalidRequest, RequestError, UnknownDevice
-from plugin.kubelet import wire
-from plugin.kubelet.journal import Journal
+from plugin.kubelet.deviceplugin import wire
+from plugin.kubelet.deviceplugin.journal import Journal
 from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)

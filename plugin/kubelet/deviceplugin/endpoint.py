@@ -18,10 +18,10 @@ import grpc
 from plugin.api.deviceplugin_v1beta1_pb2_grpc import add_DevicePluginServicer_to_server
 from plugin.core.view import ResourceStatus
 from plugin.errors import KubeletError
+from plugin.kubelet.deviceplugin.journal import Journal
+from plugin.kubelet.deviceplugin.registration import register
+from plugin.kubelet.deviceplugin.servicer import ResourceServicer, Stream
 from plugin.kubelet.directory import Identity, SocketDirectory
-from plugin.kubelet.journal import Journal
-from plugin.kubelet.registration import register
-from plugin.kubelet.servicer import ResourceServicer, Stream
 from plugin.loops.backoff import delays
 from plugin.loops.store import Store
 

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from plugin.errors import KubeletError
-from plugin.kubelet.podresources import Holders, list_holders
+from plugin.kubelet.podresources.client import Holders, list_holders
 
 log = logging.getLogger(__name__)
 

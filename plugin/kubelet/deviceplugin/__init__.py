@@ -1,0 +1,1 @@
+"""Kubelet's device plugin API: one server per resource, registered and kept registered."""

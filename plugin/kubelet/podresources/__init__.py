@@ -1,0 +1,1 @@
+"""Kubelet's pod resources API: which container holds which device."""
