@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from plugin.core.settings import Settings
 from plugin.core.view import View
-from plugin.web.server import Tls, WebServer
+from plugin.web.http.server import Tls, WebServer
 
 
 async def serve(settings: Settings, view: Callable[[], View]) -> None:

@@ -10,10 +10,10 @@ from types import MappingProxyType
 from typing import Protocol
 
 from plugin.core.view import View
-from plugin.web import page
-from plugin.web.message import Request, Response
-from plugin.web.metrics import render
-from plugin.web.probes import HUNG_SECONDS, Verdict, health, readiness
+from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
+from plugin.web.http.message import Request, Response
+from plugin.web.metrics.scrape import render
+from plugin.web.page import render as page
 from plugin.web.state import document
 
 _JSON = "application/json"
@@ -24,7 +24,7 @@ _PAGE_SECONDS = 30
 
 
 class RenderMetrics(Protocol):
-    """``plugin.web.metrics.render``: the body and its content type."""
+    """``plugin.web.metrics.scrape.render``: the body and its content type."""
 
     def __call__(
         self, view: View, *, openmetrics: bool, dcgm_names: bool, hostname: str
@@ -45,7 +45,7 @@ class Site:
         hung_seconds: float = HUNG_SECONDS,
         render_metrics: RenderMetrics | None = None,
     ) -> None:
-        """`render_metrics` stands in for :func:`plugin.web.metrics.render`."""
+        """`render_metrics` stands in for :func:`plugin.web.metrics.scrape.render`."""
         self._view = view
         self._hostname = hostname
         self._dcgm_names = dcgm_names

@@ -18,7 +18,7 @@ from plugin.core.inventory.model import Gpu, MigDevice
 from plugin.core.inventory.profiles import Profile
 from plugin.core.inventory.samples import DeviceSample
 from plugin.core.view import Holder, ResourceStatus, View
-from plugin.web.probes import Verdict, health, readiness
+from plugin.web.health import Verdict, health, readiness
 
 #: Cards with eight memory slices have seven compute slices; on the others there are as many of
 #: both.

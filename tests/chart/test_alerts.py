@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from plugin.web.metrics import FAMILIES
+from plugin.web.metrics.scrape import FAMILIES
 
 if TYPE_CHECKING:
     from .conftest import Manifest, Renderer, Values

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from plugin.web.metrics import FAMILIES
+from plugin.web.metrics.scrape import FAMILIES
 
 if TYPE_CHECKING:
     from .conftest import Renderer

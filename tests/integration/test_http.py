@@ -18,8 +18,8 @@ import pytest
 
 from plugin.core.view import View
 from plugin.errors import ConfigError
-from plugin.web.server import Limits, Tls, WebServer, parse_address
-from plugin.web.tls import Certificate
+from plugin.web.http.server import Limits, Tls, WebServer, parse_address
+from plugin.web.http.tls import Certificate
 from tests.web.scenes import balanced
 
 from .conftest import SECONDS, becomes

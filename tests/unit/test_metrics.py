@@ -30,10 +30,10 @@ from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Sa
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
 from plugin.core.state import Snapshot
 from plugin.core.view import DURATION_BOUNDS, CallStats, Holder, ResourceStatus, View
-from plugin.web import dcgm
-from plugin.web.family import PREFIX, Kind
-from plugin.web.metrics import FAMILIES, ViewCollector, render
-from plugin.web.subjects import CARD, DEVICE, HOLDER, IDENTITY
+from plugin.web.metrics import dcgm
+from plugin.web.metrics.family import PREFIX, Kind
+from plugin.web.metrics.scrape import FAMILIES, ViewCollector, render
+from plugin.web.metrics.subjects import CARD, DEVICE, HOLDER, IDENTITY
 from tests.unit.builders import gpu, mig_device, mig_gpu, node
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/metrics.md"

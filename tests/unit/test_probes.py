@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plugin.core.view import ResourceStatus, View
-from plugin.web.probes import HUNG_SECONDS, health, readiness
+from plugin.web.health import HUNG_SECONDS, health, readiness
 
 from .builders import mig_gpu, node, snapshot
 

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from plugin.web.server import WebServer
+from plugin.web.http.server import WebServer
 from tests.web.browser import browser
 from tests.web.scenes import SCENES
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from plugin.core.view import View
-from plugin.web.server import WebServer
+from plugin.web.http.server import WebServer
 from tests.web.browser import CHROMIUM, Browser, Page, browser
 from tests.web.scenes import SCENES, balanced, faulted
 

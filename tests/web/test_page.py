@@ -12,8 +12,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from plugin.web import page
-from plugin.web.markup import Html, element, join
+from plugin.web.page import render as page
+from plugin.web.page.markup import Html, element, join
 from plugin.web.state import document
 from tests.web.scenes import (
     NOW,

@@ -14,9 +14,9 @@ from prometheus_client.samples import Sample
 
 from plugin import __version__
 from plugin.core.view import DURATION_BOUNDS, CallStats, ResourceStatus, View
-from plugin.web import dcgm, devices
-from plugin.web.exposition import expose, number
-from plugin.web.family import (
+from plugin.web.metrics import dcgm, devices
+from plugin.web.metrics.exposition import expose, number
+from plugin.web.metrics.family import (
     PREFIX,
     Family,
     Kind,
@@ -28,7 +28,7 @@ from plugin.web.family import (
     info,
     read,
 )
-from plugin.web.subjects import cards, subjects
+from plugin.web.metrics.subjects import cards, subjects
 
 
 def render(view: View, *, openmetrics: bool, dcgm_names: bool, hostname: str) -> tuple[bytes, str]:

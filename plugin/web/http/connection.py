@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from plugin.web.message import Request, Response
+from plugin.web.http.message import Request, Response
 
 log = logging.getLogger(__name__)
 

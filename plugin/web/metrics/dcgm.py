@@ -13,8 +13,8 @@ from prometheus_client.metrics_core import Metric
 
 from plugin.core.inventory.model import Gpu, MigDevice
 from plugin.core.inventory.samples import DeviceSample
-from plugin.web.family import Family, Kind, Labels, Reading, read
-from plugin.web.subjects import HOLDER, Card, Subject, holder_labels
+from plugin.web.metrics.family import Family, Kind, Labels, Reading, read
+from plugin.web.metrics.subjects import HOLDER, Card, Subject, holder_labels
 
 _CARD = (
     "gpu",

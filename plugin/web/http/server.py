@@ -15,10 +15,10 @@ from typing import Any
 from plugin.core.view import View
 from plugin.errors import ConfigError
 from plugin.loops.backoff import delays
-from plugin.web.connection import Connection, Limits
-from plugin.web.probes import HUNG_SECONDS
+from plugin.web.health import HUNG_SECONDS
+from plugin.web.http.connection import Connection, Limits
+from plugin.web.http.tls import Certificate, Tls
 from plugin.web.routes import RenderMetrics, Site
-from plugin.web.tls import Certificate, Tls
 
 __all__ = ["Limits", "Tls", "WebServer", "parse_address"]
 

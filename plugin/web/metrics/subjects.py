@@ -14,7 +14,7 @@ from plugin.core.inventory.model import Device, Gpu, MigDevice
 from plugin.core.inventory.samples import CardSample, DeviceSample
 from plugin.core.status import Standing, standing
 from plugin.core.view import Holder, View
-from plugin.web.family import Labels
+from plugin.web.metrics.family import Labels
 
 IDENTITY = ("gpu", "uuid", "parent_uuid", "profile", "gi", "ci", "resource")
 HOLDER = ("namespace", "pod", "container")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from plugin.web.markup import Html, element, join
+from plugin.web.page.markup import Html, element, join
 
 _Json = Mapping[str, Any]
 

@@ -9,8 +9,8 @@ from prometheus_client.metrics_core import Metric
 from plugin.core.health.ledger import CORDONED
 from plugin.core.inventory.model import Gpu
 from plugin.core.inventory.samples import DeviceSample
-from plugin.web.family import Family, Labels, Reading, counter, filled, gauge, info, read
-from plugin.web.subjects import CARD, DEVICE, HOLDER, IDENTITY, Card, Subject
+from plugin.web.metrics.family import Family, Labels, Reading, counter, filled, gauge, info, read
+from plugin.web.metrics.subjects import CARD, DEVICE, HOLDER, IDENTITY, Card, Subject
 
 HEALTHY = gauge("device_healthy", "Whether a device is offered as healthy (1) or not (0)", DEVICE)
 REASON = gauge(

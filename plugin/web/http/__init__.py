@@ -1,0 +1,1 @@
+"""HTTP over asyncio, with limits that no client can stretch."""
