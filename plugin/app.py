@@ -61,7 +61,7 @@ def build_driver(settings: Settings) -> Driver:
     """
     if settings.simulate:
         from plugin.sim.driver import SimDriver  # noqa: PLC0415 — only one of the two drivers is ever needed
-        from plugin.sim.engine import parse_node  # noqa: PLC0415
+        from plugin.sim.hardware.engine import parse_node  # noqa: PLC0415
 
         try:
             return SimDriver(parse_node(settings.simulate))

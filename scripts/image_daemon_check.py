@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from plugin.sim.kubelet import SimKubelet
-from plugin.sim.kubelet_pods import Pod
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.pods import Pod
 
 RESOURCE = "nvidia.com/mig-1g.5gb"
 DEVICES = 56

@@ -26,8 +26,8 @@ from plugin.control.server import ask
 from plugin.core.inventory.model import Gpu, MigDevice, MigMode, Placement
 from plugin.core.inventory.profiles import GPU_RESOURCE, resource_name
 from plugin.errors import PluginError
-from plugin.sim.kubelet import SimKubelet
-from plugin.sim.kubelet_pods import Pod
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.pods import Pod
 
 NODE = "p4d.24xlarge"
 #: How long one step may take before the demo gives up; every one of them takes well under a second.

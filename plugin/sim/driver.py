@@ -11,10 +11,10 @@ from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode, Plac
 from plugin.core.inventory.profiles import profile_by_arithmetic
 from plugin.core.inventory.samples import Samples
 from plugin.errors import DriverCallFailed, DriverUnavailable
-from plugin.sim.codes import Code, NodeError, call_failed
-from plugin.sim.engine import CONTROL_NODES, SimNode
-from plugin.sim.faults import NO_ANSWER, Aspect, Faults
-from plugin.sim.hardware import GpuState, MigSlot
+from plugin.sim.hardware.codes import Code, NodeError, call_failed
+from plugin.sim.hardware.engine import CONTROL_NODES, SimNode
+from plugin.sim.hardware.faults import NO_ANSWER, Aspect, Faults
+from plugin.sim.hardware.gpu import GpuState, MigSlot
 from plugin.sim.samples import SimSampler
 from plugin.sim.watch import SimEventSource, probe
 
@@ -36,7 +36,7 @@ def capability_minor(gpu_minor: int, gi: int, ci: int | None = None) -> int:
 
 class SimDriver:
     """A :class:`plugin.driver.base.Driver` whose hardware is a
-    :class:`~plugin.sim.engine.SimNode`.
+    :class:`~plugin.sim.hardware.engine.SimNode`.
     """
 
     def __init__(self, engine: SimNode) -> None:

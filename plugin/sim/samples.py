@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from plugin.core.inventory.model import Gpu
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
 from plugin.errors import DriverCallFailed
-from plugin.sim import sensors
-from plugin.sim.codes import Code, NodeError, call_failed
-from plugin.sim.engine import SimNode
-from plugin.sim.faults import Aspect
-from plugin.sim.hardware import GpuState, MigSlot
+from plugin.sim.hardware import sensors
+from plugin.sim.hardware.codes import Code, NodeError, call_failed
+from plugin.sim.hardware.engine import SimNode
+from plugin.sim.hardware.faults import Aspect
+from plugin.sim.hardware.gpu import GpuState, MigSlot
 from plugin.sim.watch import find, says
 
 _HANDLE = "getting its handle"

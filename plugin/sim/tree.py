@@ -11,8 +11,8 @@ from pathlib import Path
 
 from plugin.errors import SimulationError
 from plugin.sim.driver import MIG_MINORS, capability_minor
-from plugin.sim.engine import CONTROL_NODES, SimNode
-from plugin.sim.geometry import MAX_GPUS
+from plugin.sim.hardware.engine import CONTROL_NODES, SimNode
+from plugin.sim.hardware.geometry import MAX_GPUS
 
 _TOPS = ("dev", "proc", "sys")
 _MARK = ".simulated-node"

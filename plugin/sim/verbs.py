@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 from plugin.core.health.faults import RECOVERY_ACTIONS
 from plugin.errors import SimulationError
-from plugin.sim.cards import catalog
-from plugin.sim.engine import SimNode
-from plugin.sim.hardware import GpuState
+from plugin.sim.hardware.cards import catalog
+from plugin.sim.hardware.engine import SimNode
+from plugin.sim.hardware.gpu import GpuState
 
 _Perform = Callable[[SimNode, Sequence[str]], str]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind, Probe
 from plugin.driver.base import NO_XID_EVENTS
 from plugin.errors import DriverCallFailed, DriverUnavailable
-from plugin.sim.codes import Code, NodeError, call_failed
-from plugin.sim.engine import SimNode
-from plugin.sim.events import EventQueue
-from plugin.sim.faults import NO_ANSWER, Aspect
-from plugin.sim.hardware import GpuState
+from plugin.sim.hardware.codes import Code, NodeError, call_failed
+from plugin.sim.hardware.engine import SimNode
+from plugin.sim.hardware.events import EventQueue
+from plugin.sim.hardware.faults import NO_ANSWER, Aspect
+from plugin.sim.hardware.gpu import GpuState
 
 
 class SimEventSource:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
-from plugin.sim.kubelet_wire import PluginConnection
+from plugin.sim.kubelet.wire import PluginConnection
 from tests.benchmarks.http2 import Connection
 from tests.benchmarks.node import RESOURCE, Shared
 from tests.benchmarks.row import Row

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from plugin.sim.kubelet import SOCKET, SimKubelet
+from plugin.sim.kubelet.kubelet import SOCKET, SimKubelet
 
 NODE = "p4d.24xlarge:all-1g.5gb"
 RESOURCE = "nvidia.com/mig-1g.5gb"

@@ -9,8 +9,8 @@ from plugin.core.advertise.advertisement import advertise
 from plugin.core.preference import prefer
 from plugin.core.settings import MigStrategy, Policy, Settings, SharedResource, Sharing
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import parse_node
-from plugin.sim.kubelet_wire import PluginConnection
+from plugin.sim.hardware.engine import parse_node
+from plugin.sim.kubelet.wire import PluginConnection
 from tests.benchmarks.node import DEVICES, NODE, RESOURCE, Shared, new_node
 from tests.benchmarks.row import Row
 

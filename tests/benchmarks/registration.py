@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from plugin.sim.kubelet import SOCKET
+from plugin.sim.kubelet.kubelet import SOCKET
 from tests.benchmarks.node import Shared, new_node
 from tests.benchmarks.row import Row
 

@@ -16,8 +16,8 @@ from plugin.driver.nvml import NvmlDriver
 from plugin.errors import DriverUnavailable
 from plugin.sim import tree
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import SimNode, parse_node
-from plugin.sim.nvml_library import SimLibrary
+from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.nvml.library import SimLibrary
 
 OpenNvml = Callable[..., AbstractContextManager[NvmlDriver]]
 

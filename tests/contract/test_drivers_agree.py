@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from plugin.driver.nvml import NvmlDriver
 from plugin.errors import DriverUnavailable, SimulationError
 from plugin.sim import tree
-from plugin.sim.cards import catalog
-from plugin.sim.codes import Code
 from plugin.sim.driver import MIG_MINORS, SimDriver
-from plugin.sim.engine import SimNode, parse_node
-from plugin.sim.faults import Aspect
+from plugin.sim.hardware.cards import catalog
+from plugin.sim.hardware.codes import Code
+from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.hardware.faults import Aspect
 
 OpenNvml = Callable[..., AbstractContextManager[NvmlDriver]]
 

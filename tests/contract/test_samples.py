@@ -25,11 +25,11 @@ from plugin.driver.nvml.gpm import SLOW_ROUNDS
 from plugin.driver.nvml.samples import ENERGY_ROUNDS
 from plugin.errors import SimulationError
 from plugin.sim import tree
-from plugin.sim.codes import Code
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import SimNode, parse_node
-from plugin.sim.faults import Aspect
-from plugin.sim.nvml_library import SimLibrary
+from plugin.sim.hardware.codes import Code
+from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.hardware.faults import Aspect
+from plugin.sim.nvml.library import SimLibrary
 
 OpenNvml = Callable[..., AbstractContextManager[NvmlDriver]]
 

@@ -18,12 +18,12 @@ from plugin.driver.base import NO_XID_EVENTS, Driver, EventSource
 from plugin.driver.nvml import NvmlDriver
 from plugin.errors import DriverCallFailed, DriverStale, DriverUnavailable
 from plugin.sim import tree
-from plugin.sim.cards import catalog
-from plugin.sim.codes import Code
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import SimNode, parse_node
-from plugin.sim.faults import Aspect
-from plugin.sim.hardware import GpuState
+from plugin.sim.hardware.cards import catalog
+from plugin.sim.hardware.codes import Code
+from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.hardware.faults import Aspect
+from plugin.sim.hardware.gpu import GpuState
 
 OpenNvml = Callable[..., AbstractContextManager[NvmlDriver]]
 

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
-from plugin.sim.kubelet import SimKubelet
+from plugin.sim.kubelet.kubelet import SimKubelet
 
 #: Long enough for a loaded machine; what is waited for usually takes milliseconds.
 SECONDS = 20.0

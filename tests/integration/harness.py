@@ -16,8 +16,8 @@ from plugin.driver.worker import DriverWorker
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.loops.heartbeats import Heartbeats
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import SimNode, parse_node
-from plugin.sim.kubelet import SimKubelet
+from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.watching import Watcher, probe_regularly
 from plugin.state.writer import Node

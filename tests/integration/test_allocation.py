@@ -6,9 +6,9 @@ import grpc
 import pytest
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
-from plugin.sim.engine import parse_node
-from plugin.sim.kubelet import SimKubelet
-from plugin.sim.kubelet_pods import Pod
+from plugin.sim.hardware.engine import parse_node
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.pods import Pod
 
 from .conftest import SECONDS, StartDaemon, plugin_client, sockets
 

@@ -23,8 +23,8 @@ import pytest_asyncio
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.commands.control import FREE, NOT_FREE
-from plugin.sim.kubelet import SimKubelet
-from plugin.sim.kubelet_pods import Pod
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.pods import Pod
 
 from .conftest import SECONDS, StartDaemon, becomes, plugin_client, sockets
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
-from plugin.sim.kubelet import SimKubelet
-from plugin.sim.kubelet_pods import Pod
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.pods import Pod
 
 from .conftest import SECONDS, StartDaemon, becomes, plugin_client, sockets
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from plugin.core.settings import HealthChecks, MigStrategy, Settings, SharedResource, Sharing
-from plugin.sim.codes import Code
-from plugin.sim.faults import Aspect
+from plugin.sim.hardware.codes import Code
+from plugin.sim.hardware.faults import Aspect
 
 from .harness import NEVER, ONE_SLICE, live
 

@@ -11,7 +11,7 @@ import pytest
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import MigStrategy, Settings
 from plugin.sim.driver import SimDriver
-from plugin.sim.kubelet_pods import Pod
+from plugin.sim.kubelet.pods import Pod
 
 from .harness import NEVER, ONE_SLICE, Live, live
 

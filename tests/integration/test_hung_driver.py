@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from plugin.control.server import ask
-from plugin.sim.kubelet import SimKubelet
-from plugin.sim.kubelet_pods import Pod
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.pods import Pod
 
 from .conftest import SECONDS, StartDaemon, becomes, sockets
 

@@ -25,9 +25,9 @@ from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import NvmlDriver
 from plugin.sim import tree
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import parse_node
-from plugin.sim.kubelet import SimKubelet
-from plugin.sim.kubelet_pods import ContainerResult, Pod
+from plugin.sim.hardware.engine import parse_node
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.pods import ContainerResult, Pod
 from tests.native import build
 
 SMALL = "nvidia.com/mig-1g.5gb"

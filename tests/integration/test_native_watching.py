@@ -15,7 +15,7 @@ from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import NvmlDriver
 from plugin.errors import DriverCallFailed, DriverUnavailable
-from plugin.sim.engine import SimNode, parse_node
+from plugin.sim.hardware.engine import SimNode, parse_node
 from tests.native import build
 
 DRIVER_NOT_LOADED = 9

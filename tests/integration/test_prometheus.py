@@ -18,8 +18,8 @@ import pytest_asyncio
 import yaml
 
 from plugin.control.server import ask
-from plugin.sim.kubelet import SimKubelet
-from plugin.sim.kubelet_pods import Pod
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.pods import Pod
 
 from .conftest import SECONDS, Daemon, StartDaemon
 from .prometheus import PROMETHEUS, Prometheus, fetch, free_port, running

@@ -18,10 +18,10 @@ from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.api import podresources_v1_pb2 as resources_pb
 from plugin.api import podresources_v1_pb2_grpc as resources_grpc
 from plugin.errors import SimulationError
-from plugin.sim.kubelet import SimKubelet
-from plugin.sim.kubelet_devices import is_extended_resource_name
-from plugin.sim.kubelet_podresources import TokenBucket
-from plugin.sim.kubelet_pods import Pod, PodResult
+from plugin.sim.kubelet.devices import is_extended_resource_name
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.podresources import TokenBucket
+from plugin.sim.kubelet.pods import Pod, PodResult
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from plugin.core.health.events import EventKind
-from plugin.sim.engine import SimNode
+from plugin.sim.hardware.engine import SimNode
 
 SOURCE = Path(__file__).with_name("libnvidia_ml.c")
 LIBRARY = "libnvidia-ml.so.1"

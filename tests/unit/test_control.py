@@ -23,7 +23,7 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import ControlError, NotRunning
 from plugin.loops.heartbeats import Heartbeats
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import SimNode, parse_node
+from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.verbs import perform
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.writer import Node

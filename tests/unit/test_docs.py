@@ -15,9 +15,9 @@ from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
 from plugin.core.status import document
-from plugin.sim.cards import catalog
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import parse_node
+from plugin.sim.hardware.cards import catalog
+from plugin.sim.hardware.engine import parse_node
 from scripts import options_table
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ import pytest
 
 from plugin.driver.nvml import NvmlDriver
 from plugin.errors import DriverMismatch, DriverReplaced
-from plugin.sim.engine import parse_node
-from plugin.sim.nvml_library import SimLibrary
+from plugin.sim.hardware.engine import parse_node
+from plugin.sim.nvml.library import SimLibrary
 
 
 class _Upgraded:

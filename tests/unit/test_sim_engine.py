@@ -10,10 +10,10 @@ import pytest
 from plugin.core.inventory.model import MigDevice
 from plugin.driver.base import DriverEvent, EventKind
 from plugin.errors import DriverUnavailable, SimulationError
-from plugin.sim.codes import Code, NodeError
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import SimNode, parse_node
-from plugin.sim.faults import Aspect
+from plugin.sim.hardware.codes import Code, NodeError
+from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.hardware.faults import Aspect
 
 PATIENCE = 10.0
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.errors import SimulationError
-from plugin.sim.cards import catalog
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import parse_node
-from plugin.sim.geometry import parse_fleet, parse_geometry
+from plugin.sim.hardware.cards import catalog
+from plugin.sim.hardware.engine import parse_node
+from plugin.sim.hardware.geometry import parse_fleet, parse_geometry
 
 
 def profiles(node: str) -> list[dict[str, int] | None]:

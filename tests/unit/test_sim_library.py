@@ -14,11 +14,11 @@ import pytest
 
 from plugin.core.inventory.model import Placement
 from plugin.driver.nvml import library as nvml
-from plugin.sim.codes import Code
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import SimNode, parse_node
-from plugin.sim.faults import Aspect
-from plugin.sim.nvml_library import SimLibrary
+from plugin.sim.hardware.codes import Code
+from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.hardware.faults import Aspect
+from plugin.sim.nvml.library import SimLibrary
 
 FIELDS = (
     *("id", "sliceCount", "instanceCount", "multiprocessorCount", "copyEngineCount"),

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from plugin.core.inventory.model import Placement
 from plugin.errors import SimulationError
-from plugin.sim.cards import Card, CardProfile, catalog
-from plugin.sim.codes import Code, NodeError
-from plugin.sim.engine import SimNode
-from plugin.sim.placement import place, plan
+from plugin.sim.hardware.cards import Card, CardProfile, catalog
+from plugin.sim.hardware.codes import Code, NodeError
+from plugin.sim.hardware.engine import SimNode
+from plugin.sim.hardware.placement import place, plan
 
 CARDS = [card for card in catalog().cards.values() if card.mig_capable]
 PROFILES = [

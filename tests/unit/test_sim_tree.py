@@ -8,7 +8,7 @@ import pytest
 
 from plugin.errors import SimulationError
 from plugin.sim import tree
-from plugin.sim.engine import parse_node
+from plugin.sim.hardware.engine import parse_node
 
 
 def files(folder: Path) -> set[str]:

@@ -10,8 +10,8 @@ from plugin.cli import main
 from plugin.core.health.events import DriverEvent, EventKind
 from plugin.errors import DriverUnavailable, SimulationError
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import SimNode, parse_node
-from plugin.sim.events import EventQueue
+from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.hardware.events import EventQueue
 from plugin.sim.verbs import VERBS, perform
 
 ALL_KINDS = sum(kind.value for kind in EventKind)

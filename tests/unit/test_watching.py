@@ -17,7 +17,7 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverCallFailed
 from plugin.loops.heartbeats import Heartbeats
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import SimNode, parse_node
+from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.watch import SimEventSource
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.watching import Watcher

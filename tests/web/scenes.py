@@ -19,7 +19,7 @@ from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
 from plugin.core.view import Holder, ResourceStatus, View
 from plugin.sim.driver import SimDriver
-from plugin.sim.engine import parse_node
+from plugin.sim.hardware.engine import parse_node
 
 #: A moment in 2026.
 NOW = 1_780_000_000.0

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plugin.errors import KubeletError
-from plugin.sim import kubelet_checkpoint as checkpoint
-from plugin.sim.kubelet_devices import ResourceView
-from plugin.sim.kubelet_pods import Assignment, ContainerResult, merge, response_faults
+from plugin.sim.kubelet import checkpoint
+from plugin.sim.kubelet.devices import ResourceView
+from plugin.sim.kubelet.pods import Assignment, ContainerResult, merge, response_faults
 
 if TYPE_CHECKING:
     import random
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from plugin.api import deviceplugin_v1beta1_pb2 as pb
-    from plugin.sim.kubelet_devices import ListedDevice
-    from plugin.sim.kubelet_journal import Kind
-    from plugin.sim.kubelet_wire import PluginConnection
+    from plugin.sim.kubelet.devices import ListedDevice
+    from plugin.sim.kubelet.journal import Kind
+    from plugin.sim.kubelet.wire import PluginConnection
 
 #: Kubelet forgets a resource whose plugin has been away for so long, in seconds.
 STOP_GRACE_S = 300.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from plugin.sim.kubelet_devices import ListedDevice
+    from plugin.sim.kubelet.devices import ListedDevice
 
 #: ``socket-name``: one file name for two servers or two resources. ``endpoint``: not a plain file
 #: name. ``second-stream``: two streams for one resource at a time. ``repeated-list``: a list equal

@@ -8,7 +8,7 @@ import enum
 import threading
 from collections.abc import Collection
 
-from plugin.sim.codes import Code, NodeError
+from plugin.sim.hardware.codes import Code, NodeError
 
 #: Codes that mean "this card or this process does not get an answer", which is no fault.
 NO_ANSWER = frozenset({Code.NOT_SUPPORTED, Code.FUNCTION_NOT_FOUND, Code.NO_PERMISSION})

@@ -7,11 +7,12 @@ from typing import Any
 
 import pynvml
 
-from plugin.sim import sensors
-from plugin.sim.codes import Code, NodeError
-from plugin.sim.faults import Aspect
-from plugin.sim.hardware import GpuState
-from plugin.sim.nvml_abi import (
+from plugin.sim.hardware import sensors
+from plugin.sim.hardware.codes import Code, NodeError
+from plugin.sim.hardware.faults import Aspect
+from plugin.sim.hardware.gpu import GpuState
+from plugin.sim.hardware.sensors import Memory
+from plugin.sim.nvml.abi import (
     DEVICE,
     INT_OUT,
     TEXT_OUT,
@@ -25,7 +26,6 @@ from plugin.sim.nvml_abi import (
     require_version,
     write_text,
 )
-from plugin.sim.sensors import Memory
 
 EXPORTS = Exports()
 

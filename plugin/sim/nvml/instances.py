@@ -8,11 +8,11 @@ from typing import Any
 import pynvml
 
 from plugin.core.inventory.model import Placement
-from plugin.sim.cards import CardProfile
-from plugin.sim.codes import Code, NodeError
-from plugin.sim.faults import Aspect
-from plugin.sim.hardware import GpuInstance, GpuState, free_compute
-from plugin.sim.nvml_abi import (
+from plugin.sim.hardware.cards import CardProfile
+from plugin.sim.hardware.codes import Code, NodeError
+from plugin.sim.hardware.faults import Aspect
+from plugin.sim.hardware.gpu import GpuInstance, GpuState, free_compute
+from plugin.sim.nvml.abi import (
     COMPUTE_INSTANCE,
     DEVICE,
     GPU_INSTANCE,

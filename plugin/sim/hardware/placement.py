@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from plugin.core.inventory.model import Placement
 from plugin.errors import SimulationError
-from plugin.sim.cards import Card, CardProfile
+from plugin.sim.hardware.cards import Card, CardProfile
 
 
 class PlannedInstance(Struct, frozen=True):

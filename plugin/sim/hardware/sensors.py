@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from plugin.sim.hardware import GpuState, MigSlot
+from plugin.sim.hardware.gpu import GpuState, MigSlot
 
 MEMORY_CLOCK = 1215  # MHz, whether busy or not
 

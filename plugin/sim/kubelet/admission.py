@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from plugin.errors import KubeletError, SimulationError
-from plugin.sim.kubelet_pods import Pod, PodResult
+from plugin.sim.kubelet.pods import Pod, PodResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from plugin.sim.kubelet_devices import ListedDevice
-    from plugin.sim.kubelet_manager import DeviceManager
+    from plugin.sim.kubelet.devices import ListedDevice
+    from plugin.sim.kubelet.manager import DeviceManager
 
 
 class PodLedger:

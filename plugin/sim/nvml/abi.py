@@ -12,11 +12,11 @@ from typing import Any
 
 import pynvml
 
-from plugin.sim.codes import MESSAGES, Code, NodeError
-from plugin.sim.engine import SimNode
-from plugin.sim.events import EventQueue
-from plugin.sim.faults import Aspect
-from plugin.sim.hardware import GpuInstance, GpuState, MigSlot
+from plugin.sim.hardware.codes import MESSAGES, Code, NodeError
+from plugin.sim.hardware.engine import SimNode
+from plugin.sim.hardware.events import EventQueue
+from plugin.sim.hardware.faults import Aspect
+from plugin.sim.hardware.gpu import GpuInstance, GpuState, MigSlot
 
 _log = logging.getLogger(__name__)
 

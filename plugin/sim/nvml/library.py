@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from plugin.sim import nvml_devices, nvml_health, nvml_instances
-from plugin.sim.engine import SimNode
-from plugin.sim.nvml_abi import Session, c_function, error_string
+from plugin.sim.hardware.engine import SimNode
+from plugin.sim.nvml import devices, health, instances
+from plugin.sim.nvml.abi import Session, c_function, error_string
 
-_EXPORTS = nvml_devices.EXPORTS | nvml_health.EXPORTS | nvml_instances.EXPORTS
+_EXPORTS = devices.EXPORTS | health.EXPORTS | instances.EXPORTS
 
 
 class SimLibrary:

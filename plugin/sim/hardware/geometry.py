@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from plugin.errors import SimulationError
-from plugin.sim.cards import Card, catalog
+from plugin.sim.hardware.cards import Card, catalog
 
 #: Capability files of the driver name this many GPUs.
 MAX_GPUS = 32

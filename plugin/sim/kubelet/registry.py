@@ -12,15 +12,15 @@ import grpc
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.errors import KubeletError
-from plugin.sim.kubelet_devices import ListedDevice, is_extended_resource_name, list_faults, listed
-from plugin.sim.kubelet_journal import Journal, ListMessage, Registration
-from plugin.sim.kubelet_wire import PluginConnection
+from plugin.sim.kubelet.devices import ListedDevice, is_extended_resource_name, list_faults, listed
+from plugin.sim.kubelet.journal import Journal, ListMessage, Registration
+from plugin.sim.kubelet.wire import PluginConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
-    from plugin.sim.kubelet_manager import DeviceManager
+    from plugin.sim.kubelet.manager import DeviceManager
 
 log = logging.getLogger(__name__)
 

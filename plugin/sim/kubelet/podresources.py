@@ -13,8 +13,8 @@ from plugin.api import podresources_v1_pb2_grpc as pb_grpc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from plugin.sim.kubelet_manager import DeviceManager
-    from plugin.sim.kubelet_pods import PodResult
+    from plugin.sim.kubelet.manager import DeviceManager
+    from plugin.sim.kubelet.pods import PodResult
 
 _CALLS_PER_SECOND = 100.0
 _BURST = 10.0

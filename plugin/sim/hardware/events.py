@@ -6,14 +6,14 @@ import threading
 from collections import deque
 
 from plugin.driver.base import DriverEvent
-from plugin.sim.codes import Code, NodeError
+from plugin.sim.hardware.codes import Code, NodeError
 
 
 class EventQueue:
     """Receives events of the GPUs registered with it, from registration on.
 
     Thread-safe: one thread waits, any other delivers. Made by
-    :meth:`plugin.sim.engine.SimNode.open_queue`.
+    :meth:`plugin.sim.hardware.engine.SimNode.open_queue`.
     """
 
     def __init__(self) -> None:
@@ -43,8 +43,8 @@ class EventQueue:
     def wait(self, timeout: float | None) -> DriverEvent | None:
         """The next event, ``None`` after ``timeout`` seconds without one.
 
-        Raises :class:`~plugin.sim.codes.NodeError` when a registered GPU is lost or the queue was
-        closed.
+        Raises :class:`~plugin.sim.hardware.codes.NodeError` when a registered GPU is lost or the
+        queue was closed.
         """
         with self._changed:
             self._changed.wait_for(self._ready, timeout)

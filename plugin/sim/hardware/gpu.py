@@ -9,9 +9,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from plugin.core.inventory.model import Placement
-from plugin.sim.cards import Card, CardProfile
-from plugin.sim.codes import Code, NodeError
-from plugin.sim.placement import compute_placements
+from plugin.sim.hardware.cards import Card, CardProfile
+from plugin.sim.hardware.codes import Code, NodeError
+from plugin.sim.hardware.placement import compute_placements
 
 _NAMESPACE = uuid.UUID("6f1d9c52-8a34-4d1e-9b7a-51c1f7d0a4ce")
 _BUSES = (0x10, 0x20, 0x90, 0xA0)

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Self
 from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.api import podresources_v1_pb2_grpc as podresources_grpc
 from plugin.errors import SimulationError
-from plugin.sim import kubelet_checkpoint as checkpoint
-from plugin.sim.kubelet_admission import PodLedger
-from plugin.sim.kubelet_journal import Journal, ListMessage, Registration, Violation
-from plugin.sim.kubelet_manager import DeviceManager
-from plugin.sim.kubelet_podresources import PodResources
-from plugin.sim.kubelet_pods import Pod, PodResult
-from plugin.sim.kubelet_registry import Registry
-from plugin.sim.kubelet_wire import SocketServer
+from plugin.sim.kubelet import checkpoint
+from plugin.sim.kubelet.admission import PodLedger
+from plugin.sim.kubelet.journal import Journal, ListMessage, Registration, Violation
+from plugin.sim.kubelet.manager import DeviceManager
+from plugin.sim.kubelet.podresources import PodResources
+from plugin.sim.kubelet.pods import Pod, PodResult
+from plugin.sim.kubelet.registry import Registry
+from plugin.sim.kubelet.wire import SocketServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from plugin.sim.kubelet_devices import ListedDevice
+    from plugin.sim.kubelet.devices import ListedDevice
 
 SOCKET = "kubelet.sock"
 

@@ -11,7 +11,7 @@ import msgspec
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.errors import SimulationError
-from plugin.sim.kubelet_pods import Assignment
+from plugin.sim.kubelet.pods import Assignment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

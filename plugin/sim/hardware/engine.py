@@ -15,12 +15,12 @@ from plugin.core.health.events import DriverEvent, EventKind
 from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Placement
 from plugin.errors import SimulationError
-from plugin.sim.cards import Card
-from plugin.sim.codes import Code, NodeError
-from plugin.sim.events import EventQueue
-from plugin.sim.faults import Faults
-from plugin.sim.geometry import named_gpus, parse_fleet, parse_geometry
-from plugin.sim.hardware import (
+from plugin.sim.hardware.cards import Card
+from plugin.sim.hardware.codes import Code, NodeError
+from plugin.sim.hardware.events import EventQueue
+from plugin.sim.hardware.faults import Faults
+from plugin.sim.hardware.geometry import named_gpus, parse_fleet, parse_geometry
+from plugin.sim.hardware.gpu import (
     ComputeInstance,
     GpuInstance,
     GpuState,
@@ -29,8 +29,8 @@ from plugin.sim.hardware import (
     add_gi,
     new_gpu,
 )
-from plugin.sim.placement import PlannedInstance, plan
-from plugin.sim.sensors import EnergyMeter, power
+from plugin.sim.hardware.placement import PlannedInstance, plan
+from plugin.sim.hardware.sensors import EnergyMeter, power
 
 #: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display
 #: driver runs.
@@ -57,8 +57,8 @@ class SimNode:
 
     Thread-safe. States are frozen values that are replaced, so a reader may keep what it got.
     ``generation`` rises with every change. Refusals that NVML would answer with a code are
-    :class:`~plugin.sim.codes.NodeError`. GPUs are named by slot (the index, as long as none was
-    removed), devices (for faults, processes) by UUID.
+    :class:`~plugin.sim.hardware.codes.NodeError`. GPUs are named by slot (the index, as long as
+    none was removed), devices (for faults, processes) by UUID.
     """
 
     def __init__(
@@ -359,7 +359,7 @@ class SimNode:
         self._emit(gpu, EventKind.RECOVERY_ACTION)
 
     def set_wear(self, gpu: int, **values: int) -> None:
-        """Set fields of :class:`~plugin.sim.hardware.Wear`, without an event."""
+        """Set fields of :class:`~plugin.sim.hardware.gpu.Wear`, without an event."""
         with self._lock:
             self._update(gpu, wear=replace(self.gpu(gpu).wear, **values))
 

@@ -9,12 +9,12 @@ from typing import Any
 import pynvml
 
 from plugin.driver.base import DriverEvent
-from plugin.sim import sensors
-from plugin.sim.codes import Code, NodeError
-from plugin.sim.events import EventQueue
-from plugin.sim.faults import Aspect
-from plugin.sim.hardware import GpuState
-from plugin.sim.nvml_abi import (
+from plugin.sim.hardware import sensors
+from plugin.sim.hardware.codes import Code, NodeError
+from plugin.sim.hardware.events import EventQueue
+from plugin.sim.hardware.faults import Aspect
+from plugin.sim.hardware.gpu import GpuState
+from plugin.sim.nvml.abi import (
     DEVICE,
     EVENT_SET,
     SAMPLE,

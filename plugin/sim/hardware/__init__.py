@@ -1,0 +1,1 @@
+"""The simulated machine: cards, the rules of MIG, faults and sensors."""

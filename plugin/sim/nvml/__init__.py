@@ -1,0 +1,1 @@
+"""The simulated libnvidia-ml: what pynvml calls, over the simulated machine."""
