@@ -239,9 +239,16 @@ def _why_no_namespace(folder: Path) -> str | None:
 _OVERLAY = """
 set -e
 mount --make-rprivate /
-for name in null zero random urandom; do touch "$1/dev/$name"; mount --bind "/dev/$name"
-"$1/dev/$name"; done mount --rbind "$1/dev" /dev mount --bind "$1/proc/driver" /proc/driver if [ -d
-/sys/bus/pci/devices ]; then mount --bind "$1/sys/bus/pci/devices" /sys/bus/pci/devices; fi shift
+for name in null zero random urandom; do
+  touch "$1/dev/$name"
+  mount --bind "/dev/$name" "$1/dev/$name"
+done
+mount --rbind "$1/dev" /dev
+mount --bind "$1/proc/driver" /proc/driver
+if [ -d /sys/bus/pci/devices ]; then
+  mount --bind "$1/sys/bus/pci/devices" /sys/bus/pci/devices
+fi
+shift
 exec "$@"
 """
 
