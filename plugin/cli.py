@@ -11,7 +11,7 @@ import plugin
 from plugin import logs
 from plugin.config.flags import add_arguments
 from plugin.config.load import Loaded, load
-from plugin.core.option import seconds
+from plugin.core.grammars import seconds
 from plugin.core.quote import quote
 from plugin.errors import ConfigError, PluginError
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from plugin.config import document
 from plugin.config.options import IGNORED_KEYS, OPTIONS, parse, refusal
+from plugin.core.grammars import BOOLEAN
 from plugin.core.inventory.profiles import RESOURCE_PREFIX
-from plugin.core.option import BOOLEAN
 from plugin.core.quote import shorten
 from plugin.core.settings import SharedResource, Sharing
 from plugin.errors import ConfigError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from plugin.config.options import IGNORED_FLAGS, OPTIONS, written
-from plugin.core.option import BOOLEAN
+from plugin.core.grammars import BOOLEAN
 
 
 def add_arguments(parser: argparse.ArgumentParser, only: Sequence[str] = ()) -> None:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from plugin.core.option import Option
+from plugin.core.grammars import Address
+from plugin.core.option import Change, Option
 from plugin.core.quote import quote
-from plugin.core.settings import Address, Settings
+from plugin.core.settings import Settings
 from plugin.errors import ConfigError
 
 
@@ -22,6 +23,7 @@ def _named(field: str, declared: Option) -> Option:
         flags=flags,
         envs=declared.envs or ("_".join((first, *rest)).upper(),),
         key=key if declared.in_file else "",
+        change=declared.change if declared.in_file else Change.RESTART,
     )
 
 

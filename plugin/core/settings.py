@@ -8,21 +8,20 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from plugin.core.option import (
-    BOOLEAN,
+from plugin.core.grammars import (
+    ADDRESS,
     PATH,
     TEXT,
-    Change,
+    Address,
     Grammar,
     choice,
     count,
     items,
-    option,
     seconds,
     several,
 )
+from plugin.core.option import Change, Group
 
 
 class MigStrategy(enum.StrEnum):
@@ -105,31 +104,6 @@ class HealthChecks:
         return self.all or self.xids or xid in self.numbers
 
 
-class Address(NamedTuple):
-    """Where to listen; an empty host is every address of the machine, port 0 any that is free."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-#: A name or IPv4 address, or an IPv6 address in brackets.
-_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([\w.-]*)):([0-9]{1,5})", re.ASCII)
-
-
-def _address(value: object) -> Address:
-    match = _ADDRESS.fullmatch(str(value))
-    if match is None or int(match[3]) > 65535:  # noqa: PLR2004 — the highest port of TCP
-        raise ValueError(value)
-    if match[1] is not None:
-        from ipaddress import IPv6Address  # noqa: PLC0415 — 5 ms that few addresses need
-
-        IPv6Address(match[1])
-    return Address(match[1] or match[2], int(match[3]))
-
-
 def _health_checks(value: object) -> HealthChecks:
     words = set(items(value)) - {""}
     numbers = words - {"all", "xids"}
@@ -141,283 +115,218 @@ def _health_checks(value: object) -> HealthChecks:
 _XID = re.compile(r"[0-9]{1,5}")
 _CHECKS = Grammar(_health_checks, "all, xids, or XIDs separated by commas")
 
-_ADVERTISE = "what is advertised"
-_ALLOCATE = "what a container is given"
-_DRIVER = "where the driver is"
-_HEALTH = "what takes devices out of service, and what brings them back"
-_DAEMON = "how the daemon runs"
-_SEEN = "what can be seen"
+_advertise = Group("what is advertised").option
+_allocate = Group("what a container is given").option
+_driver = Group("where the driver is").option
+_health = Group("what takes devices out of service, and what brings them back").option
+_daemon = Group("how the daemon runs").option
+_seen = Group("what can be seen").option
 
 _RESTART = Change.RESTART
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One field per option, with all there is to say about it. Unless it is said, the flag follows
-    from the field's name, and the variable and the key of the file (below ``flags.plugin``) from
-    the flag.
+    """One field per option, with all there is to say about it. By default the flag follows from
+    the field's name, the variable and the key of the file (below ``flags.plugin``) from the flag,
+    and a change takes effect at once.
     """
 
     sharing: Sharing = Sharing()
 
-    mig_strategy: MigStrategy = option(
+    mig_strategy: MigStrategy = _advertise(
         MigStrategy.NONE,
-        choice(MigStrategy),
-        _ADVERTISE,
         "none: whole GPUs as nvidia.com/gpu; mixed: each MIG device as nvidia.com/mig-<profile>; "
         "single: the same, where all MIG devices of the node must be of one profile",
         key="migStrategy",
     )
-    single_resource: SingleResource = option(
+    single_resource: SingleResource = _advertise(
         SingleResource.PROFILE,
-        choice(SingleResource),
-        _ADVERTISE,
         "name of the resource under single: profile (nvidia.com/mig-<profile>) or gpu "
         "(nvidia.com/gpu)",
     )
 
-    pass_device_specs: bool = option(
-        True, BOOLEAN, _ALLOCATE, "name the device nodes in the answer to kubelet"
-    )
-    device_list_strategy: tuple[DeviceListStrategy, ...] = option(
+    pass_device_specs: bool = _allocate(True, "name the device nodes in the answer to kubelet")
+    device_list_strategy: tuple[DeviceListStrategy, ...] = _allocate(
         (DeviceListStrategy.ENVVAR,),
-        several(DeviceListStrategy),
-        _ALLOCATE,
         "how the container runtime learns its devices: envvar, volume-mounts, or both by comma",
+        several(DeviceListStrategy),
     )
-    device_id_strategy: DeviceIdStrategy = option(
+    device_id_strategy: DeviceIdStrategy = _allocate(
         DeviceIdStrategy.UUID,
-        choice(DeviceIdStrategy),
-        _ALLOCATE,
         "what stands in that list: uuid, or index (0:3 is MIG device 3 of GPU 0)",
         key="plugin.deviceIDStrategy",
     )
-    cuda_visible_devices: bool = option(
+    cuda_visible_devices: bool = _allocate(
         True,
-        BOOLEAN,
-        _ALLOCATE,
         "set CUDA_VISIBLE_DEVICES as well as NVIDIA_VISIBLE_DEVICES",
         envs=("SET_CUDA_VISIBLE_DEVICES",),
     )
-    allocation_policy: Policy = option(
+    allocation_policy: Policy = _allocate(
         Policy.PACKED,
-        choice(Policy),
-        _ALLOCATE,
         "which devices to prefer: packed (fewest GPUs) or distributed (least loaded GPU first)",
     )
-    shared_devices_allocation_policy: Policy = option(
-        Policy.DISTRIBUTED,
-        choice(Policy),
-        _ALLOCATE,
-        "the same among the replicas of shared devices",
+    shared_devices_allocation_policy: Policy = _allocate(
+        Policy.DISTRIBUTED, "the same among the replicas of shared devices"
     )
-    gdrcopy_enabled: bool = option(
-        False,
-        BOOLEAN,
-        _ALLOCATE,
-        "set NVIDIA_GDRCOPY=enabled in containers",
-        key="gdrcopyEnabled",
+    gdrcopy_enabled: bool = _allocate(
+        False, "set NVIDIA_GDRCOPY=enabled in containers", key="gdrcopyEnabled"
     )
-    gds_enabled: bool = option(
-        False, BOOLEAN, _ALLOCATE, "set NVIDIA_GDS=enabled in containers", key="gdsEnabled"
-    )
-    mofed_enabled: bool = option(
-        False, BOOLEAN, _ALLOCATE, "set NVIDIA_MOFED=enabled in containers", key="mofedEnabled"
+    gds_enabled: bool = _allocate(False, "set NVIDIA_GDS=enabled in containers", key="gdsEnabled")
+    mofed_enabled: bool = _allocate(
+        False, "set NVIDIA_MOFED=enabled in containers", key="mofedEnabled"
     )
 
-    driver_root: str = option(
+    driver_root: str = _driver(
         "/",
-        PATH,
-        _DRIVER,
         "root of the driver installation on the host, such as /run/nvidia/driver",
+        PATH,
         flags=("--driver-root", "--nvidia-driver-root"),
         envs=("NVIDIA_DRIVER_ROOT",),
         key="nvidiaDriverRoot",
         change=_RESTART,
     )
-    dev_root: str = option(
+    dev_root: str = _driver(
         "",
-        PATH,
-        _DRIVER,
         "root of the device nodes on the host",
+        PATH,
         flags=("--dev-root", "--nvidia-dev-root"),
         envs=("NVIDIA_DEV_ROOT",),
         key="nvidiaDevRoot",
         change=_RESTART,
         default_meaning="the driver root",
     )
-    container_driver_root: str = option(
+    container_driver_root: str = _driver(
         "/driver-root",
-        PATH,
-        _DRIVER,
         "where the driver root is mounted in our own container",
+        PATH,
         flags=("--driver-root-ctr-path", "--container-driver-root"),
         envs=("DRIVER_ROOT_CTR_PATH", "CONTAINER_DRIVER_ROOT"),
         key="plugin.containerDriverRoot",
         change=_RESTART,
     )
-    proc_root: str = option(
-        "/proc", PATH, _DRIVER, "where procfs is mounted", in_file=False, change=_RESTART
-    )
-    sys_root: str = option(
-        "/sys", PATH, _DRIVER, "where sysfs is mounted", in_file=False, change=_RESTART
-    )
-    simulate: str = option(
+    proc_root: str = _driver("/proc", "where procfs is mounted", PATH, in_file=False)
+    sys_root: str = _driver("/sys", "where sysfs is mounted", PATH, in_file=False)
+    simulate: str = _driver(
         "",
-        TEXT._replace(metavar="NODE[:GEOMETRY]"),
-        _DRIVER,
         "no GPU: simulate NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb or "
         "p5.48xlarge:all-balanced",
+        TEXT._replace(metavar="NODE[:GEOMETRY]"),
         in_file=False,
-        change=_RESTART,
     )
 
-    disable_healthchecks: HealthChecks = option(
+    disable_healthchecks: HealthChecks = _health(
         HealthChecks(),
-        _CHECKS,
-        _HEALTH,
         "all (watch nothing), xids, or XIDs by comma that never take a device out",
+        _CHECKS,
         envs=("DP_DISABLE_HEALTHCHECKS",),
         key="plugin.disableHealthChecks",
     )
-    enable_healthchecks: HealthChecks = option(
+    enable_healthchecks: HealthChecks = _health(
         HealthChecks(),
-        _CHECKS,
-        _HEALTH,
         "all, xids, or XIDs by comma that always take a device out; wins over what is disabled",
+        _CHECKS,
         envs=("DP_ENABLE_HEALTHCHECKS",),
         key="plugin.enableHealthChecks",
     )
-    quiet_seconds: float = option(
+    quiet_seconds: float = _health(
         60.0,
-        seconds(0.1),
-        _HEALTH,
         "seconds without trouble before a healed device is offered again; doubles when it flaps, "
         "up to an hour",
+        seconds(0.1),
         flags=("--quiet-period",),
     )
-    escalate_count: int = option(
+    escalate_count: int = _health(
         10,
-        count(0, 1000),  # more would remember every fault of a month
-        _HEALTH,
         "so many faults of applications on one device within the window take it out; 0: never",
+        count(0, 1000),  # more would remember every fault of a month
     )
-    escalate_seconds: float = option(
-        600.0, seconds(1), _HEALTH, "the window in seconds", flags=("--escalate-window",)
+    escalate_seconds: float = _health(
+        600.0, "the window in seconds", seconds(1), flags=("--escalate-window",)
     )
-    probe_seconds: float = option(
+    probe_seconds: float = _health(
         4.0,
-        seconds(0.1),
-        _HEALTH,
         "seconds between two probes for what has no event, such as a lost GPU",
+        seconds(0.1),
         flags=("--probe-interval",),
     )
-    ledger_file: str = option(
+    ledger_file: str = _health(
         "",
-        PATH,
-        _HEALTH,
         "where verdicts and cordons are kept over restarts",
+        PATH,
         change=_RESTART,
         default_meaning="/var/lib/mig-device-plugin/ledger.json; a temporary file in a simulation",
     )
 
-    control_socket: str = option(
+    control_socket: str = _daemon(
         "/run/mig-device-plugin/control.sock",
-        PATH,
-        _DAEMON,
         "socket on which cordon, drain and health clear reach the running daemon; empty: none",
+        PATH,
         change=_RESTART,
         empty=("",),
     )
-    fail_on_init_error: bool = option(
+    fail_on_init_error: bool = _daemon(
         True,
-        BOOLEAN,
-        _DAEMON,
         "exit when the driver cannot be initialised; false: stay up, advertise nothing, keep "
         "trying",
         key="failOnInitError",
         change=_RESTART,  # only the start looks at it
     )
-    kubelet_socket: str = option(
+    kubelet_socket: str = _daemon(
         "/var/lib/kubelet/device-plugins/kubelet.sock",
-        PATH,
-        _DAEMON,
         "kubelet's registration socket; empty: serve without registering",
+        PATH,
         in_file=False,
-        change=_RESTART,
         empty=("",),
     )
-    rescan_seconds: float = option(
+    rescan_seconds: float = _daemon(
         30.0,
-        seconds(1),
-        _DAEMON,
         "seconds between two looks at the node's devices",
+        seconds(1),
         flags=("--rescan-interval",),
     )
-    log_level: str = option(
+    log_level: str = _daemon(
         "info",
-        choice(("debug", "info", "warning", "error")),
-        _DAEMON,
         "debug, info, warning or error",
+        choice(("debug", "info", "warning", "error")),
         in_file=False,
-        change=_RESTART,
     )
-    log_format: str = option(
-        "json",
-        choice(("json", "console")),
-        _DAEMON,
-        "json, or console for people",
-        in_file=False,
-        change=_RESTART,
+    log_format: str = _daemon(
+        "json", "json, or console for people", choice(("json", "console")), in_file=False
     )
-    config_file: str = option(
-        "",
-        TEXT._replace(metavar="FILE"),
-        _DAEMON,
-        "YAML or JSON file with further settings",
-        in_file=False,
-        change=_RESTART,
+    config_file: str = _daemon(
+        "", "YAML or JSON file with further settings", TEXT._replace(metavar="FILE"), in_file=False
     )
 
-    http_address: Address | None = option(
+    http_address: Address | None = _seen(
         Address("", 9400),
-        Grammar[Address | None](_address, "HOST:PORT, :PORT, [IPV6]:PORT", "HOST:PORT"),
-        _SEEN,
         "HOST:PORT for metrics, probes and the status page; empty: none",
+        ADDRESS,
         change=_RESTART,
         empty=(None,),
     )
-    http_tls_cert: str = option(
+    http_tls_cert: str = _seen(
         "",
-        PATH,
-        _SEEN,
         "certificate chain (PEM) for HTTPS; read again when it changes",
+        PATH,
         key="plugin.httpTLSCert",
         change=_RESTART,
     )
-    http_tls_key: str = option(
-        "", PATH, _SEEN, "its private key (PEM)", key="plugin.httpTLSKey", change=_RESTART
+    http_tls_key: str = _seen(
+        "", "its private key (PEM)", PATH, key="plugin.httpTLSKey", change=_RESTART
     )
-    dcgm_names: bool = option(
-        False,
-        BOOLEAN,
-        _SEEN,
-        "expose dcgm-exporter's metric names as well",
-        change=_RESTART,
-    )
-    sample_seconds: float = option(
+    dcgm_names: bool = _seen(False, "expose dcgm-exporter's metric names as well", change=_RESTART)
+    sample_seconds: float = _seen(
         15.0,
-        seconds(1),
-        _SEEN,
         "seconds between two measurements of the devices' use",
+        seconds(1),
         flags=("--sample-interval",),
         change=Change.NEXT_INTERVAL,
     )
-    pod_resources_socket: str = option(
+    pod_resources_socket: str = _seen(
         "/var/lib/kubelet/pod-resources/kubelet.sock",
-        PATH,
-        _SEEN,
         "kubelet's pod resources socket, which tells who holds a device; empty: do not ask",
+        PATH,
         change=_RESTART,
         empty=("",),
     )

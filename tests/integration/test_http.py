@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.core.settings import Address
+from plugin.core.grammars import Address
 from plugin.core.view import View
 from plugin.web.http.server import Limits, Tls, WebServer
 from plugin.web.http.tls import Certificate

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from plugin.config.flags import add_arguments
 from plugin.config.load import Loaded, load
 from plugin.config.options import IGNORED_FLAGS, IGNORED_KEYS, OPTIONS
-from plugin.core.option import BOOLEAN, Option
-from plugin.core.settings import Address, HealthChecks, Settings, SharedResource, Sharing
+from plugin.core.grammars import BOOLEAN, Address
+from plugin.core.option import Option
+from plugin.core.settings import HealthChecks, Settings, SharedResource, Sharing
 from plugin.errors import ConfigError
 
 Load = Callable[..., Loaded]

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.config.options import OPTIONS, parse, written
+from plugin.core.grammars import Address
 from plugin.core.option import Option
-from plugin.core.settings import Address, DeviceListStrategy, HealthChecks
+from plugin.core.settings import DeviceListStrategy, HealthChecks
 from plugin.errors import ConfigError
 
 

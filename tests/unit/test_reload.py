@@ -13,9 +13,9 @@ import pytest
 from plugin.config.load import Loaded, load
 from plugin.config.options import OPTIONS
 from plugin.config.reload import Reader, Refused, take
+from plugin.core.grammars import Address
 from plugin.core.option import Change, Option
 from plugin.core.settings import (
-    Address,
     DeviceListStrategy,
     HealthChecks,
     Settings,

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from plugin.core.settings import Address
+from plugin.core.grammars import Address
 from plugin.web.http.server import WebServer
 from tests.web.browser import browser
 from tests.web.scenes import SCENES

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from plugin.core.settings import Address
+from plugin.core.grammars import Address
 from plugin.core.view import View
 from plugin.web.http.server import WebServer
 from tests.web.browser import CHROMIUM, Browser, Page, browser

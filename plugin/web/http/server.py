@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from plugin.core.settings import Address
+from plugin.core.grammars import Address
 from plugin.core.view import View
 from plugin.loops.backoff import delays
 from plugin.web.health import HUNG_SECONDS
