@@ -10,11 +10,11 @@ import logging
 import signal
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import plugin
+from plugin.config import reload as configuration
 from plugin.config.load import Loaded
 from plugin.control.server import Control, Simulate
 from plugin.core.settings import Settings
@@ -35,24 +35,6 @@ SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
 
 #: What the web server leaves to the first registrations, which usually take less.
 WEB_AFTER_SECONDS = 0.3
-
-#: Changing one of these means another driver or another kubelet: that takes a restart.
-_FIXED = (
-    "simulate",
-    "driver_root",
-    "dev_root",
-    "container_driver_root",
-    "proc_root",
-    "sys_root",
-    "kubelet_socket",
-    "control_socket",
-    "ledger_file",
-    "http_address",
-    "http_tls_cert",
-    "http_tls_key",
-    "dcgm_names",
-    "pod_resources_socket",
-)
 
 
 def build_driver(settings: Settings) -> Driver:
@@ -147,12 +129,13 @@ def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
 
 async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> None:
     settings = loaded.settings
+    driver = build_driver(settings)
     log.info(
         "starting", extra={"version": plugin.__version__, "simulate": settings.simulate or None}
     )
     for warning in loaded.warnings:
         log.warning("%s", warning)
-    driver, worker = build_driver(settings), DriverWorker()
+    worker = DriverWorker()
     ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
     node = Node(driver, worker, settings, ledger_file)
     starting = asyncio.create_task(node.start(), name="first scan")
@@ -162,11 +145,11 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
 
     importlib.import_module("plugin.kubelet.deviceplugin.supervisor")  # gRPC takes 70 ms to import
 
-    stop = asyncio.Event()
+    stop, reread = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reconfigure, node, reload)
+    loop.add_signal_handler(signal.SIGHUP, reread.set)
     stopping = asyncio.create_task(stop.wait(), name="signal")
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():  # a driver that hangs in its first scan must not keep us
@@ -180,6 +163,9 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
                 tasks.create_task(part, name=name)
                 for name, part in _parts(settings, node, driver, worker, ledger_file).items()
             ]
+            running.append(
+                tasks.create_task(_follow_configuration(node, reload, reread), name="configuration")
+            )
             await stop.wait()
             log.info("stopping")
             for task in running:
@@ -237,19 +223,30 @@ async def _serve_web(settings: Settings, overview: Callable[[], View]) -> None:
     await web.serve(settings, overview)
 
 
-def _reconfigure(node: Node, reload: Callable[[], Loaded]) -> None:
-    """SIGHUP: a bad configuration changes nothing."""
-    try:
-        loaded = reload()
-    except ConfigError as error:
-        log.error("configuration not taken, the old one stays", extra={"reason": str(error)})  # noqa: TRY400
-        return
-    old = node.store.snapshot.settings
-    for name in _FIXED:
-        if getattr(old, name) != getattr(loaded.settings, name):
-            log.warning("%s changed; that takes effect after a restart", name)
-    for warning in loaded.warnings:
-        log.warning("%s", warning)
-    log.info("configuration read again")
-    node.reconfigure(replace(loaded.settings, **{name: getattr(old, name) for name in _FIXED}))
-    node.rescan()
+async def _follow_configuration(
+    node: Node, reload: Callable[[], Loaded], asked: asyncio.Event
+) -> None:
+    """Read the configuration whenever SIGHUP asks for it; a bad one changes nothing."""
+    reader = configuration.Reader(reload)
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            loaded = await reader.read()
+        except ConfigError as error:
+            log.error("configuration not taken, the old one stays", extra={"reason": str(error)})  # noqa: TRY400
+            continue
+        except Exception:
+            log.exception("configuration not taken, the old one stays")
+            continue
+        for warning in loaded.warnings:
+            log.warning("%s", warning)
+        settings, refused = configuration.take(node.store.snapshot.settings, loaded.settings)
+        for change in refused:
+            log.warning(
+                "option changed, which takes effect after a restart",
+                extra={**change._asdict(), "fix": "restart the daemon, or undo the change"},
+            )
+        log.info("configuration read again")
+        node.reconfigure(settings)
+        node.rescan()

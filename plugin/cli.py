@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 
 import plugin
 from plugin import logs
-from plugin.config.load import Loaded, add_arguments, load
+from plugin.config.flags import add_arguments
+from plugin.config.load import Loaded, load
+from plugin.core.grammars import seconds
+from plugin.core.quote import quote
 from plugin.errors import ConfigError, PluginError
 
 #: Exit statuses. ``doctor`` has its own: 0 pass, 1 warn, 2 fail.
@@ -89,7 +92,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     )
     drain.add_argument(
         "--timeout",
-        type=_seconds,
+        type=_timeout,
         default=0.0,
         metavar="SECONDS",
         help="give up then (default: never)",
@@ -126,6 +129,8 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         add_arguments(verb, _OF_DAEMON)
     return parser
 
+
+_TIMEOUT = seconds(0, most=1e6)
 
 #: The settings that say where the running daemon listens.
 _OF_DAEMON = ("control_socket", "config_file")
@@ -178,14 +183,13 @@ def _add_target(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def _seconds(text: str) -> float:
+def _timeout(text: str) -> float:
     try:
-        seconds = float(text.removesuffix("s"))
+        return _TIMEOUT.parse(text)
     except ValueError:
-        seconds = -1
-    if not 0 <= seconds <= 1e6:  # noqa: PLR2004 — more than any drain takes; NaN is not in it either
-        raise argparse.ArgumentTypeError(f"{text!r} is not valid; choose seconds from 0 on")
-    return seconds
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)} is not valid; choose {_TIMEOUT.choices}"
+        ) from None
 
 
 def _load(arguments: argparse.Namespace) -> Loaded:

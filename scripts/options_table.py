@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/configuration.md from plugin.config.options, or say with --check
+"""Write the tables of docs/configuration.md from plugin/core/settings.py, or say with --check
 whether they are current.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from plugin.config.options import IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, Option
-from plugin.core.settings import Settings
+from plugin.config.options import IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, written
+from plugin.core.option import Option
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs/configuration.md"
 
@@ -47,43 +46,22 @@ def rewritten(text: str) -> str:
 
 
 def _group(name: str, options: Sequence[Option]) -> str:
-    rows = (
-        (
-            ", ".join(map(_code, option.flags)),
-            ", ".join(map(_code, option.envs)),
-            _code(f"flags.{option.key}") if option.key else "",
-            _default(option),
-            _values(option),
-            option.help,
-        )
-        for option in options
-    )
+    headings = ("flag", "variable", "key", "default", "values", "meaning", "a change takes effect")
     heading = f"### {name[0].upper()}{name[1:]}"
+    return f"{heading}\n\n{_table(headings, map(_row, options))}"
+
+
+def _row(option: Option) -> Sequence[str]:
+    default = written(option.default)
     return (
-        f"{heading}\n\n{_table(('flag', 'variable', 'key', 'default', 'values', 'meaning'), rows)}"
+        ", ".join(map(_code, option.flags)),
+        ", ".join(map(_code, option.envs)),
+        _code(f"flags.{option.key}") if option.key else "",
+        option.default_meaning or (_code(default) if default else ""),
+        option.grammar.choices + (", or nothing" if option.empty else ""),
+        option.meaning,
+        option.change,
     )
-
-
-def _default(option: Option) -> str:
-    default = {field.name: field.default for field in dataclasses.fields(Settings)}[option.field]
-    match default:
-        case bool():
-            return _code(str(default).lower())
-        case tuple():
-            return _code(",".join(default))
-        case float():
-            return _code(f"{default:g}")
-        case _:
-            return _code(str(default)) if default else ""
-
-
-def _values(option: Option) -> str:
-    """The choices, in the words of the message that refuses anything else."""
-    try:
-        option.parse(object())
-    except ValueError as error:
-        return str(error)
-    raise ValueError(f"{option.flags[0]} takes anything, so its values cannot be named")
 
 
 def _code(text: str) -> str:
@@ -103,7 +81,7 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         if fresh != text:
             print(
-                f"{DOCUMENT} is not what plugin/config/options.py says; run python -m "
+                f"{DOCUMENT} is not what plugin/core/settings.py declares; run python -m "
                 "scripts.options_table"
             )
             return 1

@@ -55,7 +55,9 @@ def test_address_is_one_that_the_daemon_takes(
     render: "Renderer", address: str, port: int, listens: str
 ) -> None:
     release = render({"http": {"address": address, "port": port}})
-    assert release.env["HTTP_ADDRESS"] == listens == load({}, release.env).settings.http_address
+    assert (
+        release.env["HTTP_ADDRESS"] == listens == str(load({}, release.env).settings.http_address)
+    )
     assert release.container["ports"][0]["containerPort"] == port
     assert release.of_kind("Service")[0]["spec"]["ports"][0]["port"] == port
 
@@ -75,7 +77,7 @@ def test_certificate_is_mounted_where_the_daemon_looks(render: "Renderer") -> No
 
 def test_it_can_be_switched_off(render: "Renderer") -> None:
     release = render({"http": {"enabled": False}})
-    assert load({}, release.env).settings.http_address == ""
+    assert load({}, release.env).settings.http_address is None
     assert not {"ports", *PROBES} & release.container.keys()
     assert release.of_kind("Service") == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 from pathlib import Path
@@ -204,6 +205,75 @@ async def test_sighup_reads_the_configuration_again(
     assert kubelet.allocatable(ONE_SLICE) == 56
 
 
+async def test_a_node_that_cannot_be_simulated_is_refused_before_start(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = await start_daemon("999999999xa100-40gb")
+    async with asyncio.timeout(SECONDS):
+        assert await daemon.process.wait() == 2
+    assert "--simulate: unknown node '999999999xa100-40gb'" in daemon.log
+    assert len(daemon.log.splitlines()) == 1
+
+
+async def test_sighup_reports_each_change_that_needs_a_restart(
+    kubelet: SimKubelet, start_daemon: StartDaemon, node_dir: Path
+) -> None:
+    config = node_dir / "config.yaml"
+    config.write_text("version: v1\nflags: {plugin: {allocationPolicy: packed}}\n")
+    environment = {"HTTP_ADDRESS": "127.0.0.1:0"}
+    daemon = await start_daemon(NODE, CONFIG_FILE=str(config), LOG_FORMAT="json", **environment)
+    await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
+    config.write_text(
+        "version: v1\n"
+        "flags:\n"
+        "  failOnInitError: false\n"
+        "  nvidiaDriverRoot: /driver\n"
+        "  plugin: {httpTLSCert: /cert, httpTLSKey: /key, rescanInterval: 7, dcgmNames: true}\n"
+        "sharing: {timeSlicing: {resources: [{name: nvidia.com/mig-1g.5gb, replicas: 2}]}}\n"
+    )
+    daemon.process.send_signal(signal.SIGHUP)
+    await kubelet.wait_allocatable(ONE_SLICE, 112, SECONDS)
+    await daemon.logged("configuration read again")
+    lines = [json.loads(line) for line in daemon.log.splitlines()]
+    refused = {
+        line["option"]: (line["old"], line["new"], line["fix"])
+        for line in lines
+        if line["message"] == "option changed, which takes effect after a restart"
+    }
+    fix = "restart the daemon, or undo the change"
+    assert refused == {
+        "flags.failOnInitError": ("true", "false", fix),
+        "flags.nvidiaDriverRoot": ("/", "/driver", fix),
+        "flags.plugin.httpTLSCert": ("", "/cert", fix),
+        "flags.plugin.httpTLSKey": ("", "/key", fix),
+        "flags.plugin.dcgmNames": ("false", "true", fix),
+    }
+
+
+async def test_kubelet_is_answered_while_the_configuration_is_read(
+    kubelet: SimKubelet, start_daemon: StartDaemon, node_dir: Path
+) -> None:
+    """A megabyte takes seconds to read, a pipe would take for ever; neither changes anything."""
+    config = node_dir / "config.yaml"
+    config.write_text("version: v1\n")
+    daemon = await start_daemon(NODE, CONFIG_FILE=str(config))
+    await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
+    (node_dir / "large").write_text("version: v1\nx: [" + "1," * 500_000 + "]")
+    (node_dir / "large").rename(config)
+    daemon.process.send_signal(signal.SIGHUP)
+    admitted = await kubelet.admit(Pod("during", containers={"main": {ONE_SLICE: 1}}))
+    assert admitted.phase == "Running"
+    assert "configuration not taken" not in daemon.log, "it was read before kubelet was answered"
+    await daemon.logged("holds too many values")
+    config.unlink()
+    os.mkfifo(config)
+    daemon.process.send_signal(signal.SIGHUP)
+    await daemon.logged("is not a regular file")
+    assert daemon.log.count("configuration not taken, the old one stays") == 2
+    assert kubelet.node_status() == {ONE_SLICE: (56, 56)}
+    assert await daemon.stop() == 0
+
+
 async def test_two_instances_during_an_update(
     kubelet: SimKubelet, start_daemon: StartDaemon
 ) -> None:
@@ -241,6 +311,8 @@ async def test_two_instances_during_an_update(
             (),
             "config file /nowhere/config.yaml: cannot be read",
         ),
+        ({"CONFIG_FILE": "/dev/zero"}, (), "config file /dev/zero: cannot be read: is not a"),
+        ({}, ("--http-address=[a:80]:90",), "'[a:80]:90' is not valid; choose HOST:PORT, :PORT"),
     ],
 )
 async def test_bad_settings_are_refused_before_start(

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from plugin.core.grammars import Address
 from plugin.core.view import View
-from plugin.errors import ConfigError
-from plugin.web.http.server import Limits, Tls, WebServer, parse_address
+from plugin.web.http.server import Limits, Tls, WebServer
 from plugin.web.http.tls import Certificate
 from tests.web.scenes import balanced
 
 from .conftest import SECONDS, becomes
 
+LOOPBACK = Address("127.0.0.1", 0)
 PATHS = ("/", "/api/v1/state", "/metrics", "/healthz", "/readyz")
 GET = b"GET %s HTTP/1.1\r\nHost: node\r\n\r\n"
 LAST = b"GET %s HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
@@ -36,7 +37,11 @@ class Subject:
     """A running server and what it is asked about."""
 
     def __init__(
-        self, address: str = "127.0.0.1:0", *, limits: Limits | None = None, tls: Tls | None = None
+        self,
+        address: Address | None = LOOPBACK,
+        *,
+        limits: Limits | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.view: Callable[[], View] = lambda: SEEN
         self.metrics = b"up 1\n"
@@ -417,28 +422,9 @@ async def test_the_end_ends_every_connection() -> None:
 # ---- address
 
 
-@pytest.mark.parametrize(
-    ("text", "where"),
-    [
-        (":9400", (None, 9400)),
-        ("127.0.0.1:0", ("127.0.0.1", 0)),
-        ("[::1]:9400", ("::1", 9400)),
-        ("localhost:80", ("localhost", 80)),
-    ],
-)
-def test_addresses(text: str, where: tuple[str | None, int]) -> None:
-    assert parse_address(text) == where
-
-
-@pytest.mark.parametrize("text", ["9400", ":", "::1:9400", "[::1]", "a:b", ":65536", ":-1"])
-def test_bad_addresses_are_refused_with_examples(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"write :9400, 127\.0\.0\.1:9400 or \[::1\]:9400"):
-        parse_address(text)
-
-
 @pytest.mark.asyncio
 async def test_without_a_host_it_listens_everywhere() -> None:
-    async with serving(Subject(":0")) as subject:
+    async with serving(Subject(Address("", 0))) as subject:
         assert (await subject.ask(LAST % b"/healthz")).status == 200
         if socket.has_ipv6:
             with (
@@ -450,7 +436,7 @@ async def test_without_a_host_it_listens_everywhere() -> None:
 
 @pytest.mark.asyncio
 async def test_without_an_address_nothing_is_served() -> None:
-    subject = Subject("")
+    subject = Subject(None)
     await subject.server.run()
     assert subject.server.port is None
 
@@ -459,7 +445,7 @@ async def test_without_an_address_nothing_is_served() -> None:
 async def test_a_taken_address_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        subject = Subject(f"127.0.0.1:{port}")
+        subject = Subject(Address("127.0.0.1", port))
         running = asyncio.create_task(subject.server.run())
         await becomes(lambda: bool(errors(caplog)))
         (error, *_) = errors(caplog)

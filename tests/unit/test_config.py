@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -18,8 +19,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.config.load import Loaded, add_arguments, load
-from plugin.config.options import EMPTY_MEANS_NONE, IGNORED_FLAGS, IGNORED_KEYS, OPTIONS, Option
+from plugin.config.flags import add_arguments
+from plugin.config.load import Loaded, load
+from plugin.config.options import IGNORED_FLAGS, IGNORED_KEYS, OPTIONS
+from plugin.core.grammars import BOOLEAN, Address
+from plugin.core.option import Option
 from plugin.core.settings import HealthChecks, Settings, SharedResource, Sharing
 from plugin.errors import ConfigError
 
@@ -147,7 +151,7 @@ SAMPLES = {
         "127.0.0.1:1",
         "[::1]:2",
         ":3",
-        ("127.0.0.1:1", "[::1]:2", ":3"),
+        (Address("127.0.0.1", 1), Address("::1", 2), Address("", 3)),
         "::1:80",
         "HOST:PORT, :PORT, [IPV6]:PORT",
     ),
@@ -279,7 +283,7 @@ def test_the_node_to_simulate(load_from: Load) -> None:
 
 
 def test_an_empty_variable_is_as_good_as_none(load_from: Load) -> None:
-    env = {name: "" for o in OPTIONS for name in o.envs if o.parse not in EMPTY_MEANS_NONE}
+    env = {name: "" for o in OPTIONS for name in o.envs if not o.empty}
     assert load_from(env=env) == Loaded(DEFAULTS)
 
 
@@ -291,11 +295,22 @@ def test_an_empty_socket_means_no_registration(load_from: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["kubelet_socket", "control_socket", "pod_resources_socket", "http_address"]
+    ("field", "none"),
+    [
+        ("kubelet_socket", ""),
+        ("control_socket", ""),
+        ("pod_resources_socket", ""),
+        ("http_address", None),
+    ],
 )
-def test_what_can_be_switched_off_by_an_empty_value(load_from: Load, field: str) -> None:
-    (name,) = option(field).envs
-    assert getattr(load_from(env={name: ""}).settings, field) == ""
+def test_what_can_be_switched_off_by_an_empty_value(
+    load_from: Load, field: str, none: object
+) -> None:
+    names = option(field)
+    assert getattr(load_from(env={names.envs[0]: ""}).settings, field) == none
+    assert getattr(load_from(f"{names.flags[0]}=").settings, field) == none
+    if names.key:
+        assert getattr(load_from(file=document(names.key, "")).settings, field) == none
 
 
 def test_certificate_and_key_come_together(load_from: Load) -> None:
@@ -311,7 +326,7 @@ def test_the_first_of_two_variables_counts(load_from: Load) -> None:
     assert load_from(env=env).settings.container_driver_root == "/a"
 
 
-@pytest.mark.parametrize("field", [option.field for option in OPTIONS if option.switch])
+@pytest.mark.parametrize("field", [option.field for option in OPTIONS if option.grammar is BOOLEAN])
 def test_a_switch_alone_means_true(load_from: Load, field: str) -> None:
     (env, *_), (flag, *_) = option(field).envs, option(field).flags
     assert getattr(load_from(flag, env={env: "false"}).settings, field) is True
@@ -424,6 +439,38 @@ SLICING = "sharing.timeSlicing"
         ("a: !!bool x", ("neither YAML nor JSON",)),
         ("a: !!timestamp x", ("neither YAML nor JSON",)),
         (f"a: {'[' * 5000}", ("nested too deeply",)),
+        ("version: v1\nversion: v1", ("'version' is given twice (line 2)",)),
+        (
+            "version: v1\nflags:\n  migStrategy: none\n  'migStrategy': mixed",
+            ("'migStrategy' is given twice (line 4)",),
+        ),
+        (
+            "version: v1\nx: {a: &a {b: 1}, c: {<<: *a, b: 2, b: 3}}",
+            ("'b' is given twice (line 2)",),
+        ),
+        (f"a: &a [{'x,' * 999}]\nb: [{'*a,' * 99}]", ("holds too many values",)),
+        (
+            "a: &a [x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"{c}: &{c} [{','.join(['*' + p] * 9)}]\n" for p, c in pairwise("abcdefghi")),
+            ("holds too many values", "alias"),
+        ),
+        (
+            "a: &a {k: 1}\n"
+            + "".join(
+                f"{c}: &{c} {{<<: [{','.join(['*' + p] * 9)}]}}\n" for p, c in pairwise("abcdefghi")
+            ),
+            ("holds too many values",),
+        ),
+        ("a: &a [*a]", ("a value holds itself (line 1)",)),
+        (f"version: v1{' ' * 2**20}", ("is larger than 1048576 bytes",)),
+        (f"version: {'x' * 10**6}", ("version: 'xxx", "is not valid; choose v1")),
+        (f"version: 0x{'9' * 10**5}", ("version: <number of 400000 bits> is not valid",)),
+        (f"version: v1\n? {'x' * 10**6}\n: 1", ("xxx… is not known; the choices",)),
+        (f"version: v1\nflags: {{? {'x' * 10**6} : 1}}", ("flags.xxx",)),
+        (document("migStrategy", "x" * 10**6), ("migStrategy: 'xxx", "choose none, single")),
+        (document("migStrategy", [["x" * 100] * 100] * 100), ("migStrategy: [['xxx",)),
+        (f"a: !!bool {'x' * 10**6}", ("neither YAML nor JSON",)),
+        (f"a: *{'x' * 10**6}", ("neither YAML nor JSON",)),
         ("version: v1\nflag: {}", ("flag is not known", "did you mean flags?", "flags, health")),
         ('version: v1\n"a\\nb": 1', ("a b is not known",)),
         ("version: v1\nflags: mixed", ("flags: 'mixed' is not valid", "choose a mapping")),
@@ -488,6 +535,7 @@ def test_a_file_is_refused_with_the_key_and_the_choices(
     load_from: Load, file: object, said: tuple[str, ...]
 ) -> None:
     message = refusal(load_from, file=file)
+    assert len(message) < 2000
     for part in ("config.yaml", *said):
         assert part in message
 
@@ -497,6 +545,25 @@ def test_a_file_that_cannot_be_read_is_refused(load_from: Load, tmp_path: Path) 
     for name in ("missing", "latin", "."):
         assert str(tmp_path / name) in refusal(load_from, f"--config-file={tmp_path / name}")
     assert "cannot be read" in refusal(load_from, env={"CONFIG_FILE": "/a\0b"})
+    assert "cannot be read" in refusal(load_from, env={"CONFIG_FILE": "/a" * 10**6})
+
+
+@pytest.mark.parametrize("name", ["fifo", "/dev/zero", "/dev/null"])
+def test_what_is_no_file_is_refused_at_once(load_from: Load, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    message = refusal(load_from, f"--config-file={tmp_path / name}")
+    assert message == f"config file {tmp_path / name}: cannot be read: is not a regular file"
+
+
+def test_aliases_and_merged_keys_are_fine_in_small(load_from: Load) -> None:
+    text = """
+    version: v1
+    flags:
+      plugin: {<<: &base {<<: &lowest {rescanInterval: 7, escalateCount: 1}, escalateCount: 2}}
+    resources: [*base, *lowest, {<<: *base, escalateCount: 3}]
+    """
+    settings = load_from(file=text).settings
+    assert (settings.rescan_seconds, settings.escalate_count) == (7, 2)
 
 
 # ---- the file

@@ -96,6 +96,14 @@ def test_compute_instances_of_one_list_fill_one_gpu_instance() -> None:
         ("p4d.24xlarge:0=off;1", ["bad entry '1'"]),
         ("p4d.24xlarge:0-3=off;2=1g.5gb", ["names GPU 2 twice"]),
         ("p4d.24xlarge:0=1g.5gb*x", ["bad profile '1g.5gb*x' for GPU 0"]),
+        ("999999999xa100-40gb", ["unknown node", "count of 1 to 32"]),
+        (f"{'9' * 5000}xa100-40gb", ["unknown node", "count of 1 to 32"]),
+        (f"1xa100-40gb:0-{'9' * 5000}=off", ["bad entry '0-999", "GPU-GPU=off"]),
+        ("1xa100-40gb:0=1g.5gb*999999999", ["bad profile '1g.5gb*999999999'"]),
+        ("1xa100-40gb:0=1g.5gb*999", ["cannot be placed on GPU 0"]),
+        ("x" * 10**6, ["unknown node 'xxx", "a100-40gb"]),
+        (f"1xa100-40gb:{'x' * 10**6}", ["unknown geometry 'xxx", "all-balanced"]),
+        (f"1xa100-40gb:all-{'x' * 10**6}", ["profile 'xxx", "1g.5gb+me"]),
         ("p4d.24xlarge:0=1g.5gb,,1g.5gb", ["bad profile ''"]),
         ("g4dn.12xlarge:0=1g.5gb", ["GPU 0 (t4-16gb) has no MIG"]),
         ("p4d.24xlarge:2=3g.20gb*2,2g.10gb", ["cannot be placed on GPU 2", "10 memory slices"]),
@@ -106,6 +114,7 @@ def test_what_cannot_be_is_refused_in_one_line(node: str, words: list[str]) -> N
         parse_node(node)
     message = str(refused.value)
     assert "\n" not in message
+    assert len(message) < 2000
     for word in words:
         assert word in message
 

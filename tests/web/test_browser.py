@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from plugin.core.grammars import Address
 from plugin.core.view import View
 from plugin.web.http.server import WebServer
 from tests.web.browser import CHROMIUM, Browser, Page, browser
@@ -70,7 +71,7 @@ class Site:
         return self.view
 
     async def start(self) -> None:
-        server = WebServer("127.0.0.1:0", self.see, hostname="node-7")
+        server = WebServer(Address("127.0.0.1", 0), self.see, hostname="node-7")
         self.task = asyncio.create_task(server.run())
         await server.listening.wait()
         self.url = f"http://127.0.0.1:{server.port}/"

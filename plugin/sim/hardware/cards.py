@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from plugin.core.inventory.model import Engines, Placement
+from plugin.core.quote import quote
 from plugin.errors import SimulationError
 
 _COMPUTE_PREFIX = re.compile(r"(?P<slices>\d+)c\.(?P<rest>.+)")
@@ -87,7 +88,7 @@ class Card(Struct, frozen=True):
             if profile.name == wanted:
                 return profile
         choices = ", ".join(p.name for p in self.profiles) or "none, it has no MIG"
-        raise SimulationError(f"profile {name!r} is unknown on {self.key}; choices: {choices}")
+        raise SimulationError(f"profile {quote(name)} is unknown on {self.key}; choices: {choices}")
 
     def device_profile(self, name: str) -> tuple[CardProfile, int]:
         """Split a device's name: ``3g.20gb`` is (3g.20gb, 3), ``1c.3g.20gb`` is (3g.20gb, 1)."""
@@ -99,7 +100,7 @@ class Card(Struct, frozen=True):
         if slices not in profile.compute_slices:
             choices = ", ".join(f"{c}c" for c in profile.compute_slices)
             raise SimulationError(
-                f"profile {name!r} is unknown on {self.key}; {profile.name} takes {choices}"
+                f"profile {quote(name)} is unknown on {self.key}; {profile.name} takes {choices}"
             )
         return profile, slices
 

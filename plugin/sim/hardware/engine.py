@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from plugin.core.health.events import DriverEvent, EventKind
 from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Placement
+from plugin.core.quote import quote
 from plugin.errors import SimulationError
 from plugin.sim.hardware.cards import Card
 from plugin.sim.hardware.codes import Code, NodeError
@@ -497,7 +498,7 @@ def parse_node(text: str, clock: Callable[[], float] = time.monotonic) -> SimNod
     name, _, geometry = (part.strip() for part in text.partition(":"))
     if not name:
         raise SimulationError(
-            f"no node in {text!r}; write NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb"
+            f"no node in {quote(text)}; write NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb"
         )
     node = SimNode(parse_fleet(name), name, clock=clock)
     node.configure(geometry)

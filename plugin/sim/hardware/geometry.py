@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
+from plugin.core.quote import quote
 from plugin.errors import SimulationError
 from plugin.sim.hardware.cards import Card, catalog
 
@@ -15,9 +16,10 @@ MAX_GPUS = 32
 #: Profiles asked for on one GPU; ``None`` is MIG off, an empty tuple is MIG on without instances.
 GpuGeometry = tuple[str, ...] | None
 
-_COUNTED = re.compile(r"(?P<count>\d+)x(?P<card>.+)")
-_GPU_RANGE = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
-_TIMES = re.compile(r"(?P<name>[^*]+?)(?:\*(?P<count>\d+))?")
+#: Numbers of three digits: more is asked for by mistake, and would be built before it is refused.
+_COUNTED = re.compile(r"(?P<count>\d{1,3})x(?P<card>.+)")
+_GPU_RANGE = re.compile(r"(?P<first>\d{1,3})(?:-(?P<last>\d{1,3}))?")
+_TIMES = re.compile(r"(?P<name>[^*]+?)(?:\*(?P<count>\d{1,3}))?")
 _GEOMETRIES = (
     "mig-off, all-disabled, all-enabled, all-balanced, all-PROFILE, or "
     "GPU=PROFILE*N,PROFILE;GPU-GPU=off"
@@ -33,7 +35,7 @@ def parse_fleet(node: str) -> tuple[Card, ...]:
     )
     if len(cards) > MAX_GPUS:
         raise SimulationError(
-            f"node {node!r} has {len(cards)} GPUs; at most {MAX_GPUS} can be simulated"
+            f"node {quote(node)} has {len(cards)} GPUs; at most {MAX_GPUS} can be simulated"
         )
     return cards
 
@@ -48,7 +50,7 @@ def _parse_part(part: str, node: str) -> Sequence[Card]:
     if name in known.cards and 1 <= count <= MAX_GPUS:
         return [known.cards[name]] * count
     raise SimulationError(
-        f"unknown node {part!r} in {node!r}; nodes: {', '.join(known.nodes)}; "
+        f"unknown node {quote(part)} in {quote(node)}; nodes: {', '.join(known.nodes)}; "
         f"or cards with a count of 1 to {MAX_GPUS}, such as 2x{next(iter(known.cards))}: "
         f"{', '.join(known.cards)}"
     )
@@ -65,12 +67,12 @@ def parse_geometry(text: str, cards: Sequence[Card]) -> tuple[GpuGeometry, ...]:
             for card in cards
         )
     if "=" not in text:
-        raise SimulationError(f"unknown geometry {text!r}; choices: {_GEOMETRIES}")
+        raise SimulationError(f"unknown geometry {quote(text)}; choices: {_GEOMETRIES}")
     result: dict[int, GpuGeometry] = {}
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         for gpu in _gpus_of(entry, len(cards)):
             if gpu in result:
-                raise SimulationError(f"geometry {text!r} names GPU {gpu} twice")
+                raise SimulationError(f"geometry {quote(text)} names GPU {gpu} twice")
             result[gpu] = _parse_gpu(entry.partition("=")[2], cards[gpu], gpu)
     return tuple(result.get(gpu) for gpu in range(len(cards)))
 
@@ -107,12 +109,13 @@ def _gpus_of(entry: str, count: int) -> Iterable[int]:
     match = _GPU_RANGE.fullmatch(entry.partition("=")[0].strip())
     if match is None or "=" not in entry:
         raise SimulationError(
-            f"bad entry {entry!r} in the geometry; write GPU=PROFILE*N,PROFILE or GPU-GPU=off"
+            f"bad entry {quote(entry)} in the geometry; write GPU=PROFILE*N,PROFILE or GPU-GPU=off"
         )
     first, last = int(match["first"]), int(match["last"] or match["first"])
     if not first <= last < count:
         raise SimulationError(
-            f"entry {entry!r} names GPUs that the node does not have; its GPUs are 0-{count - 1}"
+            f"entry {quote(entry)} names GPUs that the node does not have; its GPUs are "
+            f"0-{count - 1}"
         )
     return range(first, last + 1)
 
@@ -131,7 +134,9 @@ def _parse_gpu(text: str, card: Card, gpu: int) -> GpuGeometry:
     for item in text.split(","):
         match = _TIMES.fullmatch(item.strip())
         if match is None:
-            raise SimulationError(f"bad profile {item!r} for GPU {gpu}; write PROFILE or PROFILE*N")
+            raise SimulationError(
+                f"bad profile {quote(item)} for GPU {gpu}; write PROFILE or PROFILE*N"
+            )
         profile, slices = card.device_profile(match["name"].strip())
         names += [profile.device_name(slices)] * int(match["count"] or 1)
     return tuple(names)

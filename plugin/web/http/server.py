@@ -12,15 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from plugin.core.grammars import Address
 from plugin.core.view import View
-from plugin.errors import ConfigError
 from plugin.loops.backoff import delays
 from plugin.web.health import HUNG_SECONDS
 from plugin.web.http.connection import Connection, Limits
 from plugin.web.http.tls import Certificate, Tls
 from plugin.web.routes import RenderMetrics, Site
 
-__all__ = ["Limits", "Tls", "WebServer", "parse_address"]
+__all__ = ["Limits", "Tls", "WebServer"]
 
 log = logging.getLogger(__name__)
 
@@ -28,27 +28,8 @@ _FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0
 #: Without file descriptors nothing can be accepted; this long until the next attempt.
 _PAUSE_SECONDS = 0.5
 _BACKLOG = 128
-_HIGHEST_PORT = 65535
 #: A family that the kernel does not have, or of which it has no address.
 _ABSENT = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
-
-
-def parse_address(text: str) -> tuple[str | None, int]:
-    """``HOST:PORT``; an empty host is every address, an IPv6 one stands in brackets. Raises
-    :class:`ConfigError`.
-    """
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if (
-        not colon
-        or not port.isdecimal()
-        or int(port) > _HIGHEST_PORT
-        or (":" in host and not bracketed)
-    ):
-        raise ConfigError(
-            f"{text!r} is no address to serve HTTP at; write :9400, 127.0.0.1:9400 or [::1]:9400"
-        )
-    return (host[1:-1] if bracketed else host) or None, int(port)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,12 +55,12 @@ class _Client:
 class WebServer:
     """Serves HTTP while :meth:`run` runs. Whatever happens here is logged and never raised.
 
-    `address` is as :func:`parse_address` reads it (which raises); an empty one serves nothing.
+    Without an `address` it serves nothing.
     """
 
     def __init__(
         self,
-        address: str,
+        address: Address | None,
         view: Callable[[], View],
         *,
         tls: Tls | None = None,
@@ -90,7 +71,6 @@ class WebServer:
         render_metrics: RenderMetrics | None = None,
     ) -> None:
         self._address = address
-        self._where = parse_address(address) if address else None
         self._site = Site(
             view,
             hostname=hostname,
@@ -115,19 +95,19 @@ class WebServer:
         """Listen until cancelled. A taken address or an unusable certificate is tried again:
         kubelet needs no HTTP.
         """
-        if self._where is None:
+        if self._address is None:
             return
         retry = delays(_FIRST_RETRY, _LONGEST_RETRY, random.random)
         while True:
             try:
                 self._certificate = Certificate(self._tls) if self._tls else None
-                listeners = await _listen(*self._where)
+                listeners = await _listen(self._address)
             except OSError as error:
                 wait = next(retry)
                 log.error(  # noqa: TRY400 — an administrator's matter, which has no use for a traceback
                     "HTTP is not served, trying again",
                     extra={
-                        "address": self._address,
+                        "address": str(self._address),
                         "reason": str(error),
                         "seconds": round(wait, 1),
                     },
@@ -138,7 +118,7 @@ class WebServer:
         self.port = listeners[0].getsockname()[1]
         log.info(
             "serving HTTP",
-            extra={"address": self._address, "port": self.port, "tls": self._tls is not None},
+            extra={"address": str(self._address), "port": self.port, "tls": self._tls is not None},
         )
         self.listening.set()
         try:
@@ -226,11 +206,12 @@ class WebServer:
         return Connection(reader, writer, self._site, self._limits, client.peer)
 
 
-async def _listen(host: str | None, port: int) -> list[socket.socket]:
-    """A listening socket for each address of `host`. Raises OSError when there is none, or one is
+async def _listen(where: Address) -> list[socket.socket]:
+    """A listening socket for each address of the host. Raises OSError when there is none, or one is
     taken.
     """
     loop = asyncio.get_running_loop()
+    host, port = where.host or None, where.port
     infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
     with contextlib.ExitStack() as undo:

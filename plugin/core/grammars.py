@@ -1,0 +1,140 @@
+"""Grammars of values, one for each kind.
+
+A grammar is pure: it makes the value that is used from a string, or from a plain value of a
+configuration file, and raises ValueError for everything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Generic, NamedTuple, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+S = TypeVar("S", bound=str)
+
+_TRUE = frozenset({"true", "1", "yes", "on", "t"})
+_FALSE = frozenset({"false", "0", "no", "off", "f"})
+_DIGITS = re.compile(r"[0-9]{1,9}")
+DAY = 86_400
+
+
+class Grammar(NamedTuple, Generic[T_co]):
+    """A kind of value. ``choices`` names the values that `parse` takes, in messages and
+    documents.
+    """
+
+    parse: Callable[[object], T_co]
+    choices: str
+    metavar: str = "VALUE"
+
+
+def _word(value: object) -> str:
+    return str(value).strip().lower()
+
+
+def items(value: object) -> list[str]:
+    """The words of a list, or of a text with commas."""
+    given = value if isinstance(value, list | tuple) else str(value).split(",")
+    return [_word(item) for item in given]
+
+
+def _boolean(value: object) -> bool:
+    word = _word(value)
+    if word not in _TRUE | _FALSE:
+        raise ValueError(word)
+    return word in _TRUE
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError(value)
+    value.encode(errors="surrogateescape")  # a text that names no file raises ValueError
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)  # noqa: TRY004 — grammars raise ValueError only
+    return value
+
+
+BOOLEAN = Grammar(_boolean, "true or false", "BOOL")
+PATH = Grammar(_path, "an absolute path", "PATH")
+TEXT = Grammar(_text, "text")
+
+
+def choice(choices: Iterable[S]) -> Grammar[S]:
+    """One of the words of an enumeration or a tuple."""
+    by_word = {str(item): item for item in choices}
+
+    def parse(value: object) -> S:
+        word = _word(value)
+        if word not in by_word:
+            raise ValueError(word)
+        return by_word[word]
+
+    return Grammar(parse, ", ".join(by_word))
+
+
+def several(choices: Iterable[S]) -> Grammar[tuple[S, ...]]:
+    """One or more of the words, each once."""
+    one = choice(choices)
+
+    def parse(value: object) -> tuple[S, ...]:
+        chosen = tuple(dict.fromkeys(map(one.parse, items(value))))
+        if not chosen:
+            raise ValueError(value)
+        return chosen
+
+    return Grammar(parse, f"one or more of {one.choices}, separated by commas")
+
+
+def seconds(least: float, most: float = DAY) -> Grammar[float]:
+    """A duration: ``7.5`` or ``7.5s``."""
+
+    def parse(value: object) -> float:
+        number = float(_word(value).removesuffix("s"))
+        if not least <= number <= most:
+            raise ValueError(number)
+        return number
+
+    return Grammar(parse, f"seconds from {least:g} to {most:.0f}", "SECONDS")
+
+
+def count(least: int, most: int) -> Grammar[int]:
+    def parse(value: object) -> int:
+        word = _word(value)
+        if not _DIGITS.fullmatch(word) or not least <= int(word) <= most:
+            raise ValueError(word)
+        return int(word)
+
+    return Grammar(parse, f"a number from {least} to {most}", "COUNT")
+
+
+class Address(NamedTuple):
+    """Where to listen; an empty host is every address of the machine, port 0 any that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+#: A name or IPv4 address, or an IPv6 address in brackets.
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([\w.-]*)):([0-9]{1,5})", re.ASCII)
+
+
+def _address(value: object) -> Address:
+    match = _ADDRESS.fullmatch(str(value))
+    if match is None or int(match[3]) > 65535:  # noqa: PLR2004 — the highest port of TCP
+        raise ValueError(value)
+    if match[1] is not None:
+        from ipaddress import IPv6Address  # noqa: PLC0415 — 5 ms that few addresses need
+
+        IPv6Address(match[1])
+    return Address(match[1] or match[2], int(match[3]))
+
+
+ADDRESS = Grammar(_address, "HOST:PORT, :PORT, [IPV6]:PORT", "HOST:PORT")

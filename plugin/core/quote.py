@@ -1,0 +1,36 @@
+"""Values from outside as they stand in messages: in one piece when short, else cut."""
+
+from __future__ import annotations
+
+import reprlib
+
+MOST_CHARACTERS = 200
+_MOST_BITS = 200
+
+
+class _Quote(reprlib.Repr):
+    """Looks at the beginning of a value only, however large it is and however often it repeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 8
+        self.maxstring = self.maxother = MOST_CHARACTERS
+
+    def repr_int(self, x: int, level: int) -> str:
+        del level
+        # Python refuses to write numbers of more than a few thousand digits.
+        return repr(x) if x.bit_length() <= _MOST_BITS else f"<number of {x.bit_length()} bits>"
+
+
+_QUOTE = _Quote()
+
+
+def quote(value: object) -> str:
+    """The value as ``repr`` writes it, of at most :data:`MOST_CHARACTERS`."""
+    return shorten(_QUOTE.repr(value))
+
+
+def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The beginning of a text, with dots when that is not all."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,0 +1,132 @@
+"""Grammars of the options' values: what is written is read again, anything else is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugin.config.options import OPTIONS, parse, written
+from plugin.core.grammars import Address
+from plugin.core.option import Option
+from plugin.core.settings import DeviceListStrategy, HealthChecks
+from plugin.errors import ConfigError
+
+
+def option(field: str) -> Option:
+    return next(option for option in OPTIONS if option.field == field)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (":9400", ("", 9400)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:9400", ("::1", 9400)),
+        ("[fe80::1%eth0]:9400", ("fe80::1%eth0", 9400)),
+        ("[::ffff:10.0.0.1]:65535", ("::ffff:10.0.0.1", 65535)),
+        ("localhost:80", ("localhost", 80)),
+        ("node-7.example_1.:80", ("node-7.example_1.", 80)),
+    ],
+)
+def test_addresses(text: str, where: tuple[str, int]) -> None:
+    address = parse(option("http_address"), "name", text)
+    assert address == where
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("9400", ":", "::1:9400", "[::1]", "a:b", ":65536", ":-1", ":+1", ": 1", ":1 ", ":٣"),
+        *("[a:80]:90", "[]:90", "[::1:90", "::1]:90", "[127.0.0.1]:90", "[1:2]:90", "[[::1]]:90"),
+        *("a b:80", "a,b:80", "http://a:80", "a:80:90", "ü:80", f":{'9' * 5000}"),
+    ],
+)
+def test_bad_addresses_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"choose HOST:PORT, :PORT, \[IPV6\]:PORT, or nothing"):
+        parse(option("http_address"), "name", text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("escalate_count", "9" * 5000),
+        ("escalate_count", "1.5"),
+        ("escalate_count", "1_0"),
+        ("escalate_count", 16**5000),
+        ("quiet_seconds", 16**5000),
+        ("quiet_seconds", "inf"),
+        ("quiet_seconds", "1m"),
+        ("quiet_seconds", None),
+        ("disable_healthchecks", "9" * 5000),
+        ("disable_healthchecks", [16**5000]),
+        ("pass_device_specs", 16**5000),
+        ("driver_root", "/a\0b"),
+        ("driver_root", "/\ud800"),
+        ("driver_root", "x" * 10**6),
+        ("kubelet_socket", "/a\0b"),
+        ("device_list_strategy", ["envvar"] * 10**5 + ["cdi-cri"]),
+    ],
+    ids=itertools.count(),
+)
+def test_values_that_trip_up_python_are_refused_in_a_short_line(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match="choose") as refused:
+        parse(option(field), "name", value)
+    assert len(str(refused.value)) < 600
+
+
+PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).map("/{}".format)
+HOSTS = st.from_regex(r"[a-z0-9.-]{0,20}", fullmatch=True) | st.ip_addresses(v=6).map(str)
+BY_TYPE: dict[type, st.SearchStrategy[object]] = {
+    bool: st.booleans(),
+    int: st.integers(0, 1000),
+    float: st.floats(1, 86_400),
+    tuple: st.lists(st.sampled_from(DeviceListStrategy), min_size=1, unique=True).map(tuple),
+    Address: st.none() | st.builds(Address, HOSTS, st.integers(0, 65535)),
+    HealthChecks: st.builds(
+        HealthChecks, st.booleans(), st.booleans(), st.frozensets(st.integers(0, 99999))
+    ),
+}
+
+
+def examples(chosen: Option) -> st.SearchStrategy[object]:
+    """Values that the option may have."""
+    if isinstance(chosen.default, str) and ", " in chosen.grammar.choices:
+        return st.sampled_from(chosen.grammar.choices.split(", "))
+    if isinstance(chosen.default, str):
+        return st.sampled_from(chosen.empty) | PATHS if chosen.empty else PATHS
+    return BY_TYPE[type(chosen.default)]
+
+
+@given(st.sampled_from(OPTIONS), st.data())
+def test_a_value_is_read_as_it_is_written(chosen: Option, data: st.DataObject) -> None:
+    value = data.draw(examples(chosen))
+    assert parse(chosen, "name", written(value)) == value
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(OPTIONS), _anything)
+def test_any_value_is_taken_or_refused_and_what_is_taken_is_stable(
+    chosen: Option, value: object
+) -> None:
+    try:
+        taken = parse(chosen, "name", value)
+    except ConfigError as error:
+        assert len(str(error)) < 600  # noqa: PT017 — some values are refused, some are not
+    else:
+        assert parse(chosen, "name", written(taken)) == taken or taken == ""
+
+
+@pytest.mark.parametrize("chosen", OPTIONS, ids=lambda chosen: chosen.field)
+def test_a_default_is_a_value_of_its_option(chosen: Option) -> None:
+    if chosen.default != "":
+        assert parse(chosen, "name", written(chosen.default)) == chosen.default
