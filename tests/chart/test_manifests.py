@@ -251,6 +251,18 @@ def test_what_people_ask_for_reaches_the_pod(
     assert "annotations" not in usual.daemonset["metadata"]
 
 
+def test_null_is_as_good_as_empty(render: "Renderer") -> None:
+    """Helm takes a value away that is set to null."""
+    nothing = dict.fromkeys(
+        (
+            *("extraArgs", "extraEnv", "extraVolumes", "extraVolumeMounts", "dnsPolicy"),
+            *("dnsConfig", "annotations", "securityContext", "podSecurityContext", "affinity"),
+            *("hostNetwork", "namespaceOverride"),
+        )
+    )
+    assert render(nothing).manifests == render().manifests
+
+
 def test_namespace_can_be_another_than_the_releases(
     render: "Renderer", case: dict[str, Any]
 ) -> None:

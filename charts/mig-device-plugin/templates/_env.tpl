@@ -5,7 +5,7 @@
 {{- range .Values.extraEnv -}}{{- $replaced = append $replaced .name -}}{{- end -}}
 {{- $env := list -}}
 {{- range $chart -}}{{- if not (has .name $replaced) -}}{{- $env = append $env . -}}{{- end -}}{{- end -}}
-{{- toYaml (concat $env .Values.extraEnv) -}}
+{{- toYaml (concat $env (.Values.extraEnv | default list)) -}}
 {{- end -}}
 
 {{- define "mig-device-plugin.chartEnv" -}}

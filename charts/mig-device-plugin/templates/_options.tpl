@@ -73,7 +73,7 @@ variable over the file.
 */}}
 {{- define "mig-device-plugin.strategy" -}}
 {{- $inline := include "mig-device-plugin.inInlineConfig" (list . "flags.migStrategy") -}}
-{{- $arguments := regexReplaceAll "--mig-strategy,([^,]*)" (join "," .Values.extraArgs) "--mig-strategy=${1}" -}}
+{{- $arguments := regexReplaceAll "--mig-strategy,([^,]*)" (join "," (.Values.extraArgs | default list)) "--mig-strategy=${1}" -}}
 {{- $argument := regexFindAll "--mig-strategy=[^,]*" $arguments -1 | last | default "" -}}
 {{- $variable := dict -}}
 {{- range .Values.extraEnv -}}{{- if eq .name "MIG_STRATEGY" -}}{{- $variable = . -}}{{- end -}}{{- end -}}
