@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types format generate bench image-test wheel-test clean
+.PHONY: help demo test lint types format generate bench image image-name image-test wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -47,6 +47,21 @@ bench: $(VENV)/.development ## Measure against the budgets
 
 wheel-test: $(VENV)/.development ## Install the built wheel into an empty environment and run it
 	scripts/wheel-test.sh $(BIN)/python
+
+# As the chart names it when image.repository and image.tag are not set: its appVersion is the package's version.
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' plugin/__init__.py)
+IMAGE ?= localhost/mig-device-plugin:$(VERSION)
+BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
+
+image: ## Build the image under the name that the chart pulls; IMAGE=, BUILD_IMAGE=, RUNTIME_IMAGE=, BUILDER=
+	$(if $(BUILDER),,$(error neither docker, podman nor buildah is here: install one, or run make image-test))
+	$(BUILDER) build --tag $(IMAGE) \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse --verify HEAD 2>/dev/null || echo unknown) \
+	    $(foreach name,BUILD_IMAGE RUNTIME_IMAGE,$(if $($(name)),--build-arg $(name)=$($(name)))) \
+	    .
+
+image-name:
+	@echo $(IMAGE)
 
 image-test: ## Build the image really and run it
 	scripts/image-test.sh

@@ -7,7 +7,7 @@
 #   MDP_BASE_FROM_REGISTRY=1   try the Dockerfile's own base images first; otherwise, and where that fails, the base is
 #                              made by debootstrap and kept in the cache directory
 #   MDP_DEBIAN_MIRROR=URL      where debootstrap gets its packages (default: http://deb.debian.org/debian)
-#   MDP_KEEP_IMAGE=FILE        write the tested image there as an OCI archive
+#   MDP_KEEP_IMAGE=FILE        keep the archive that nodes import there (docker, podman, ctr, kind and k3s read it)
 #   XDG_CACHE_HOME             the base is cached below it (default: ~/.cache)
 # What pip is told on this machine (index, certificate, local folders) holds for the build as well and stays out of the
 # image. Needs root, for mounts and chroot.
@@ -16,10 +16,11 @@ set -euo pipefail
 readonly suite=bookworm
 readonly packages=ca-certificates,python3,python3-venv
 readonly node=p4d.24xlarge:all-1g.5gb
-readonly image=localhost/mig-device-plugin:image-test
 readonly kubelet_dir=/var/lib/kubelet/device-plugins
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# The name that the chart pulls, and that the archive carries.
+image=$(make --silent --no-print-directory -C "$root" image-name)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mig-device-plugin
 mirror=${MDP_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 work=
@@ -41,6 +42,7 @@ clean_up() {
     local status=$? mounted
     trap - EXIT
     [[ -n $work ]] || exit "$status"
+    [[ -z $containerd ]] || kill "$containerd" 2>/dev/null || true
     store rm --all >/dev/null 2>&1 || true
     # Never delete through a mount that an interrupted buildah or debootstrap left behind.
     awk -v under="$work/" 'index($2, under) == 1 { print $2 }' /proc/self/mounts | sort -r | while read -r mounted; do
@@ -131,7 +133,7 @@ build_image() {
     done < <(pip_settings)
     # Mounting leaves empty folders behind, so the builder is built by itself and only it gets mounts.
     store bud --target builder --tag localhost/builder "${volumes[@]}" "${options[@]}" "$root" >"$work/log" 2>&1 &&
-        store bud --build-context builder=container-image://localhost/builder --tag $image "${options[@]}" "$root" \
+        store bud --build-context builder=container-image://localhost/builder --tag "$image" "${options[@]}" "$root" \
             >>"$work/log" 2>&1
 }
 
@@ -174,6 +176,39 @@ check_contents() {
     store umount "$container" >/dev/null
 }
 
+# Writes the archive that a node without a registry imports, and imports it: into an empty store, and with containerd,
+# without its snapshots, where that is installed.
+check_archive() {
+    local archive=${MDP_KEEP_IMAGE:-$work/image.tar} names
+    rm -f "$archive"
+    store push --quiet "$image" "docker-archive:$archive:$image"
+    names=$(buildah --root "$work/other" --runroot "$work/other-run" --storage-driver vfs pull --quiet "docker-archive:$archive" \
+        >/dev/null && buildah --root "$work/other" --runroot "$work/other-run" --storage-driver vfs images --format '{{.Name}}:{{.Tag}}')
+    rm -rf --one-file-system "$work/other" "$work/other-run"
+    [[ $names == "$image" ]] || die "the archive is imported as $names, and the chart pulls $image"
+    say "the archive is imported as $names"
+    command -v containerd >/dev/null || return 0
+    check_containerd "$archive"
+}
+
+check_containerd() {
+    local socket=$work/containerd.sock log=$work/containerd.log tries=0 names
+    printf 'version = 2\nroot = "%s"\nstate = "%s"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "%s"\n' \
+        "$work/containerd-root" "$work/containerd-state" "$socket" >"$work/containerd.toml"
+    containerd --config "$work/containerd.toml" >"$log" 2>&1 &
+    containerd=$!
+    until ctr --address "$socket" version >/dev/null 2>&1; do
+        ((tries += 1)) && [[ $tries -le 50 ]] || die "containerd does not start: $(tail -n 1 "$log")"
+        sleep 0.2
+    done
+    ctr --address "$socket" --namespace k8s.io images import --no-unpack "$1" >/dev/null
+    names=$(ctr --address "$socket" --namespace k8s.io images list --quiet)
+    kill "$containerd" && wait "$containerd" || true
+    containerd=
+    [[ $names == "$image" ]] || die "containerd imports the archive as $names, and the chart pulls $image"
+    say "containerd imports the archive as $names"
+}
+
 main() {
     local started=$SECONDS config
     require_tools
@@ -182,9 +217,9 @@ main() {
     trap 'exit 130' INT TERM
     build
 
-    config=$(store inspect --type image --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' $image)
+    config=$(store inspect --type image --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$image")
     [[ $config == '[mig-device-plugin] [run]' ]] || die "entry point and command are $config"
-    container=$(store from $image)
+    container=$(store from "$image")
 
     say "mig-device-plugin version"
     in_image mig-device-plugin version
@@ -194,10 +229,11 @@ main() {
     say "mig-device-plugin run --simulate $node, read-only root file system"
     run_daemon
     check_contents
-    say "image: $(store images --format '{{.Size}}' $image)"
-    [[ -z ${MDP_KEEP_IMAGE:-} ]] || store push --quiet $image "oci-archive:$MDP_KEEP_IMAGE:mig-device-plugin"
+    say "image: $(store images --format '{{.Size}}' "$image")"
+    check_archive
     say "passed in $((SECONDS - started)) s"
 }
 
 container=
+containerd=
 main "$@"

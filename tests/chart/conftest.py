@@ -40,15 +40,32 @@ class Release:
 
     @property
     def container(self) -> Manifest:
-        (container,) = self.pod["containers"]
+        """The daemon's."""
+        (container,) = (
+            item for item in self.pod["containers"] if item["name"] == "mig-device-plugin"
+        )
         found: Manifest = container
         return found
 
     @property
     def env(self) -> dict[str, str]:
+        """The variables whose values stand in the manifest; none is set twice."""
         names = [variable["name"] for variable in self.container["env"]]
         assert len(names) == len(set(names)), f"a variable is set twice: {names}"
-        return {variable["name"]: variable["value"] for variable in self.container["env"]}
+        return {
+            variable["name"]: variable["value"]
+            for variable in self.container["env"]
+            if "valueFrom" not in variable
+        }
+
+    @property
+    def env_sources(self) -> dict[str, Manifest]:
+        """The variables whose values Kubernetes fills in, and where from."""
+        return {
+            variable["name"]: variable["valueFrom"]
+            for variable in self.container["env"]
+            if "valueFrom" in variable
+        }
 
     @property
     def host_mounts(self) -> dict[str, tuple[str, bool]]:
@@ -170,8 +187,46 @@ CASES: dict[str, Values] = {
             "tlsConfig": {"insecureSkipVerify": True},
         },
     },
+    "rbac-proxy": {
+        "http": {"rbacProxy": {"enabled": True}, "tls": {"secretName": "certificate"}},
+        "podMonitor": {
+            "enabled": True,
+            "authorization": {"credentials": {"name": "prometheus-token", "key": "token"}},
+            "tlsConfig": {"serverName": "gpu", "ca": {"secret": {"name": "ca", "key": "ca.crt"}}},
+        },
+        "networkPolicy": {"namespaces": ["monitoring"]},
+    },
+    "loopback": {
+        "http": {
+            "address": "127.0.0.1",
+            "startupProbe": {"enabled": False},
+            "livenessProbe": {"enabled": False},
+            "readinessProbe": {"enabled": False},
+        }
+    },
     "no-ledger": {"ledger": {"hostPath": ""}},
     "no-http": {"http": {"enabled": False}, "networkPolicy": {"enabled": True}},
+    "whole-gpus": {"migStrategy": "none"},
+    "default-runtime": {"runtimeClassName": ""},
+    "kubelet-elsewhere": {
+        "kubelet": {
+            "root": "/srv/kubelet",
+            "devicePluginDir": "/var/lib/kubelet/device-plugins",
+            "podResourcesDir": "/srv/pod-resources",
+        }
+    },
+    "simulation-existing-config": SIMULATION | {"config": {"existingConfigMap": "mine"}},
+    "asked-for": {
+        "namespaceOverride": "kube-system",
+        "hostNetwork": True,
+        "dnsPolicy": "None",
+        "dnsConfig": {"nameservers": ["10.0.0.10"]},
+        "annotations": {"reloader.stakater.com/auto": "true"},
+        "securityContext": {"seLinuxOptions": {"type": "spc_t"}},
+        "driver": {"root": "/run/nvidia/driver", "mountPropagation": "None"},
+        "extraVolumes": [{"name": "more", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more", "readOnly": True}],
+    },
     "everything-else": {
         "nameOverride": "mig",
         "image": {

@@ -97,10 +97,8 @@ def test_service_names_every_pod_ready_or_not(render: "Renderer") -> None:
 
 def test_kubelets_pod_resources_are_looked_at(render: "Renderer", case: dict[str, Any]) -> None:
     release = render(case)
-    assert release.host_mounts["/var/lib/kubelet/pod-resources"] == (
-        "/var/lib/kubelet/pod-resources",
-        True,
-    )
+    on_host = case.get("kubelet", {}).get("podResourcesDir", "/var/lib/kubelet/pod-resources")
+    assert release.host_mounts["/var/lib/kubelet/pod-resources"] == (on_host, True)
     socket = load({}, release.env | {"CONFIG_FILE": ""}).settings.pod_resources_socket
     assert socket == "/var/lib/kubelet/pod-resources/kubelet.sock"
 
@@ -128,6 +126,100 @@ def test_network_policy_lets_the_chosen_in_and_nothing_out(render: "Renderer") -
         ],
         "egress": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("policy", "made"),
+    [
+        ({}, False),
+        ({"namespaces": ["monitoring"]}, True),
+        ({"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}, True),
+        ({"enabled": False, "namespaces": ["monitoring"]}, False),
+    ],
+)
+def test_network_policy_comes_by_itself_when_it_is_known_whom_to_let_in(
+    render: "Renderer", policy: dict[str, Any], *, made: bool
+) -> None:
+    assert bool(render({"networkPolicy": policy}).of_kind("NetworkPolicy")) is made
+
+
+def test_behind_the_proxy_the_daemon_is_on_loopback_and_has_no_token(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    release = render(cases["rbac-proxy"])
+    assert release.env["HTTP_ADDRESS"] == "127.0.0.1:9400"
+    assert load({}, release.env).settings.http_tls_cert == ""
+    (proxy,) = (item for item in release.pod["containers"] if item["name"] == "kube-rbac-proxy")
+    assert proxy["args"] == [
+        "--secure-listen-address=:9443",
+        "--upstream=http://127.0.0.1:9400/",
+        "--ignore-paths=/healthz,/readyz",
+        "--tls-cert-file=/tls/tls.crt",
+        "--tls-private-key-file=/tls/tls.key",
+    ]
+    assert proxy["securityContext"]["runAsNonRoot"] is True
+    assert proxy["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in proxy["volumeMounts"]}
+    assert mounts == {"token": "/var/run/secrets/kubernetes.io/serviceaccount", "tls": "/tls"}
+    assert not {"token", "tls"} & {mount["name"] for mount in release.container["volumeMounts"]}
+    assert "ports" not in release.container
+    asked = {name: release.container[name]["httpGet"] for name in PROBES}
+    assert asked == {
+        name: {"path": path, "port": 9443, "scheme": "HTTPS"} for name, path in PROBES.items()
+    }
+    (service,) = release.of_kind("Service")
+    assert service["spec"]["ports"][0]["port"] == 9443
+    (monitor,) = release.of_kind("PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["authorization"] == {
+        "credentials": {"name": "prometheus-token", "key": "token"}
+    }
+    (policy,) = release.of_kind("NetworkPolicy")
+    assert policy["spec"]["egress"] == [
+        {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 6443)]}
+    ]
+
+
+def test_the_proxy_may_ask_the_api_server_and_readers_get_a_role(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    release = render(cases["rbac-proxy"])
+    (binding,) = release.of_kind("ClusterRoleBinding")
+    assert binding["roleRef"]["name"] == "system:auth-delegator"
+    assert binding["subjects"] == [
+        {
+            "kind": "ServiceAccount",
+            "name": release.pod["serviceAccountName"],
+            "namespace": "kube-system",
+        }
+    ]
+    (role,) = release.of_kind("ClusterRole")
+    assert role["rules"] == [{"nonResourceURLs": ["/", "/metrics", "/api/*"], "verbs": ["get"]}]
+    assert f"--clusterrole={role['metadata']['name']} " in release.notes
+
+
+def test_only_the_proxy_brings_objects_of_the_cluster(
+    render: "Renderer", case: dict[str, Any]
+) -> None:
+    kinds = {manifest["kind"] for manifest in render(case).manifests}
+    proxied = case.get("http", {}).get("rbacProxy", {}).get("enabled", False)
+    assert bool(kinds & {"ClusterRole", "ClusterRoleBinding"}) is proxied
+
+
+def test_on_loopback_only_port_forward_reaches_it(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    release = render(cases["loopback"])
+    assert release.env["HTTP_ADDRESS"] == "127.0.0.1:9400"
+    assert not PROBES.keys() & release.container.keys()
+    assert release.of_kind("Service") == []
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_one_probe_can_be_off(render: "Renderer", probe: str) -> None:
+    container = render({"http": {probe: {"enabled": False}}}).container
+    assert PROBES.keys() & container.keys() == PROBES.keys() - {probe}
 
 
 def test_network_policy_without_server_lets_nobody_in(render: "Renderer") -> None:

@@ -16,11 +16,13 @@ import plugin
 if TYPE_CHECKING:
     from .conftest import Renderer
 
+#: The oldest that the chart allows, and the newest whose schemas there are.
+KUBERNETES = ("1.25", "1.37")
 #: Of the Prometheus operator's kinds, what the chart uses: Kubernetes' schemas do not have them.
 MONITORING = json.loads((Path(__file__).parent / "monitoring.schema.json").read_text())
 
 
-@pytest.mark.parametrize("kubernetes", ["1.25", "1.37"])
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
 def test_manifests_are_valid_for_kubernetes(
     render: "Renderer", case: dict[str, Any], kubernetes: str
 ) -> None:
@@ -71,7 +73,8 @@ def test_objects_carry_the_conventional_labels(render: "Renderer", case: dict[st
             "labels", {"grafana_dashboard": "1"} if own == "dashboard" else {}
         )
         assert manifest["metadata"]["labels"] == labels | added
-        assert manifest["metadata"]["namespace"] == "kube-system"
+        of_cluster = manifest["kind"] in {"ClusterRole", "ClusterRoleBinding"}
+        assert manifest["metadata"].get("namespace") == (None if of_cluster else "kube-system")
     assert release.daemonset["spec"]["selector"]["matchLabels"] == selector
     assert labels.items() <= release.daemonset["spec"]["template"]["metadata"]["labels"].items()
 
@@ -84,7 +87,8 @@ def test_no_pod_gets_a_token_or_a_writable_root(render: "Renderer", case: dict[s
         for account in release.of_kind("ServiceAccount")
     )
     assert release.container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & release.pod.keys()
+    shared = {"hostNetwork", "hostPID", "hostIPC"} & release.pod.keys()
+    assert shared == {key for key in ("hostNetwork",) if case.get(key)}
     writable = {
         mount["mountPath"]
         for mount in release.container["volumeMounts"]
@@ -101,9 +105,11 @@ def test_every_mount_has_its_volume_and_every_volume_its_mount(
     release = render(case)
     volumes = [volume["name"] for volume in release.pod["volumes"]]
     assert len(volumes) == len(set(volumes))
-    assert set(volumes) == {mount["name"] for mount in release.container["volumeMounts"]}
-    paths = [mount["mountPath"] for mount in release.container["volumeMounts"]]
-    assert len(paths) == len(set(paths))
+    mounts = [container["volumeMounts"] for container in release.pod["containers"]]
+    assert set(volumes) == {mount["name"] for container in mounts for mount in container}
+    for container in mounts:
+        paths = [mount["mountPath"] for mount in container]
+        assert len(paths) == len(set(paths))
 
 
 def test_host_paths_must_exist(render: "Renderer", case: dict[str, Any]) -> None:
@@ -202,3 +208,66 @@ def test_optional_parts_can_be_left_out(
     )
     assert "annotations" not in release.daemonset["spec"]["template"]["metadata"]
     assert not release.container.get("resources")
+
+
+@pytest.mark.parametrize("case_name", ["all-options", "tls", "simulation", "no-ledger"])
+def test_extra_env_replaces_every_variable_of_the_chart(
+    render: "Renderer", cases: dict[str, dict[str, Any]], case_name: str
+) -> None:
+    values = cases[case_name]
+    names = [variable["name"] for variable in render(values).container["env"]]
+    off = {f"{probe}Probe": {"enabled": False} for probe in ("startup", "liveness", "readiness")}
+    for name in names:
+        if name == "SIMULATE":
+            continue  # refused: it would leave the privileges of a real node
+        replaced = values | {"extraEnv": [{"name": name, "value": "mine"}]}
+        if name.startswith("HTTP_"):  # refused while probes follow the chart's values
+            replaced["http"] = values.get("http", {}) | off
+        release = render(replaced)
+        assert release.env[name] == "mine"
+        assert sorted(variable["name"] for variable in release.container["env"]) == sorted(names)
+
+
+def test_extra_env_may_come_from_elsewhere(render: "Renderer") -> None:
+    source = {"fieldRef": {"fieldPath": "status.hostIP"}}
+    release = render({"extraEnv": [{"name": "NODE_NAME", "valueFrom": source}]})
+    assert release.env_sources == {"NODE_NAME": source}
+
+
+def test_what_people_ask_for_reaches_the_pod(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    release = render(cases["asked-for"])
+    assert release.pod["hostNetwork"] is True
+    assert release.pod["dnsPolicy"] == "None"
+    assert release.pod["dnsConfig"] == {"nameservers": ["10.0.0.10"]}
+    assert release.daemonset["metadata"]["annotations"] == {"reloader.stakater.com/auto": "true"}
+    assert {"name": "more", "emptyDir": {}} in release.pod["volumes"]
+    assert {"name": "more", "mountPath": "/more", "readOnly": True} in release.container[
+        "volumeMounts"
+    ]
+    usual = render()
+    assert not {"hostNetwork", "dnsPolicy", "dnsConfig"} & usual.pod.keys()
+    assert "annotations" not in usual.daemonset["metadata"]
+
+
+def test_null_is_as_good_as_empty(render: "Renderer") -> None:
+    """Helm takes a value away that is set to null."""
+    nothing = dict.fromkeys(
+        (
+            *("extraArgs", "extraEnv", "extraVolumes", "extraVolumeMounts", "dnsPolicy"),
+            *("dnsConfig", "annotations", "securityContext", "podSecurityContext", "affinity"),
+            *("hostNetwork", "namespaceOverride"),
+        )
+    )
+    assert render(nothing).manifests == render().manifests
+
+
+def test_namespace_can_be_another_than_the_releases(
+    render: "Renderer", case: dict[str, Any]
+) -> None:
+    release = render(case | {"namespaceOverride": "gpu-system"})
+    named = {manifest["metadata"].get("namespace", "gpu-system") for manifest in release.manifests}
+    assert named == {"gpu-system"}
+    assert "kube-system" not in json.dumps(release.of_kind("ClusterRoleBinding"))
+    assert " -n kube-system " not in release.notes

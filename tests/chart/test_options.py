@@ -165,6 +165,15 @@ def test_existing_config_map_is_mounted_and_not_overruled(render: "Renderer") ->
     assert options(release.env) == {"LOG_LEVEL": "debug"}
 
 
+def test_simulated_nodes_are_never_handed_out_whatever_the_file_says(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    """Nobody's file says so by itself, and with them no pod could start."""
+    release = render(cases["simulation-existing-config"])
+    assert options(release.env) == {"PASS_DEVICE_SPECS": "false"}
+    assert "SIMULATE" in release.env
+
+
 def test_a_changed_configuration_rolls_the_pods(render: "Renderer") -> None:
     def checksum(strategy: str) -> str:
         release = render(

@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from .conftest import Renderer
 
+NO_PROBES = {f"{name}Probe": {"enabled": False} for name in ("startup", "liveness", "readiness")}
 SIMULATION = {"driver": {"access": "simulation"}, "simulation": {"node": "p4d.24xlarge"}}
 
 
@@ -90,10 +91,6 @@ def test_schema_names_the_place_and_the_choices(
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (
-            {"runtimeClassName": ""},
-            "driver.access=runtime needs runtimeClassName: set it to the RuntimeClass",
-        ),
         ({"driver": {"access": "simulation"}}, "--set simulation.node=p4d.24xlarge:all-1g.5gb"),
         (
             {"simulation": {"node": "p4d.24xlarge"}},
@@ -150,8 +147,8 @@ def test_schema_names_the_place_and_the_choices(
             "set driver.access=simulation and simulation.node instead",
         ),
         (
-            {"extraEnv": [{"name": "MIG_STRATEGY", "value": "none"}]},
-            "set the value migStrategy instead",
+            {"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
+            "extraEnv has A twice: keep one",
         ),
         (
             {"extraEnv": [{"name": "SIMULATE", "value": "p4d"}]},
@@ -179,8 +176,43 @@ def test_schema_names_the_place_and_the_choices(
             "metrics.dcgmNames and config.inline's flags.plugin.dcgmNames are both set: keep one",
         ),
         (
-            {"extraEnv": [{"name": "DCGM_NAMES", "value": "true"}]},
-            "set the value metrics.dcgmNames instead",
+            {"kubelet": {"devicePluginDir": "device-plugins"}},
+            'kubelet.devicePluginDir is "device-plugins": set it to an absolute',
+        ),
+        (
+            {"kubelet": {"podResourcesDir": "/var/../x"}},
+            'kubelet.podResourcesDir is "/var/../x": set it to an absolute',
+        ),
+        ({"enabled": False}, "`condition: mig-device-plugin.enabled`"),
+        (
+            {"http": {"enabled": False, "rbacProxy": {"enabled": True}}},
+            "set http.enabled=true, or http.rbacProxy.enabled=false",
+        ),
+        (
+            {"http": {"rbacProxy": {"enabled": True, "port": 9400}}},
+            "are both 9400 in one pod: change one",
+        ),
+        (
+            {"http": {"address": "0.0.0.0", "rbacProxy": {"enabled": True}}},  # noqa: S104
+            "leave http.address empty",
+        ),
+        (
+            {
+                "http": {"rbacProxy": {"enabled": True}},
+                "podMonitor": {"enabled": True, "tlsConfig": {"insecureSkipVerify": True}},
+            },
+            "needs podMonitor.authorization: set it to",
+        ),
+        (
+            {
+                "http": {"rbacProxy": {"enabled": True}},
+                "podMonitor": {"enabled": True, "authorization": {"credentials": {}}},
+            },
+            "needs podMonitor.tlsConfig",
+        ),
+        (
+            {"http": {"address": "127.0.0.1"} | NO_PROBES, "podMonitor": {"enabled": True}},
+            "set http.rbacProxy.enabled=true, or podMonitor.enabled=false",
         ),
         ({"http": {"address": "127.0.0.1"}}, "leave it empty, or set http.enabled=false"),
         ({"http": {"address": "::1"}}, "leave it empty, or set http.enabled=false"),
@@ -227,7 +259,7 @@ def test_values_that_do_not_fit_together_are_refused_with_the_fix(
 
 def test_all_mistakes_are_told_at_once(render: "Renderer") -> None:
     message = render.refusal(
-        {"runtimeClassName": "", "kubelet": {"root": "kubelet"}, "singleResource": "gpu"}
+        {"nfd": {"master": {}}, "kubelet": {"root": "kubelet"}, "singleResource": "gpu"}
     )
     assert message.count("\n  - ") == 3
 
@@ -270,7 +302,10 @@ def test_every_value_is_in_the_readme_and_described_in_the_schema(chart_path: Pa
         for name in leaves(values)
     }
     assert {name for name in documented if f"`{name}`" not in readme} == set()
-    assert values.keys() | {"global"} == schema["properties"].keys()
+    assert schema["properties"].keys() == values.keys() | OF_PARENT | set(NVIDIA) - {"config"}
+    assert schema["properties"]["config"]["properties"].keys() == (
+        values["config"].keys() | NVIDIA["config"].keys()
+    )
     assert undescribed(schema["properties"]) == []
 
 
@@ -280,6 +315,119 @@ def undescribed(properties: dict[str, Any]) -> list[str]:
         if schema.get("additionalProperties") is False:
             missing += undescribed(schema["properties"])
     return missing
+
+
+#: What Helm, or a parent chart's values, may pass to a dependency.
+OF_PARENT = {"global", "enabled", "tags"}
+
+#: Values of NVIDIA's chart that are not ours, and what the refusal says.
+NVIDIA: dict[str, dict[str, tuple[Any, str]]] = {
+    "config": {
+        "map": ({"default": "version: v1"}, "config.inline"),
+        "name": ("plugin-configs", "config.existingConfigMap"),
+        "default": ("a100", "config.key"),
+        "fallbackStrategies": (["named"], "config.key"),
+    },
+    "imagePullSecrets": {"": ([{"name": "registry"}], "image.pullSecrets")},
+    "nvidiaDriverRoot": {"": ("/run/nvidia/driver", "driver.root")},
+    "compatWithCPUManager": {"": (True, "passDeviceSpecs")},
+    "deviceDiscoveryStrategy": {"": ("nvml", "NVML")},
+    "selectorLabelsOverride": {"": ({"a": "b"}, "nameOverride")},
+    "componentSelectorLabels": {"enabled": (True, "leave it out")},
+    "allowDefaultNamespace": {"": (True, "leave it out")},
+    "devicePlugin": {
+        "enabled": (False, "leave it out"),
+        "enableHostNetwork": (True, "hostNetwork"),
+        "containers": ({"main": {"env": [{"name": "A"}]}}, "extraEnv"),
+    },
+    "gfd": {"enabled": (True, "devicePlugin.enabled=false")},
+    "nfd": {"": ({"master": {}}, "gpuNodesOnly=false")},
+    "mps": {"": ({"root": "/run/nvidia/mps"}, "sharing.timeSlicing")},
+    "cdi": {
+        "nvidiaHookPath": ("/usr/bin/nvidia-cdi-hook", "leave it out"),
+        "featureFlags": ("disable-nvsandboxutils", "leave it out"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "inner"), [(key, inner) for key, values in NVIDIA.items() for inner in values]
+)
+def test_values_of_nvidias_chart_are_refused_with_ours(
+    render: "Renderer", key: str, inner: str
+) -> None:
+    value, ours = NVIDIA[key][inner]
+    message = render.refusal({key: {inner: value} if inner else value})
+    (line,) = [line for line in message.splitlines() if line.startswith("  - ")]
+    name = f"{key}.{inner}" if inner else key
+    assert line.startswith(f"  - {name} is a value of NVIDIA's chart: ")
+    assert ours in line
+
+
+def test_values_of_nvidias_chart_that_say_nothing_pass(render: "Renderer") -> None:
+    """As in a copy of that chart's values.yaml; those with the same name mean the same."""
+    nothing: dict[str, Any] = {
+        "config": {"map": {}, "name": "", "default": "", "fallbackStrategies": None},
+        "imagePullSecrets": [],
+        "nvidiaDriverRoot": None,
+        "compatWithCPUManager": None,
+        "deviceDiscoveryStrategy": None,
+        "selectorLabelsOverride": {},
+        "componentSelectorLabels": {"enabled": False},
+        "allowDefaultNamespace": False,
+        "devicePlugin": {"enabled": True},
+        "gfd": {"enabled": False, "noTimestamp": None},
+        "nfd": {},
+        "mps": {},
+        "cdi": {"nvidiaHookPath": None, "featureFlags": None},
+        "namespaceOverride": "",
+        "podSecurityContext": {},
+        "securityContext": {},
+        "migStrategy": "mixed",
+        "runtimeClassName": "nvidia",
+    }
+    assert set(NVIDIA) <= nothing.keys()
+    assert render(nothing).manifests == render({"migStrategy": "mixed"}).manifests
+
+
+def test_it_works_as_a_conditional_dependency_of_another_chart(
+    chart_path: Path, tmp_path: Path
+) -> None:
+    """With all that Helm passes down: ``global``, the condition's own key, tags."""
+    parent = tmp_path / "platform"
+    shutil.copytree(chart_path, parent / "charts" / "mig-device-plugin")
+    (parent / "Chart.yaml").write_text(
+        "apiVersion: v2\nname: platform\nversion: 1.0.0\ndependencies:\n"
+        "  - name: mig-device-plugin\n    version: 0.1.0\n"
+        "    condition: mig-device-plugin.enabled,global.gpu\n    tags: [gpu]\n"
+        "  - name: mig-device-plugin\n    version: 0.1.0\n    alias: simulated\n"
+        "    condition: simulated.enabled\n"
+    )
+    (parent / "values.yaml").write_text(
+        "global: {imageRegistry: registry.example}\ntags: {gpu: true}\n"
+        "mig-device-plugin: {enabled: true, migStrategy: single, namespaceOverride: gpu}\n"
+        "simulated: {enabled: false, driver: {access: simulation}, simulation: {node: g5}}\n"
+    )
+
+    def installed(values: dict[str, Any]) -> dict[str, str]:
+        with helm_python.Chart.load(parent) as chart:
+            files = chart.render(values, name="platform", namespace="default")
+        return {
+            path: text
+            for path, text in files.items()
+            if path.endswith("daemonset.yaml") and text.strip()
+        }
+
+    daemonsets = installed({})
+    (text,) = daemonsets.values()
+    assert "name: platform-mig-device-plugin" in text
+    assert "namespace: gpu" in text
+    assert "value: single" in text
+    assert installed({"mig-device-plugin": {"enabled": False}}) == {}
+    assert installed({"mig-device-plugin": {"enabled": None}, "tags": {"gpu": False}}) == {}
+    both = installed({"simulated": {"enabled": True}, "global": {"gpu": True}})
+    assert sorted(path.split("/")[2] for path in both) == ["mig-device-plugin", "simulated"]
+    assert any("name: platform-simulated" in text for text in both.values())
 
 
 def test_schema_is_json_schema(chart_path: Path) -> None:

@@ -6,15 +6,21 @@
   value: all
 - name: NVIDIA_DRIVER_CAPABILITIES
   value: utility
-# Shows every MIG instance; the runtime grants it only to containers with SYS_ADMIN.
+{{- if include "mig-device-plugin.seesMig" . }}
 - name: NVIDIA_MIG_MONITOR_DEVICES
   value: all
+{{- end }}
 - name: PROC_ROOT
   value: /host/proc
 {{- else }}
 # Where NVIDIA's runtime is the node's default, it must leave this container alone.
 - name: NVIDIA_VISIBLE_DEVICES
   value: void
+{{- end }}
+{{- if eq .Values.driver.access "simulation" }}
+# A variable, so that commands in the container take the same node as the daemon.
+- name: SIMULATE
+  value: {{ .Values.simulation.node | quote }}
 {{- end }}
 {{- if ne .Values.driver.access "simulation" }}
 - name: NVIDIA_DRIVER_ROOT
@@ -26,10 +32,22 @@
 {{- end }}
 {{- end -}}
 
-{{/* Mounts follow the host where a driver container mounts its root later; on / that could fail for want of a shared mount. */}}
+{{/*
+Whether the daemon has to see every MIG instance, which NVIDIA's runtime shows only to containers with SYS_ADMIN (not
+empty), or only whole GPUs (empty). Where the strategy is not known here it may be any.
+*/}}
+{{- define "mig-device-plugin.seesMig" -}}
+{{- if ne (include "mig-device-plugin.strategy" .) "none" -}}yes{{- end -}}
+{{- end -}}
+
+{{/*
+Mounts follow the host where a driver container mounts its root later; on / that could fail for want of a shared mount.
+Takes (list root path).
+*/}}
 {{- define "mig-device-plugin.propagation" -}}
-{{- if ne . "/" -}}
-mountPropagation: HostToContainer
+{{- $propagation := (index . 0).Values.driver.mountPropagation | default (ternary "None" "HostToContainer" (eq (index . 1) "/")) -}}
+{{- if ne $propagation "None" -}}
+mountPropagation: {{ $propagation }}
 {{- end -}}
 {{- end -}}
 
@@ -42,7 +60,7 @@ mountPropagation: HostToContainer
 - name: dev
   mountPath: /driver-root/dev
   readOnly: true
-  {{- with include "mig-device-plugin.propagation" $devRoot }}
+  {{- with include "mig-device-plugin.propagation" (list . $devRoot) }}
   {{ . }}
   {{- end }}
 - name: proc-driver
@@ -52,22 +70,15 @@ mountPropagation: HostToContainer
 - name: driver-root
   mountPath: /driver-root
   readOnly: true
-  {{- with include "mig-device-plugin.propagation" $root }}
+  {{- with include "mig-device-plugin.propagation" (list . $root) }}
   {{ . }}
   {{- end }}
-{{- if ne $devRoot $root }}
-- name: dev
-  mountPath: /driver-root/dev
-  readOnly: true
-  {{- with include "mig-device-plugin.propagation" $devRoot }}
-  {{ . }}
-  {{- end }}
-{{- end }}
-# NVML opens /dev/nvidia*. The runtime copies these nodes once, so a driver that comes later would stay unseen.
+# NVML opens /dev/nvidia*. The runtime copies these nodes once, so a driver that comes later would stay unseen. Nothing is
+# mounted on /driver-root/dev: a driver root without dev/ (GKE), mounted read-only, has no place for it.
 - name: dev
   mountPath: /dev
   readOnly: true
-  {{- with include "mig-device-plugin.propagation" $devRoot }}
+  {{- with include "mig-device-plugin.propagation" (list . $devRoot) }}
   {{ . }}
   {{- end }}
 {{- end }}
@@ -102,11 +113,17 @@ readOnlyRootFilesystem: true
 privileged: true
 {{- else if eq .Values.driver.access "runtime" }}
 privileged: false
+{{- if include "mig-device-plugin.seesMig" . }}
 # Kubernetes demands it together with SYS_ADMIN.
 allowPrivilegeEscalation: true
 capabilities:
   drop: [ALL]
   add: [SYS_ADMIN]
+{{- else }}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- else }}

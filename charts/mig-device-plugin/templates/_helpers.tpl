@@ -17,6 +17,10 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "mig-device-plugin.namespace" -}}
+{{- .Values.namespaceOverride | default .Release.Namespace -}}
+{{- end -}}
+
 {{- define "mig-device-plugin.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "mig-device-plugin.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -50,6 +54,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- else if .Values.config.inline -}}
 {{- include "mig-device-plugin.fullname" . -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Kubelet's directories on the host. */}}
+{{- define "mig-device-plugin.devicePluginDir" -}}
+{{- clean (.Values.kubelet.devicePluginDir | default (printf "%s/device-plugins" .Values.kubelet.root)) -}}
+{{- end -}}
+{{- define "mig-device-plugin.podResourcesDir" -}}
+{{- clean (.Values.kubelet.podResourcesDir | default (printf "%s/pod-resources" .Values.kubelet.root)) -}}
 {{- end -}}
 
 {{/* Directory on the host whose dev/ holds the device nodes. */}}

@@ -1,12 +1,13 @@
 {{/*
 The daemon's options, one a line: value of this chart, environment variable, place in the configuration file (absent:
-it has none) and the chart's own default (absent: the daemon decides).
+it has none), the chart's own default (absent: the daemon decides), and whether that holds beside a ConfigMap of the user's
+too (a simulated device node in an answer to kubelet would keep every pod from starting).
 */}}
 {{- define "mig-device-plugin.optionTable" -}}
 - {value: migStrategy, env: MIG_STRATEGY, file: flags.migStrategy, default: mixed}
 - {value: singleResource, env: SINGLE_RESOURCE, file: flags.plugin.singleResource}
 - {value: failOnInitError, env: FAIL_ON_INIT_ERROR, file: flags.failOnInitError, default: false}
-- {value: passDeviceSpecs, env: PASS_DEVICE_SPECS, file: flags.plugin.passDeviceSpecs, default: {{ ne .Values.driver.access "simulation" }}}
+- {value: passDeviceSpecs, env: PASS_DEVICE_SPECS, file: flags.plugin.passDeviceSpecs, default: {{ ne .Values.driver.access "simulation" }}, always: {{ eq .Values.driver.access "simulation" }}}
 - {value: deviceListStrategy, env: DEVICE_LIST_STRATEGY, file: flags.plugin.deviceListStrategy}
 - {value: deviceIDStrategy, env: DEVICE_ID_STRATEGY, file: flags.plugin.deviceIDStrategy}
 - {value: allocationPolicy, env: ALLOCATION_POLICY, file: flags.plugin.allocationPolicy}
@@ -31,7 +32,7 @@ it has none) and the chart's own default (absent: the daemon decides).
 {{- define "mig-device-plugin.setValue" -}}
 {{- $here := (index . 0).Values -}}
 {{- range splitList "." (index . 1) -}}
-{{- $here = index ($here | default dict) . -}}
+{{- $here = ternary (index (ternary $here dict (kindIs "map" $here)) .) nil (kindIs "map" $here) -}}
 {{- end -}}
 {{- if not (kindIs "invalid" $here) -}}{{- dict "v" $here | toJson -}}{{- end -}}
 {{- end -}}
@@ -54,7 +55,7 @@ say otherwise, since the environment wins over the file.
 {{- $root := . -}}
 {{- range include "mig-device-plugin.optionTable" . | fromYamlArray -}}
 {{- $value := get (include "mig-device-plugin.setValue" (list $root .value) | default "{\"v\":null}" | fromJson) "v" -}}
-{{- if and (kindIs "invalid" $value) (hasKey . "default") (not $root.Values.config.existingConfigMap) -}}
+{{- if and (kindIs "invalid" $value) (hasKey . "default") (or .always (not $root.Values.config.existingConfigMap)) -}}
 {{- if not (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}
 {{- $value = .default -}}
 {{- end -}}
@@ -66,10 +67,21 @@ say otherwise, since the environment wins over the file.
 {{- end -}}
 {{- end -}}
 
-{{/* The strategy in force, for NOTES; empty when only a ConfigMap of the user's knows it. */}}
+{{/*
+The strategy in force, for privileges and NOTES; empty when this chart cannot know it. An argument wins over a variable, a
+variable over the file.
+*/}}
 {{- define "mig-device-plugin.strategy" -}}
 {{- $inline := include "mig-device-plugin.inInlineConfig" (list . "flags.migStrategy") -}}
-{{- if .Values.migStrategy -}}
+{{- $arguments := regexReplaceAll "--mig-strategy,([^,]*)" (join "," (.Values.extraArgs | default list)) "--mig-strategy=${1}" -}}
+{{- $argument := regexFindAll "--mig-strategy=[^,]*" $arguments -1 | last | default "" -}}
+{{- $variable := dict -}}
+{{- range .Values.extraEnv -}}{{- if eq .name "MIG_STRATEGY" -}}{{- $variable = . -}}{{- end -}}{{- end -}}
+{{- if $argument -}}
+{{- trimPrefix "--mig-strategy=" $argument -}}
+{{- else if $variable -}}
+{{- $variable.value | default "" -}}
+{{- else if .Values.migStrategy -}}
 {{- .Values.migStrategy -}}
 {{- else if $inline -}}
 {{- fromJson (printf "{\"v\":%s}" $inline) | dig "v" "" -}}

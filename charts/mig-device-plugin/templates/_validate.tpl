@@ -2,14 +2,14 @@
 {{- define "mig-device-plugin.validate" -}}
 {{- $v := .Values -}}
 {{- $root := . -}}
-{{- $mistakes := list -}}
+{{- $mistakes := include "mig-device-plugin.foreignMistakes" . | fromJsonArray -}}
+
+{{- if eq (toString $v.enabled) "false" -}}
+{{- $mistakes = append $mistakes "enabled=false reaches this chart, which cannot switch itself off: a parent chart does so with `condition: mig-device-plugin.enabled` of its dependency." -}}
+{{- end -}}
 
 {{- if not (has $v.driver.access (list "runtime" "host" "simulation")) -}}
 {{- $mistakes = append $mistakes (printf "driver.access is %q: set it to runtime, host or simulation." $v.driver.access) -}}
-{{- end -}}
-
-{{- if and (eq $v.driver.access "runtime") (not $v.runtimeClassName) -}}
-{{- $mistakes = append $mistakes "driver.access=runtime needs runtimeClassName: set it to the RuntimeClass of NVIDIA's runtime (usually nvidia; see `kubectl get runtimeclass`), or set driver.access=host where there is none." -}}
 {{- end -}}
 
 {{- if and (eq $v.driver.access "simulation") (not $v.simulation.node) -}}
@@ -24,7 +24,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $key, $path := dict "driver.root" $v.driver.root "driver.devRoot" ($v.driver.devRoot | default "/") "kubelet.root" $v.kubelet.root "ledger.hostPath" ($v.ledger.hostPath | default "/") -}}
+{{- range $key, $path := dict "driver.root" $v.driver.root "driver.devRoot" ($v.driver.devRoot | default "/") "kubelet.root" $v.kubelet.root "kubelet.devicePluginDir" ($v.kubelet.devicePluginDir | default "/") "kubelet.podResourcesDir" ($v.kubelet.podResourcesDir | default "/") "ledger.hostPath" ($v.ledger.hostPath | default "/") -}}
 {{- if or (not (hasPrefix "/" $path)) (has ".." (splitList "/" $path)) -}}
 {{- $mistakes = append $mistakes (printf "%s is %q: set it to an absolute path on the host, beginning with / and without `..`" $key $path) -}}
 {{- end -}}
@@ -40,12 +40,6 @@
 {{- if and (include "mig-device-plugin.setValue" (list $root .value)) (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}
 {{- $mistakes = append $mistakes (printf "%s and config.inline's %s are both set: keep one, the first would always win." .value .file) -}}
 {{- end -}}
-{{- $option := . -}}
-{{- range $v.extraEnv -}}
-{{- if eq .name $option.env -}}
-{{- $mistakes = append $mistakes (printf "extraEnv sets %s: set the value %s instead." $option.env $option.value) -}}
-{{- end -}}
-{{- end -}}
 {{- end -}}
 
 {{- if and (eq (include "mig-device-plugin.strategy" .) "none" "mixed") $v.singleResource -}}
@@ -58,16 +52,22 @@
 {{- end -}}
 {{- end -}}
 
+{{- $names := list -}}
 {{- range $v.extraEnv -}}
 {{- if eq .name "SIMULATE" -}}
 {{- $mistakes = append $mistakes "extraEnv has SIMULATE: set driver.access=simulation and simulation.node instead, which also drops the privileges." -}}
 {{- end -}}
+{{- if has .name $names -}}
+{{- $mistakes = append $mistakes (printf "extraEnv has %s twice: keep one." .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
 {{- end -}}
 
+{{- $probes := include "mig-device-plugin.probeNames" . | fromJsonArray -}}
 {{- range $env, $value := dict "HTTP_ADDRESS" "http.address and http.port" "HTTP_TLS_CERT" "http.tls.secretName" "HTTP_TLS_KEY" "http.tls.secretName" -}}
 {{- range $v.extraEnv -}}
-{{- if eq .name $env -}}
-{{- $mistakes = append $mistakes (printf "extraEnv sets %s: set %s instead, which the ports and probes follow." $env $value) -}}
+{{- if and (eq .name $env) $v.http.enabled $probes -}}
+{{- $mistakes = append $mistakes (printf "extraEnv sets %s: set %s instead, which the ports and probes follow, or switch off %s." $env $value (join ", " $probes)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -81,8 +81,27 @@
 {{- $mistakes = append $mistakes (printf "config.inline sets flags.plugin.%s: set the values below http instead, which always win and which the ports and probes follow." .) -}}
 {{- end -}}
 {{- end -}}
-{{- if or (hasPrefix "127." $v.http.address) (eq $v.http.address "::1") -}}
-{{- $mistakes = append $mistakes (printf "http.address is %q, which neither kubelet's probes nor Prometheus can reach: leave it empty, or set http.enabled=false to serve nothing." $v.http.address) -}}
+{{- if and (include "mig-device-plugin.onLoopback" .) $v.http.enabled (not $v.http.rbacProxy.enabled) -}}
+{{- if $probes -}}
+{{- $mistakes = append $mistakes (printf "http.address is %q, which neither kubelet's probes nor Prometheus can reach: leave it empty, or set http.enabled=false to serve nothing, or http.rbacProxy.enabled=true, or switch off %s." $v.http.address (join ", " $probes)) -}}
+{{- end -}}
+{{- if $v.podMonitor.enabled -}}
+{{- $mistakes = append $mistakes (printf "podMonitor.enabled=true with http.address=%s, which Prometheus cannot reach: set http.rbacProxy.enabled=true, or podMonitor.enabled=false." $v.http.address) -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.http.rbacProxy.enabled -}}
+{{- if not $v.http.enabled -}}
+{{- $mistakes = append $mistakes "http.rbacProxy.enabled=true with http.enabled=false: set http.enabled=true, or http.rbacProxy.enabled=false." -}}
+{{- end -}}
+{{- if eq (int $v.http.rbacProxy.port) (int $v.http.port) -}}
+{{- $mistakes = append $mistakes (printf "http.rbacProxy.port and http.port are both %d in one pod: change one." (int $v.http.port)) -}}
+{{- end -}}
+{{- if and $v.http.address (not (include "mig-device-plugin.onLoopback" .)) -}}
+{{- $mistakes = append $mistakes (printf "http.address is %q, behind http.rbacProxy it would be a way round it: leave http.address empty." $v.http.address) -}}
+{{- end -}}
+{{- if and $v.podMonitor.enabled (not $v.podMonitor.authorization) -}}
+{{- $mistakes = append $mistakes "podMonitor with http.rbacProxy needs podMonitor.authorization: set it to {credentials: {name: SECRET, key: token}}, with the token of an account that may read." -}}
+{{- end -}}
 {{- end -}}
 {{- if not $v.http.enabled -}}
 {{- range list "podMonitor" "prometheusRule" "dashboard" -}}
@@ -94,10 +113,10 @@
 {{- $mistakes = append $mistakes "http.tls.secretName is set with http.enabled=false: set http.enabled=true, or leave http.tls.secretName empty." -}}
 {{- end -}}
 {{- end -}}
-{{- if and $v.podMonitor.enabled $v.http.enabled $v.http.tls.secretName (not $v.podMonitor.tlsConfig) -}}
-{{- $mistakes = append $mistakes "podMonitor with http.tls.secretName needs podMonitor.tlsConfig, since a certificate seldom names a pod's address: set it to {serverName: NAME, ca: {secret: {name: SECRET, key: ca.crt}}}, or to {insecureSkipVerify: true}." -}}
+{{- if and $v.podMonitor.enabled $v.http.enabled (or $v.http.tls.secretName $v.http.rbacProxy.enabled) (not $v.podMonitor.tlsConfig) -}}
+{{- $mistakes = append $mistakes "podMonitor with http.tls.secretName or http.rbacProxy needs podMonitor.tlsConfig, since a certificate seldom names a pod's address: set it to {serverName: NAME, ca: {secret: {name: SECRET, key: ca.crt}}}, or to {insecureSkipVerify: true}." -}}
 {{- end -}}
-{{- if and $v.podMonitor.tlsConfig (not $v.http.tls.secretName) -}}
+{{- if and $v.podMonitor.tlsConfig (not $v.http.tls.secretName) (not $v.http.rbacProxy.enabled) -}}
 {{- $mistakes = append $mistakes "podMonitor.tlsConfig is set but http.tls.secretName is not, so plain HTTP is served: set http.tls.secretName, or leave podMonitor.tlsConfig empty." -}}
 {{- end -}}
 {{- if and $v.networkPolicy.enabled $v.http.enabled (not $v.networkPolicy.namespaces) (not $v.networkPolicy.from) -}}

@@ -1,0 +1,39 @@
+{{/*
+Values of NVIDIA's chart (k8s-device-plugin 0.20) that have another name or no meaning here, and what to do instead.
+Those left empty, as in a copy of that chart's values.yaml, say nothing and pass.
+*/}}
+{{- define "mig-device-plugin.foreignTable" -}}
+- {value: config.map, fix: "put the one file under config.inline"}
+- {value: config.name, fix: "set config.existingConfigMap"}
+- {value: config.default, fix: "set config.key, the file's key in the ConfigMap"}
+- {value: config.fallbackStrategies, fix: "leave it out, config.key names the file"}
+- {value: imagePullSecrets, fix: "set image.pullSecrets"}
+- {value: nvidiaDriverRoot, fix: "set driver.root"}
+- {value: compatWithCPUManager, fix: "set passDeviceSpecs, which is true by default"}
+- {value: deviceDiscoveryStrategy, fix: "leave it out, devices are always found through NVML"}
+- {value: selectorLabelsOverride, fix: "set nameOverride, or podLabels for further labels"}
+- {value: componentSelectorLabels.enabled, fix: "leave it out, there is only one component"}
+- {value: allowDefaultNamespace, fix: "leave it out, any namespace will do"}
+- {value: devicePlugin.enableHostNetwork, fix: "set hostNetwork"}
+- {value: devicePlugin.containers, fix: "set extraEnv"}
+- {value: gfd.enabled, fix: "leave it out; for its labels install NVIDIA's chart beside this one with devicePlugin.enabled=false"}
+- {value: nfd, fix: "leave it out; install Node Feature Discovery with its own chart, or set gpuNodesOnly=false"}
+- {value: mps, fix: "leave it out, MPS is not supported; time slicing is sharing.timeSlicing in config.inline"}
+- {value: cdi.nvidiaHookPath, fix: "leave it out, no CDI specification is written"}
+- {value: cdi.featureFlags, fix: "leave it out, no CDI specification is written"}
+{{- end -}}
+
+{{/* Mistakes, as a JSON list. */}}
+{{- define "mig-device-plugin.foreignMistakes" -}}
+{{- $root := . -}}
+{{- $mistakes := list -}}
+{{- range include "mig-device-plugin.foreignTable" . | fromYamlArray -}}
+{{- if get (include "mig-device-plugin.setValue" (list $root .value) | default "{}" | fromJson) "v" -}}
+{{- $mistakes = append $mistakes (printf "%s is a value of NVIDIA's chart: %s." .value .fix) -}}
+{{- end -}}
+{{- end -}}
+{{- if eq (include "mig-device-plugin.setValue" (list $root "devicePlugin.enabled")) "{\"v\":false}" -}}
+{{- $mistakes = append $mistakes "devicePlugin.enabled is a value of NVIDIA's chart: leave it out, the device plugin is all that this chart installs." -}}
+{{- end -}}
+{{- toJson $mistakes -}}
+{{- end -}}
