@@ -126,7 +126,10 @@ def catalog() -> Catalog:
     """The packaged tables; read on first use."""
     raw = json.loads(Path(__file__).with_name("cards.json").read_bytes())
     compute = {int(k): tuple(v) for k, v in raw["compute_instance_profiles"].items() if k.isdigit()}
-    cards = {key: _card(key, value, compute) for key, value in raw["cards"].items()}
+    cards = {
+        key: _card(key, {**raw["cards"].get(value.get("twin_of"), {}), **value}, compute)
+        for key, value in raw["cards"].items()
+    }
     return Catalog(
         cards, {name: (cards[card], count) for name, (card, count) in raw["nodes"].items()}
     )
