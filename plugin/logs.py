@@ -11,8 +11,7 @@ from typing import Any
 #: What every record has; anything else was given by ``extra`` and belongs to the event.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-#: From the standard library: it is on the way of every start, and msgspec takes ten times as long
-#: to import.
+#: From the standard library: it is on the way of every start.
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
 
 

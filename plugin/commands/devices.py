@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -29,7 +29,7 @@ def show(settings: Settings, output: str, *, scan: bool = False) -> int:
     if told is None:
         told = _from_driver(settings)
     if output == "json":
-        print(msgspec.json.format(msgspec.json.encode(told)).decode())
+        print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         _print_table(told)
     return 0

@@ -69,7 +69,40 @@ MAXIMA = {
         "4g.90gb": 1,
         "7g.180gb": 1,
     },
+    "h100-nvl-94gb": {
+        "1g.12gb": 7,
+        "1g.12gb+me": 1,
+        "1g.24gb": 4,
+        "2g.24gb": 3,
+        "3g.47gb": 2,
+        "4g.47gb": 1,
+        "7g.94gb": 1,
+    },
+    "gb200-186gb": {
+        "1g.24gb": 7,
+        "1g.24gb+me": 1,
+        "1g.47gb": 4,
+        "2g.47gb": 3,
+        "3g.95gb": 2,
+        "4g.95gb": 1,
+        "7g.189gb": 1,
+    },
+    "rtx-pro-6000-96gb": {
+        "1g.24gb": 4,
+        "1g.24gb+me": 1,
+        "1g.24gb+gfx": 4,
+        "1g.24gb+me.all": 1,
+        "1g.24gb-me": 4,
+        "2g.48gb": 2,
+        "2g.48gb+gfx": 2,
+        "2g.48gb+me.all": 1,
+        "2g.48gb-me": 2,
+        "4g.96gb": 1,
+        "4g.96gb+gfx": 1,
+    },
 }
+TWINS = {"a800-40gb": "a100-40gb", "a800-80gb": "a100-80gb", "h800-80gb": "h100-80gb"}
+MAXIMA |= {twin: MAXIMA[card] for twin, card in TWINS.items()}
 
 
 def mig_node(card: Card) -> SimNode:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import msgspec
-from msgspec import Struct
 
 from plugin.core.inventory.model import Engines, Placement
 from plugin.core.quote import quote
@@ -17,7 +16,8 @@ from plugin.errors import SimulationError
 _COMPUTE_PREFIX = re.compile(r"(?P<slices>\d+)c\.(?P<rest>.+)")
 
 
-class CardProfile(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class CardProfile:
     """A GPU instance profile of one card.
 
     ``id`` is what instances are created with, ``nvml_index`` the number under which NVML is asked
@@ -49,7 +49,8 @@ class CardProfile(Struct, frozen=True):
         return self.name if compute == self.slices else f"{compute}c.{self.name}"
 
 
-class Card(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Card:
     """One product. Cards without MIG have no profiles and no slices."""
 
     key: str
@@ -105,7 +106,8 @@ class Card(Struct, frozen=True):
         return profile, slices
 
 
-class Catalog(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Catalog:
     """Every card and every node type (``{name: (card, number of GPUs)}``) by name."""
 
     cards: dict[str, Card]
@@ -123,9 +125,12 @@ def canonical(name: str) -> str:
 @functools.cache
 def catalog() -> Catalog:
     """The packaged tables; read on first use."""
-    raw = msgspec.json.decode(Path(__file__).with_name("cards.json").read_bytes())
+    raw = json.loads(Path(__file__).with_name("cards.json").read_bytes())
     compute = {int(k): tuple(v) for k, v in raw["compute_instance_profiles"].items() if k.isdigit()}
-    cards = {key: _card(key, value, compute) for key, value in raw["cards"].items()}
+    cards = {
+        key: _card(key, {**raw["cards"].get(value.get("twin_of"), {}), **value}, compute)
+        for key, value in raw["cards"].items()
+    }
     return Catalog(
         cards, {name: (cards[card], count) for name, (card, count) in raw["nodes"].items()}
     )

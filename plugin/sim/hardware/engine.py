@@ -7,9 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-
-from msgspec import Struct
-from msgspec.structs import replace
+from dataclasses import dataclass, replace
 
 from plugin.core.health.events import DriverEvent, EventKind
 from plugin.core.health.xids import CATALOGUE, Action
@@ -45,7 +43,8 @@ _RECOVERY_ACTIONS = {Action.RESET_GPU: 1, Action.RESTART_NODE: 2}
 _RECOVERY_ACTION_CHANGED = 154  # the XID that says so
 
 
-class DriverVersions(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class DriverVersions:
     """What the driver calls itself; ``cuda`` is 1000 · major + 10 · minor."""
 
     driver: str = "580.159.04"

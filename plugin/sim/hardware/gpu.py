@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-
-from msgspec import Struct
-from msgspec.structs import replace
+from dataclasses import dataclass, replace
 
 from plugin.core.inventory.model import Placement
 from plugin.sim.hardware.cards import Card, CardProfile
@@ -18,7 +16,8 @@ _BUSES = (0x10, 0x20, 0x90, 0xA0)
 _GPUS_PER_DOMAIN = 2 * len(_BUSES)
 
 
-class ComputeInstance(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ComputeInstance:
     """``placement`` counts compute slices within the GPU instance."""
 
     id: int
@@ -30,7 +29,8 @@ class ComputeInstance(Struct, frozen=True):
         return self.placement.size
 
 
-class GpuInstance(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class GpuInstance:
     """``placement`` counts memory slices of the GPU; ``compute`` is ordered by id."""
 
     id: int
@@ -39,14 +39,16 @@ class GpuInstance(Struct, frozen=True):
     compute: tuple[ComputeInstance, ...] = ()
 
 
-class Process(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Process:
     """A process that holds a device. ``memory`` is in bytes."""
 
     pid: int
     memory: int = 0
 
 
-class Wear(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Wear:
     """What a GPU reports about its memory: ECC errors since boot, remapped rows, retirements to
     come.
     """
@@ -60,7 +62,8 @@ class Wear(Struct, frozen=True):
     retirement_pending: bool = False
 
 
-class MigSlot(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class MigSlot:
     """One MIG device with NVML's index for it."""
 
     index: int
@@ -68,7 +71,8 @@ class MigSlot(Struct, frozen=True):
     ci: ComputeInstance
 
 
-class GpuState(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class GpuState:
     """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` where the node does not say.
 
     ``index`` is that of its slot and its minor number. NVML's index is its position among the GPUs

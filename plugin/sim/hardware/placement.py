@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-
-from msgspec import Struct
+from dataclasses import dataclass
 
 from plugin.core.inventory.model import Placement
 from plugin.errors import SimulationError
 from plugin.sim.hardware.cards import Card, CardProfile
 
 
-class PlannedInstance(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class PlannedInstance:
     """One GPU instance to create and the sizes of the compute instances inside it."""
 
     profile: CardProfile

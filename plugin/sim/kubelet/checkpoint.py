@@ -4,10 +4,10 @@ plugin answered.
 
 from __future__ import annotations
 
+import base64
+import json
 import zlib
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.errors import SimulationError
@@ -20,24 +20,6 @@ if TYPE_CHECKING:
 NAME = "kubelet_internal_checkpoint"
 
 
-class _Entry(msgspec.Struct, frozen=True, rename="pascal"):
-    pod_uid: str = msgspec.field(name="PodUID")
-    container_name: str
-    resource_name: str
-    device_ids: dict[str, list[str]] = msgspec.field(name="DeviceIDs")
-    alloc_resp: bytes
-
-
-class _Data(msgspec.Struct, frozen=True, rename="pascal"):
-    pod_device_entries: list[_Entry]
-    registered_devices: dict[str, list[str]]
-
-
-class _File(msgspec.Struct, frozen=True, rename="pascal"):
-    data: _Data
-    checksum: int
-
-
 def save(
     directory: Path, assignments: Iterable[Assignment], registered: dict[str, list[str]]
 ) -> None:
@@ -48,10 +30,18 @@ def save(
         for device, numa in held.ids.items():
             by_numa.setdefault(str(numa), []).append(device)
         response = held.response.SerializeToString(deterministic=True)
-        entries.append(_Entry(held.pod, held.container, held.resource, by_numa, response))
-    data = _Data(entries, registered)
+        entries.append(
+            {
+                "PodUID": held.pod,
+                "ContainerName": held.container,
+                "ResourceName": held.resource,
+                "DeviceIDs": by_numa,
+                "AllocResp": base64.b64encode(response).decode(),
+            }
+        )
+    data = {"PodDeviceEntries": entries, "RegisteredDevices": registered}
     draft = directory / f".{NAME}.new"
-    draft.write_bytes(msgspec.json.encode(_File(data, _checksum(data))))
+    draft.write_bytes(_encode({"Data": data, "Checksum": _checksum(data)}))
     draft.replace(directory / NAME)
 
 
@@ -61,27 +51,34 @@ def load(directory: Path) -> tuple[list[Assignment], list[str]]:
     """
     path = directory / NAME
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=_File)
+        file = json.loads(path.read_bytes())
+        data, checksum = file["Data"], file["Checksum"]
+        if checksum != _checksum(data):
+            raise SimulationError(f"the checkpoint {path} does not match its checksum; delete it")
+        assignments = [
+            Assignment(
+                entry["PodUID"],
+                entry["ContainerName"],
+                entry["ResourceName"],
+                {device: int(numa) for numa, ids in entry["DeviceIDs"].items() for device in ids},
+                pb.ContainerAllocateResponse.FromString(
+                    base64.b64decode(entry["AllocResp"], validate=True)
+                ),
+            )
+            for entry in data["PodDeviceEntries"]
+        ]
+        return assignments, list(data["RegisteredDevices"])
     except FileNotFoundError:
         return [], []
-    except msgspec.MsgspecError as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SimulationError(
             f"the checkpoint {path} cannot be read: {error}; delete it"
         ) from error
-    if file.checksum != _checksum(file.data):
-        raise SimulationError(f"the checkpoint {path} does not match its checksum; delete it")
-    assignments = [
-        Assignment(
-            entry.pod_uid,
-            entry.container_name,
-            entry.resource_name,
-            {device: int(numa) for numa, ids in entry.device_ids.items() for device in ids},
-            pb.ContainerAllocateResponse.FromString(entry.alloc_resp),
-        )
-        for entry in file.data.pod_device_entries
-    ]
-    return assignments, list(file.data.registered_devices)
 
 
-def _checksum(data: _Data) -> int:
-    return zlib.crc32(msgspec.json.encode(data))
+def _encode(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _checksum(data: dict[str, Any]) -> int:
+    return zlib.crc32(_encode(data))
