@@ -9,10 +9,10 @@ import pytest
 from plugin.cli import main
 from plugin.core.health.events import DriverEvent, EventKind
 from plugin.errors import DriverUnavailable, SimulationError
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.events import EventQueue
 from plugin.sim.verbs import VERBS, perform
+from tests.simulated import scan
 
 ALL_KINDS = sum(kind.value for kind in EventKind)
 
@@ -144,19 +144,19 @@ def test_gpus_come_and_go(node: SimNode) -> None:
 def test_the_driver_goes_and_comes(node: SimNode) -> None:
     perform(node, "unload", [])
     with pytest.raises(DriverUnavailable):
-        SimDriver(node).scan()
+        scan(node)
     perform(node, "load", [])
-    assert len(SimDriver(node).scan().gpus) == 2
+    assert len(scan(node).gpus) == 2
     perform(node, "hang", [])
     perform(node, "unhang", [])
-    assert len(SimDriver(node).scan().gpus) == 2
+    assert len(scan(node).gpus) == 2
 
 
 def test_files_go_and_come(node: SimNode) -> None:
     perform(node, "remove-node", ["/dev/nvidia1"])
-    assert SimDriver(node).scan().gpus[1].missing == ("/dev/nvidia1",)
+    assert scan(node).gpus[1].missing == ("/dev/nvidia1",)
     perform(node, "restore-node", ["/dev/nvidia1"])
-    assert SimDriver(node).scan().gpus[1].missing == ()
+    assert scan(node).gpus[1].missing == ()
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from plugin.core.health.events import DriverEvent, EventKind
 from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Placement
 from plugin.errors import SimulationError
+from plugin.sim.hardware.calls import Calls
 from plugin.sim.hardware.cards import Card
 from plugin.sim.hardware.codes import Code, NodeError
 from plugin.sim.hardware.events import EventQueue
@@ -29,10 +31,6 @@ from plugin.sim.hardware.gpu import (
 )
 from plugin.sim.hardware.placement import PlannedInstance, plan
 from plugin.sim.hardware.sensors import EnergyMeter, power
-
-#: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display
-#: driver runs.
-CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
 #: Event bits that a driver of the recorded version supports.
 SUPPORTED_EVENTS = 0xFF9F
@@ -76,6 +74,7 @@ class SimNode:
         self.name = name
         self.versions = DriverVersions()
         self.faults = Faults()
+        self.calls = Calls()
         self._lock = threading.RLock()
         self.supported_events = SUPPORTED_EVENTS
         self._half = max(1, (len(cards) + 1) // 2) if numa else None
@@ -357,7 +356,7 @@ class SimNode:
         self._update(gpu, recovery_action=action)
         self._emit(gpu, EventKind.RECOVERY_ACTION)
 
-    def set_wear(self, gpu: int, **values: int) -> None:
+    def set_wear(self, gpu: int, **values: Any) -> None:
         """Set fields of :class:`~plugin.sim.hardware.gpu.Wear`, without an event."""
         with self._lock:
             self._update(gpu, wear=replace(self.gpu(gpu).wear, **values))
@@ -459,7 +458,7 @@ class SimNode:
             for queue in self._queues:
                 queue.mark_lost(self._gpus[gpu].uuid, lost=lost)
 
-    def _update(self, gpu: int, **values: object) -> None:
+    def _update(self, gpu: int, **values: Any) -> None:
         with self._lock:
             self._gpus[gpu] = replace(self.gpu(gpu), **values)
             self._generation += 1
