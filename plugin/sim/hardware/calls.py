@@ -72,11 +72,13 @@ class Calls:
         with self._changed:
             self._injected.append(_Injected(function, fault, target, times))
 
-    def restore(self, function: str | None = None) -> None:
-        """Lift the faults of a function, or of all; calls that hang go on."""
+    def restore(self, function: str | None = None, kind: type[CallFault] | None = None) -> None:
+        """Lift the faults, of any or one kind, of a function or of all; calls that hang go on."""
         with self._changed:
             for injected in self._injected:
-                injected.lifted = function in {None, injected.function}
+                injected.lifted = function in {None, injected.function} and (
+                    kind is None or isinstance(injected.fault, kind)
+                )
             self._injected = [injected for injected in self._injected if not injected.lifted]
             self._changed.notify_all()
 

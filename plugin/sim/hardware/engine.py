@@ -17,7 +17,7 @@ from plugin.errors import SimulationError
 from plugin.sim.hardware.calls import Calls
 from plugin.sim.hardware.cards import Card
 from plugin.sim.hardware.codes import Code, NodeError
-from plugin.sim.hardware.events import EventQueue
+from plugin.sim.hardware.events import EventQueue, EventQueues
 from plugin.sim.hardware.faults import Faults
 from plugin.sim.hardware.geometry import named_gpus, parse_fleet, parse_geometry
 from plugin.sim.hardware.gpu import (
@@ -30,7 +30,7 @@ from plugin.sim.hardware.gpu import (
     new_gpu,
 )
 from plugin.sim.hardware.placement import PlannedInstance, plan
-from plugin.sim.hardware.sensors import EnergyMeter, power
+from plugin.sim.hardware.use import Use
 
 #: Event bits that a driver of the recorded version supports.
 SUPPORTED_EVENTS = 0xFF9F
@@ -81,9 +81,8 @@ class SimNode:
         self._gpus: list[GpuState] = []
         self._made = 0
         self._generation = 0
-        self._processes: dict[str, tuple[Process, ...]] = {}
-        self._queues: list[EventQueue] = []
-        self._energy = EnergyMeter(clock)
+        self._queues = EventQueues()
+        self._use = Use(clock)
         for card in cards:
             self.add_gpu(card)
 
@@ -109,32 +108,22 @@ class SimNode:
 
     def processes(self, uuid: str) -> tuple[Process, ...]:
         """Processes that hold a GPU or MIG device."""
-        return self._processes.get(uuid, ())
+        return self._use.processes(uuid)
 
     def memory_used(self, uuid: str) -> int:
         """Bytes in use on a device; a GPU with MIG on counts its MIG devices."""
         with self._lock:
-            holders = next((self._holders(gpu) for gpu in self._gpus if gpu.uuid == uuid), (uuid,))
-            return sum(process.memory for held in holders for process in self.processes(held))
+            holders = next((_holders(gpu) for gpu in self._gpus if gpu.uuid == uuid), (uuid,))
+            return self._use.memory(holders)
 
     def busy_share(self, gpu: GpuState, gi: int | None = None) -> float:
         """Share, 0..1, of a GPU's or a GPU instance's compute slices that processes hold."""
-        if gi is None and self.processes(gpu.uuid):
-            return 1.0
-        instances = gpu.instances if gi is None else (gpu.instance(gi),)
-        busy = sum(
-            ci.slices
-            for instance in instances
-            for ci in instance.compute
-            if self.processes(ci.uuid)
-        )
-        slices = gpu.card.compute_slices if gi is None else instances[0].profile.slices
-        return min(1.0, busy / slices) if busy else 0.0
+        return self._use.busy_share(gpu, gi)
 
     def energy(self, gpu: GpuState) -> float:
         """Joules that a GPU has used since it was plugged in."""
         with self._lock:
-            return self._energy.read(gpu.uuid, power(self.busy_share(gpu)) / 1000)
+            return self._use.energy(gpu)
 
     # Calls of a driver pass here
 
@@ -150,18 +139,12 @@ class SimNode:
         """A new event queue; it hears of a GPU once that is registered. Close it with
         :meth:`close_queue`.
         """
-        queue = EventQueue()
         with self._lock:
-            self._queues.append(queue)
-            for gpu in self._gpus:
-                queue.mark_lost(gpu.uuid, lost=gpu.lost)
-        return queue
+            return self._queues.open(gpu.uuid for gpu in self._gpus if gpu.lost)
 
     def close_queue(self, queue: EventQueue) -> None:
         with self._lock:
-            if queue in self._queues:
-                self._queues.remove(queue)
-        queue.close()
+            self._queues.close(queue)
 
     # Slots
 
@@ -182,7 +165,7 @@ class SimNode:
         """
         with self._lock:
             state = self.gpu(gpu)
-            self._forget(*self._holders(state))
+            self._forget(*_holders(state))
             self._set_lost(gpu, lost=True)
             self._gpus[gpu] = new_gpu(self.name, gpu, state.card, state.numa)
             self._update(gpu, present=False)
@@ -325,20 +308,15 @@ class SimNode:
         replaces itself.
         """
         with self._lock:
-            self._settle()
-            others = (p for p in self.processes(uuid) if p.pid != pid)
-            self._processes[uuid] = tuple(
-                sorted((*others, Process(pid, memory)), key=lambda p: p.pid)
-            )
+            self._use.settle(self._gpus)
+            self._use.hold(uuid, Process(pid, memory))
             self._generation += 1
 
     def release(self, uuid: str, pid: int | None = None) -> None:
         """A process, or every process, lets go of a device."""
         with self._lock:
-            self._settle()
-            self._processes[uuid] = tuple(
-                p for p in self.processes(uuid) if pid is not None and p.pid != pid
-            )
+            self._use.settle(self._gpus)
+            self._use.let_go(uuid, pid)
             self._generation += 1
 
     def lose(self, gpu: int) -> None:
@@ -411,11 +389,8 @@ class SimNode:
             )
         return state
 
-    def _holders(self, state: GpuState) -> tuple[str, ...]:
-        return (state.uuid, *(slot.ci.uuid for slot in state.devices()))
-
     def _require_idle(self, state: GpuState, doing: str) -> None:
-        for uuid in self._holders(state):
+        for uuid in _holders(state):
             if self.processes(uuid):
                 pids = ", ".join(str(process.pid) for process in self.processes(uuid))
                 raise NodeError(
@@ -437,15 +412,10 @@ class SimNode:
         self._forget(*(slot.ci.uuid for slot in state.devices()))
         self._gpus[state.index] = replace(state, instances=())
 
-    def _settle(self) -> None:
-        """Count the energy used until now, before what runs changes."""
-        for gpu in self._gpus:
-            self._energy.settle(gpu.uuid, power(self.busy_share(gpu)) / 1000)
-
     def _forget(self, *uuids: str) -> None:
-        self._settle()
+        self._use.settle(self._gpus)
         for uuid in uuids:
-            self._processes.pop(uuid, None)
+            self._use.let_go(uuid)
         self.faults.heal(uuids)
 
     def _switch_mig(self, state: GpuState, *, on: bool) -> None:
@@ -455,8 +425,7 @@ class SimNode:
     def _set_lost(self, gpu: int, *, lost: bool) -> None:
         with self._lock:
             self._update(gpu, lost=lost)
-            for queue in self._queues:
-                queue.mark_lost(self._gpus[gpu].uuid, lost=lost)
+            self._queues.mark_lost(self._gpus[gpu].uuid, lost=lost)
 
     def _update(self, gpu: int, **values: Any) -> None:
         with self._lock:
@@ -471,9 +440,12 @@ class SimNode:
         self, gpu: int, kind: EventKind, gi: int | None = None, ci: int | None = None, data: int = 0
     ) -> None:
         with self._lock:
-            event = DriverEvent(kind, self.gpu(gpu).uuid, gi, ci, data)
-            for queue in self._queues:
-                queue.deliver(event)
+            self._queues.deliver(DriverEvent(kind, self.gpu(gpu).uuid, gi, ci, data))
+
+
+def _holders(state: GpuState) -> tuple[str, ...]:
+    """UUIDs of all on a GPU that a process may hold."""
+    return (state.uuid, *(slot.ci.uuid for slot in state.devices()))
 
 
 def _is_as_planned(gpu: GpuState, planned: Sequence[PlannedInstance] | None) -> bool:
