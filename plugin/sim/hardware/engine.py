@@ -99,12 +99,19 @@ class SimNode:
         return self._generation + self.faults.changes
 
     def gpu(self, index: int) -> GpuState:
-        with self._lock:
-            if not 0 <= index < len(self._gpus):
-                raise NodeError(Code.INVALID_ARGUMENT, f"GPU {index} of {len(self._gpus)}")
-            if not self._gpus[index].present:
-                raise NodeError(Code.GPU_IS_LOST, f"asking GPU {index}, which was removed")
-            return self._gpus[index]
+        if not 0 <= index < len(self._gpus):
+            raise NodeError(Code.INVALID_ARGUMENT, f"GPU {index} of {len(self._gpus)}")
+        state = self._gpus[index]
+        if not state.present:
+            raise NodeError(Code.GPU_IS_LOST, f"asking GPU {index}, which was removed")
+        return state
+
+    def present(self, gpu: int) -> GpuState:
+        """A GPU that answers, for it is not lost."""
+        state = self.gpu(gpu)
+        if state.lost:
+            raise NodeError(Code.GPU_IS_LOST, f"asking GPU {gpu}")
+        return state
 
     def processes(self, uuid: str) -> tuple[Process, ...]:
         """Processes that hold a GPU or MIG device."""
@@ -133,7 +140,7 @@ class SimNode:
         """
         self.faults.enter()
         if gpu is not None:
-            self._present(gpu.index)
+            self.present(gpu.index)
 
     def open_queue(self) -> EventQueue:
         """A new event queue; it hears of a GPU once that is registered. Close it with
@@ -233,7 +240,7 @@ class SimNode:
         GPU must be idle.
         """
         with self._lock:
-            state = self._present(gpu)
+            state = self.present(gpu)
             if not state.card.mig_capable:
                 raise NodeError(
                     Code.NOT_SUPPORTED, f"switching MIG mode of GPU {gpu} ({state.card.key})"
@@ -250,7 +257,7 @@ class SimNode:
         action go.
         """
         with self._lock:
-            state = self._present(gpu)
+            state = self.present(gpu)
             self._require_idle(state, "resetting")
             self.faults.heal({state.uuid})
             self._switch_mig(state, on=state.mig_pending)
@@ -295,7 +302,7 @@ class SimNode:
             pairs = enumerate(zip(gpus, plans, strict=True))
             changing = [(g, p) for n, (g, p) in pairs if n in named and not _is_as_planned(g, p)]
             for gpu, _ in changing:
-                self._require_idle(self._present(gpu.index), "changing the geometry")
+                self._require_idle(self.present(gpu.index), "changing the geometry")
             for gpu, planned in changing:
                 self._switch_mig(gpu, on=planned is not None)
                 self._fill(gpu.index, planned or ())
@@ -375,14 +382,8 @@ class SimNode:
 
     # Inner parts; the lock is held
 
-    def _present(self, gpu: int) -> GpuState:
-        state = self.gpu(gpu)
-        if state.lost:
-            raise NodeError(Code.GPU_IS_LOST, f"asking GPU {gpu}")
-        return state
-
     def _mig_gpu(self, gpu: int) -> GpuState:
-        state = self._present(gpu)
+        state = self.present(gpu)
         if not state.mig:
             raise NodeError(
                 Code.NOT_SUPPORTED, f"handling instances of GPU {gpu}, whose MIG mode is off"

@@ -120,8 +120,7 @@ class Session:
         target = self.target(handle)
         if not isinstance(target, GpuRef | MigRef):
             raise NodeError(Code.INVALID_ARGUMENT, "using another handle as a device")
-        gpu = self.engine.gpu(target.index if isinstance(target, GpuRef) else target.gpu)
-        self.engine.enter(gpu)
+        gpu = self.engine.present(target.index if isinstance(target, GpuRef) else target.gpu)
         if isinstance(target, GpuRef):
             return gpu, None
         slot = gpu.device(target.uuid)
@@ -152,8 +151,7 @@ class Session:
         target = self.target(handle)
         if not isinstance(target, GiRef):
             raise NodeError(Code.INVALID_ARGUMENT, "using another handle as a GPU instance")
-        gpu = self.engine.gpu(target.gpu)
-        self.engine.enter(gpu)
+        gpu = self.engine.present(target.gpu)
         return gpu, gpu.instance(target.gi)
 
 
