@@ -37,31 +37,23 @@ SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
 WEB_AFTER_SECONDS = 0.3
 
 
-def build_driver(settings: Settings) -> Driver:
-    """The driver that the settings ask for, not yet open. Raises ConfigError for a bad
-    ``--simulate``.
+def build_driver(settings: Settings) -> tuple[Driver, Simulate | None]:
+    """The driver that the settings ask for, not yet open, and what ``sim`` commands do to its
+    hardware where that is simulated. Raises ConfigError for a bad ``--simulate``.
     """
     if settings.simulate:
-        from plugin.sim.driver import SimDriver  # noqa: PLC0415 — only one of the two drivers is ever needed
-        from plugin.sim.hardware.engine import parse_node  # noqa: PLC0415
+        from plugin.sim.hardware.engine import parse_node  # noqa: PLC0415 — nothing of it is needed on a real node
+        from plugin.sim.simulation import simulate  # noqa: PLC0415
+        from plugin.sim.verbs import perform  # noqa: PLC0415
 
         try:
-            return SimDriver(parse_node(settings.simulate))
+            simulation = simulate(parse_node(settings.simulate))
         except SimulationError as error:
             raise ConfigError(f"--simulate: {error}") from error
-    from plugin.driver.nvml import NvmlDriver  # noqa: PLC0415
+        return simulation.driver, functools.partial(perform, simulation.node)
+    from plugin.driver.nvml import NvmlDriver  # noqa: PLC0415 — other commands need no driver
 
-    return NvmlDriver(device_files(settings), roots=library_roots(settings))
-
-
-def simulated_verbs(settings: Settings, driver: Driver) -> Simulate | None:
-    """What ``sim`` commands do to the simulated node; ``None`` on a real one."""
-    if not settings.simulate:
-        return None
-    from plugin.sim.driver import SimDriver  # noqa: PLC0415 — loaded already, as the driver
-    from plugin.sim.verbs import perform  # noqa: PLC0415 — nothing that a real node needs
-
-    return functools.partial(perform, driver.engine) if isinstance(driver, SimDriver) else None
+    return NvmlDriver(device_files(settings), roots=library_roots(settings)), None
 
 
 def library_roots(settings: Settings) -> tuple[Path, ...]:
@@ -129,13 +121,14 @@ def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
 
 async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> None:
     settings = loaded.settings
-    driver = build_driver(settings)
+    driver, simulate = build_driver(settings)
     log.info(
         "starting", extra={"version": plugin.__version__, "simulate": settings.simulate or None}
     )
     for warning in loaded.warnings:
         log.warning("%s", warning)
     worker = DriverWorker()
+    worker.start()
     ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
     node = Node(driver, worker, settings, ledger_file)
     starting = asyncio.create_task(node.start(), name="first scan")
@@ -161,7 +154,9 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(part, name=name)
-                for name, part in _parts(settings, node, driver, worker, ledger_file).items()
+                for name, part in _parts(
+                    settings, node, driver, worker, ledger_file, simulate
+                ).items()
             ]
             running.append(
                 tasks.create_task(_follow_configuration(node, reload, reread), name="configuration")
@@ -177,7 +172,12 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
 
 
 def _parts(
-    settings: Settings, node: Node, driver: Driver, worker: DriverWorker, ledger_file: LedgerFile
+    settings: Settings,
+    node: Node,
+    driver: Driver,
+    worker: DriverWorker,
+    ledger_file: LedgerFile,
+    simulate: Simulate | None,
 ) -> dict[str, Coroutine[Any, Any, None]]:
     """Everything that runs from now on, by name; when one fails,
     all end and the process with them.
@@ -205,7 +205,7 @@ def _parts(
         "ledger": ledger_file.run(),
     }
     if settings.control_socket:
-        control = Control(Path(settings.control_socket), node, simulated_verbs(settings, driver))
+        control = Control(Path(settings.control_socket), node, simulate)
         parts["control"] = control.run()
     if settings.http_address:
         parts["samples"] = sampler.run()

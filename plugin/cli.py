@@ -166,7 +166,15 @@ _SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
         ("SLOT",),
         "The GPU of a slot is there again, or a new card such as a100-40gb is added.",
     ),
-    "hang": ((), "Every driver call blocks."),
+    "fail": (
+        ("FUNCTION", "CODE", "[once|always]", "[TARGET]"),
+        "An NVML function answers with an error code.",
+    ),
+    "unfail": (("[FUNCTION]",), "It answers again, or all do."),
+    "hang": (
+        ("[FUNCTION]", "[TARGET]"),
+        "Every driver call blocks, or those of one NVML function.",
+    ),
     "unhang": ((), "The driver answers again."),
     "unload": ((), "The driver is unloaded."),
     "load": ((), "The driver is loaded again."),

@@ -49,7 +49,7 @@ def _from_daemon(settings: Settings) -> dict[str, Any] | None:
 
 
 def _from_driver(settings: Settings) -> dict[str, Any]:
-    driver = build_driver(settings)
+    driver, _ = build_driver(settings)
     driver.open()
     try:
         inventory = driver.scan()

@@ -68,7 +68,7 @@ def checks(loaded: Loaded) -> Iterator[Check]:
     for warning in loaded.warnings:
         yield Check("configuration", Verdict.WARN, warning, "remove the setting")
     yield from _library(settings)
-    driver = build_driver(settings)
+    driver, _ = build_driver(settings)
     try:
         driver.open()
         inventory = driver.scan()

@@ -39,7 +39,12 @@ class EventSource(Protocol):
 
 
 class Driver(Protocol):
-    """What the plugin needs from a driver."""
+    """What the plugin needs from a driver.
+
+    Only an open driver answers. Before :meth:`open`, and after :meth:`close`, scanning and watching
+    raise :class:`~plugin.errors.DriverUnavailable`, a probe carries that as its error, and a round
+    of sampling is empty.
+    """
 
     def open(self) -> None:
         """Initialise. Raises :class:`~plugin.errors.DriverUnavailable` with what to do; may be

@@ -37,7 +37,11 @@ class EventThread:
         #: Done when the thread has ended: ``None`` when it was stopped, else what waiting failed
         #: with. An error that no source should raise is raised to whoever asks for the result.
         self.ended: asyncio.Future[DriverError | None] = loop.create_future()
-        threading.Thread(target=self._run, name="driver events", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="driver events", daemon=True)
+
+    def start(self) -> None:
+        """Start waiting. Once."""
+        self._thread.start()
 
     def abandon(self) -> None:
         """Have the thread end without waiting for it."""

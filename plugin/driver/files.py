@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Protocol
 
 #: Needed by every container with a GPU; those that do not exist are left out (nvidia-modeset often
 #: does not).
@@ -17,6 +18,42 @@ CONTROL_NODES = (
 )
 
 
+class FileSource(Protocol):
+    """Where files are looked up by absolute path: on the machine, or in a simulated one."""
+
+    def exists(self, path: str) -> bool:
+        """Whether it is there, or may be: unknown is no fault."""
+
+    def read(self, path: str) -> str | None:
+        """Its text, ``None`` when it cannot be read."""
+
+    def names(self, folder: str) -> frozenset[str] | None:
+        """Names in a folder, ``None`` when it cannot be listed."""
+
+
+class Disk:
+    """The machine's own file system."""
+
+    def exists(self, path: str) -> bool:
+        try:
+            Path(path).stat()
+        except OSError as error:
+            return error.errno == errno.EACCES  # it may well be there
+        return True
+
+    def read(self, path: str) -> str | None:
+        try:
+            return Path(path).read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return None
+
+    def names(self, folder: str) -> frozenset[str] | None:
+        try:
+            return frozenset(path.name for path in Path(folder).iterdir())
+        except OSError:
+            return None
+
+
 class DeviceFiles:
     """Looks files up; keeps nothing but mig-minors, which never changes while a driver is loaded.
 
@@ -25,11 +62,18 @@ class DeviceFiles:
     unreadable files are answers, not exceptions.
     """
 
-    def __init__(self, *roots: Path, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> None:
+    def __init__(
+        self,
+        *roots: Path,
+        proc: Path = Path("/proc"),
+        sys: Path = Path("/sys"),
+        source: FileSource | None = None,
+    ) -> None:
         self._roots = roots or (Path("/"),)
         self.root = self._roots[-1]
         self.proc = proc
         self.sys = sys
+        self._source = source or Disk()
         self._minors: dict[str, int] = {}
 
     def control_nodes(self) -> tuple[str, ...]:
@@ -37,17 +81,14 @@ class DeviceFiles:
         late.
         """
         self.root = next(
-            (root for root in self._roots if (root / "dev/nvidiactl").exists()), self._roots[-1]
+            (root for root in self._roots if self._source.exists(_below(root, "/dev/nvidiactl"))),
+            self._roots[-1],
         )
         return tuple(node for node in CONTROL_NODES if self.exists(node))
 
     def exists(self, node: str) -> bool:
         """Whether a node such as ``/dev/nvidia0`` is there, below our own root."""
-        try:
-            (self.root / node.lstrip("/")).stat()
-        except OSError as error:
-            return error.errno == errno.EACCES  # it may well be there: unknown is no fault
-        return True
+        return self._source.exists(_below(self.root, node))
 
     def gpu(self, minor: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """``(nodes, missing)`` of a whole GPU, both as absolute paths."""
@@ -78,7 +119,7 @@ class DeviceFiles:
 
     def numa(self, pci_bus_id: str) -> int | None:
         """NUMA node of a PCI device, ``None`` where the system does not know (-1) or say."""
-        text = _read(self.sys / "bus/pci/devices" / pci_bus_id / "numa_node")
+        text = self._source.read(f"{self.sys}/bus/pci/devices/{pci_bus_id}/numa_node")
         try:
             node = int(text) if text is not None else -1
         except ValueError:
@@ -91,18 +132,14 @@ class DeviceFiles:
 
         In a container this may be a copy, made when the container started, which never changes.
         """
-        try:
-            return frozenset(
-                path.name.lower() for path in (self.proc / "driver/nvidia/gpus").iterdir()
-            )
-        except OSError:
-            return None
+        names = self._source.names(f"{self.proc}/driver/nvidia/gpus")
+        return None if names is None else frozenset(name.lower() for name in names)
 
     def _capability_minor(self, capability: str) -> int | None:
         """The live instance's own file says it; mig-minors, which lists all that could be, is the
         fallback.
         """
-        text = _read(self.proc / "driver/nvidia/capabilities" / capability)
+        text = self._source.read(f"{self.proc}/driver/nvidia/capabilities/{capability}")
         if text is not None:
             for line in text.splitlines():
                 key, _, value = line.partition(":")
@@ -110,7 +147,7 @@ class DeviceFiles:
                     return int(value)
         if not self._minors:  # the file is not there before the driver is
             self._minors = parse_mig_minors(
-                _read(self.proc / "driver/nvidia-caps/mig-minors") or ""
+                self._source.read(f"{self.proc}/driver/nvidia-caps/mig-minors") or ""
             )
         return self._minors.get(capability.replace("/mig/", "/"))
 
@@ -134,8 +171,5 @@ def sysfs_bus_id(nvml_bus_id: str) -> str:
     return f"{domain.lstrip('0'):0>4}:{rest}" if rest else domain
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
+def _below(root: Path, path: str) -> str:
+    return f"{str(root).rstrip('/')}{path}"

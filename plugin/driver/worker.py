@@ -23,7 +23,11 @@ class DriverWorker:
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._busy_since: float | None = None
-        threading.Thread(target=self._work, name="driver", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="driver", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Once."""
+        self._thread.start()
 
     @property
     def busy_seconds(self) -> float:
@@ -32,7 +36,12 @@ class DriverWorker:
         return 0.0 if since is None else time.monotonic() - since
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Run ``function(*args)`` in the thread. Cancelling stops the waiting, never the call."""
+        """Run ``function(*args)`` in the thread. Cancelling stops the waiting, never the call.
+
+        Raises RuntimeError when the thread has not been started: nobody would ever answer.
+        """
+        if self._thread.ident is None:
+            raise RuntimeError("the driver's thread has not been started")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 

@@ -4,15 +4,20 @@ its effect.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from plugin.core.health.faults import RECOVERY_ACTIONS
 from plugin.errors import SimulationError
+from plugin.sim.hardware.calls import Fail, Hang
 from plugin.sim.hardware.cards import catalog
+from plugin.sim.hardware.codes import Code
 from plugin.sim.hardware.engine import SimNode
 from plugin.sim.hardware.gpu import GpuState
+from plugin.sim.nvml.library import FUNCTIONS
+from plugin.sim.targets import find_gpu, find_target, title
 
 _Perform = Callable[[SimNode, Sequence[str]], str]
 
@@ -29,6 +34,10 @@ _ACTIONS = {
 }
 _DOUBLE_BIT = "--double-bit"
 _HIGHEST_XID = 0xFFFF
+_HIGHEST_CODE = 999
+
+#: What a driver function can answer, as ``sim fail`` takes it.
+_CODES = {code.name.lower().replace("_", "-"): code.value for code in Code if code.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +48,6 @@ class Verb:
     least: int
     most: int
     perform: _Perform
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A GPU, or one of its instances. ``words`` say it to people."""
-
-    gpu: GpuState
-    words: str
-    uuid: str
-    gi: int | None = None
-    ci: int | None = None
 
 
 def perform(engine: SimNode, verb: str, arguments: Sequence[str]) -> str:
@@ -72,15 +70,15 @@ def perform(engine: SimNode, verb: str, arguments: Sequence[str]) -> str:
 
 
 def _xid(engine: SimNode, arguments: Sequence[str]) -> str:
-    place, number = _place(engine, arguments[0]), arguments[1]
+    target, number = find_target(engine, arguments[0]), arguments[1]
     if not number.isdecimal() or not 0 < int(number) <= _HIGHEST_XID:
         raise SimulationError(f"{number!r} is no XID; give a number from 1 to {_HIGHEST_XID}")
-    engine.fault(place.gpu.index, int(number), place.gi, place.ci)
-    return f"XID {int(number)} of {place.words}"
+    engine.fault(target.gpu.index, int(number), target.gi, target.ci)
+    return f"XID {int(number)} of {target.title}"
 
 
 def _recovery(engine: SimNode, arguments: Sequence[str]) -> str:
-    gpu, word = _gpu(engine, arguments[0]), arguments[1]
+    gpu, word = find_gpu(engine, arguments[0]), arguments[1]
     action = _ACTIONS.get(
         word, int(word) if word.isdecimal() and int(word) in RECOVERY_ACTIONS else None
     )
@@ -90,36 +88,36 @@ def _recovery(engine: SimNode, arguments: Sequence[str]) -> str:
             "to 7"
         )
     engine.set_recovery_action(gpu.index, action)
-    return f"{_words(engine, gpu)} recommends: {RECOVERY_ACTIONS[action]}"
+    return f"{title(engine, gpu)} recommends: {RECOVERY_ACTIONS[action]}"
 
 
 def _ecc(engine: SimNode, arguments: Sequence[str]) -> str:
     names = [argument for argument in arguments if argument != _DOUBLE_BIT]
     if len(names) != 1:
         raise SimulationError(f"sim ecc takes {VERBS['ecc'].usage}, not {' '.join(arguments)}")
-    gpu, double = _gpu(engine, names[0]), _DOUBLE_BIT in arguments
+    gpu, double = find_gpu(engine, names[0]), _DOUBLE_BIT in arguments
     engine.ecc(gpu.index, double_bit=double)
-    return f"a {'double' if double else 'single'}-bit ECC error of {_words(engine, gpu)}"
+    return f"a {'double' if double else 'single'}-bit ECC error of {title(engine, gpu)}"
 
 
 def _lose(engine: SimNode, arguments: Sequence[str]) -> str:
-    gpu = _gpu(engine, arguments[0])
+    gpu = find_gpu(engine, arguments[0])
     engine.lose(gpu.index)
-    return f"{_words(engine, gpu)} fell off the bus"
+    return f"{title(engine, gpu)} fell off the bus"
 
 
 def _restore(engine: SimNode, arguments: Sequence[str]) -> str:
-    gpu = _gpu(engine, arguments[0])
+    gpu = find_gpu(engine, arguments[0])
     if not gpu.lost:
-        raise SimulationError(f"{_words(engine, gpu)} is not lost")
+        raise SimulationError(f"{title(engine, gpu)} is not lost")
     engine.restore(gpu.index)
-    return f"{_words(engine, gpu)} is back"
+    return f"{title(engine, gpu)} is back"
 
 
 def _reset(engine: SimNode, arguments: Sequence[str]) -> str:
-    gpu = _gpu(engine, arguments[0])
+    gpu = find_gpu(engine, arguments[0])
     engine.reset(gpu.index)
-    return f"{_words(engine, gpu)} was reset; it has no MIG instances now"
+    return f"{title(engine, gpu)} was reset; it has no MIG instances now"
 
 
 def _repartition(engine: SimNode, arguments: Sequence[str]) -> str:
@@ -133,24 +131,24 @@ def _repartition(engine: SimNode, arguments: Sequence[str]) -> str:
 
 
 def _hold(engine: SimNode, arguments: Sequence[str]) -> str:
-    place, pid = _place(engine, arguments[0]), arguments[1] if len(arguments) > 1 else "1"
+    target, pid = find_target(engine, arguments[0]), arguments[1] if len(arguments) > 1 else "1"
     if not pid.isdecimal():
         raise SimulationError(f"{pid!r} is no process id; give a number")
-    engine.use(place.uuid, int(pid))
-    return f"process {int(pid)} holds {place.words}"
+    engine.use(target.uuid, int(pid))
+    return f"process {int(pid)} holds {target.title}"
 
 
 def _release(engine: SimNode, arguments: Sequence[str]) -> str:
-    place = _place(engine, arguments[0])
-    engine.release(place.uuid)
-    return f"no process holds {place.words}"
+    target = find_target(engine, arguments[0])
+    engine.release(target.uuid)
+    return f"no process holds {target.title}"
 
 
 def _unplug(engine: SimNode, arguments: Sequence[str]) -> str:
-    gpu = _gpu(engine, arguments[0])
-    words = _words(engine, gpu)
+    gpu = find_gpu(engine, arguments[0])
+    name = title(engine, gpu)
     engine.remove_gpu(gpu.index)
-    return f"{words} was pulled out of slot {gpu.index}"
+    return f"{name} was pulled out of slot {gpu.index}"
 
 
 def _plug(engine: SimNode, arguments: Sequence[str]) -> str:
@@ -165,15 +163,54 @@ def _plug(engine: SimNode, arguments: Sequence[str]) -> str:
     return f"a new {gpu.card.product} in slot {gpu.index}, with MIG off"
 
 
+def _fail(engine: SimNode, arguments: Sequence[str]) -> str:
+    function, code, *rest = arguments
+    times = {"once": 1, "always": None}
+    how_often = rest.pop(0) if rest and rest[0] in times else "always"
+    if len(rest) > 1:
+        raise SimulationError(f"{rest[0]!r} is neither once nor always")
+    number = _CODES.get(code, int(code) if code.isdecimal() else 0)
+    if not 0 < number <= _HIGHEST_CODE:
+        raise SimulationError(
+            f"{code!r} is no code; give a number from 1 to {_HIGHEST_CODE} or {', '.join(_CODES)}"
+        )
+    target = find_target(engine, rest[0]) if rest else None
+    engine.calls.inject(
+        _function(function),
+        Fail(number),
+        times=times[how_often],
+        target=None if target is None else target.uuid,
+    )
+    where = "" if target is None else f" for {target.title}"
+    return f"{function} answers {number} {how_often}{where}"
+
+
+def _unfail(engine: SimNode, arguments: Sequence[str]) -> str:
+    function = _function(arguments[0]) if arguments else None
+    broken = engine.calls.broken()
+    if function is not None and function not in broken:
+        there = ", ".join(sorted(broken)) or "none"
+        raise SimulationError(f"{function} has no fault; functions with faults: {there}")
+    engine.calls.restore(function)
+    return f"{function or 'every function'} answers again"
+
+
 def _hang(engine: SimNode, arguments: Sequence[str]) -> str:
-    del arguments
-    engine.faults.hang()
-    return "every driver call blocks until sim unhang"
+    if not arguments:
+        engine.faults.hang()
+        return "every driver call blocks until sim unhang"
+    target = find_target(engine, arguments[1]) if len(arguments) > 1 else None
+    engine.calls.inject(
+        _function(arguments[0]), Hang(), target=None if target is None else target.uuid
+    )
+    where = "" if target is None else f" for {target.title}"
+    return f"{arguments[0]} blocks{where} until sim unhang"
 
 
 def _unhang(engine: SimNode, arguments: Sequence[str]) -> str:
     del arguments
     engine.faults.unhang()
+    engine.calls.restore(kind=Hang)
     return "the driver answers again"
 
 
@@ -215,7 +252,9 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         "release": Verb("TARGET", 1, 1, _release),
         "unplug": Verb("GPU", 1, 1, _unplug),
         "plug": Verb("SLOT or CARD", 1, 1, _plug),
-        "hang": Verb("", 0, 0, _hang),
+        "fail": Verb("FUNCTION CODE [once|always] [TARGET]", 2, 4, _fail),
+        "unfail": Verb("[FUNCTION]", 0, 1, _unfail),
+        "hang": Verb("[FUNCTION [TARGET]]", 0, 2, _hang),
         "unhang": Verb("", 0, 0, _unhang),
         "unload": Verb("", 0, 0, _unload),
         "load": Verb("", 0, 0, _load),
@@ -223,58 +262,6 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         "restore-node": Verb("PATH", 1, 1, _restore_node),
     }
 )
-
-
-# ---- what is named
-
-
-def _gpu(engine: SimNode, target: str) -> GpuState:
-    place = _place(engine, target)
-    if place.gi is not None:
-        raise SimulationError(f"{target} is a part of a GPU; name a whole GPU: {_choices(engine)}")
-    return place.gpu
-
-
-def _place(engine: SimNode, target: str) -> _Place:
-    """What ``GPU``, ``GPU:MIG``, ``GPU/GI``, ``GPU/GI/CI`` or a UUID names; GPU is the index that
-    NVML shows.
-    """
-    for position, gpu in enumerate(engine.gpus):
-        if target in {str(position), gpu.uuid}:
-            return _Place(gpu, _words(engine, gpu), gpu.uuid)
-        for slot in gpu.devices():
-            path = f"{position}:{slot.index}"
-            if target in {path, f"{position}/{slot.gi.id}/{slot.ci.id}", slot.ci.uuid}:
-                return _Place(
-                    gpu, f"MIG device {path} ({slot.ci.uuid})", slot.ci.uuid, slot.gi.id, slot.ci.id
-                )
-        for instance in gpu.instances:
-            if target == f"{position}/{instance.id}":
-                # Nothing holds a GPU instance by itself: its first compute instance stands for it.
-                holder = instance.compute[0].uuid if instance.compute else gpu.uuid
-                return _Place(
-                    gpu, f"GPU instance {instance.id} of GPU {position}", holder, instance.id
-                )
-    raise SimulationError(
-        f"nothing on this node is called {target!r}; choose a UUID or {_choices(engine)}"
-    )
-
-
-def _choices(engine: SimNode) -> str:
-    """The GPUs, and how to name a part of one by the example of the first that is there."""
-    gpus = engine.gpus
-    examples = [
-        f"{n}:{slot.index} or {n}/{slot.gi.id}/{slot.ci.id}"
-        for n, gpu in enumerate(gpus)
-        for slot in gpu.devices()
-    ]
-    indices = ", ".join(str(n) for n in range(len(gpus))) or "none"
-    return f"GPU {indices}" + (f"; a part of one is written like {examples[0]}" if examples else "")
-
-
-def _words(engine: SimNode, gpu: GpuState) -> str:
-    position = next((n for n, other in enumerate(engine.gpus) if other.uuid == gpu.uuid), gpu.index)
-    return f"GPU {position} ({gpu.uuid})"
 
 
 def _shape(gpu: GpuState | None) -> object:
@@ -289,3 +276,11 @@ def _path(text: str) -> str:
     if not text.startswith("/"):
         raise SimulationError(f"{text!r} is no absolute path; give one such as /dev/nvidia0")
     return text
+
+
+def _function(name: str) -> str:
+    if name not in FUNCTIONS:
+        near = difflib.get_close_matches(name, FUNCTIONS)
+        choices = f"; did you mean {' or '.join(near)}" if near else ""
+        raise SimulationError(f"the simulated library has no function {name!r}{choices}")
+    return name

@@ -101,6 +101,7 @@ class Watcher:
             self._end()
             return error
         thread = EventThread(source, self._node.on_event, self._turned)
+        thread.start()
         self._turned()  # so that one that hangs in its first wait is missed
         self._end()
         self._current = _Watch(source, thread)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.preference import prefer
 from plugin.core.settings import MigStrategy, Policy, Settings, SharedResource, Sharing
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.kubelet.wire import PluginConnection
 from tests.benchmarks.node import DEVICES, NODE, RESOURCE, Shared, new_node
 from tests.benchmarks.row import Row
+from tests.simulated import scan
 
 REPLICAS = 16
 IDS = DEVICES * REPLICAS
@@ -68,7 +68,7 @@ async def preferred(shared: Shared) -> Sequence[Row]:
 def _in_process(policy: Policy, size: int) -> tuple[float, ...]:
     sharing = Sharing((SharedResource(RESOURCE, REPLICAS),))
     settings = Settings(mig_strategy=MigStrategy.MIXED, sharing=sharing)
-    listed = advertise(SimDriver(parse_node(NODE)).scan(), settings).resources[RESOURCE]
+    listed = advertise(scan(parse_node(NODE)), settings).resources[RESOURCE]
     ids = [item.id for item in listed]
     took = []
     for _ in range(REPETITIONS):

@@ -23,7 +23,9 @@ def show(rows: Sequence[Row], failures: Mapping[str, str]) -> None:
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     table = Table(
-        title="Eight simulated A100s as 56 × 1g.5gb", caption=_machine(), caption_justify="left"
+        title="Eight simulated A100s as 56 × 1g.5gb: the NVML driver over the simulated library",
+        caption=_machine(),
+        caption_justify="left",
     )
     for heading in ("what", "median", "p99", "min – max", "n", "budget", "", "note"):
         table.add_column(heading, justify="left" if heading in {"what", "", "note"} else "right")

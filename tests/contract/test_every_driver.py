@@ -3,12 +3,47 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import pytest
+
+from plugin.core.health.events import Probe
 from plugin.core.inventory.model import Placement
 from plugin.core.inventory.profiles import Profile
+from plugin.core.inventory.samples import Samples
 from plugin.driver.base import Driver
+from plugin.errors import DriverCallFailed, DriverUnavailable
 
 KUBELET_ID_LIMIT = 63
+
+
+def assert_refuses(driver: Driver) -> None:
+    with pytest.raises(DriverUnavailable, match=r"^the driver is not open$"):
+        driver.scan()
+    with pytest.raises(DriverUnavailable, match=r"^the driver is not open$"):
+        driver.watch([])
+    for thorough in (False, True):
+        assert driver.probe("GPU-1", thorough=thorough) == Probe(
+            "GPU-1", error="the driver is not open"
+        )
+    samples = driver.sample()
+    assert replace(samples, time=0.0, seconds=0.0) == Samples(0.0)
+
+
+def test_a_driver_answers_only_while_it_is_open(closed_driver: Driver) -> None:
+    assert_refuses(closed_driver)
+    closed_driver.close()
+    closed_driver.open()
+    assert closed_driver.scan().driver_version
+    closed_driver.close()
+    assert_refuses(closed_driver)
+
+
+def test_a_closed_driver_lets_its_event_source_go(driver: Driver) -> None:
+    source = driver.watch([gpu.uuid for gpu in driver.scan().gpus])
+    driver.close()
+    with pytest.raises(DriverCallFailed, match="the event set is closed"):
+        source.wait(0)
 
 
 def test_scanning_twice_gives_the_same_answer(driver: Driver) -> None:

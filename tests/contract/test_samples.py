@@ -7,31 +7,27 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plugin.core.inventory.model import Gpu
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
 from plugin.driver.base import Driver
-from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import NvmlDriver
 from plugin.driver.nvml.gpm import SLOW_ROUNDS
 from plugin.driver.nvml.samples import ENERGY_ROUNDS
 from plugin.errors import SimulationError
-from plugin.sim import tree
-from plugin.sim.driver import SimDriver
+from plugin.sim.hardware import sensors as sensors_of_cards
 from plugin.sim.hardware.codes import Code
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.faults import Aspect
-from plugin.sim.nvml.library import SimLibrary
-
-OpenNvml = Callable[..., AbstractContextManager[NvmlDriver]]
+from plugin.sim.hardware.gpu import GpuState
+from tests.simulated import opened
 
 NODE = "2xh100-80gb+1xa100-40gb+1xt4-16gb:0=1g.10gb,1c.3g.40gb*3;1=off;2=1g.5gb*7"
 HOPPER, WHOLE, AMPERE, T4 = 0, 1, 2, 3
@@ -46,6 +42,8 @@ CODES = (
     Code.RESET_REQUIRED,
 )
 
+LOST = {Code.GPU_IS_LOST, Code.RESET_REQUIRED}
+
 
 class Clock:
     """A clock that goes when it is told to."""
@@ -55,23 +53,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class CountingLibrary:
-    """Counts the calls that reach a library, by function."""
-
-    def __init__(self, library: SimLibrary) -> None:
-        self.calls: Counter[str] = Counter()
-        self._library = library
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(self._library, name)
-
-        def counted(*args: Any) -> Any:
-            self.calls[name] += 1
-            return function(*args)
-
-        return counted
 
 
 @dataclass(frozen=True)
@@ -95,37 +76,22 @@ class Measured:
         return self.driver.sample().cards[self.gpu(gpu)]
 
 
-@pytest.fixture(params=["sim", "nvml-over-sim"])
-def measured(
-    request: pytest.FixtureRequest, tmp_path: Path, open_nvml: OpenNvml
-) -> Iterator[Measured]:
+@pytest.fixture
+def measured() -> Iterator[Measured]:
     clock = Clock()
     node = parse_node(NODE, clock)
-    if request.param == "sim":
-        simulated = SimDriver(node)
-        simulated.scan()
-        yield Measured(node, clock, simulated)
-    else:
-        with open_nvml(node, tmp_path) as nvml:
-            nvml.scan()
-            yield Measured(node, clock, nvml)
+    with opened(node) as driver:
+        driver.scan()
+        yield Measured(node, clock, driver)
 
 
-def timeless(samples: Samples, vague: Collection[str] = ()) -> Samples:
-    """Without what depends on earlier rounds.
-
-    NVML's graphics activity is of several. The utilisation of `vague` GPUs, whose MIG mode nobody
-    could read, is not asked for again when they switch it.
-    """
+def timeless(samples: Samples) -> Samples:
+    """Without what depends on earlier rounds: graphics activity is of several."""
     devices = {
         uuid: replace(device, activity=replace(device.activity, graphics_active=None))
         for uuid, device in samples.devices.items()
     }
-    cards = {
-        uuid: replace(card, utilisation=None, memory_utilisation=None) if uuid in vague else card
-        for uuid, card in samples.cards.items()
-    }
-    return replace(samples, time=0.0, seconds=0.0, devices=devices, cards=cards)
+    return replace(samples, time=0.0, seconds=0.0, devices=devices)
 
 
 # Every driver, the machine's own included
@@ -371,7 +337,7 @@ def test_a_closed_driver_has_seen_nothing(measured: Measured) -> None:
     assert measured.device(measured.gpu(WHOLE)).activity == Activity()
 
 
-# Agreement
+# Anything at all
 
 
 def use(node: SimNode, gpu: int, index: int, pid: int) -> None:
@@ -417,30 +383,63 @@ OPERATIONS = st.one_of(
     ),
     operations=st.lists(st.tuples(OPERATIONS, st.booleans()), max_size=10),
 )
-def test_drivers_agree_about_any_node(
+def test_any_node(
     faults: list[tuple[int, int, Aspect, Code]],
     operations: list[tuple[tuple[Any, ...], bool]],
-    open_nvml: OpenNvml,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    """What is measured is what the hardware shows, and what cannot be read costs only itself."""
     node = parse_node(NODE, Clock())
     for gpu, index, aspect, code in faults:
         holders = [slot.ci.uuid for slot in node.gpu(gpu).devices()]
         uuid = node.gpu(gpu).uuid if index < 0 or not holders else holders[index % len(holders)]
         node.faults.fail(uuid, aspect, code)
-    simulated, folder = SimDriver(node), tmp_path_factory.getbasetemp() / "samples"
-    vague: set[str] = set()
-    with open_nvml(node, folder) as nvml:
-        for (operation, *arguments), scan in [((nothing,), True), *operations]:
+    seen: dict[str, Gpu] = {}
+    with opened(node) as driver:
+        for (operation, *arguments), scans in [((nothing,), True), *operations]:
             modes = [gpu.mig for gpu in node.gpus]
             with contextlib.suppress(SimulationError):  # what the node refuses is no matter
                 operation(node, *arguments)
-            if scan or modes != [gpu.mig for gpu in node.gpus]:
-                tree.write(node, folder)
-                found = nvml.scan()
-                assert found == simulated.scan()
-                vague |= {gpu.uuid for gpu in found.gpus if gpu.error is not None}
-            assert timeless(nvml.sample(), vague) == timeless(simulated.sample(), vague)
+            if scans or modes != [gpu.mig for gpu in node.gpus]:
+                seen = {gpu.uuid: gpu for gpu in driver.scan().gpus}
+            assert_measured(driver.sample(), node, seen)
+
+
+def assert_measured(samples: Samples, node: SimNode, seen: Mapping[str, Gpu]) -> None:
+    broken = node.faults.code
+    for state in node.gpus:
+        gpu = seen.get(state.uuid)
+        there = gpu is not None and not state.lost and broken(state.uuid, Aspect.HANDLE) is None
+        sensors = broken(state.uuid, Aspect.SENSORS)
+        if gpu is None or not there or sensors in LOST:
+            assert state.uuid not in samples.cards
+            continue
+        card = samples.cards.get(state.uuid)
+        if card is None:  # only one whose own memory says that it is lost
+            assert broken(state.uuid, Aspect.MEMORY) in LOST
+            assert not gpu.mig_devices
+            continue
+        assert (card.power is None) == (sensors is not None)
+        assert card.ecc_corrected == (None if sensors else state.wear.single_bit_ecc)
+        expected = {device.uuid for device in gpu.mig_devices} or {gpu.uuid}
+        on_card = {uuid for uuid in expected if _readable(state, uuid, broken)}
+        assert samples.devices.keys() & expected == (set() if gpu.error else on_card)
+        for uuid in samples.devices.keys() & expected:
+            found = samples.devices[uuid]
+            size = sensors_of_cards.memory(state, state.device(uuid), node.memory_used(uuid))
+            unread = broken(uuid, Aspect.MEMORY) is not None
+            used = (found.memory_total, found.memory_used)
+            assert used == ((None, None) if unread else (size.total, size.used))
+    present = {state.uuid for state in node.gpus}
+    assert samples.cards.keys() <= present
+
+
+def _readable(state: GpuState, uuid: str, broken: Callable[[str, Aspect], Code | None]) -> bool:
+    """Whether a device is still there, and none of its answers is that it is lost."""
+    if uuid != state.uuid and state.device(uuid) is None:
+        return False
+    if uuid != state.uuid and broken(uuid, Aspect.HANDLE) is not None:
+        return False
+    return not {broken(uuid, Aspect.MEMORY), broken(uuid, Aspect.SENSORS)} & LOST
 
 
 # What it costs the driver
@@ -448,24 +447,18 @@ def test_drivers_agree_about_any_node(
 
 @contextlib.contextmanager
 def counting(
-    node: SimNode, folder: Path, without: tuple[str, ...] = ()
+    node: SimNode, without: tuple[str, ...] = ()
 ) -> Iterator[tuple[NvmlDriver, Counter[str]]]:
-    """An open NVML driver that has scanned a node, and the calls that reach its library."""
-    tree.write(node, folder)
-    library = CountingLibrary(SimLibrary(node, without))
-    driver = NvmlDriver(DeviceFiles(folder, proc=folder / "proc", sys=folder / "sys"), library)
-    driver.open()
-    driver.scan()
-    library.calls.clear()
-    try:
-        yield driver, library.calls
-    finally:
-        driver.close()
+    """An open driver that has scanned a node, and the calls that reach its library."""
+    with opened(node, without) as driver:
+        driver.scan()
+        node.calls.counts.clear()
+        yield driver, node.calls.counts
 
 
-def test_energy_is_asked_for_rarely_and_each_gpu_in_its_turn(tmp_path: Path) -> None:
+def test_energy_is_asked_for_rarely_and_each_gpu_in_its_turn() -> None:
     clock = Clock()
-    with counting(parse_node("4xh100-80gb", clock), tmp_path) as (driver, calls):
+    with counting(parse_node("4xh100-80gb", clock)) as (driver, calls):
         asked = []
         for _ in range(3 * ENERGY_ROUNDS):
             clock.now += 1
@@ -475,9 +468,9 @@ def test_energy_is_asked_for_rarely_and_each_gpu_in_its_turn(tmp_path: Path) -> 
         assert asked == [4, 1, 1, 1, *[0] * 6, 1, 1, 1, 1, *[0] * 6, 1, 1, 1, 1, *[0] * 6]
 
 
-def test_what_a_card_lacks_is_asked_for_once(tmp_path: Path) -> None:
+def test_what_a_card_lacks_is_asked_for_once() -> None:
     node = parse_node("1xa100-40gb+1xt4-16gb:0=1g.5gb*7")
-    with counting(node, tmp_path, without=("nvmlDeviceGetMemoryInfo_v2",)) as (driver, calls):
+    with counting(node, without=("nvmlDeviceGetMemoryInfo_v2",)) as (driver, calls):
         rounds = [driver.sample() for _ in range(5)]
         assert calls["nvmlDeviceGetUtilizationRates"] == 1 + 5  # MIG on, and off
         assert calls["nvmlDeviceGetRemappedRows"] == 5 + 1
@@ -500,11 +493,11 @@ def test_what_a_card_lacks_is_asked_for_once(tmp_path: Path) -> None:
         assert calls["nvmlDeviceGetUtilizationRates"] == calls["nvmlDeviceGetRemappedRows"] == 2
 
 
-def test_what_fails_for_once_is_asked_again(tmp_path: Path) -> None:
+def test_what_fails_for_once_is_asked_again() -> None:
     node = parse_node("1xh100-80gb")
     uuid = node.gpu(0).uuid
     node.faults.fail(uuid, Aspect.SENSORS, Code.UNKNOWN)
-    with counting(node, tmp_path) as (driver, _):
+    with counting(node) as (driver, _):
         assert driver.sample().cards[uuid] == CardSample()
         node.faults.heal({uuid})
         assert driver.sample().cards[uuid].power is not None
@@ -514,20 +507,18 @@ def test_what_fails_for_once_is_asked_again(tmp_path: Path) -> None:
         assert driver.sample().cards[uuid].power is None
 
 
-def test_a_gpu_instance_is_sampled_once_for_all_in_it(tmp_path: Path) -> None:
-    with counting(parse_node("1xh100-80gb:0=1c.3g.40gb*3,1g.10gb"), tmp_path) as (driver, calls):
+def test_a_gpu_instance_is_sampled_once_for_all_in_it() -> None:
+    with counting(parse_node("1xh100-80gb:0=1c.3g.40gb*3,1g.10gb")) as (driver, calls):
         driver.sample()
         assert calls["nvmlGpmMigSampleGet"] == 2
         driver.sample()
         assert calls["nvmlGpmMigSampleGet"] == 4
 
 
-def test_graphics_activity_is_asked_for_rarely_and_of_the_whole_time_between(
-    tmp_path: Path,
-) -> None:
+def test_graphics_activity_is_asked_for_rarely_and_of_the_whole_time_between() -> None:
     node = parse_node("1xh100-80gb")
     uuid = node.gpu(0).uuid
-    with counting(node, tmp_path) as (driver, calls):
+    with counting(node) as (driver, calls):
         rounds, asked = [], []
         for number in range(2 * SLOW_ROUNDS + 1):
             if number == SLOW_ROUNDS + 2:
@@ -547,13 +538,13 @@ def test_graphics_activity_is_asked_for_rarely_and_of_the_whole_time_between(
         assert later == [*[0] * (SLOW_ROUNDS - 1), 0.45]  # idle at the start, busy at the end
 
 
-def test_sample_buffers_are_freed_when_instances_go_and_at_the_end(tmp_path: Path) -> None:
+def test_sample_buffers_are_freed_when_instances_go_and_at_the_end() -> None:
     node = parse_node("1xh100-80gb:0=1g.10gb*7")
 
     def held() -> int:
         return calls["nvmlGpmSampleAlloc"] - calls["nvmlGpmSampleFree"]
 
-    with counting(node, tmp_path) as (driver, calls):
+    with counting(node) as (driver, calls):
         for _ in range(3 * SLOW_ROUNDS):
             driver.sample()
             assert held() <= 3 * 7
@@ -574,7 +565,7 @@ def test_sample_buffers_are_freed_when_instances_go_and_at_the_end(tmp_path: Pat
         assert held() == 0
 
 
-def test_an_old_library_is_no_reason_to_fail(tmp_path: Path) -> None:
+def test_an_old_library_is_no_reason_to_fail() -> None:
     node = parse_node("1xh100-80gb:0=1g.10gb*7")
     without = (
         *(
@@ -590,7 +581,7 @@ def test_an_old_library_is_no_reason_to_fail(tmp_path: Path) -> None:
         *("nvmlDeviceGetTemperature", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetClockInfo"),
         *("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetRemappedRows"),
     )
-    with counting(node, tmp_path, without) as (driver, _):
+    with counting(node, without) as (driver, _):
         samples = driver.sample()
     assert set(samples.cards.values()) == {CardSample()}
     size = 9984 << 20
@@ -599,10 +590,10 @@ def test_an_old_library_is_no_reason_to_fail(tmp_path: Path) -> None:
     }
 
 
-def test_without_sample_buffers_there_is_no_activity(tmp_path: Path) -> None:
+def test_without_sample_buffers_there_is_no_activity() -> None:
     node = parse_node("1xh100-80gb:0=1g.10gb*7")
     for missing in ("nvmlGpmSampleAlloc", "nvmlGpmMetricsGet", "nvmlGpmMigSampleGet"):
-        with counting(node, tmp_path, without=(missing,)) as (driver, _):
+        with counting(node, without=(missing,)) as (driver, _):
             for _ in range(3):
                 assert {device.activity for device in driver.sample().devices.values()} == {
                     Activity()

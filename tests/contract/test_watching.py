@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,19 +13,17 @@ from hypothesis import strategies as st
 
 from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind, Probe
 from plugin.driver.base import NO_XID_EVENTS, Driver, EventSource
-from plugin.driver.nvml import NvmlDriver
 from plugin.errors import DriverCallFailed, DriverStale, DriverUnavailable
-from plugin.sim import tree
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.cards import catalog
 from plugin.sim.hardware.codes import Code
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.faults import Aspect
 from plugin.sim.hardware.gpu import GpuState
-
-OpenNvml = Callable[..., AbstractContextManager[NvmlDriver]]
+from tests.simulated import opened, truth
 
 PATIENCE = 10.0
+LOST = {Code.GPU_IS_LOST, Code.RESET_REQUIRED}
+NO_ANSWER = {Code.NOT_SUPPORTED, Code.NO_PERMISSION}
 NODE = "2xa100-40gb+1xt4-16gb:0=2g.10gb,1c.3g.20gb*3;1=1g.5gb*7"
 A100, OTHER, T4 = 0, 1, 2
 CODES = (
@@ -57,16 +53,11 @@ class Watched:
         return self.driver.probe(self.uuid(gpu), thorough=thorough)
 
 
-@pytest.fixture(params=["sim", "nvml-over-sim"])
-def watched(
-    request: pytest.FixtureRequest, tmp_path: Path, open_nvml: OpenNvml
-) -> Iterator[Watched]:
+@pytest.fixture
+def watched() -> Iterator[Watched]:
     node = parse_node(NODE)
-    if request.param == "sim":
-        yield Watched(node, SimDriver(node))
-    else:
-        with open_nvml(node, tmp_path) as nvml:
-            yield Watched(node, nvml)
+    with opened(node) as driver:
+        yield Watched(node, driver)
 
 
 @contextlib.contextmanager
@@ -284,9 +275,7 @@ class NoticedNode(SimNode):
         super().enter(gpu)
 
 
-def test_closing_does_not_wait_for_a_thread_that_hangs_in_the_driver(
-    tmp_path: Path, open_nvml: OpenNvml
-) -> None:
+def test_closing_does_not_wait_for_a_thread_that_hangs_in_the_driver() -> None:
     NoticedNode.asked = threading.Event()
     node = NoticedNode([catalog().cards["a100-40gb"]])
     ended = threading.Event()
@@ -296,7 +285,7 @@ def test_closing_does_not_wait_for_a_thread_that_hangs_in_the_driver(
             source.wait(0)
         ended.set()
 
-    with open_nvml(node, tmp_path) as nvml:
+    with opened(node) as nvml:
         source = nvml.watch([node.gpu(0).uuid])
         node.faults.hang()
         node.asked.clear()
@@ -343,12 +332,10 @@ def test_wear_is_read_by_a_thorough_probe(watched: Watched) -> None:
     assert watched.probe() == Probe(watched.uuid(), recovery_action=0)
 
 
-def test_an_old_driver_answers_by_other_means(tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_an_old_driver_answers_by_other_means() -> None:
     node = parse_node(NODE)
     uuid = node.gpu(A100).uuid
-    with open_nvml(
-        node, tmp_path, without=("nvmlDeviceGetFieldValues", "nvmlDeviceGetRemappedRows")
-    ) as nvml:
+    with opened(node, without=("nvmlDeviceGetFieldValues", "nvmlDeviceGetRemappedRows")) as nvml:
         assert nvml.probe(uuid, thorough=True) == Probe(uuid)
         node.faults.fail(uuid, Aspect.MEMORY, Code.GPU_IS_LOST)
         lost = Probe(uuid, error="nvmlDeviceGetMemoryInfo: GPU is lost", lost=True)
@@ -371,18 +358,17 @@ def test_an_old_driver_answers_by_other_means(tmp_path: Path, open_nvml: OpenNvm
     lost=st.booleans(),
     loaded=st.booleans(),
 )
-def test_drivers_agree_about_any_faults(
+def test_any_faults(
     faults: list[tuple[Aspect, Code]],
     action: int,
     gpu: int,
     lost: bool,  # noqa: FBT001 - drawn
     loaded: bool,  # noqa: FBT001 - drawn
-    open_nvml: OpenNvml,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     node = parse_node(NODE)
-    simulated, uuid = SimDriver(node), node.gpu(gpu).uuid
-    with open_nvml(node, tmp_path_factory.getbasetemp() / "agree") as nvml:
+    uuid, broken = node.gpu(gpu).uuid, dict(faults)
+    handle = Code.GPU_IS_LOST if lost else broken.get(Aspect.HANDLE)
+    with opened(node) as driver:
         node.set_recovery_action(gpu, action)
         for aspect, code in faults:
             node.faults.fail(uuid, aspect, code)
@@ -390,23 +376,52 @@ def test_drivers_agree_about_any_faults(
             node.lose(gpu)
         node.faults.set_available(available=loaded)
         for thorough in (False, True):
-            assert nvml.probe(uuid, thorough=thorough) == simulated.probe(uuid, thorough=thorough)
+            probe = driver.probe(uuid, thorough=thorough)
+            assert_probed(probe, node, gpu, broken, thorough=thorough)
         if loaded:
-            ours, theirs = nvml.watch([uuid]), simulated.watch([uuid])
-            assert ours.failures == theirs.failures
+            source = driver.watch([uuid])
+            refused = handle is not None or Aspect.EVENTS in broken
+            assert set(source.failures) == ({uuid} if refused else set())
             node.xid(gpu, 31, 3, 0)
-            assert drain(ours) == drain(theirs)
+            event = DriverEvent(EventKind.XID, uuid, 3, 0, 31)
+            assert drain(source) == ([] if refused else [event])
+
+
+def assert_probed(
+    probe: Probe, node: SimNode, gpu: int, broken: dict[Aspect, Code], *, thorough: bool
+) -> None:
+    """What cannot be asked is unknown, a lost GPU is always known as lost."""
+    available, state = node.faults.available, node.gpu(gpu)
+    handle = Code.GPU_IS_LOST if state.lost else broken.get(Aspect.HANDLE)
+    recovery, sensors = broken.get(Aspect.RECOVERY), broken.get(Aspect.SENSORS)
+    memory = broken.get(Aspect.MEMORY) if recovery is not None else None
+    asked = [recovery if recovery in LOST else memory, sensors if thorough else None]
+    if not available or handle is not None:
+        assert probe.error is not None
+        assert probe.lost == (available and handle in {*LOST, Code.NOT_FOUND})
+    elif any(code in LOST for code in asked):
+        assert probe.lost
+    elif memory is not None and memory not in NO_ANSWER:
+        assert probe.error is not None
+        assert probe.lost == (memory == Code.NOT_FOUND)
+    else:
+        assert (probe.error, probe.lost) == (None, False)
+        known = state.recovery_action if recovery is None else None
+        assert probe.recovery_action == known
+        remaps = thorough and sensors is None and state.card.remaps_rows
+        retires = thorough and sensors is None and not state.card.remaps_rows
+        assert probe.remap_failure == (False if remaps else None)
+        assert probe.retirement_pending == (False if retires else None)
 
 
 # GPUs that come and go
 
 
-def test_gpus_that_come_are_seen_by_initialising_again(tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_gpus_that_come_are_seen_by_initialising_again() -> None:
     node = parse_node("2xa100-40gb:all-1g.5gb")
-    with open_nvml(node, tmp_path) as nvml:
+    with opened(node) as nvml:
         before = nvml.scan()
         made = node.add_gpu(catalog().cards["a100-40gb"])
-        tree.write(node, tmp_path)
         for _ in range(2):
             with pytest.raises(
                 DriverStale, match=rf"\({made.pci_bus_id} came\); NVML must be initialised again"
@@ -414,20 +429,19 @@ def test_gpus_that_come_are_seen_by_initialising_again(tmp_path: Path, open_nvml
                 nvml.scan()
         nvml.close()
         nvml.open()
-        assert nvml.scan() == SimDriver(node).scan()
+        assert nvml.scan().gpus == truth(node)
         assert [gpu.uuid for gpu in nvml.scan().gpus] == [
             *(gpu.uuid for gpu in before.gpus),
             made.uuid,
         ]
 
 
-def test_gpus_that_go_and_come_back(tmp_path: Path, open_nvml: OpenNvml) -> None:
+def test_gpus_that_go_and_come_back() -> None:
     node = parse_node("3xa100-40gb:all-1g.5gb")
-    with open_nvml(node, tmp_path) as nvml:
+    with opened(node) as nvml:
         before = nvml.scan()
         source = nvml.watch([gpu.uuid for gpu in before.gpus])
         node.remove_gpu(1)
-        tree.write(node, tmp_path)
         with pytest.raises(DriverCallFailed, match="GPU is lost"):
             source.wait(PATIENCE)
         with pytest.raises(DriverStale, match=f"{before.gpus[1].pci_bus_id} went"):
@@ -435,7 +449,7 @@ def test_gpus_that_go_and_come_back(tmp_path: Path, open_nvml: OpenNvml) -> None
         nvml.close()
         nvml.open()
         left = nvml.scan()
-        assert left == SimDriver(node).scan()
+        assert left.gpus == truth(node)
         assert [(gpu.index, gpu.minor, gpu.uuid) for gpu in left.gpus] == [
             (0, 0, before.gpus[0].uuid),
             (1, 2, before.gpus[2].uuid),
@@ -443,24 +457,20 @@ def test_gpus_that_go_and_come_back(tmp_path: Path, open_nvml: OpenNvml) -> None
         assert left.gpus[1].mig_devices[0].gpu_index == 1
         assert nvml.probe(before.gpus[1].uuid, thorough=False).lost
         node.return_gpu(1)
-        tree.write(node, tmp_path)
         nvml.close()
         nvml.open()
-        assert nvml.scan() == SimDriver(node).scan()
+        assert nvml.scan().gpus == truth(node)
         assert [gpu.uuid for gpu in nvml.scan().gpus] == [gpu.uuid for gpu in before.gpus]
         assert not nvml.scan().gpus[1].mig_devices
 
 
-def test_a_node_that_does_not_list_its_gpus_is_no_reason_to_start_again(
-    tmp_path: Path, open_nvml: OpenNvml
-) -> None:
+def test_a_node_that_does_not_list_its_gpus_is_no_reason_to_start_again() -> None:
     node = parse_node("2xa100-40gb:all-1g.5gb")
     for gpu in node.gpus:
         node.faults.remove_node(f"/proc/driver/nvidia/gpus/{gpu.pci_bus_id}/information")
-    with open_nvml(node, tmp_path) as nvml:
+    with opened(node) as nvml:
         assert len(nvml.scan().gpus) == 2
         node.faults.restore_node(f"/proc/driver/nvidia/gpus/{node.gpu(0).pci_bus_id}/information")
-        tree.write(node, tmp_path)
         assert len(nvml.scan().gpus) == 2
 
 

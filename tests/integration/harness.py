@@ -15,9 +15,9 @@ from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.loops.heartbeats import Heartbeats
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.simulation import simulate as simulate_node
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.watching import Watcher, probe_regularly
 from plugin.state.writer import Node
@@ -71,7 +71,8 @@ async def live(
     """
     settings = settings or Settings(mig_strategy=MigStrategy.MIXED, quiet_seconds=NEVER)
     hardware = parse_node(simulate)
-    driver, worker = SimDriver(hardware), DriverWorker()
+    driver, worker = simulate_node(hardware).driver, DriverWorker()
+    worker.start()
     ledger_file = LedgerFile(folder / "ledger.json", boot_id="boot")
     node, heartbeats = Node(driver, worker, settings, ledger_file), Heartbeats()
     async with SimKubelet(folder / "plugins", readmission_s=None, seed=1) as kubelet:

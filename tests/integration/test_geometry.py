@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from plugin.core.advertise.advertisement import advertise
+from plugin.core.inventory.model import Inventory, MigDevice
 from plugin.core.settings import MigStrategy, Settings
-from plugin.sim.driver import SimDriver
 from plugin.sim.kubelet.pods import Pod
+from tests.simulated import truth
 
 from .harness import NEVER, ONE_SLICE, Live, live
 
@@ -132,7 +133,6 @@ class _Model:
     def __init__(self, plugin: Live) -> None:
         self._plugin = plugin
         self._hardware = plugin.hardware
-        self._scanner = SimDriver(plugin.hardware)
         self._down: set[str] = set()
         self._lost: dict[int, set[str]] = {}
 
@@ -145,7 +145,7 @@ class _Model:
             return
         match dice.randrange(10):
             case 0 if len(self._lost) < 3:
-                self._lost[index] = self._ids_on(index)
+                self._lost[index] = self._ids()[index]
                 self._hardware.lose(index)
             case 1 | 2 | 3 | 4:
                 slots = list(gpu.devices())
@@ -163,21 +163,18 @@ class _Model:
                     return
                 self._hardware.set_geometry(index, dice.choice(GEOMETRIES))
 
-    def _ids_on(self, index: int) -> set[str]:
-        listed = advertise(self._scanner.scan(), SETTINGS).resources
-        return {
-            item.id
-            for ids in listed.values()
-            for item in ids
-            if (item.device.gpu_index if hasattr(item.device, "gpu_index") else item.device.index)
-            == index
-        }
+    def _ids(self) -> dict[int, set[str]]:
+        """What the hardware has to offer, by GPU; a lost one offers nothing."""
+        there = tuple(gpu for gpu in truth(self._hardware) if gpu.index not in self._lost)
+        found = {gpu.index: set[str]() for gpu in there}
+        for listed in advertise(Inventory(gpus=there), SETTINGS).resources.values():
+            for item in listed:
+                on = item.device.gpu_index if isinstance(item.device, MigDevice) else None
+                found[item.device.index if on is None else on].add(item.id)
+        return found
 
     def agrees(self) -> bool:
-        scan = self._scanner.scan()
-        wanted = {gpu.uuid: set[str]() for gpu in scan.gpus}
-        for gpu in scan.gpus:
-            wanted[gpu.uuid] = self._ids_on(gpu.index)
+        wanted = {self._hardware.gpu(index).uuid: ids for index, ids in self._ids().items()}
         present = set().union(*wanted.values()) if wanted else set()
         down = {name for name in present if name in self._down}
         down |= set().union(*(ids for uuid, ids in wanted.items() if uuid in self._down))

@@ -24,11 +24,11 @@ import pytest
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import NvmlDriver
 from plugin.sim import tree
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import ContainerResult, Pod
 from tests.native import build
+from tests.simulated import scan
 
 SMALL = "nvidia.com/mig-1g.5gb"
 CONTROL_NODES = {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"}
@@ -512,7 +512,7 @@ def test_scan_equals_the_simulated_drivers(
         inventory = driver.scan()
     finally:
         driver.close()
-    assert inventory.gpus == SimDriver(parse_node(f"p4d.24xlarge:{geometry}")).scan().gpus
+    assert inventory.gpus == scan(parse_node(f"p4d.24xlarge:{geometry}")).gpus
 
 
 # A driver below a root of its own

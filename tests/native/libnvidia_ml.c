@@ -270,6 +270,11 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **out) {
     for (unsigned i = 0; i < gpu_count; i++) {
         *out = &gpus[i];
         if (!strcmp(gpus[i].uuid, uuid)) return gpus[i].lost ? GPU_IS_LOST : SUCCESS;
+        for (unsigned j = 0; j < gpus[i].devices; j++) {
+            *out = &gpus[i].device[j];
+            if (gpus[i].device[j].profile && !strcmp(gpus[i].device[j].uuid, uuid))
+                return gpus[i].lost ? GPU_IS_LOST : SUCCESS;
+        }
     }
     return NOT_FOUND;
 }
@@ -295,7 +300,16 @@ int nvmlDeviceGetMinorNumber(void *handle, unsigned *out) { GPU; *out = gpu->min
 
 int nvmlDeviceGetName(void *handle, char *out, unsigned length) { GPU; return text(out, length, PRODUCT); }
 
-int nvmlDeviceGetMemoryInfo(void *handle, Memory *out) { GPU; *out = (Memory){MEMORY, MEMORY, 0}; return SUCCESS; }
+int nvmlDeviceGetMemoryInfo(void *handle, Memory *out) {
+    BEGIN;
+    Gpu *gpu = gpu_of(handle);
+    Mig *mig = mig_of(handle);
+    if (!gpu && !mig) return INVALID_ARGUMENT;
+    if (gpu && gpu->lost) return GPU_IS_LOST;
+    unsigned long long total = mig ? (unsigned long long)mig->profile->memory_mb << 20 : MEMORY;
+    *out = (Memory){total, total, 0};
+    return SUCCESS;
+}
 
 int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
     GPU;
@@ -427,6 +441,53 @@ int nvmlDeviceGetRemappedRows(void *handle, unsigned *corrected, unsigned *uncor
     *corrected = *uncorrected = *pending = *failure = 0;
     return SUCCESS;
 }
+
+/* Measurements: of an idle card. */
+
+typedef struct { unsigned gpu, memory; } Utilization;
+typedef struct { unsigned version, supported; } GpmSupport;
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, void *out) {
+    (void)out;
+    BEGIN;
+    if (!gpu_of(handle) && !mig_of(handle)) return INVALID_ARGUMENT;
+    *count = 0;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetPowerUsage(void *handle, unsigned *out) { GPU; *out = 62000; return SUCCESS; }
+
+int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned *out) {
+    (void)sensor;
+    GPU;
+    *out = 31;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetClockInfo(void *handle, int clock, unsigned *out) {
+    GPU;
+    *out = clock == 2 ? 1215 : 210; /* the memory's, or the multiprocessors' */
+    return SUCCESS;
+}
+
+int nvmlDeviceGetTotalEnergyConsumption(void *handle, unsigned long long *out) { GPU; *out = 1000; return SUCCESS; }
+
+int nvmlDeviceGetUtilizationRates(void *handle, Utilization *out) {
+    GPU;
+    if (gpu->mig) return NOT_SUPPORTED;
+    *out = (Utilization){0, 0};
+    return SUCCESS;
+}
+
+int nvmlDeviceGetTotalEccErrors(void *handle, int kind, int counter, unsigned long long *out) {
+    (void)kind, (void)counter;
+    GPU;
+    *out = 0;
+    return SUCCESS;
+}
+
+/* An A100 has no performance monitoring. */
+int nvmlGpmQueryDeviceSupport(void *handle, GpmSupport *out) { GPU; out->supported = 0; return SUCCESS; }
 
 /* Profiles. */
 

@@ -22,8 +22,8 @@ from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
 from plugin.errors import ControlError, NotRunning
 from plugin.loops.heartbeats import Heartbeats
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.simulation import simulate
 from plugin.sim.verbs import perform
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.writer import Node
@@ -79,9 +79,11 @@ async def running() -> AsyncIterator[Running]:
         hardware = parse_node("2xa100-40gb:0=1g.5gb*7;1=3g.20gb*2")
         ledger, path = Path(folder) / "ledger.json", Path(folder) / "run" / "control.sock"
         ledger_file = LedgerFile(ledger)
+        worker = DriverWorker()
+        worker.start()
         node = Node(
-            SimDriver(hardware),
-            DriverWorker(),
+            simulate(hardware).driver,
+            worker,
             Settings(mig_strategy=MigStrategy.MIXED),
             ledger_file,
         )

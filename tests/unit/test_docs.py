@@ -15,10 +15,10 @@ from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
 from plugin.core.status import document
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.cards import catalog
 from plugin.sim.hardware.engine import parse_node
 from scripts import options_table
+from tests.simulated import scan
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -121,7 +121,7 @@ def test_the_readme_shows_what_the_demo_prints() -> None:
 
 def test_every_field_of_the_json_form_is_documented() -> None:
     settings = Settings(mig_strategy=MigStrategy.MIXED)
-    inventory = SimDriver(parse_node("1xa100-40gb:all-balanced")).scan()
+    inventory = scan(parse_node("1xa100-40gb:all-balanced"))
     text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`([\w.*]+)`", text))
     for field in _fields(
@@ -159,7 +159,7 @@ def test_the_example_geometries_advertise_what_is_said() -> None:
             for count, name in re.findall(r"(\d+) × `([^`]+)`", said)
         }
         listed = advertise(
-            SimDriver(parse_node(node)).scan(), Settings(mig_strategy=MigStrategy.MIXED)
+            scan(parse_node(node)), Settings(mig_strategy=MigStrategy.MIXED)
         ).resources
         assert {name: len(ids) for name, ids in listed.items()} == wanted
 

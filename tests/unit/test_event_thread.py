@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -30,12 +31,25 @@ class Failing:
 async def test_a_failure_of_the_driver_is_the_answer() -> None:
     lost = DriverCallFailed("waiting for events: GPU is lost", code=15, gpu_lost=True)
     thread = EventThread(Failing(lost), lambda _: None, lambda: None)
-    assert await asyncio.wait_for(thread.ended, 5) is lost
+    thread.start()
+    async with asyncio.timeout(5):
+        assert await thread.ended is lost
     assert not thread.alive.done()
 
 
 @pytest.mark.asyncio
 async def test_an_error_that_no_source_should_raise_is_raised_to_whoever_asks() -> None:
     thread = EventThread(Failing(ValueError("not an event")), lambda _: None, lambda: None)
+    thread.start()
     with pytest.raises(ValueError, match="not an event"):
-        await asyncio.wait_for(thread.ended, 5)
+        async with asyncio.timeout(5):
+            await thread.ended
+
+
+@pytest.mark.asyncio
+async def test_making_one_starts_no_thread() -> None:
+    before = threading.active_count()
+    source = Failing(ValueError("asked before the start"))
+    thread = EventThread(source, lambda _: None, lambda: None)
+    assert threading.active_count() == before
+    assert not thread.ended.done()

@@ -10,10 +10,11 @@ import pytest
 from plugin.core.inventory.model import MigDevice
 from plugin.driver.base import DriverEvent, EventKind
 from plugin.errors import DriverUnavailable, SimulationError
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.codes import Code, NodeError
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.faults import Aspect
+from plugin.sim.simulation import simulate
+from tests.simulated import scan
 
 PATIENCE = 10.0
 
@@ -24,7 +25,7 @@ def ampere() -> SimNode:
 
 
 def devices(node: SimNode, gpu: int = 0) -> tuple[MigDevice, ...]:
-    return SimDriver(node).scan().gpus[gpu].mig_devices
+    return scan(node).gpus[gpu].mig_devices
 
 
 def refused(code: Code) -> pytest.RaisesExc[NodeError]:
@@ -33,7 +34,7 @@ def refused(code: Code) -> pytest.RaisesExc[NodeError]:
 
 def test_a_node_is_the_same_every_time_it_is_built() -> None:
     text = "p4d.24xlarge:all-balanced"
-    assert SimDriver(parse_node(text)).scan() == SimDriver(parse_node(text)).scan()
+    assert scan(parse_node(text)) == scan(parse_node(text))
 
 
 def test_nodes_of_other_names_have_other_uuids() -> None:
@@ -155,7 +156,7 @@ def test_memory_in_use_of_a_gpu_is_that_of_its_devices(ampere: SimNode) -> None:
 
 
 def test_a_geometry_that_cannot_be_changes_nothing(ampere: SimNode) -> None:
-    before, generation = SimDriver(ampere).scan(), ampere.generation
+    before, generation = scan(ampere), ampere.generation
     attempts: tuple[Callable[[], object], ...] = (
         lambda: ampere.set_geometry(0, ["3g.20gb"] * 3),
         lambda: ampere.set_geometry(0, ["1g.6gb"]),
@@ -164,7 +165,7 @@ def test_a_geometry_that_cannot_be_changes_nothing(ampere: SimNode) -> None:
     for attempt in attempts:
         with pytest.raises(SimulationError):
             attempt()
-    assert SimDriver(ampere).scan() == before
+    assert scan(ampere) == before
     assert ampere.generation == generation
 
 
@@ -213,19 +214,19 @@ def test_a_reset_takes_instances_faults_and_the_recovery_action(ampere: SimNode)
     after = ampere.gpu(0)
     assert (after.mig, after.instances, after.recovery_action) == (True, (), 0)
     assert (after.wear.remap_pending, after.wear.remapped_correctable) == (False, 2)
-    assert SimDriver(ampere).scan().gpus[0].error is None
+    assert scan(ampere).gpus[0].error is None
 
 
 def test_a_lost_gpu_refuses_everything_until_it_is_back(ampere: SimNode) -> None:
-    before = SimDriver(ampere).scan()
+    before = scan(ampere)
     ampere.lose(0)
     with refused(Code.GPU_IS_LOST):
         ampere.create_gi(0, "1g.5gb")
     with refused(Code.GPU_IS_LOST):
         ampere.reset(0)
-    assert [gpu.index for gpu in SimDriver(ampere).scan().gpus] == [1]
+    assert [gpu.index for gpu in scan(ampere).gpus] == [1]
     ampere.restore(0)
-    assert SimDriver(ampere).scan() == before
+    assert scan(ampere) == before
 
 
 def test_faults_end_with_the_device_or_when_healed(ampere: SimNode) -> None:
@@ -264,7 +265,7 @@ def test_a_hanging_driver_answers_only_when_it_is_let_go(ampere: SimNode) -> Non
 
     def read() -> None:
         started.set()
-        answers.append(SimDriver(ampere).scan())
+        answers.append(scan(ampere))
 
     ampere.faults.hang()
     reader = threading.Thread(target=read, daemon=True)
@@ -275,15 +276,15 @@ def test_a_hanging_driver_answers_only_when_it_is_let_go(ampere: SimNode) -> Non
     assert not answers
     ampere.faults.unhang()
     reader.join(PATIENCE)
-    assert answers == [SimDriver(ampere).scan()]
+    assert answers == [scan(ampere)]
 
 
 def test_a_driver_that_is_not_loaded_cannot_be_opened(ampere: SimNode) -> None:
     ampere.faults.set_available(available=False)
     with pytest.raises(DriverUnavailable, match="Driver Not Loaded"):
-        SimDriver(ampere).open()
+        simulate(ampere).driver.open()
     ampere.faults.set_available(available=True)
-    SimDriver(ampere).open()
+    simulate(ampere).driver.open()
 
 
 def test_events_reach_the_queues_registered_for_the_gpu(ampere: SimNode) -> None:
@@ -389,7 +390,7 @@ def test_a_gpu_that_was_removed_keeps_its_slot_and_loses_what_was_on_it(ampere: 
     ampere.return_gpu(0)
     assert [gpu.uuid for gpu in ampere.gpus] == [removed.uuid, ampere.gpu(1).uuid]
     assert (ampere.gpu(0).mig, ampere.gpu(0).instances) == (False, ())
-    assert SimDriver(ampere).scan().gpus[0].error is None
+    assert scan(ampere).gpus[0].error is None
 
 
 def test_only_a_gpu_that_was_removed_can_be_returned(ampere: SimNode) -> None:

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.errors import SimulationError
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.cards import catalog
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.hardware.geometry import parse_fleet, parse_geometry
+from tests.simulated import scan
 
 
 def profiles(node: str) -> list[dict[str, int] | None]:
     """Devices per GPU by profile, ``None`` for MIG off."""
-    gpus = SimDriver(parse_node(node)).scan().gpus
+    gpus = scan(parse_node(node)).gpus
     return [
         dict(Counter(d.profile for d in gpu.mig_devices)) if gpu.mig_enabled else None
         for gpu in gpus

@@ -14,11 +14,12 @@ import pytest
 
 from plugin.core.inventory.model import Placement
 from plugin.driver.nvml import library as nvml
-from plugin.sim.driver import SimDriver
+from plugin.driver.nvml.binding import using
 from plugin.sim.hardware.codes import Code
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.faults import Aspect
 from plugin.sim.nvml.library import SimLibrary
+from tests.simulated import scan
 
 FIELDS = (
     *("id", "sliceCount", "instanceCount", "multiprocessorCount", "copyEngineCount"),
@@ -49,9 +50,10 @@ def node() -> SimNode:
 def library(node: SimNode) -> Iterator[SimLibrary]:
     """The library, initialised and put where pynvml calls it."""
     library = SimLibrary(node)
-    nvml.initialise(library)
-    yield library
-    nvml.shut_down()
+    with using(library):
+        nvml.initialise()
+        yield library
+        nvml.shut_down()
 
 
 @pytest.fixture
@@ -85,11 +87,12 @@ def test_functions_that_are_not_there_are_missing_as_from_a_loaded_library(node:
     for name in ("nvmlDeviceGetName", "nvmlNoSuchFunction"):
         with pytest.raises(AttributeError, match=name):
             getattr(library, name)
-    nvml.initialise(library)
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    with fails(Code.FUNCTION_NOT_FOUND):
-        pynvml.nvmlDeviceGetName(handle)
-    nvml.shut_down()
+    with using(library):
+        nvml.initialise()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        with fails(Code.FUNCTION_NOT_FOUND):
+            pynvml.nvmlDeviceGetName(handle)
+        nvml.shut_down()
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_a_gpu_describes_itself(gpu: Any, node: SimNode) -> None:
 
 
 def test_handles_by_uuid(library: SimLibrary, node: SimNode) -> None:
-    uuid = SimDriver(node).scan().gpus[0].mig_devices[1].uuid
+    uuid = scan(node).gpus[0].mig_devices[1].uuid
     for wanted in (node.gpu(1).uuid, uuid):
         assert pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByUUID(wanted)) == wanted
     with fails(Code.NOT_FOUND):
@@ -194,7 +197,7 @@ def test_handles_by_uuid(library: SimLibrary, node: SimNode) -> None:
 
 
 def test_a_mig_device_describes_itself(gpu: Any, mig: Any, node: SimNode) -> None:
-    state = SimDriver(node).scan().gpus[0].mig_devices[0]
+    state = scan(node).gpus[0].mig_devices[0]
     assert pynvml.nvmlDeviceGetUUID(mig) == state.uuid
     assert pynvml.nvmlDeviceIsMigDeviceHandle(mig).value == 1
     assert pynvml.nvmlDeviceGetGpuInstanceId(mig) == state.gi
@@ -274,7 +277,7 @@ def test_instances_can_be_made_and_destroyed(gpu: Any, node: SimNode) -> None:
     assert pynvml.nvmlGpuInstanceGetComputeInstanceRemainingCapacity(instance, 0) == 1
     found = pynvml.nvmlComputeInstanceGetInfo(first)
     assert (found.id, found.profileId, found.placement.size) == (0, 0, 1)
-    assert "1c.2g.20gb" in {device.profile for device in SimDriver(node).scan().gpus[0].mig_devices}
+    assert "1c.2g.20gb" in {device.profile for device in scan(node).gpus[0].mig_devices}
     with fails(Code.IN_USE):
         pynvml.nvmlGpuInstanceDestroy(instance)
     pynvml.nvmlComputeInstanceDestroy(first)
@@ -419,12 +422,13 @@ def test_activity_of_an_instance_is_the_difference_of_two_samples(
 
 
 def test_ampere_has_no_activity_per_instance() -> None:
-    nvml.initialise(SimLibrary(parse_node("1xa100-40gb:all-1g.5gb")))
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    assert pynvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice == 0
-    with fails(Code.NOT_SUPPORTED):
-        pynvml.nvmlGpmMigSampleGet(handle, 7, pynvml.nvmlGpmSampleAlloc())
-    nvml.shut_down()
+    with using(SimLibrary(parse_node("1xa100-40gb:all-1g.5gb"))):
+        nvml.initialise()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        assert pynvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice == 0
+        with fails(Code.NOT_SUPPORTED):
+            pynvml.nvmlGpmMigSampleGet(handle, 7, pynvml.nvmlGpmSampleAlloc())
+        nvml.shut_down()
 
 
 def test_functions_are_pointers_that_any_c_caller_could_use(library: SimLibrary) -> None:

@@ -9,6 +9,7 @@ import pytest
 from plugin.errors import SimulationError
 from plugin.sim import tree
 from plugin.sim.hardware.engine import parse_node
+from plugin.sim.hardware.files import mig_minors
 
 
 def files(folder: Path) -> set[str]:
@@ -16,7 +17,7 @@ def files(folder: Path) -> set[str]:
 
 
 def test_mig_minors_lists_all_that_could_exist() -> None:
-    lines = tree.mig_minors().splitlines()
+    lines = mig_minors().splitlines()
     assert len(lines) == 4322
     assert lines[:4] == ["config 1", "monitor 2", "gpu0/gi0/access 3", "gpu0/gi0/ci0/access 4"]
     assert "gpu0/gi3/access 30" in lines

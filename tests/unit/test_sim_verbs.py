@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 
 from plugin.cli import main
 from plugin.core.health.events import DriverEvent, EventKind
+from plugin.core.inventory.model import Inventory
 from plugin.errors import DriverUnavailable, SimulationError
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.events import EventQueue
 from plugin.sim.verbs import VERBS, perform
+from tests.simulated import scan, truth
 
 ALL_KINDS = sum(kind.value for kind in EventKind)
 
@@ -144,19 +146,55 @@ def test_gpus_come_and_go(node: SimNode) -> None:
 def test_the_driver_goes_and_comes(node: SimNode) -> None:
     perform(node, "unload", [])
     with pytest.raises(DriverUnavailable):
-        SimDriver(node).scan()
+        scan(node)
     perform(node, "load", [])
-    assert len(SimDriver(node).scan().gpus) == 2
+    assert len(scan(node).gpus) == 2
     perform(node, "hang", [])
     perform(node, "unhang", [])
-    assert len(SimDriver(node).scan().gpus) == 2
+    assert len(scan(node).gpus) == 2
 
 
 def test_files_go_and_come(node: SimNode) -> None:
     perform(node, "remove-node", ["/dev/nvidia1"])
-    assert SimDriver(node).scan().gpus[1].missing == ("/dev/nvidia1",)
+    assert scan(node).gpus[1].missing == ("/dev/nvidia1",)
     perform(node, "restore-node", ["/dev/nvidia1"])
-    assert SimDriver(node).scan().gpus[1].missing == ()
+    assert scan(node).gpus[1].missing == ()
+
+
+def read_name(node: SimNode, index: int) -> str:
+    return scan(node).gpus[index].product
+
+
+def test_a_function_fails_for_one_gpu_until_it_answers_again(node: SimNode) -> None:
+    said = perform(node, "fail", ["nvmlDeviceGetName", "no-permission", "always", "1"])
+    assert said == f"nvmlDeviceGetName answers 4 always for GPU 1 ({node.gpu(1).uuid})"
+    for _ in range(2):
+        assert [read_name(node, index) == "" for index in (0, 1)] == [False, True]
+    perform(node, "unfail", ["nvmlDeviceGetName"])
+    assert read_name(node, 1)
+
+
+def test_a_function_fails_once_and_all_are_restored_together(node: SimNode) -> None:
+    perform(node, "fail", ["nvmlDeviceGetMigMode", "999", "once"])
+    assert [gpu.error is None for gpu in scan(node).gpus] == [False, True]
+    assert [gpu.error is None for gpu in scan(node).gpus] == [True, True]
+    perform(node, "fail", ["nvmlDeviceGetMigMode", "3"])
+    perform(node, "fail", ["nvmlDeviceGetUUID", "15", "0"])
+    perform(node, "unfail", [])
+    assert scan(node).gpus == truth(node)
+
+
+def test_one_function_hangs_for_one_gpu(node: SimNode) -> None:
+    perform(node, "hang", ["nvmlDeviceGetName", "1"])
+    found: list[Inventory] = []
+    reader = threading.Thread(target=lambda: found.append(scan(node)), daemon=True)
+    reader.start()
+    assert node.calls.wait_hanging("nvmlDeviceGetName", 10)
+    perform(node, "fail", ["nvmlDeviceGetCudaComputeCapability", "3", "always", "0"])
+    perform(node, "unhang", [])
+    reader.join(10)
+    assert found[0].gpus == truth(node)
+    assert node.calls.broken() == {"nvmlDeviceGetCudaComputeCapability"}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +202,13 @@ def test_files_go_and_come(node: SimNode) -> None:
     [
         ("explode 0", "unknown sim command 'explode'; choose xid, recovery, ecc"),
         ("xid 0", "sim xid takes TARGET XID, not 0"),
-        ("hang 0", "sim hang takes no arguments, not 0"),
+        ("unhang 0", "sim unhang takes no arguments, not 0"),
+        ("hang 0", "the simulated library has no function '0'"),
+        ("hang nvmlDeviceGetUUID 7", "nothing on this node is called '7'"),
+        ("fail nvmlDeviceGetUIUD 3", "did you mean nvmlDeviceGetUUID"),
+        ("fail nvmlDeviceGetUUID 0", "'0' is no code; give a number from 1 to 999 or uninit"),
+        ("fail nvmlDeviceGetUUID 3 twice 0", "'twice' is neither once nor always"),
+        ("unfail nvmlDeviceGetUUID", "has no fault; functions with faults: none"),
         (
             "xid 7 79",
             (

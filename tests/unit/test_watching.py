@@ -13,12 +13,15 @@ import pytest
 
 from plugin.core.settings import Settings
 from plugin.driver.base import DriverEvent
+from plugin.driver.files import DeviceFiles
+from plugin.driver.nvml import NvmlDriver
+from plugin.driver.nvml.events import NvmlEventSource
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverCallFailed
 from plugin.loops.heartbeats import Heartbeats
-from plugin.sim.driver import SimDriver
-from plugin.sim.hardware.engine import SimNode, parse_node
-from plugin.sim.watch import SimEventSource
+from plugin.sim.hardware.engine import parse_node
+from plugin.sim.hardware.files import SimFiles
+from plugin.sim.nvml.library import SimLibrary
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.watching import Watcher
 from plugin.state.writer import Node
@@ -33,26 +36,30 @@ class Clock:
         return self.now
 
 
-class Source(SimEventSource):
+class Source(NvmlEventSource):
     """Waits as it is told to."""
 
-    def __init__(self, engine: SimNode, gpus: Sequence[str], waiting: Callable[[], None]) -> None:
-        super().__init__(engine, gpus)
-        self._waiting = waiting
+    def __init__(
+        self, gpus: Sequence[str], library: SimLibrary, waiting: Callable[[], None]
+    ) -> None:
+        super().__init__(gpus, library)
+        self._turn = waiting
 
     def wait(self, seconds: float) -> DriverEvent | None:
         del seconds
-        self._waiting()
+        self._turn()
         return None
 
 
-class Driver(SimDriver):
+class Driver(NvmlDriver):
     def __init__(self, waiting: Callable[[], None]) -> None:
-        super().__init__(parse_node("p4d.24xlarge:all-1g.5gb"))
-        self._waiting = waiting
+        node = parse_node("p4d.24xlarge:all-1g.5gb")
+        self._simulated = SimLibrary(node)
+        super().__init__(DeviceFiles(source=SimFiles(node)), self._simulated)
+        self._waiting_as = waiting
 
     def watch(self, gpu_uuids: Sequence[str]) -> Source:
-        return Source(self.engine, gpu_uuids, self._waiting)
+        return Source(gpu_uuids, self._simulated, self._waiting_as)
 
 
 @dataclass
@@ -65,6 +72,7 @@ class Watched:
 @asynccontextmanager
 async def watched(folder: Path, waiting: Callable[[], None]) -> AsyncIterator[Watched]:
     driver, worker, clock = Driver(waiting), DriverWorker(), Clock()
+    worker.start()
     node, heartbeats = (
         Node(driver, worker, Settings(), LedgerFile(folder / "ledger.json")),
         Heartbeats(clock),

@@ -18,8 +18,8 @@ from plugin.core.inventory.samples import Activity, DeviceSample, Samples
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
 from plugin.core.view import Holder, ResourceStatus, View
-from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.engine import parse_node
+from tests.simulated import scan
 
 #: A moment in 2026.
 NOW = 1_780_000_000.0
@@ -80,7 +80,7 @@ class Node:
 
 
 def node(text: str, strategy: MigStrategy = MigStrategy.MIXED) -> Node:
-    return Node(SimDriver(parse_node(text)).scan(), Settings(mig_strategy=strategy))
+    return Node(scan(parse_node(text)), Settings(mig_strategy=strategy))
 
 
 def held(inventory: Inventory, *, every: int = 1) -> Mapping[str, tuple[Holder, ...]]:

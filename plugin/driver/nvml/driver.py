@@ -13,6 +13,7 @@ from plugin.core.inventory.samples import Samples
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import library as nvml
 from plugin.driver.nvml import probes
+from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.events import NvmlEventSource
 from plugin.driver.nvml.samples import Sampler
 from plugin.driver.nvml.scan import GpuReader
@@ -24,9 +25,11 @@ from plugin.errors import (
     DriverUnavailable,
 )
 
+_NOT_OPEN = "the driver is not open"
+
 
 class NvmlDriver:
-    """NVIDIA's driver. One per process at a time, since pynvml keeps its library in a global."""
+    """NVIDIA's driver. Belongs to one thread, except for the event sources that it makes."""
 
     def __init__(
         self,
@@ -59,7 +62,8 @@ class NvmlDriver:
             self._files.pci_addresses()
         )  # before NVML looks, so that none comes unseen in between
         try:
-            nvml.initialise(self._library)
+            with using(self._library):
+                nvml.initialise()
         except DriverMismatch as error:
             if self._worked:
                 raise DriverReplaced(
@@ -76,13 +80,39 @@ class NvmlDriver:
         for source in sources:
             source.close()
         self._seen = ()
-        self._sampler.close()
-        if self._initialised:
-            nvml.shut_down()
-            self._initialised = False
+        with using(self._library):
+            self._sampler.close()
+            if self._initialised:
+                nvml.shut_down()
+                self._initialised = False
         self._readers.clear()
 
     def scan(self) -> Inventory:
+        self._require_open()
+        with using(self._library):
+            return self._scan()
+
+    def watch(self, gpu_uuids: Sequence[str]) -> NvmlEventSource:
+        self._require_open()
+        source = NvmlEventSource(gpu_uuids, self._library)
+        self._sources = [*(other for other in self._sources if not other.closed), source]
+        return source
+
+    def probe(self, gpu_uuid: str, *, thorough: bool) -> Probe:
+        if not self._initialised:
+            return Probe(gpu_uuid, error=_NOT_OPEN)
+        with using(self._library):
+            return probes.probe(gpu_uuid, thorough=thorough)
+
+    def sample(self) -> Samples:
+        with using(self._library):
+            return self._sampler.sample(self._seen)
+
+    def _require_open(self) -> None:
+        if not self._initialised:
+            raise DriverUnavailable(_NOT_OPEN)
+
+    def _scan(self) -> Inventory:
         try:
             count = nvml.call("counting the GPUs", pynvml.nvmlDeviceGetCount)
         except DriverCallFailed as error:
@@ -111,17 +141,6 @@ class NvmlDriver:
             warnings=tuple(warnings),
             unreadable=tuple(unreadable),
         )
-
-    def watch(self, gpu_uuids: Sequence[str]) -> NvmlEventSource:
-        source = NvmlEventSource(gpu_uuids)
-        self._sources = [*(other for other in self._sources if not other.closed), source]
-        return source
-
-    def probe(self, gpu_uuid: str, *, thorough: bool) -> Probe:
-        return probes.probe(gpu_uuid, thorough=thorough)
-
-    def sample(self) -> Samples:
-        return self._sampler.sample(self._seen)
 
     def _require_same_gpus(self) -> None:
         """Raise :class:`DriverStale` when the kernel module has other GPUs than when NVML was

@@ -11,6 +11,7 @@ import pynvml
 
 from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind
 from plugin.driver.base import NO_XID_EVENTS
+from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.library import call, failed
 from plugin.errors import DriverCallFailed, DriverUnavailable
 
@@ -26,24 +27,26 @@ class NvmlEventSource:
     without it.
     """
 
-    def __init__(self, gpu_uuids: Sequence[str]) -> None:
+    def __init__(self, gpu_uuids: Sequence[str], library: object) -> None:
         """Raises :class:`~plugin.errors.DriverUnavailable` when there can be no event set."""
-        try:
-            self._set: Any = call("making an event set", pynvml.nvmlEventSetCreate)
-        except DriverCallFailed as error:
-            raise DriverUnavailable(f"{error}; the NVIDIA driver does not answer") from error
+        self._library = library
         self.closed = False
         self._waiting = threading.Lock()
         self._uuids: dict[int | None, str] = {}
         self.failures: dict[str, str] = {}
-        for uuid in gpu_uuids:
+        with using(library):
             try:
-                self._register(uuid)
+                self._set: Any = call("making an event set", pynvml.nvmlEventSetCreate)
             except DriverCallFailed as error:
-                self.failures[uuid] = str(error)
+                raise DriverUnavailable(f"{error}; the NVIDIA driver does not answer") from error
+            for uuid in gpu_uuids:
+                try:
+                    self._register(uuid)
+                except DriverCallFailed as error:
+                    self.failures[uuid] = str(error)
 
     def wait(self, seconds: float) -> DriverEvent | None:
-        with self._waiting:
+        with self._waiting, using(self._library):
             if self.closed:
                 raise DriverCallFailed(
                     "waiting for events: the event set is closed",
@@ -68,7 +71,8 @@ class NvmlEventSource:
         self.closed = True
         if self._waiting.acquire(timeout=CLOSE_SECONDS):
             try:
-                pynvml.nvmlEventSetFree(self._set)
+                with using(self._library):
+                    pynvml.nvmlEventSetFree(self._set)
             except pynvml.NVMLError:
                 return  # the driver went away, and the set with it
             finally:

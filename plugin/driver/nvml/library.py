@@ -32,7 +32,8 @@ _FOLDERS = (
 #: As many as Linux follows.
 _MOST_LINKS = 40
 
-_LOST = frozenset(
+#: Codes by which any question about a GPU answers that the GPU is lost.
+LOST = frozenset(
     {
         pynvml.NVML_ERROR_GPU_IS_LOST,
         pynvml.NVML_ERROR_GPU_NOT_FOUND,
@@ -130,15 +131,8 @@ def _on_the_loaders_path() -> Path | None:
     return next((path for folder in folders if (path := Path(folder, LIBRARY)).is_file()), None)
 
 
-def initialise(library: object) -> None:
-    """Make `library` the one that pynvml calls, and initialise it. Raises
-    :class:`DriverUnavailable`.
-    """
-    # pynvml keeps one library per process in a global and never forgets its function pointers.
-    with pynvml.libLoadLock:
-        if pynvml.nvmlLib is not library:
-            pynvml.nvmlLib = library
-            pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 — there is no public way
+def initialise() -> None:
+    """Initialise the library in use. Raises :class:`DriverUnavailable`."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -149,6 +143,7 @@ def initialise(library: object) -> None:
 
 
 def shut_down() -> None:
+    """Shut the library in use down; never raises."""
     try:
         pynvml.nvmlShutdown()
     except pynvml.NVMLError:
@@ -176,4 +171,4 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None
 
 
 def failed(what: str, error: Any) -> DriverCallFailed:
-    return DriverCallFailed(f"{what}: {error}", code=error.value, gpu_lost=error.value in _LOST)
+    return DriverCallFailed(f"{what}: {error}", code=error.value, gpu_lost=error.value in LOST)

@@ -12,7 +12,7 @@ import pynvml
 from plugin.core.inventory.model import Engines, Gpu, MigDevice, MigMode, Placement
 from plugin.core.inventory.profiles import profile_by_arithmetic, profile_of_driver_name
 from plugin.driver.files import DeviceFiles, sysfs_bus_id
-from plugin.driver.nvml.library import ask, call
+from plugin.driver.nvml.library import LOST, ask, call, failed
 from plugin.errors import DriverCallFailed
 
 #: Codes by which a GPU says that a MIG index or a profile index is a hole.
@@ -101,12 +101,14 @@ class GpuReader:
         unreadable = []
         for index in range(ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
             try:
-                device = self._read_device(handle, gpu, index, self._profiles, warnings)
+                found = self._identify(handle, gpu, index)
             except DriverCallFailed as error:
+                _raise_lost(error)
                 warnings.append(f"MIG device {gpu.index}:{index} cannot be read: {error}")
                 unreadable.append(index)
                 continue
-            if device is not None:
+            if found is not None:
+                device = self._describe(handle, gpu, *found, self._profiles, warnings)
                 devices.append(device)
                 if device.error:
                     warnings.append(device.error)
@@ -119,23 +121,19 @@ class GpuReader:
             unreadable=tuple(unreadable),
         )
 
-    def _read_device(
-        self, gpu_handle: Any, gpu: Gpu, index: int, profiles: _Profiles, warnings: list[str]
-    ) -> MigDevice | None:
-        """The MIG device at an index, ``None`` for a hole; raises when it cannot even be
-        identified.
-        """
+    def _identify(self, gpu_handle: Any, gpu: Gpu, index: int) -> tuple[Any, MigDevice] | None:
+        """Handle and identity of the MIG device at an index, ``None`` for a hole."""
         try:
             handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu_handle, index)
         except pynvml.NVMLError as error:
             if error.value in _HOLES:
                 return None
-            raise DriverCallFailed(f"getting its handle: {error}", code=error.value) from error
+            raise failed("getting its handle", error) from error
         uuid = call("reading its UUID", pynvml.nvmlDeviceGetUUID, handle)
         gi = call("reading its GPU instance id", pynvml.nvmlDeviceGetGpuInstanceId, handle)
         ci = call("reading its compute instance id", pynvml.nvmlDeviceGetComputeInstanceId, handle)
         nodes, missing = self._files.mig(gpu.minor, gi, ci)
-        device = MigDevice(
+        return handle, MigDevice(
             uuid,
             gpu.uuid,
             gpu.index,
@@ -147,7 +145,20 @@ class GpuReader:
             missing=missing,
             numa=gpu.numa,
         )
-        profile_id, placement = _read_gpu_instance(gpu_handle, gi)
+
+    def _describe(
+        self,
+        gpu_handle: Any,
+        gpu: Gpu,
+        handle: Any,
+        device: MigDevice,
+        profiles: _Profiles,
+        warnings: list[str],
+    ) -> MigDevice:
+        """The device with its profile and size, or with the error that kept them from being read.
+        Raises :class:`DriverCallFailed` only when the GPU is lost.
+        """
+        profile_id, placement = _read_gpu_instance(gpu_handle, device.gi)
         driver_name = profiles.names.get(profile_id, "") if profile_id is not None else ""
         device = replace(device, placement=placement)
         if profile_id is not None and profile_id not in profiles.names:
@@ -159,6 +170,7 @@ class GpuReader:
         try:
             attributes = call("reading its attributes", pynvml.nvmlDeviceGetAttributes, handle)
         except DriverCallFailed as error:
+            _raise_lost(error)
             # Without attributes the size of the compute instance is unknown, and so is the
             # resource.
             return replace(device, error=f"MIG device {device.path}: {error}")
@@ -181,15 +193,24 @@ class GpuReader:
         )
 
 
+def _raise_lost(error: DriverCallFailed) -> None:
+    """A MIG device that answers that its GPU is lost speaks for the whole GPU."""
+    if error.code == pynvml.NVML_ERROR_GPU_IS_LOST:
+        raise error
+
+
 def _read_gpu_instance(gpu_handle: Any, gi: int) -> tuple[int | None, Placement | None]:
     """Profile id and placement of a GPU instance.
 
     Both ``None`` where this process may not ask: it takes the right to monitor all instances.
+    Raises :class:`DriverCallFailed` when the GPU is lost.
     """
     try:
         instance = pynvml.nvmlDeviceGetGpuInstanceById(gpu_handle, gi)
         info = pynvml.nvmlGpuInstanceGetInfo(instance)
-    except pynvml.NVMLError:
+    except pynvml.NVMLError as error:
+        if error.value in LOST:
+            raise failed(f"reading GPU instance {gi}", error) from error
         return None, None
     return info.profileId, Placement(info.placement.start, info.placement.size)
 
@@ -234,7 +255,9 @@ def _placements(gpu_handle: Any, profile_id: int) -> tuple[Placement, ...]:
         pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(
             gpu_handle, profile_id, array, pynvml.byref(count)
         )
-    except pynvml.NVMLError:
+    except pynvml.NVMLError as error:
+        if error.value in LOST:
+            raise failed(f"reading the placements of profile {profile_id}", error) from error
         return ()
     return tuple(Placement(item.start, item.size) for item in array[: count.value])
 
@@ -242,7 +265,9 @@ def _placements(gpu_handle: Any, profile_id: int) -> tuple[Placement, ...]:
 def _numa_by_driver(handle: Any) -> int | None:
     try:
         return ask(pynvml.nvmlDeviceGetNumaNodeId, handle)
-    except DriverCallFailed:
+    except DriverCallFailed as error:
+        if error.gpu_lost:
+            raise
         return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from plugin.errors import DriverCallFailed, SimulationError
+from plugin.errors import SimulationError
 
 
 class Code(enum.IntEnum):
@@ -67,9 +67,3 @@ class NodeError(SimulationError):
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(f"{message}: {MESSAGES[code]}")
         self.code = code
-
-
-def call_failed(what: str, code: Code) -> DriverCallFailed:
-    """The error that the NVML driver makes of a code."""
-    lost = code in {Code.GPU_IS_LOST, Code.RESET_REQUIRED}
-    return DriverCallFailed(f"{what}: {MESSAGES[code]}", code=code, gpu_lost=lost)

@@ -8,15 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from plugin.core.health.events import DriverEvent, EventKind
 from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Placement
 from plugin.core.quote import quote
 from plugin.errors import SimulationError
+from plugin.sim.hardware.calls import Calls
 from plugin.sim.hardware.cards import Card
 from plugin.sim.hardware.codes import Code, NodeError
-from plugin.sim.hardware.events import EventQueue
+from plugin.sim.hardware.events import EventQueue, EventQueues
 from plugin.sim.hardware.faults import Faults
 from plugin.sim.hardware.geometry import named_gpus, parse_fleet, parse_geometry
 from plugin.sim.hardware.gpu import (
@@ -29,11 +31,7 @@ from plugin.sim.hardware.gpu import (
     new_gpu,
 )
 from plugin.sim.hardware.placement import PlannedInstance, plan
-from plugin.sim.hardware.sensors import EnergyMeter, power
-
-#: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display
-#: driver runs.
-CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+from plugin.sim.hardware.use import Use
 
 #: Event bits that a driver of the recorded version supports.
 SUPPORTED_EVENTS = 0xFF9F
@@ -77,15 +75,15 @@ class SimNode:
         self.name = name
         self.versions = DriverVersions()
         self.faults = Faults()
+        self.calls = Calls()
         self._lock = threading.RLock()
         self.supported_events = SUPPORTED_EVENTS
         self._half = max(1, (len(cards) + 1) // 2) if numa else None
         self._gpus: list[GpuState] = []
         self._made = 0
         self._generation = 0
-        self._processes: dict[str, tuple[Process, ...]] = {}
-        self._queues: list[EventQueue] = []
-        self._energy = EnergyMeter(clock)
+        self._queues = EventQueues()
+        self._use = Use(clock)
         for card in cards:
             self.add_gpu(card)
 
@@ -102,41 +100,38 @@ class SimNode:
         return self._generation + self.faults.changes
 
     def gpu(self, index: int) -> GpuState:
-        with self._lock:
-            if not 0 <= index < len(self._gpus):
-                raise NodeError(Code.INVALID_ARGUMENT, f"GPU {index} of {len(self._gpus)}")
-            if not self._gpus[index].present:
-                raise NodeError(Code.GPU_IS_LOST, f"asking GPU {index}, which was removed")
-            return self._gpus[index]
+        if not 0 <= index < len(self._gpus):
+            raise NodeError(Code.INVALID_ARGUMENT, f"GPU {index} of {len(self._gpus)}")
+        state = self._gpus[index]
+        if not state.present:
+            raise NodeError(Code.GPU_IS_LOST, f"asking GPU {index}, which was removed")
+        return state
+
+    def present(self, gpu: int) -> GpuState:
+        """A GPU that answers, for it is not lost."""
+        state = self.gpu(gpu)
+        if state.lost:
+            raise NodeError(Code.GPU_IS_LOST, f"asking GPU {gpu}")
+        return state
 
     def processes(self, uuid: str) -> tuple[Process, ...]:
         """Processes that hold a GPU or MIG device."""
-        return self._processes.get(uuid, ())
+        return self._use.processes(uuid)
 
     def memory_used(self, uuid: str) -> int:
         """Bytes in use on a device; a GPU with MIG on counts its MIG devices."""
         with self._lock:
-            holders = next((self._holders(gpu) for gpu in self._gpus if gpu.uuid == uuid), (uuid,))
-            return sum(process.memory for held in holders for process in self.processes(held))
+            holders = next((_holders(gpu) for gpu in self._gpus if gpu.uuid == uuid), (uuid,))
+            return self._use.memory(holders)
 
     def busy_share(self, gpu: GpuState, gi: int | None = None) -> float:
         """Share, 0..1, of a GPU's or a GPU instance's compute slices that processes hold."""
-        if gi is None and self.processes(gpu.uuid):
-            return 1.0
-        instances = gpu.instances if gi is None else (gpu.instance(gi),)
-        busy = sum(
-            ci.slices
-            for instance in instances
-            for ci in instance.compute
-            if self.processes(ci.uuid)
-        )
-        slices = gpu.card.compute_slices if gi is None else instances[0].profile.slices
-        return min(1.0, busy / slices) if busy else 0.0
+        return self._use.busy_share(gpu, gi)
 
     def energy(self, gpu: GpuState) -> float:
         """Joules that a GPU has used since it was plugged in."""
         with self._lock:
-            return self._energy.read(gpu.uuid, power(self.busy_share(gpu)) / 1000)
+            return self._use.energy(gpu)
 
     # Calls of a driver pass here
 
@@ -146,24 +141,18 @@ class SimNode:
         """
         self.faults.enter()
         if gpu is not None:
-            self._present(gpu.index)
+            self.present(gpu.index)
 
     def open_queue(self) -> EventQueue:
         """A new event queue; it hears of a GPU once that is registered. Close it with
         :meth:`close_queue`.
         """
-        queue = EventQueue()
         with self._lock:
-            self._queues.append(queue)
-            for gpu in self._gpus:
-                queue.mark_lost(gpu.uuid, lost=gpu.lost)
-        return queue
+            return self._queues.open(gpu.uuid for gpu in self._gpus if gpu.lost)
 
     def close_queue(self, queue: EventQueue) -> None:
         with self._lock:
-            if queue in self._queues:
-                self._queues.remove(queue)
-        queue.close()
+            self._queues.close(queue)
 
     # Slots
 
@@ -184,7 +173,7 @@ class SimNode:
         """
         with self._lock:
             state = self.gpu(gpu)
-            self._forget(*self._holders(state))
+            self._forget(*_holders(state))
             self._set_lost(gpu, lost=True)
             self._gpus[gpu] = new_gpu(self.name, gpu, state.card, state.numa)
             self._update(gpu, present=False)
@@ -252,7 +241,7 @@ class SimNode:
         GPU must be idle.
         """
         with self._lock:
-            state = self._present(gpu)
+            state = self.present(gpu)
             if not state.card.mig_capable:
                 raise NodeError(
                     Code.NOT_SUPPORTED, f"switching MIG mode of GPU {gpu} ({state.card.key})"
@@ -269,7 +258,7 @@ class SimNode:
         action go.
         """
         with self._lock:
-            state = self._present(gpu)
+            state = self.present(gpu)
             self._require_idle(state, "resetting")
             self.faults.heal({state.uuid})
             self._switch_mig(state, on=state.mig_pending)
@@ -314,7 +303,7 @@ class SimNode:
             pairs = enumerate(zip(gpus, plans, strict=True))
             changing = [(g, p) for n, (g, p) in pairs if n in named and not _is_as_planned(g, p)]
             for gpu, _ in changing:
-                self._require_idle(self._present(gpu.index), "changing the geometry")
+                self._require_idle(self.present(gpu.index), "changing the geometry")
             for gpu, planned in changing:
                 self._switch_mig(gpu, on=planned is not None)
                 self._fill(gpu.index, planned or ())
@@ -327,20 +316,15 @@ class SimNode:
         replaces itself.
         """
         with self._lock:
-            self._settle()
-            others = (p for p in self.processes(uuid) if p.pid != pid)
-            self._processes[uuid] = tuple(
-                sorted((*others, Process(pid, memory)), key=lambda p: p.pid)
-            )
+            self._use.settle(self._gpus)
+            self._use.hold(uuid, Process(pid, memory))
             self._generation += 1
 
     def release(self, uuid: str, pid: int | None = None) -> None:
         """A process, or every process, lets go of a device."""
         with self._lock:
-            self._settle()
-            self._processes[uuid] = tuple(
-                p for p in self.processes(uuid) if pid is not None and p.pid != pid
-            )
+            self._use.settle(self._gpus)
+            self._use.let_go(uuid, pid)
             self._generation += 1
 
     def lose(self, gpu: int) -> None:
@@ -358,7 +342,7 @@ class SimNode:
         self._update(gpu, recovery_action=action)
         self._emit(gpu, EventKind.RECOVERY_ACTION)
 
-    def set_wear(self, gpu: int, **values: int) -> None:
+    def set_wear(self, gpu: int, **values: Any) -> None:
         """Set fields of :class:`~plugin.sim.hardware.gpu.Wear`, without an event."""
         with self._lock:
             self._update(gpu, wear=replace(self.gpu(gpu).wear, **values))
@@ -399,25 +383,16 @@ class SimNode:
 
     # Inner parts; the lock is held
 
-    def _present(self, gpu: int) -> GpuState:
-        state = self.gpu(gpu)
-        if state.lost:
-            raise NodeError(Code.GPU_IS_LOST, f"asking GPU {gpu}")
-        return state
-
     def _mig_gpu(self, gpu: int) -> GpuState:
-        state = self._present(gpu)
+        state = self.present(gpu)
         if not state.mig:
             raise NodeError(
                 Code.NOT_SUPPORTED, f"handling instances of GPU {gpu}, whose MIG mode is off"
             )
         return state
 
-    def _holders(self, state: GpuState) -> tuple[str, ...]:
-        return (state.uuid, *(slot.ci.uuid for slot in state.devices()))
-
     def _require_idle(self, state: GpuState, doing: str) -> None:
-        for uuid in self._holders(state):
+        for uuid in _holders(state):
             if self.processes(uuid):
                 pids = ", ".join(str(process.pid) for process in self.processes(uuid))
                 raise NodeError(
@@ -439,15 +414,10 @@ class SimNode:
         self._forget(*(slot.ci.uuid for slot in state.devices()))
         self._gpus[state.index] = replace(state, instances=())
 
-    def _settle(self) -> None:
-        """Count the energy used until now, before what runs changes."""
-        for gpu in self._gpus:
-            self._energy.settle(gpu.uuid, power(self.busy_share(gpu)) / 1000)
-
     def _forget(self, *uuids: str) -> None:
-        self._settle()
+        self._use.settle(self._gpus)
         for uuid in uuids:
-            self._processes.pop(uuid, None)
+            self._use.let_go(uuid)
         self.faults.heal(uuids)
 
     def _switch_mig(self, state: GpuState, *, on: bool) -> None:
@@ -457,10 +427,9 @@ class SimNode:
     def _set_lost(self, gpu: int, *, lost: bool) -> None:
         with self._lock:
             self._update(gpu, lost=lost)
-            for queue in self._queues:
-                queue.mark_lost(self._gpus[gpu].uuid, lost=lost)
+            self._queues.mark_lost(self._gpus[gpu].uuid, lost=lost)
 
-    def _update(self, gpu: int, **values: object) -> None:
+    def _update(self, gpu: int, **values: Any) -> None:
         with self._lock:
             self._gpus[gpu] = replace(self.gpu(gpu), **values)
             self._generation += 1
@@ -473,9 +442,12 @@ class SimNode:
         self, gpu: int, kind: EventKind, gi: int | None = None, ci: int | None = None, data: int = 0
     ) -> None:
         with self._lock:
-            event = DriverEvent(kind, self.gpu(gpu).uuid, gi, ci, data)
-            for queue in self._queues:
-                queue.deliver(event)
+            self._queues.deliver(DriverEvent(kind, self.gpu(gpu).uuid, gi, ci, data))
+
+
+def _holders(state: GpuState) -> tuple[str, ...]:
+    """UUIDs of all on a GPU that a process may hold."""
+    return (state.uuid, *(slot.ci.uuid for slot in state.devices()))
 
 
 def _is_as_planned(gpu: GpuState, planned: Sequence[PlannedInstance] | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 
 from plugin.driver.base import DriverEvent
 from plugin.sim.hardware.codes import Code, NodeError
@@ -63,3 +64,31 @@ class EventQueue:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+
+class EventQueues:
+    """Every queue that is open. Its owner locks."""
+
+    def __init__(self) -> None:
+        self._queues: list[EventQueue] = []
+
+    def open(self, lost: Iterable[str]) -> EventQueue:
+        """A new queue, which knows these GPUs as lost."""
+        queue = EventQueue()
+        for gpu_uuid in lost:
+            queue.mark_lost(gpu_uuid, lost=True)
+        self._queues.append(queue)
+        return queue
+
+    def close(self, queue: EventQueue) -> None:
+        if queue in self._queues:
+            self._queues.remove(queue)
+        queue.close()
+
+    def deliver(self, event: DriverEvent) -> None:
+        for queue in self._queues:
+            queue.deliver(event)
+
+    def mark_lost(self, gpu_uuid: str, *, lost: bool) -> None:
+        for queue in self._queues:
+            queue.mark_lost(gpu_uuid, lost=lost)

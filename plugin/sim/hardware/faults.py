@@ -10,9 +10,6 @@ from collections.abc import Collection
 
 from plugin.sim.hardware.codes import Code, NodeError
 
-#: Codes that mean "this card or this process does not get an answer", which is no fault.
-NO_ANSWER = frozenset({Code.NOT_SUPPORTED, Code.FUNCTION_NOT_FOUND, Code.NO_PERMISSION})
-
 
 class Aspect(enum.Enum):
     """Part of a device that can be made unreadable.
@@ -55,7 +52,8 @@ class Faults:
         """What every driver call meets first: a hang blocks it, a driver that is not loaded refuses
         it.
         """
-        self._running.wait()
+        if not self._running.is_set():  # cheaper than to wait for what is so
+            self._running.wait()
         if not self._available:
             raise NodeError(Code.DRIVER_NOT_LOADED, "asking the simulated driver")
 
@@ -70,6 +68,11 @@ class Faults:
         code = self.code(uuid, aspect)
         if code is not None:
             raise NodeError(code, f"reading {aspect.value} of {uuid}")
+
+    @property
+    def available(self) -> bool:
+        """Whether the driver is loaded."""
+        return self._available
 
     @property
     def removed(self) -> frozenset[str]:

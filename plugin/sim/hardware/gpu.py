@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -71,7 +72,7 @@ class MigSlot:
     ci: ComputeInstance
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, which the look-up below needs
 class GpuState:
     """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` where the node does not say.
 
@@ -98,8 +99,15 @@ class GpuState:
 
     def devices(self) -> Iterator[MigSlot]:
         """MIG devices in the order in which NVML counts them."""
+        return iter(self._slots.values())
+
+    def device(self, uuid: str) -> MigSlot | None:
+        return self._slots.get(uuid)
+
+    @functools.cached_property
+    def _slots(self) -> dict[str, MigSlot]:
         pairs = ((gi, ci) for gi in self.instances for ci in gi.compute)
-        return (MigSlot(index, gi, ci) for index, (gi, ci) in enumerate(pairs))
+        return {ci.uuid: MigSlot(index, gi, ci) for index, (gi, ci) in enumerate(pairs)}
 
     def instance(self, gi: int) -> GpuInstance:
         for instance in self.instances:

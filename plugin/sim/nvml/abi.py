@@ -5,20 +5,17 @@ codes.
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pynvml
 
-from plugin.sim.hardware.codes import MESSAGES, Code, NodeError
+from plugin.sim.hardware.codes import Code, NodeError
 from plugin.sim.hardware.engine import SimNode
 from plugin.sim.hardware.events import EventQueue
 from plugin.sim.hardware.faults import Aspect
 from plugin.sim.hardware.gpu import GpuInstance, GpuState, MigSlot
-
-_log = logging.getLogger(__name__)
 
 DEVICE = pynvml.c_nvmlDevice_t
 GPU_INSTANCE = pynvml.c_nvmlGpuInstance_t
@@ -104,10 +101,14 @@ class Session:
         buffer = self._buffers.pop(target)
         del self._targets[ctypes.addressof(buffer)]
 
+    def known(self, handle: Any) -> Target | None:
+        """What a handle stands for, ``None`` for one that was never given out."""
+        address = ctypes.cast(handle, ctypes.c_void_p).value
+        return self._targets.get(address) if address is not None else None
+
     def target(self, handle: Any) -> Target:
         """What a handle stands for."""
-        address = ctypes.cast(handle, ctypes.c_void_p).value
-        found = self._targets.get(address) if address is not None else None
+        found = self.known(handle)
         if found is None:
             raise NodeError(Code.INVALID_ARGUMENT, "using a handle that was never given out")
         return found
@@ -119,14 +120,13 @@ class Session:
         target = self.target(handle)
         if not isinstance(target, GpuRef | MigRef):
             raise NodeError(Code.INVALID_ARGUMENT, "using another handle as a device")
-        gpu = self.engine.gpu(target.index if isinstance(target, GpuRef) else target.gpu)
-        self.engine.enter(gpu)
+        gpu = self.engine.present(target.index if isinstance(target, GpuRef) else target.gpu)
         if isinstance(target, GpuRef):
             return gpu, None
-        for slot in gpu.devices():
-            if slot.ci.uuid == target.uuid:
-                return gpu, slot
-        raise NodeError(Code.NOT_FOUND, f"using {target.uuid}, which is no more")
+        slot = gpu.device(target.uuid)
+        if slot is None:
+            raise NodeError(Code.NOT_FOUND, f"using {target.uuid}, which is no more")
+        return gpu, slot
 
     def gpu(
         self, handle: Any, aspect: Aspect | None = None, refused: Code = Code.INVALID_ARGUMENT
@@ -151,8 +151,7 @@ class Session:
         target = self.target(handle)
         if not isinstance(target, GiRef):
             raise NodeError(Code.INVALID_ARGUMENT, "using another handle as a GPU instance")
-        gpu = self.engine.gpu(target.gpu)
-        self.engine.enter(gpu)
+        gpu = self.engine.present(target.gpu)
         return gpu, gpu.instance(target.gi)
 
 
@@ -182,39 +181,6 @@ class Exports(dict[str, Export]):
             return body
 
         return register
-
-
-def c_function(session: Session, export: Export) -> Any:
-    """A real C function pointer. Arguments of a wrong type are refused by ctypes before anything is
-    called.
-    """
-
-    def answer(*arguments: Any) -> int:
-        try:
-            if not export.before_init and not session.initialised:
-                return Code.UNINITIALIZED
-            session.engine.enter()
-            export.body(session, *arguments)
-        except NodeError as error:
-            return error.code
-        except Exception:  # noqa: BLE001 - nothing can be raised through C
-            _log.exception("the simulated %s failed", export.name)
-            return Code.UNKNOWN
-        return Code.SUCCESS
-
-    return ctypes.CFUNCTYPE(ctypes.c_int, *export.arguments)(answer)
-
-
-def error_string() -> Any:
-    """``const char *nvmlErrorString(nvmlReturn_t)``; texts live as long as the function."""
-    texts = {
-        code.value: ctypes.create_string_buffer(text.encode()) for code, text in MESSAGES.items()
-    }
-
-    def answer(code: int) -> int:
-        return ctypes.addressof(texts.get(code, texts[Code.UNKNOWN.value]))
-
-    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int)(answer)
 
 
 def write_text(out: Any, length: int, text: str) -> None:

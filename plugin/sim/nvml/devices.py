@@ -94,7 +94,7 @@ def _handle_by_uuid(session: Session, uuid: bytes | None, out: Any) -> None:
         if gpu.uuid == wanted:
             _give_gpu(session, gpu, out)
             return
-        if any(slot.ci.uuid == wanted for slot in gpu.devices()):
+        if gpu.device(wanted) is not None:
             session.engine.enter(gpu)
             session.engine.faults.check(wanted, Aspect.HANDLE)
             out[0] = session.handle(MigRef(gpu.index, wanted), DEVICE)

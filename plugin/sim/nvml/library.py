@@ -4,14 +4,24 @@ ctypes references.
 
 from __future__ import annotations
 
+import ctypes
+import logging
 from collections.abc import Collection
 from typing import Any
 
+from plugin.sim.hardware.calls import Exaggerate, Fail, Garble
+from plugin.sim.hardware.codes import MESSAGES, Code, NodeError
 from plugin.sim.hardware.engine import SimNode
 from plugin.sim.nvml import devices, health, instances
-from plugin.sim.nvml.abi import Session, c_function, error_string
+from plugin.sim.nvml.abi import Export, Session
+from plugin.sim.nvml.concerns import concerns
+from plugin.sim.nvml.distortion import distort
 
+_log = logging.getLogger(__name__)
+
+#: Every function of the library but the one that names errors.
 _EXPORTS = devices.EXPORTS | health.EXPORTS | instances.EXPORTS
+FUNCTIONS = frozenset(_EXPORTS)
 
 
 class SimLibrary:
@@ -22,8 +32,9 @@ class SimLibrary:
     that is not here, or is in ``without`` (to play an older driver), raises :class:`AttributeError`
     as a loaded library does.
 
-    Give it to :class:`plugin.driver.nvml.NvmlDriver` as its library, or set ``pynvml.nvmlLib`` to
-    it and empty pynvml's cache of function pointers.
+    Give it to :class:`plugin.driver.nvml.NvmlDriver` as its library, or make pynvml call it with
+    :func:`plugin.driver.nvml.binding.using`. ``SimNode.calls`` says which of its functions were
+    called, and breaks them.
     """
 
     def __init__(self, engine: SimNode, without: Collection[str] = ()) -> None:
@@ -32,10 +43,50 @@ class SimLibrary:
 
     def __getattr__(self, name: str) -> Any:
         if name == "nvmlErrorString":
-            function = error_string()
+            function = _error_string()
         elif name in _EXPORTS and name not in self._without:
-            function = c_function(self._session, _EXPORTS[name])
+            function = _c_function(self._session, _EXPORTS[name])
         else:
             raise AttributeError(f"undefined symbol: {name}")
         setattr(self, name, function)  # as ctypes.CDLL, which makes each function once
         return function
+
+
+def _c_function(session: Session, export: Export) -> Any:
+    """A real C function pointer. Arguments of a wrong type are refused by ctypes before anything is
+    called.
+    """
+
+    def answer(*arguments: Any) -> int:
+        try:
+            fault = session.engine.calls.enter(
+                export.name, lambda: concerns(session, export.name, arguments)
+            )
+            if isinstance(fault, Fail):
+                return fault.code
+            if not export.before_init and not session.initialised:
+                return Code.UNINITIALIZED
+            session.engine.enter()
+            export.body(session, *arguments)
+            if isinstance(fault, Garble | Exaggerate):
+                distort(export.arguments, arguments, fault)
+        except NodeError as error:
+            return error.code
+        except Exception:  # noqa: BLE001 - nothing can be raised through C
+            _log.exception("the simulated %s failed", export.name)
+            return Code.UNKNOWN
+        return Code.SUCCESS
+
+    return ctypes.CFUNCTYPE(ctypes.c_int, *export.arguments)(answer)
+
+
+def _error_string() -> Any:
+    """``const char *nvmlErrorString(nvmlReturn_t)``; texts live as long as the function."""
+    texts = {
+        code.value: ctypes.create_string_buffer(text.encode()) for code, text in MESSAGES.items()
+    }
+
+    def answer(code: int) -> int:
+        return ctypes.addressof(texts.get(code, texts[Code.UNKNOWN.value]))
+
+    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int)(answer)

@@ -1,0 +1,105 @@
+"""The files that a driver makes on a simulated node: device nodes, capabilities, NUMA nodes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+
+from plugin.sim.hardware.engine import SimNode
+from plugin.sim.hardware.geometry import MAX_GPUS
+
+#: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display
+#: driver runs.
+CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+MIG_MINORS = "/proc/driver/nvidia-caps/mig-minors"
+
+_GPU_INSTANCES = 15
+_COMPUTE_INSTANCES = 8
+_CAPABILITIES = "/proc/driver/nvidia/capabilities"
+_READABLE = 292  # 0444: what instances and the monitor have
+_OWNER_ONLY = 256  # 0400: what the config capability has
+
+
+class SimFiles:
+    """The files in memory: a :class:`plugin.driver.files.FileSource` that writes nothing."""
+
+    def __init__(self, engine: SimNode) -> None:
+        self._engine = engine
+        self._known: tuple[int, Mapping[str, str]] = (-1, {})
+
+    def exists(self, path: str) -> bool:
+        return path in self._files()
+
+    def read(self, path: str) -> str | None:
+        return self._files().get(path)
+
+    def names(self, folder: str) -> frozenset[str] | None:
+        above = f"{folder}/"
+        found = frozenset(
+            path[len(above) :].partition("/")[0] for path in self._files() if path.startswith(above)
+        )
+        return found or None
+
+    def _files(self) -> Mapping[str, str]:
+        generation, files = self._known
+        now = self._engine.generation  # read first: what changes meanwhile is read again
+        if generation != now:
+            files = node_files(self._engine)
+            self._known = now, files
+        return files
+
+
+def node_files(engine: SimNode) -> dict[str, str]:
+    """Text of every file that is there, by its absolute path."""
+    removed = engine.faults.removed
+    return {path: text for path, text in _paths(engine) if path not in removed}
+
+
+def capability_minor(gpu_minor: int, gi: int, ci: int | None = None) -> int:
+    """Minor of ``/dev/nvidia-caps/nvidia-cap<minor>`` for a GPU instance or a compute instance in
+    it.
+    """
+    minor = 3 + 135 * gpu_minor + 9 * gi
+    return minor if ci is None else minor + 1 + ci
+
+
+def _paths(engine: SimNode) -> Iterator[tuple[str, str]]:
+    """Absolute path and text of every file, those that were removed among them."""
+    for node in CONTROL_NODES:
+        yield node, ""
+    yield MIG_MINORS, mig_minors()
+    yield from _capability(f"{_CAPABILITIES}/mig/config", 1, _OWNER_ONLY)
+    yield from _capability(f"{_CAPABILITIES}/mig/monitor", 2)
+    for gpu in engine.gpus:
+        yield f"/dev/nvidia{gpu.minor}", ""
+        numa = -1 if gpu.numa is None else gpu.numa
+        yield f"/sys/bus/pci/devices/{gpu.pci_bus_id}/numa_node", f"{numa}\n"
+        about = f"Model: {gpu.card.product}\nGPU UUID: {gpu.uuid}\nDevice Minor: {gpu.minor}\n"
+        yield f"/proc/driver/nvidia/gpus/{gpu.pci_bus_id}/information", about
+        mig = f"{_CAPABILITIES}/gpu{gpu.minor}/mig"
+        for instance in gpu.instances:
+            place = f"{mig}/gi{instance.id}"
+            yield from _capability(f"{place}/access", capability_minor(gpu.minor, instance.id))
+            for ci in instance.compute:
+                yield from _capability(
+                    f"{place}/ci{ci.id}/access", capability_minor(gpu.minor, instance.id, ci.id)
+                )
+
+
+def _capability(path: str, minor: int, mode: int = _READABLE) -> Iterator[tuple[str, str]]:
+    yield path, f"DeviceFileMinor: {minor}\nDeviceFileMode: {mode}\nDeviceFileModify: 1\n"
+    yield f"/dev/nvidia-caps/nvidia-cap{minor}", ""
+
+
+@functools.cache
+def mig_minors() -> str:
+    """The driver's table of capability minors, which lists everything that could exist."""
+    lines = ["config 1", "monitor 2"]
+    for gpu in range(MAX_GPUS):
+        for gi in range(_GPU_INSTANCES):
+            lines.append(f"gpu{gpu}/gi{gi}/access {capability_minor(gpu, gi)}")
+            lines += [
+                f"gpu{gpu}/gi{gi}/ci{ci}/access {capability_minor(gpu, gi, ci)}"
+                for ci in range(_COMPUTE_INSTANCES)
+            ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,29 @@
+"""A simulated machine from the hardware up: the node, the library over it, and the driver that
+real nodes run over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from plugin.driver.files import DeviceFiles
+from plugin.driver.nvml import NvmlDriver
+from plugin.sim.hardware.engine import SimNode
+from plugin.sim.hardware.files import SimFiles
+from plugin.sim.nvml.library import SimLibrary
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """``driver`` is not yet open."""
+
+    node: SimNode
+    library: SimLibrary
+    driver: NvmlDriver
+
+
+def simulate(node: SimNode, without: Collection[str] = ()) -> Simulation:
+    """The driver reads `node` through a library that lacks the functions in `without`."""
+    library = SimLibrary(node, without)
+    return Simulation(node, library, NvmlDriver(DeviceFiles(source=SimFiles(node)), library))
