@@ -1,20 +1,20 @@
-"""What is served where: each answer is made of one view, at the moment it is asked for."""
+"""The routes: each answer is made of one view, at the moment of the request."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from plugin.core.view import View
+from plugin.web.edition import Edition
 from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
-from plugin.web.http.message import Request, Response
+from plugin.web.http.message import Request, Response, utf8
 from plugin.web.metrics.scrape import render
-from plugin.web.page import render as page
-from plugin.web.state import document
+from plugin.web.state import document, still
 
 _JSON = "application/json"
 _OPENMETRICS = "application/openmetrics-text"
@@ -31,6 +31,23 @@ class RenderMetrics(Protocol):
     ) -> tuple[bytes, str]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """How to render the page from a document and the present time, and the headers of its
+    answer.
+    """
+
+    render: Callable[[Mapping[str, Any], float], str]
+    headers: Mapping[str, str]
+
+
+def load_page() -> Page:
+    """Takes 150 ms: the template language, and compiling the templates."""
+    from plugin.web.page.render import HEADERS, render  # noqa: PLC0415
+
+    return Page(render, HEADERS)
+
+
 class Site:
     """Answers requests. Probes are answered at once; all else together takes at most half of the
     event loop's time.
@@ -43,14 +60,17 @@ class Site:
         hostname: str = "",
         dcgm_names: bool = False,
         hung_seconds: float = HUNG_SECONDS,
-        render_metrics: RenderMetrics | None = None,
+        render_metrics: RenderMetrics = render,
+        load_page: Callable[[], Page] = load_page,
     ) -> None:
-        """`render_metrics` stands in for :func:`plugin.web.metrics.scrape.render`."""
         self._view = view
         self._hostname = hostname
         self._dcgm_names = dcgm_names
         self._hung_seconds = hung_seconds
-        self._render_metrics = render_metrics or render
+        self._render_metrics = render_metrics
+        self._load_page = load_page
+        self._loaded: Page | None = None
+        self._state_edition, self._page_edition = Edition(), Edition()
         self._turn = asyncio.Lock()
         self._rested = 0.0
         self._probes: Mapping[str, Callable[[], Response]] = {
@@ -72,6 +92,9 @@ class Site:
             return Response(405, b"this can only be read\n", headers={"Allow": ", ".join(_METHODS)})
         if probe is not None:
             return probe()
+        if made == self._page and self._loaded is None:
+            # In a thread: kubelet's calls are answered meanwhile.
+            self._loaded = await asyncio.to_thread(self._load_page)
         return await self._in_turn(made, request) if made is not None else Response(404)
 
     async def _in_turn(self, made: Callable[[Request], Response], request: Request) -> Response:
@@ -107,20 +130,21 @@ class Site:
         return Response(200, body, content_type, {"Cache-Control": "no-store", "Vary": "Accept"})
 
     def _state(self, request: Request) -> Response:
-        body = _encoded(document(self._view(), self._hostname))
-        return _tagged(request, body, _JSON, _tag(body))
+        view = self._view()
+
+        def body() -> bytes:
+            return _encoded(document(view, self._hostname))
+
+        return _tagged(request, self._state_edition.tag(still(view)), body, _JSON)
 
     def _page(self, request: Request) -> Response:
-        view = self._view()
-        told = document(view, self._hostname)
-        tag = _tag(_encoded(told) + str(view.now // _PAGE_SECONDS).encode())
-        return _tagged(
-            request,
-            page.render(told, view.now).encode(),
-            "text/html; charset=utf-8",
-            tag,
-            page.HEADERS,
-        )
+        page, view = self._loaded or self._load_page(), self._view()
+
+        def body() -> bytes:
+            return utf8(page.render(document(view, self._hostname), view.now))
+
+        tag = self._page_edition.tag((still(view), view.now // _PAGE_SECONDS))
+        return _tagged(request, tag, body, "text/html; charset=utf-8", page.headers)
 
 
 def wants_openmetrics(accept: str) -> bool:
@@ -147,24 +171,22 @@ def _probe(verdict: Verdict) -> Response:
 
 
 def _encoded(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _tag(body: bytes) -> str:
-    return f'"{blake2b(body, digest_size=12).hexdigest()}"'
+    return utf8(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def _tagged(
     request: Request,
-    body: bytes,
-    content_type: str,
     tag: str,
+    body: Callable[[], bytes],
+    content_type: str,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
-    """The body, or nothing for a client that has it."""
+    """The body, which is not made for a client whose copy is current."""
     headers = {**headers, "ETag": tag, "Cache-Control": "no-cache"}
     have = {
         item.strip().removeprefix("W/")
         for item in request.headers.get("if-none-match", "").split(",")
     }
-    return Response(304 if tag in have or "*" in have else 200, body, content_type, headers)
+    if tag in have or "*" in have:
+        return Response(304, b"", content_type, headers)
+    return Response(200, body(), content_type, headers)

@@ -18,8 +18,9 @@ import pytest
 
 from plugin.core.view import View
 from plugin.errors import ConfigError
-from plugin.web.http.server import Limits, Tls, WebServer, parse_address
+from plugin.web.http.server import HttpServer, Limits, Tls, parse_address
 from plugin.web.http.tls import Certificate
+from plugin.web.routes import Site
 from tests.web.scenes import balanced
 
 from .conftest import SECONDS, becomes
@@ -40,14 +41,8 @@ class Subject:
     ) -> None:
         self.view: Callable[[], View] = lambda: SEEN
         self.metrics = b"up 1\n"
-        self.server = WebServer(
-            address,
-            self._see,
-            tls=tls,
-            limits=limits,
-            hostname="node-7",
-            render_metrics=self._render,
-        )
+        site = Site(self._see, hostname="node-7", render_metrics=self._render)
+        self.server = HttpServer(address, site, tls=tls, limits=limits)
 
     def _see(self) -> View:
         return self.view()
