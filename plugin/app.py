@@ -49,6 +49,7 @@ _FIXED = (
     "control_socket",
     "ledger_file",
     "http_address",
+    "http_hosts",
     "http_tls_cert",
     "http_tls_key",
     "dcgm_names",

@@ -6,6 +6,7 @@ Names and values are those of NVIDIA's device plugin wherever it has the option.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -86,6 +87,14 @@ def listen_address(value: object) -> str:
     if not separator or not port.isdecimal() or not 0 < int(port) < 65536 or not bracketed:  # noqa: PLR2004 — TCP's
         raise ValueError("HOST:PORT, :PORT, [IPV6]:PORT, or nothing")
     return str(value)
+
+
+def _host_names(value: object) -> tuple[str, ...]:
+    items = value if isinstance(value, list | tuple) else str(value).split(",")
+    names = tuple(str(item).strip().lower() for item in items if str(item).strip())
+    if not all(re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", name) for name in names):
+        raise ValueError("host names or *.DOMAIN, separated by commas; * for all")
+    return names
 
 
 def _text(value: object) -> str:
@@ -425,6 +434,15 @@ OPTIONS: tuple[Option, ...] = (
         ("--http-address",),
         ("HTTP_ADDRESS",),
         "plugin.httpAddress",
+    ),
+    Option(
+        "http_hosts",
+        _SEEN,
+        "host names by which clients may ask, beside IP addresses, localhost and the node's name",
+        _host_names,
+        ("--http-hosts",),
+        ("HTTP_HOSTS",),
+        "plugin.httpHosts",
     ),
     Option(
         "http_tls_cert",

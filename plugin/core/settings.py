@@ -127,6 +127,7 @@ class Settings:
     rescan_seconds: float = 30.0
     # what can be seen
     http_address: str = ":9400"
+    http_hosts: tuple[str, ...] = ()
     http_tls_cert: str = ""
     http_tls_key: str = ""
     dcgm_names: bool = False

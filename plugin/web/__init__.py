@@ -15,5 +15,5 @@ async def serve(settings: Settings, view: Callable[[], View], node_name: str) ->
     else depends on it.
     """
     tls = Tls(settings.http_tls_cert, settings.http_tls_key) if settings.http_tls_cert else None
-    site = Site(view, hostname=node_name, dcgm_names=settings.dcgm_names)
+    site = Site(view, hostname=node_name, hosts=settings.http_hosts, dcgm_names=settings.dcgm_names)
     await HttpServer(settings.http_address, site, tls=tls).run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from plugin.core.view import View
 from plugin.web.edition import Edition
 from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
+from plugin.web.hosts import Hosts
 from plugin.web.http.message import Request, Response, utf8
 from plugin.web.metrics.scrape import render
 from plugin.web.state import document, still
@@ -19,6 +20,7 @@ from plugin.web.state import document, still
 _JSON = "application/json"
 _OPENMETRICS = "application/openmetrics-text"
 _METHODS = ("GET", "HEAD")
+_NOT_THIS_HOST = b"no host of this name is served here; --http-hosts adds names\n"
 #: The page says how long ago things were; a page that is older than this is made again.
 _PAGE_SECONDS = 30
 
@@ -58,13 +60,16 @@ class Site:
         view: Callable[[], View],
         *,
         hostname: str = "",
+        hosts: Iterable[str] = (),
         dcgm_names: bool = False,
         hung_seconds: float = HUNG_SECONDS,
         render_metrics: RenderMetrics = render,
         load_page: Callable[[], Page] = load_page,
     ) -> None:
+        """`hosts` are served beside `hostname`, as :class:`Hosts` says."""
         self._view = view
         self._hostname = hostname
+        self._hosts = Hosts((hostname, *hosts))
         self._dcgm_names = dcgm_names
         self._hung_seconds = hung_seconds
         self._render_metrics = render_metrics
@@ -84,6 +89,8 @@ class Site:
         }
 
     async def __call__(self, request: Request) -> Response:
+        if not self._hosts.serves(request.headers.get("host")):
+            return Response(421, _NOT_THIS_HOST)
         probe, made = self._probes.get(request.path), self._pages.get(request.path)
         if probe is None and made is None:
             there = ", ".join((*self._pages, *self._probes))

@@ -29,7 +29,7 @@ class Subject:
     ) -> None:
         self.view: Callable[[], View] = lambda: SEEN
         self.metrics = b"up 1\n"
-        site = Site(self._see, hostname="node-7", render_metrics=self._render)
+        site = Site(self._see, hostname="node-7", hosts=("node", "a"), render_metrics=self._render)
         self.server = HttpServer(address, site, tls=tls, limits=limits)
 
     def _see(self) -> View:

@@ -118,6 +118,20 @@ async def test_unknown_paths_and_wrong_methods() -> None:
 
 
 @pytest.mark.asyncio
+async def test_names_of_others_are_not_served() -> None:
+    """A site whose name resolves to this node must not read what pods there are."""
+    async with serving(Subject()) as subject:
+        for path in (*PATHS, "/nothing"):
+            foreign = LAST.replace(b"Host: node", b"Host: evil.example:9400") % path.encode()
+            refused = await subject.ask(foreign)
+            assert refused.status == 421
+            assert b"--http-hosts" in refused.body
+        for host in (b"127.0.0.1:9400", b"[::1]:9400", b"localhost", b"node-7:9400"):
+            served = LAST.replace(b"Host: node", b"Host: " + host) % b"/healthz"
+            assert (await subject.ask(served)).status == 200
+
+
+@pytest.mark.asyncio
 async def test_a_view_that_fails_is_one_failed_request(caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> View:
         raise ZeroDivisionError
