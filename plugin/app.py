@@ -8,6 +8,7 @@ import functools
 import importlib
 import logging
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -220,7 +221,7 @@ async def _serve_web(settings: Settings, overview: Callable[[], View]) -> None:
     await asyncio.sleep(WEB_AFTER_SECONDS)
     # 100 ms of imports, in a thread so that kubelet's calls are answered meanwhile.
     web = await asyncio.to_thread(importlib.import_module, "plugin.web")
-    await web.serve(settings, overview)
+    await web.serve(settings, overview, socket.gethostname())
 
 
 async def _follow_configuration(

@@ -122,6 +122,8 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+#: A host name, every name below a domain, or any name.
+_HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 #: A name or IPv4 address, or an IPv6 address in brackets.
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([\w.-]*)):([0-9]{1,5})", re.ASCII)
 
@@ -137,4 +139,12 @@ def _address(value: object) -> Address:
     return Address(match[1] or match[2], int(match[3]))
 
 
+def _host_names(value: object) -> tuple[str, ...]:
+    names = tuple(filter(None, items(value)))
+    if not all(map(_HOST_NAME.fullmatch, names)):
+        raise ValueError(value)
+    return names
+
+
+HOST_NAMES = Grammar(_host_names, "host names or *.DOMAIN, separated by commas; * for all")
 ADDRESS = Grammar(_address, "HOST:PORT, :PORT, [IPV6]:PORT", "HOST:PORT")

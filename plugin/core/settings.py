@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from plugin.core.grammars import (
     ADDRESS,
+    HOST_NAMES,
     PATH,
     TEXT,
     Address,
@@ -304,6 +305,12 @@ class Settings:
         ADDRESS,
         change=_RESTART,
         empty=(None,),
+    )
+    http_hosts: tuple[str, ...] = _seen(
+        (),
+        "host names by which clients may ask, beside IP addresses, localhost and the node's name",
+        HOST_NAMES,
+        change=_RESTART,
     )
     http_tls_cert: str = _seen(
         "",

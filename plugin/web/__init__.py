@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 from plugin.core.settings import Settings
 from plugin.core.view import View
-from plugin.web.http.server import Tls, WebServer
+from plugin.web.http.server import HttpServer, Tls
+from plugin.web.routes import Site
 
 
-async def serve(settings: Settings, view: Callable[[], View]) -> None:
+async def serve(settings: Settings, view: Callable[[], View], node_name: str) -> None:
     """Serve until cancelled. The address being in use is complained of and tried again; nothing
     else depends on it.
     """
     tls = Tls(settings.http_tls_cert, settings.http_tls_key) if settings.http_tls_cert else None
-    await WebServer(
-        settings.http_address,
-        view,
-        tls=tls,
-        dcgm_names=settings.dcgm_names,
-        hostname=socket.gethostname(),
-    ).run()
+    site = Site(view, hostname=node_name, hosts=settings.http_hosts, dcgm_names=settings.dcgm_names)
+    await HttpServer(settings.http_address, site, tls=tls).run()

@@ -1,24 +1,26 @@
-"""What is served where: each answer is made of one view, at the moment it is asked for."""
+"""The routes: each answer is made of one view, at the moment of the request."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from plugin.core.view import View
+from plugin.web.edition import Edition
 from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
-from plugin.web.http.message import Request, Response
+from plugin.web.hosts import Hosts
+from plugin.web.http.message import Request, Response, utf8
 from plugin.web.metrics.scrape import render
-from plugin.web.page import render as page
-from plugin.web.state import document
+from plugin.web.state import document, still
 
 _JSON = "application/json"
 _OPENMETRICS = "application/openmetrics-text"
 _METHODS = ("GET", "HEAD")
+_NOT_THIS_HOST = b"no host of this name is served here; --http-hosts adds names\n"
 #: The page says how long ago things were; a page that is older than this is made again.
 _PAGE_SECONDS = 30
 
@@ -31,6 +33,23 @@ class RenderMetrics(Protocol):
     ) -> tuple[bytes, str]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """How to render the page from a document and the present time, and the headers of its
+    answer.
+    """
+
+    render: Callable[[Mapping[str, Any], float], str]
+    headers: Mapping[str, str]
+
+
+def load_page() -> Page:
+    """Takes 150 ms: the template language, and compiling the templates."""
+    from plugin.web.page.render import HEADERS, render  # noqa: PLC0415
+
+    return Page(render, HEADERS)
+
+
 class Site:
     """Answers requests. Probes are answered at once; all else together takes at most half of the
     event loop's time.
@@ -41,16 +60,22 @@ class Site:
         view: Callable[[], View],
         *,
         hostname: str = "",
+        hosts: Iterable[str] = (),
         dcgm_names: bool = False,
         hung_seconds: float = HUNG_SECONDS,
-        render_metrics: RenderMetrics | None = None,
+        render_metrics: RenderMetrics = render,
+        load_page: Callable[[], Page] = load_page,
     ) -> None:
-        """`render_metrics` stands in for :func:`plugin.web.metrics.scrape.render`."""
+        """`hosts` are served beside `hostname`, as :class:`Hosts` says."""
         self._view = view
         self._hostname = hostname
+        self._hosts = Hosts((hostname, *hosts))
         self._dcgm_names = dcgm_names
         self._hung_seconds = hung_seconds
-        self._render_metrics = render_metrics or render
+        self._render_metrics = render_metrics
+        self._load_page = load_page
+        self._loaded: Page | None = None
+        self._state_edition, self._page_edition = Edition(), Edition()
         self._turn = asyncio.Lock()
         self._rested = 0.0
         self._probes: Mapping[str, Callable[[], Response]] = {
@@ -64,6 +89,8 @@ class Site:
         }
 
     async def __call__(self, request: Request) -> Response:
+        if not self._hosts.serves(request.headers.get("host")):
+            return Response(421, _NOT_THIS_HOST)
         probe, made = self._probes.get(request.path), self._pages.get(request.path)
         if probe is None and made is None:
             there = ", ".join((*self._pages, *self._probes))
@@ -72,6 +99,9 @@ class Site:
             return Response(405, b"this can only be read\n", headers={"Allow": ", ".join(_METHODS)})
         if probe is not None:
             return probe()
+        if made == self._page and self._loaded is None:
+            # In a thread: kubelet's calls are answered meanwhile.
+            self._loaded = await asyncio.to_thread(self._load_page)
         return await self._in_turn(made, request) if made is not None else Response(404)
 
     async def _in_turn(self, made: Callable[[Request], Response], request: Request) -> Response:
@@ -107,20 +137,21 @@ class Site:
         return Response(200, body, content_type, {"Cache-Control": "no-store", "Vary": "Accept"})
 
     def _state(self, request: Request) -> Response:
-        body = _encoded(document(self._view(), self._hostname))
-        return _tagged(request, body, _JSON, _tag(body))
+        view = self._view()
+
+        def body() -> bytes:
+            return _encoded(document(view, self._hostname))
+
+        return _tagged(request, self._state_edition.tag(still(view)), body, _JSON)
 
     def _page(self, request: Request) -> Response:
-        view = self._view()
-        told = document(view, self._hostname)
-        tag = _tag(_encoded(told) + str(view.now // _PAGE_SECONDS).encode())
-        return _tagged(
-            request,
-            page.render(told, view.now).encode(),
-            "text/html; charset=utf-8",
-            tag,
-            page.HEADERS,
-        )
+        page, view = self._loaded or self._load_page(), self._view()
+
+        def body() -> bytes:
+            return utf8(page.render(document(view, self._hostname), view.now))
+
+        tag = self._page_edition.tag((still(view), view.now // _PAGE_SECONDS))
+        return _tagged(request, tag, body, "text/html; charset=utf-8", page.headers)
 
 
 def wants_openmetrics(accept: str) -> bool:
@@ -147,24 +178,22 @@ def _probe(verdict: Verdict) -> Response:
 
 
 def _encoded(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _tag(body: bytes) -> str:
-    return f'"{blake2b(body, digest_size=12).hexdigest()}"'
+    return utf8(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def _tagged(
     request: Request,
-    body: bytes,
-    content_type: str,
     tag: str,
+    body: Callable[[], bytes],
+    content_type: str,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
-    """The body, or nothing for a client that has it."""
+    """The body, which is not made for a client whose copy is current."""
     headers = {**headers, "ETag": tag, "Cache-Control": "no-cache"}
     have = {
         item.strip().removeprefix("W/")
         for item in request.headers.get("if-none-match", "").split(",")
     }
-    return Response(304 if tag in have or "*" in have else 200, body, content_type, headers)
+    if tag in have or "*" in have:
+        return Response(304, b"", content_type, headers)
+    return Response(200, body(), content_type, headers)

@@ -7,7 +7,10 @@ It holds no time of its own making, so the same state makes the same bytes. Its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import plugin
@@ -18,7 +21,7 @@ from plugin.core.inventory.model import Gpu, MigDevice
 from plugin.core.inventory.profiles import Profile
 from plugin.core.inventory.samples import DeviceSample
 from plugin.core.view import Holder, ResourceStatus, View
-from plugin.web.health import Verdict, health, readiness
+from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
 
 #: Cards with eight memory slices have seven compute slices; on the others there are as many of
 #: both.
@@ -27,8 +30,23 @@ _EIGHT, _SEVEN = 8, 7
 _Json = dict[str, Any]
 
 
+def still(view: View) -> View:
+    """The view without what the document leaves out: equal ones make equal documents."""
+    # Whole tens, so that a driver call does not make another state of every moment; rounded up
+    # when it hangs, so that it stays beyond the limit.
+    busy, tens = view.driver_busy, view.driver_busy // 10 * 10
+    return replace(
+        view,
+        now=0.0,
+        geometry=0,
+        calls=MappingProxyType({}),
+        driver_busy=float(math.ceil(busy)) if busy > HUNG_SECONDS else tens,
+    )
+
+
 def document(view: View, hostname: str = "") -> _Json:
-    """JSON's types; documented in docs/api.md."""
+    """JSON's types; documented in docs/api.md. A function of :func:`still` of the view."""
+    view = still(view)
     snapshot = view.snapshot
     told = status.document(snapshot, "daemon")
     known = {gpu.uuid: gpu for gpu in snapshot.inventory.gpus}
@@ -49,7 +67,6 @@ def document(view: View, hostname: str = "") -> _Json:
         "driver": {
             **told["driver"],
             "error": snapshot.driver_error,
-            # Whole tens, so that a hung driver does not make another state of every moment.
             "busySeconds": int(view.driver_busy // 10 * 10),
         },
         "allocationsKnown": view.holders is not None,

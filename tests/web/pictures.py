@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from plugin.core.grammars import Address
-from plugin.web.http.server import WebServer
+from plugin.web.http.server import HttpServer
+from plugin.web.routes import Site
 from tests.web.browser import browser
 from tests.web.scenes import SCENES
 
@@ -18,7 +19,7 @@ KINDS = (("light", 1100, False), ("dark", 1100, True), ("phone", 360, False))
 async def take(folder: Path, names: list[str]) -> None:
     async with browser() as chromium:
         for name in names:
-            server = WebServer(Address("127.0.0.1", 0), SCENES[name], hostname="gpu-node-7")
+            server = HttpServer(Address("127.0.0.1", 0), Site(SCENES[name], hostname="gpu-node-7"))
             running = asyncio.create_task(server.run())
             await server.listening.wait()
             for kind, width, dark in KINDS:

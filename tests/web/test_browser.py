@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from plugin.core.grammars import Address
 from plugin.core.view import View
-from plugin.web.http.server import WebServer
+from plugin.web.http.server import HttpServer
+from plugin.web.routes import Site as Routes
 from tests.web.browser import CHROMIUM, Browser, Page, browser
 from tests.web.scenes import SCENES, balanced, faulted
 
@@ -25,9 +26,10 @@ pytestmark = [
 POOR_CONTRAST = """
 (() => {
   const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const part = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
   const light = (rgb) => {
-    const [r, g, b] = rgb.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) /
-    1.055) ** 2.4)); return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    const [r, g, b] = rgb.map((v) => part(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (element) => {
     for (let at = element; at; at = at.parentElement) {
@@ -40,12 +42,13 @@ POOR_CONTRAST = """
   const poor = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
+    const text = walker.currentNode.data.trim();
     const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest("script,
-    style")) continue; const style = getComputedStyle(element); const [a, b] =
-    [light(numbers(style.color).slice(0, 3)), light(behind(element))].sort((x, y) => y - x); const
-    ratio = (a + 0.05) / (b + 0.05); if (ratio < 4.5) poor.push(`${walker.currentNode.data.trim()}:
-    ${ratio.toFixed(2)}`);
+    if (!text || !element.checkVisibility() || element.closest("script, style")) continue;
+    const colors = [numbers(getComputedStyle(element).color).slice(0, 3), behind(element)];
+    const [a, b] = colors.map(light).sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) poor.push(`${text}: ${ratio.toFixed(2)}`);
   }
   return poor;
 })()
@@ -53,11 +56,10 @@ POOR_CONTRAST = """
 
 #: Of each instance: GPU, UUID and where its tile lies on its rail, as shares of the rail's length.
 PLACES = """
-[...document.querySelectorAll(".gpu")].flatMap((gpu) => [...gpu.querySelectorAll(".rail
-.tile")].map((tile) => {
+[...document.querySelectorAll(".gpu .rail .tile")].map((tile) => {
   const rail = tile.closest(".rail").getBoundingClientRect(), box = tile.getBoundingClientRect();
   return [tile.id, (box.left - rail.left) / rail.width, box.width / rail.width];
-}))
+})
 """
 
 
@@ -71,7 +73,7 @@ class Site:
         return self.view
 
     async def start(self) -> None:
-        server = WebServer(Address("127.0.0.1", 0), self.see, hostname="node-7")
+        server = HttpServer(Address("127.0.0.1", 0), Routes(self.see, hostname="node-7"))
         self.task = asyncio.create_task(server.run())
         await server.listening.wait()
         self.url = f"http://127.0.0.1:{server.port}/"

@@ -8,12 +8,16 @@ import base64
 import hashlib
 import html
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
+from plugin.core.view import View
 from plugin.web.page import render as page
-from plugin.web.page.markup import Html, element, join
+from plugin.web.page.words import age
 from plugin.web.state import document
 from tests.web.scenes import (
     NOW,
@@ -162,11 +166,44 @@ def test_summaries() -> None:
     ],
 )
 def test_ages(seconds: float, words: str) -> None:
-    assert page.age(seconds) == words
+    assert age(seconds) == words
 
 
-def test_markup_escapes_all_but_its_own() -> None:
-    assert element(
-        "b", "<", element("i", "&"), None, title='"', hidden=True, class_=None, aria_label="'"
-    ) == ('<b title="&quot;" hidden aria-label="&#x27;">&lt;<i>&amp;</i></b>')
-    assert isinstance(join("<"), Html)
+#: What only the daemon's own words stand in.
+OWN = {"state", "health", "clears"}
+AGELESS = {"since": None, "clears": "operator"}
+
+
+def with_texts(part: Any, text: str, key: str = "") -> Any:
+    """The document with `text` wherever others may have a word."""
+    if isinstance(part, dict):
+        return {
+            f"{text}/{name}" if key == "resources" else name: with_texts(each, text, name)
+            for name, each in part.items()
+        }
+    if isinstance(part, list):
+        return [with_texts(each, text, key) for each in part]
+    return text if isinstance(part, str) and key not in OWN else part
+
+
+@every_scene
+def test_every_text_is_escaped_wherever_it_stands(scene: Callable[[], View]) -> None:
+    evil = "\"'><script>alert(1)</script></style></title><b onclick=x>&amp;{{ now }}{% raw %}"
+    told = document(scene(), "node-7")
+    for gpu in told["gpus"]:  # so that each place of the page has something to show
+        for device in (gpu, *gpu["migDevices"]):
+            device["missingNodes"] = ["/dev/nvidia0"]
+            device["reasons"] = [*device["reasons"], dict.fromkeys(("code", "text"), "x") | AGELESS]
+    plain, hostile_ = (
+        Parsed(page.render(with_texts(told, text), NOW)) for text in ("harmless", evil)
+    )
+    assert [(tag, sorted(has)) for tag, has in hostile_.elements] == [
+        (tag, sorted(has)) for tag, has in plain.elements
+    ]
+    assert hostile_.text == plain.text.replace("harmless", evil)
+
+
+@pytest.mark.parametrize("when", [-1e300, 1e300, float("inf"), float("-inf"), float("nan")])
+def test_times_that_no_calendar_has_are_shown_as_some_time(when: float) -> None:
+    told = document(replace(balanced(), started=when), "node-7")
+    assert "started" in Parsed(page.render(told, NOW)).text

@@ -114,7 +114,7 @@ class Connection:
         log.debug(
             "request",
             extra={
-                "method": request.method if request else None,
+                "method": request.method[:_LONGEST_LOGGED] if request else None,
                 "path": request.path[:_LONGEST_LOGGED] if request else None,
                 "status": response.status,
                 "bytes": len(response.body),
@@ -149,6 +149,9 @@ class Connection:
                 if not isinstance(event, h11.Request):
                     return None
                 headers = _headers(event)
+                # Two lengths: a proxy before us may have read another request than we do.
+                if "content-length" in headers and "transfer-encoding" in headers:
+                    raise _Refused(400, "either Content-Length or Transfer-Encoding, not both")
                 # Checked by the library: a short number.
                 if (
                     headers.get("expect")

@@ -8,25 +8,18 @@ import errno
 import logging
 import random
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from plugin.core.grammars import Address
-from plugin.core.view import View
 from plugin.loops.backoff import delays
-from plugin.web.health import HUNG_SECONDS
-from plugin.web.http.connection import Connection, Limits
+from plugin.web.http.connection import Answer, Connection, Limits
 from plugin.web.http.tls import Certificate, Tls
-from plugin.web.routes import RenderMetrics, Site
 
-__all__ = ["Limits", "Tls", "WebServer"]
+__all__ = ["HttpServer", "Limits", "Tls"]
 
 log = logging.getLogger(__name__)
 
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0
-#: Without file descriptors nothing can be accepted; this long until the next attempt.
-_PAUSE_SECONDS = 0.5
 _BACKLOG = 128
 #: A family that the kernel does not have, or of which it has no address.
 _ABSENT = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
@@ -36,7 +29,8 @@ _ABSENT = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 class _Client:
     """Somebody who connected at `since`; ``connection`` is there after the handshake."""
 
-    socket: socket.socket
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
     peer: str
     since: float
     connection: Connection | None = None
@@ -52,7 +46,7 @@ class _Client:
         return not self.connection.idle, self.connection.since
 
 
-class WebServer:
+class HttpServer:
     """Serves HTTP while :meth:`run` runs. Whatever happens here is logged and never raised.
 
     Without an `address` it serves nothing.
@@ -61,27 +55,18 @@ class WebServer:
     def __init__(
         self,
         address: Address | None,
-        view: Callable[[], View],
+        answer: Answer,
         *,
         tls: Tls | None = None,
-        dcgm_names: bool = False,
-        hostname: str = "",
-        hung_seconds: float = HUNG_SECONDS,
         limits: Limits | None = None,
-        render_metrics: RenderMetrics | None = None,
     ) -> None:
         self._address = address
-        self._site = Site(
-            view,
-            hostname=hostname,
-            dcgm_names=dcgm_names,
-            hung_seconds=hung_seconds,
-            render_metrics=render_metrics,
-        )
+        self._answer = answer
         self._tls = tls
         self._limits = limits or Limits()
         self._certificate: Certificate | None = None
         self._open: dict[asyncio.Task[None], _Client] = {}
+        self._serving = False
         #: The port, once it listens; other than in the address when that says 0.
         self.port: int | None = None
         self.listening = asyncio.Event()
@@ -115,57 +100,55 @@ class WebServer:
                 await asyncio.sleep(wait)
                 continue
             break
-        self.port = listeners[0].getsockname()[1]
-        log.info(
-            "serving HTTP",
-            extra={"address": str(self._address), "port": self.port, "tls": self._tls is not None},
-        )
-        self.listening.set()
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._drop_all)
             for listener in listeners:
-                self._listen_to(listener)
+                stack.callback(listener.close)
+            self._serving = True
+            for listener in listeners:
+                stack.callback((await self._start(listener)).close)
+            self.port = listeners[0].getsockname()[1]
+            log.info(
+                "serving HTTP",
+                extra={
+                    "address": str(self._address),
+                    "port": self.port,
+                    "tls": self._tls is not None,
+                },
+            )
+            stack.callback(self.listening.clear)
+            self.listening.set()
             await asyncio.Event().wait()
-        finally:
-            self.listening.clear()
-            for listener in listeners:
-                asyncio.get_running_loop().remove_reader(listener)
-                listener.close()
-            await self._drop_all()
 
-    def _listen_to(self, listener: socket.socket) -> None:
-        # Not with sock_accept: when that is cancelled, a connection that has just been accepted is
-        # lost unclosed.
-        if listener.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+    async def _start(self, listener: socket.socket) -> asyncio.Server:
+        # asyncio accepts as many clients at once as its backlog says, and complains as many times
+        # when there is no descriptor for one. With 1 others run between; the kernel's own queue
+        # stays as long as it was.
+        server = await asyncio.start_server(
+            self._accept, sock=listener, limit=self._limits.head_bytes, backlog=1
+        )
+        listener.listen(_BACKLOG)
+        return server
 
-    def _accept(self, listener: socket.socket) -> None:
-        """Take one connection; the loop calls again while there are more, and lets others run
-        between.
-        """
-        loop = asyncio.get_running_loop()
-        try:
-            accepted, peer = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # it left at once
-        except OSError as error:
-            log.warning("no connection can be accepted", extra={"reason": str(error)})
-            self._drop_oldest()
-            loop.remove_reader(listener)
-            loop.call_later(_PAUSE_SECONDS, self._listen_to, listener)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._serving:  # it was accepted just before the end
+            writer.transport.abort()
             return
+        if self._certificate is not None:
+            # What the client sends belongs to the handshake, which begins in the task. TLS begins
+            # there so that a client counts from the moment it connects.
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
         if sum(not client.dropped for client in self._open.values()) >= self._limits.connections:
             self._drop_oldest()
-        client = _Client(accepted, f"{peer[0]}:{peer[1]}", loop.time())
+        peer = "{}:{}".format(*writer.get_extra_info("peername"))
+        client = _Client(reader, writer, peer, asyncio.get_running_loop().time())
         task = asyncio.create_task(self._serve(client), name="http connection")
         self._open[task] = client
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        client = self._open.pop(task)
-        if (
-            client.connection is None
-        ):  # a task that is cancelled before it starts closes nothing itself
-            client.socket.close()
+        # Here, since a task that is cancelled before it starts closes nothing itself.
+        self._open.pop(task).writer.transport.abort()
 
     def _drop_oldest(self) -> None:
         alive = [task for task, client in self._open.items() if not client.dropped]
@@ -175,6 +158,7 @@ class WebServer:
             oldest.cancel()
 
     async def _drop_all(self) -> None:
+        self._serving = False
         tasks = list(self._open)
         for task in tasks:
             task.cancel()
@@ -183,8 +167,13 @@ class WebServer:
 
     async def _serve(self, client: _Client) -> None:
         try:
-            client.socket.setblocking(False)  # noqa: FBT003 — the standard library's signature
-            client.connection = await self._connect(client)
+            if self._certificate is not None:
+                await client.writer.start_tls(
+                    self._certificate.context(), ssl_handshake_timeout=self._limits.head_seconds
+                )
+            client.connection = Connection(
+                client.reader, client.writer, self._answer, self._limits, client.peer
+            )
             await client.connection.run()
         except OSError as error:  # it left, was too slow, or does not speak TLS
             reason = str(error) or type(error).__name__
@@ -192,34 +181,22 @@ class WebServer:
         except Exception:
             log.exception("a connection failed", extra={"client": client.peer})
 
-    async def _connect(self, client: _Client) -> Connection:
-        reader = asyncio.StreamReader(limit=self._limits.head_bytes)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        tls: dict[str, Any] = {}
-        if self._certificate is not None:
-            tls["ssl"] = self._certificate.context()
-            tls["ssl_handshake_timeout"] = self._limits.head_seconds
-            tls["ssl_shutdown_timeout"] = self._limits.linger_seconds
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_accepted_socket(lambda: protocol, client.socket, **tls)
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        return Connection(reader, writer, self._site, self._limits, client.peer)
-
 
 async def _listen(where: Address) -> list[socket.socket]:
     """A listening socket for each address of the host. Raises OSError when there is none, or one is
     taken.
     """
     loop = asyncio.get_running_loop()
-    host, port = where.host or None, where.port
-    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    infos = await loop.getaddrinfo(
+        where.host or None, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     listeners: list[socket.socket] = []
     with contextlib.ExitStack() as undo:
         absent: OSError | None = None
         for family, *_, address in dict.fromkeys(infos):
             try:
                 # All families get the same port, also when the first was given any.
-                chosen = listeners[0].getsockname()[1] if listeners else port
+                chosen = listeners[0].getsockname()[1] if listeners else where.port
                 listener = socket.create_server(
                     (address[0], chosen), family=family, backlog=_BACKLOG
                 )
@@ -232,6 +209,6 @@ async def _listen(where: Address) -> list[socket.socket]:
             listener.setblocking(False)  # noqa: FBT003 — the standard library's signature
             listeners.append(listener)
         if not listeners:
-            raise absent or OSError(f"no address for {host}")
+            raise absent or OSError(f"no address for {where.host}")
         undo.pop_all()
     return listeners

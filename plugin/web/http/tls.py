@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import ssl
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+#: A chain of certificates takes some thousands.
+_LARGEST = 2**20
 
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -58,12 +65,30 @@ def _load(files: Tls) -> ssl.SSLContext:
     # With an empty password an encrypted key is an error; without one, OpenSSL would ask at the
     # terminal.
     try:
-        context.load_cert_chain(files.certificate, files.key, password="")
+        with _regular(files.certificate) as certificate, _regular(files.key) as key:
+            context.load_cert_chain(certificate, key, password="")
     except OSError as error:  # which names no file
         raise OSError(
             f"{files.certificate} and {files.key} are not a certificate and its key: {error}"
         ) from error
     return context
+
+
+@contextlib.contextmanager
+def _regular(path: str) -> Iterator[str]:
+    """A path by which OpenSSL opens this very file. Reading anything but a regular file, such as a
+    FIFO, could take for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{path} is not a regular file")
+        if found.st_size > _LARGEST:
+            raise OSError(f"{path} has more than {_LARGEST} bytes")
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _stamp(files: Tls) -> _Stamp:

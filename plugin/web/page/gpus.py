@@ -1,0 +1,216 @@
+"""The GPUs: memory slices as a rail of tiles, and the notes below it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from plugin.web.page.sheets import Sheet, sheet
+from plugin.web.page.words import (
+    OUT_OF_USE,
+    STATES,
+    Json,
+    Moment,
+    count,
+    devices,
+    gib,
+    is_gpu,
+    moment,
+    path,
+    pods,
+    slices,
+    title,
+)
+
+#: The style has classes for this many slices; no card has more than eight.
+_MOST_SLICES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What the rail shows of a device; its sheet has the rest. The pod's name may break after its
+    namespace.
+    """
+
+    id: str
+    title: str
+    state: str
+    slices: str = ""
+    namespace: str = ""
+    pod: str = ""
+    more: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Memory slices of the rail: the compute instances of a GPU instance, or a free run."""
+
+    start: int
+    size: int
+    tiles: tuple[Tile, ...] = ()
+    free: str = ""
+    why: str = ""
+    slices: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A reason, which devices it takes out of use, and the pods that have them."""
+
+    state: str
+    text: str
+    where: str
+    began: Moment | None
+    by_operator: bool
+    pods: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rail:
+    """``whole``: the GPU is the one device. ``loose``: where the instances lie is not known.
+    Otherwise ``placed`` on `total` slices.
+    """
+
+    kind: str
+    tiles: tuple[Tile, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuView:
+    index: int
+    facts: tuple[str, ...]
+    state: str | None
+    rail: Rail
+    notes: tuple[Note, ...]
+    sheets: tuple[Sheet, ...]
+
+
+def legend(document: Json) -> list[str]:
+    """The states that there are."""
+    there = {device["state"] for device in devices(document)}
+    return [state for state in STATES if state in there]
+
+
+def gpus(document: Json, now: float) -> list[GpuView]:
+    return [_gpu(gpu, document["problems"], now) for gpu in document["gpus"]]
+
+
+def _gpu(gpu: Json, problems: Iterable[str], now: float) -> GpuView:
+    facts = (
+        gpu["product"],
+        gib(gpu["memoryMiB"] * 2**20) if gpu["memoryMiB"] else "",
+        _mode(gpu["mig"]),
+        f"NUMA {gpu['numa']}" if gpu["numa"] is not None else "",
+        gpu["pciBusId"],
+    )
+    whole = _is_whole(gpu)
+    shown = [gpu] if whole else gpu["migDevices"]
+    return GpuView(
+        index=gpu["index"],
+        facts=tuple(filter(None, facts)),
+        state=None if whole else gpu["state"],
+        rail=_rail(gpu),
+        notes=tuple(_notes(gpu, problems, now)),
+        sheets=tuple(sheet(_id(device), device, gpu, now) for device in shown),
+    )
+
+
+def _is_whole(gpu: Json) -> bool:
+    """Whether the GPU itself is the device to draw: it has neither MIG devices nor room for
+    them.
+    """
+    return not gpu["migDevices"] and not gpu["freeRuns"]
+
+
+def _mode(mig: Json | None) -> str:
+    if mig is None:
+        return ""
+    mode = f"MIG {'on' if mig['current'] else 'off'}"
+    if mig["current"] == mig["pending"]:
+        return mode
+    return f"{mode}, {'on' if mig['pending'] else 'off'} after a reset"
+
+
+# ---- the rail
+
+
+def _rail(gpu: Json) -> Rail:
+    found = gpu["migDevices"]
+    if _is_whole(gpu):
+        return Rail("whole", (_tile(gpu),))
+    if any(device["placement"] is None for device in found):
+        return Rail("loose", tuple(map(_tile, found)))
+    pieces = (*_instances(found), *map(_free, gpu["freeRuns"]))
+    total = max([gpu["memorySlices"], *(piece.start + piece.size for piece in pieces)])
+    ordered = tuple(sorted(pieces, key=lambda piece: piece.start))
+    return Rail("placed", pieces=ordered, total=min(total, _MOST_SLICES))
+
+
+def _instances(found: Iterable[Json]) -> Iterator[Piece]:
+    """A piece for each GPU instance, with its compute instances side by side."""
+    instances: dict[int, list[Json]] = {}
+    for device in found:
+        instances.setdefault(device["gi"], []).append(device)
+    for inside in instances.values():
+        at = inside[0]["placement"]
+        yield Piece(at["start"], at["size"], tuple(map(_tile, inside)))
+
+
+def _free(run: Json) -> Piece:
+    why = "no compute slice left" if run["usable"] is False else "no instance"
+    free = count(run["size"], "free slice")
+    return Piece(run["start"], run["size"], free=free, why=why, slices=slices(run))
+
+
+def _tile(device: Json) -> Tile:
+    at, names = device.get("placement"), pods(device["holders"])
+    namespace, _, pod = names[0].partition("/") if names else ("", "", "")
+    return Tile(
+        id=_id(device),
+        title=title(device),
+        state=device["state"] or "withheld",
+        slices=slices(at) if at else "",
+        namespace=namespace,
+        pod=pod,
+        more=f" and {len(names) - 1} more" if len(names) > 1 else "",
+    )
+
+
+def _id(device: Json) -> str:
+    return re.sub(r"[^\w-]", "-", device["uuid"], flags=re.ASCII)
+
+
+# ---- notes
+
+
+def _notes(gpu: Json, problems: Iterable[str], now: float) -> Iterator[Note]:
+    """Each reason once, with its devices; without those that stand above for the whole node."""
+    shown_above = set(problems)
+    hit: dict[str, list[Json]] = {}
+    why: dict[str, Json] = {}
+    for device in (gpu, *gpu["migDevices"]):
+        for reason in device["reasons"]:
+            if reason["text"] not in shown_above:
+                hit.setdefault(reason["text"], []).append(device)
+                why.setdefault(reason["text"], reason)
+    for text, found in hit.items():
+        yield _note(gpu, found, why[text], now)
+
+
+def _note(gpu: Json, hit: list[Json], reason: Json, now: float) -> Note:
+    where = (
+        f"all of GPU {gpu['index']}"
+        if is_gpu(hit[0])
+        else ", ".join(f"{title(device)} at {path(device, gpu)}" for device in hit)
+    )
+    return Note(
+        state=reason["code"] if reason["code"] in OUT_OF_USE else "unhealthy",
+        text=reason["text"],
+        where=where,
+        began=None if reason["since"] is None else moment(reason["since"], now),
+        by_operator=reason["clears"] == "operator",
+        pods=", ".join(sorted({pod for device in hit for pod in pods(device["holders"])})),
+    )

@@ -1,0 +1,172 @@
+"""The upper part of the page: the node, what needs attention, and the resources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from plugin.web.page.words import STATES, Json, Moment, count, devices, moment, pods
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    name: str
+    state: str
+    verdict: str
+    summary: str
+    facts: tuple[str, ...]
+    changed: Moment
+    started: Moment
+
+
+def header(document: Json, now: float) -> Header:
+    driver = document["driver"]
+    facts = (
+        f"driver {driver['version']}" if driver["version"] else "driver unknown",
+        f"CUDA {driver['cuda']}" if driver["cuda"] else "",
+        f"strategy {document['strategy']}",
+        f"generation {document['generation']}",
+    )
+    state, verdict = _verdict(document)
+    return Header(
+        name=document["hostname"] or "MIG devices",
+        state=state,
+        verdict=verdict,
+        summary=_summary(document),
+        facts=tuple(filter(None, facts)),
+        changed=moment(document["changed"], now),
+        started=moment(document["started"], now),
+    )
+
+
+def _verdict(document: Json) -> tuple[str, str]:
+    if not document["health"]["good"]:
+        return "unhealthy", "daemon unhealthy"
+    if not document["readiness"]["good"]:
+        return "warning", "not ready"
+    return "ready", "ready"
+
+
+def _summary(document: Json) -> str:
+    gpus = document["gpus"]
+    mig_devices = sum(len(gpu["migDevices"]) for gpu in gpus)
+    states = [device["state"] for device in devices(document)]
+    parts = [count(len(gpus), "GPU")] if gpus else ["no GPUs"]
+    if mig_devices:
+        parts.append(count(mig_devices, "MIG device"))
+    parts += [f"{states.count(state)} {state}" for state in STATES if state in states]
+    return ", ".join(parts)
+
+
+# ---- attention
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`text`, then links to `gpus` (indices), then `end`."""
+
+    state: str
+    text: str
+    gpus: tuple[int, ...] = ()
+    end: str = ""
+
+
+def attention(document: Json) -> list[Line]:
+    """What is wrong with the node as a whole, and which GPUs show the rest."""
+    driver = document["driver"]
+    lines = []
+    if driver["busySeconds"]:
+        busy = f"The driver has not come back from a call for {driver['busySeconds']} s."
+        lines.append(Line("unhealthy", busy))
+    if driver["error"]:
+        lines.append(Line("unhealthy", driver["error"]))
+    lines += [Line("unhealthy", why) for why in document["health"]["reasons"]]
+    warnings = (*document["readiness"]["reasons"], *document["problems"])
+    lines += [Line("warning", why) for why in warnings if why != driver["error"]]
+    lines += [
+        Line(
+            "warning",
+            f"{', '.join(pods(gone['holders']))} has {gone['uuid']}, "
+            "which is not on this node any more.",
+        )
+        for gone in document["gone"]
+    ]
+    return [*lines, *_out_of_use(document)]
+
+
+def _out_of_use(document: Json) -> Iterator[Line]:
+    for state in ("unhealthy", "cordoned"):
+        hit = {
+            gpu["index"]: [d for d in (gpu, *gpu["migDevices"]) if d["state"] == state]
+            for gpu in document["gpus"]
+        }
+        gpus = tuple(index for index, found in hit.items() if found)
+        if gpus:
+            holders = [who for found in hit.values() for d in found for who in d["holders"]]
+            held = f", held by {count(len(pods(holders)), 'pod')}" if holders else ""
+            yield Line(state, f"{state.capitalize()} devices on ", gpus, f"{held}.")
+
+
+# ---- resources
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stretch of a resource's bar."""
+
+    start: int
+    size: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """``stream`` is when kubelet opened its stream; ``kubelet`` says how the resource stands with
+    kubelet.
+    """
+
+    prefix: str
+    name: str
+    devices: int
+    bar: tuple[Part, ...]
+    figures: tuple[tuple[str, int], ...]
+    kubelet: str
+    stream: Moment | None
+
+
+def resources(document: Json, now: float) -> list[Resource]:
+    return [_resource(name, found, now) for name, found in document["resources"].items()]
+
+
+def _resource(name: str, found: Json, now: float) -> Resource:
+    prefix, slash, short = name.rpartition("/")
+    counts = {state: found["states"][state] for state in STATES if state in found["states"]}
+    stream = None
+    if found["registered"] and found["streamSince"] is not None:
+        kubelet, stream = "registered, stream opened ", moment(found["streamSince"], now)
+    elif found["registered"]:
+        kubelet = "registered, no stream open"
+    else:
+        kubelet = "not registered" + (f": {found['lastError']}" if found["lastError"] else "")
+    return Resource(
+        prefix=prefix + slash,
+        name=short,
+        devices=found["devices"],
+        bar=tuple(_bar(counts)),
+        # That nothing is free is worth a figure too.
+        figures=tuple(
+            (state, number)
+            for state, number in counts.items()
+            if number or state in {"free", "healthy"}
+        ),
+        kubelet=kubelet,
+        stream=stream,
+    )
+
+
+def _bar(counts: dict[str, int]) -> Iterator[Part]:
+    start = 0
+    for state, number in counts.items():
+        if number:
+            yield Part(start, number, state)
+        start += number
