@@ -7,6 +7,8 @@ import contextlib
 import logging
 from pathlib import Path
 
+from plugin.loops.pulse import Pulse
+
 log = logging.getLogger(__name__)
 
 #: Looking without being told: how often while inotify works (it can lose events), and when there is
@@ -29,7 +31,7 @@ class SocketDirectory:
     def __init__(self, path: Path, *, inotify: bool = True) -> None:
         self.path = path
         self._inotify = inotify
-        self._changed = asyncio.Event()
+        self._changed = Pulse()
 
     def identity(self, name: str) -> Identity | None:
         """What the file `name` is now; ``None`` when it is not there. A new file never has an old
@@ -87,7 +89,7 @@ class SocketDirectory:
         with Inotify() as inotify:
             inotify.add_watch(self.path, mask)
             watched = self.path.stat().st_ino
-            self._tell()  # whatever happened before the watch stood
+            self._changed.fire()  # whatever happened before the watch stood
             seconds = SAFETY_POLL_SECONDS
             while True:
                 event = None
@@ -95,7 +97,7 @@ class SocketDirectory:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         event = await inotify.get()
-                self._tell()
+                self._changed.fire()
                 if event is not None and event.mask & (Mask.DELETE_SELF | Mask.IGNORED):
                     return
                 # DELETE_SELF never comes while a socket is bound in the directory, as ours is; its
@@ -114,10 +116,6 @@ class SocketDirectory:
             )
         while True:
             await asyncio.sleep(FALLBACK_POLL_SECONDS)
-            self._tell()
+            self._changed.fire()
             if missing and self.path.is_dir():
                 return
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()

@@ -17,6 +17,7 @@ from plugin.core.preference import prefer
 from plugin.errors import DeviceUnavailable, InvalidRequest, RequestError, UnknownDevice
 from plugin.kubelet.deviceplugin import wire
 from plugin.kubelet.deviceplugin.journal import Journal
+from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,8 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
         self._on_allocated = on_allocated
         self.lists_sent = 0
         self._streams: set[Stream] = set()
-        self._closing = asyncio.Event()
-        self._progress = asyncio.Event()
+        self._closing = Pulse()
+        self._progress = Pulse()
         self._opened: asyncio.Future[Stream] | None = None
 
     # ---- for the
@@ -74,8 +75,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
 
     async def end_streams(self) -> None:
         """End every open stream and wait until they are gone; new ones can be opened afterwards."""
-        self._closing.set()
-        self._closing = asyncio.Event()
+        self._closing.fire()
         while self._streams:
             await self._progress.wait()
 
@@ -94,11 +94,10 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
     ) -> AsyncIterator[pb.ListAndWatchResponse]:
         del request, context
         stream = Stream()
-        closing = self._closing
         self._streams.add(stream)
         if self._opened is not None and not self._opened.done():
             self._opened.set_result(stream)
-        closed = asyncio.ensure_future(closing.wait())
+        closed = asyncio.ensure_future(self._closing.wait())
         sent: wire.DeviceList | None = None
         try:
             while not closed.done():
@@ -117,7 +116,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
                         },
                     )
                 stream.generation = snapshot.generation
-                self._tell()
+                self._progress.fire()
                 newer = asyncio.ensure_future(self._store.newer_than(snapshot.generation))
                 try:
                     await asyncio.wait({closed, newer}, return_when=asyncio.FIRST_COMPLETED)
@@ -127,7 +126,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
             closed.cancel()
             self._streams.discard(stream)
             stream.ended.set()
-            self._tell()
+            self._progress.fire()
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         snapshot = self._store.snapshot
@@ -189,7 +188,3 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
                 ],
             },
         )
-
-    def _tell(self) -> None:
-        self._progress.set()
-        self._progress = asyncio.Event()
