@@ -175,13 +175,13 @@ class Daemon:
         """Build everything else. Imports gRPC, which takes 70 ms: call it while the first scan
         runs, or later.
         """
-        from plugin.kubelet.deviceplugin.journal import Journal  # noqa: PLC0415 — gRPC, see above
+        from plugin.kubelet.deviceplugin.calls import CallCounts  # noqa: PLC0415 — gRPC, see above
         from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
         from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
         from plugin.overview import Overview, Sampler  # noqa: PLC0415
 
         settings, node, beats = self.settings, self.writer, self.heartbeats
-        journal = Journal()
+        calls = CallCounts()
         pods = (
             PodFollower(Path(settings.pod_resources_socket))
             if settings.pod_resources_socket
@@ -190,11 +190,11 @@ class Daemon:
         supervisor = Supervisor(
             node.store,
             settings.kubelet_socket,
-            journal=journal,
+            calls=calls,
             on_allocated=pods.allocated if pods is not None else lambda: None,
         )
         sampler = Sampler(node, self.driver, self.worker, beats)
-        overview = Overview(node, supervisor, journal, sampler, self.worker, beats, pods)
+        overview = Overview(node, supervisor, calls, sampler, self.worker, beats, pods)
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "kubelet": supervisor.run,
             "node": functools.partial(node.run, beats),

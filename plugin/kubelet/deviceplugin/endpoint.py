@@ -18,7 +18,7 @@ import grpc
 from plugin.api.deviceplugin_v1beta1_pb2_grpc import add_DevicePluginServicer_to_server
 from plugin.core.view import ResourceStatus
 from plugin.errors import KubeletError
-from plugin.kubelet.deviceplugin.journal import Journal
+from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.kubelet.deviceplugin.registration import register
 from plugin.kubelet.deviceplugin.servicer import ResourceServicer, Stream
 from plugin.kubelet.directory import Identity, SocketDirectory
@@ -57,7 +57,7 @@ class Endpoint:
         store: Store,
         directory: SocketDirectory,
         kubelet_socket: str,
-        journal: Journal,
+        calls: CallCounts,
         on_allocated: Callable[[], None],
     ) -> None:
         """`kubelet_socket` is a file name in `directory`; empty means to serve without
@@ -71,7 +71,7 @@ class Endpoint:
         self._store = store
         self._directory = directory
         self._kubelet = kubelet_socket
-        self._servicer = ResourceServicer(resource, store, journal, on_allocated)
+        self._servicer = ResourceServicer(resource, store, calls, on_allocated)
         self._server: grpc.aio.Server | None = None
 
     def status(self) -> ResourceStatus:

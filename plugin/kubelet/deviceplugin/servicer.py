@@ -16,7 +16,7 @@ from plugin.core.allocation import ContainerAllocation, allocate
 from plugin.core.preference import prefer
 from plugin.errors import DeviceUnavailable, InvalidRequest, RequestError, UnknownDevice
 from plugin.kubelet.deviceplugin import wire
-from plugin.kubelet.deviceplugin.journal import Journal
+from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 
@@ -47,12 +47,12 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
     """
 
     def __init__(
-        self, resource: str, store: Store, journal: Journal, on_allocated: Callable[[], None]
+        self, resource: str, store: Store, calls: CallCounts, on_allocated: Callable[[], None]
     ) -> None:
         """`on_allocated` is called after each successful Allocate: pods hold other devices soon."""
         self._resource = resource
         self._store = store
-        self._journal = journal
+        self._calls = calls
         self._on_allocated = on_allocated
         self.lists_sent = 0
         self._streams: set[Stream] = set()
@@ -131,7 +131,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         snapshot = self._store.snapshot
         try:
-            with self._journal.call(self._resource, "Allocate"):
+            with self._calls.timed(self._resource, "Allocate"):
                 allocations = allocate(
                     self._resource, (r.devices_ids for r in request.container_requests), snapshot
                 )
@@ -159,7 +159,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
         listed = snapshot.advertisement.resources.get(self._resource, ())
         responses = []
         for item in request.container_requests:
-            with self._journal.call(self._resource, "GetPreferredAllocation"):
+            with self._calls.timed(self._resource, "GetPreferredAllocation"):
                 preference = prefer(
                     listed,
                     item.available_deviceIDs,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from plugin.core.view import ResourceStatus
 from plugin.kubelet.deviceplugin.endpoint import Endpoint
-from plugin.kubelet.deviceplugin.journal import Journal
+from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.kubelet.directory import SocketDirectory
 from plugin.loops.store import Store
 
@@ -27,14 +27,14 @@ class Supervisor:
         store: Store,
         kubelet_socket: str,
         *,
-        journal: Journal | None = None,
+        calls: CallCounts | None = None,
         on_allocated: Callable[[], None] = lambda: None,
         inotify: bool = True,
     ) -> None:
         """`kubelet_socket` is the path of ``kubelet.sock``; empty means to serve without
         registering.
         """
-        self._journal = journal or Journal()
+        self._calls = calls or CallCounts()
         self._on_allocated = on_allocated
         socket = Path(kubelet_socket) if kubelet_socket else None
         self._directory = SocketDirectory(
@@ -67,7 +67,7 @@ class Supervisor:
 
     def _start(self, resource: str) -> None:
         endpoint = Endpoint(
-            resource, self._store, self._directory, self._kubelet, self._journal, self._on_allocated
+            resource, self._store, self._directory, self._kubelet, self._calls, self._on_allocated
         )
         task = asyncio.create_task(endpoint.run(), name=f"endpoint {resource}")
         self._endpoints[resource] = endpoint, task

@@ -27,7 +27,7 @@ STOP_GRACE_S = 300.0
 
 
 @dataclass(slots=True)
-class Endpoint:
+class EndpointInfo:
     """Where Allocate goes. ``connection`` is ``None`` for a resource known from the checkpoint
     only.
     """
@@ -59,17 +59,17 @@ class DeviceManager:
         self._rng = rng
         self._report = report
         self.views: dict[str, ResourceView] = {}
-        self.endpoints: dict[str, Endpoint] = {}
+        self.endpoints: dict[str, EndpointInfo] = {}
         held, registered = checkpoint.load(directory)
         self.assignments = {(a.pod, a.container, a.resource): a for a in held}
         for resource in registered:
             self.views[resource] = ResourceView()
-            self.endpoints[resource] = Endpoint(None, None, stopped_at=now)
+            self.endpoints[resource] = EndpointInfo(None, None, stopped_at=now)
 
     # What plugins do
 
     def connected(self, connection: PluginConnection, options: pb.DevicePluginOptions) -> None:
-        self.endpoints[connection.resource] = Endpoint(connection, options)
+        self.endpoints[connection.resource] = EndpointInfo(connection, options)
 
     def disconnected(self, resource: str, now: float) -> None:
         endpoint = self.endpoints.get(resource)
