@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plugin.core.view import ResourceStatus
-from plugin.kubelet.deviceplugin.endpoint import Endpoint
 from plugin.kubelet.deviceplugin.calls import CallCounts
+from plugin.kubelet.deviceplugin.endpoint import Endpoint
 from plugin.kubelet.directory import SocketDirectory
 from plugin.loops.store import Store
 
