@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -18,7 +18,16 @@ REGISTER_SECONDS = 12.0
 
 #: A subchannel of its own per attempt: gRPC shares its reconnection back-off, a second and more,
 #: between channels.
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    # A peer that answers every stream with GOAWAY would be tried again without a pause, and each
+    # attempt keeps its memory.
+    ("grpc.enable_retries", 0),
+)
+
+#: (kubelet's socket, resource, name of our socket, whether that is served) → registered, or
+#: KubeletError.
+Register = Callable[[Path, str, str, Callable[[], bool]], Awaitable[None]]
 
 
 async def register(

@@ -33,8 +33,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(eq=False, slots=True)
 class Stream:
-    """One open ListAndWatch: ``generation`` is that of the newest snapshot the client has been told
-    of.
+    """One open ListAndWatch: ``generation`` is that of the newest snapshot whose list the client
+    has.
     """
 
     generation: int = -1
@@ -43,7 +43,7 @@ class Stream:
 
 class ResourceServicer(pb_grpc.DevicePluginServicer):
     """Serves one resource; any number of clients may have a stream open,
-    each is told everything.
+    each gets every list.
     """
 
     def __init__(
@@ -60,16 +60,15 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
         self._progress = Pulse()
         self._opened: asyncio.Future[Stream] | None = None
 
-    # ---- for the
-    # endpoint
+    # ---- for the endpoint
 
     def next_stream(self) -> asyncio.Future[Stream]:
         """Resolves to the next ListAndWatch that is opened: after Register, that is kubelet's."""
         self._opened = asyncio.get_running_loop().create_future()
         return self._opened
 
-    async def told(self, generation: int) -> None:
-        """Wait until every open stream has been told of `generation`."""
+    async def listed(self, generation: int) -> None:
+        """Wait until every open stream has had the list of `generation`."""
         while any(stream.generation < generation for stream in self._streams):
             await self._progress.wait()
 
