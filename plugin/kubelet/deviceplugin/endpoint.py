@@ -41,6 +41,8 @@ STREAM_SECONDS = 5.0
 FAREWELL_SECONDS = 0.25
 #: After another plugin has gone: several sockets that go together cause one registration.
 SETTLE_SECONDS = 1.0
+#: Where one goes after the other, the registration waits no longer than so many times that.
+MOST_SETTLES = 5
 #: Every registration costs kubelet a moment without devices, and a plugin of somebody else's may
 #: be in a crash loop.
 LONGEST_SETTLE_SECONDS = 60.0
@@ -288,13 +290,15 @@ class Endpoint:
 
     async def _rival_gone(self, since: float) -> None:
         """Until another plugin that may have registered for the resource after `since` has gone,
-        and nothing more has for a while.
+        and others that go with it have gone, too.
         """
         at = await self._rivals.departed(self._resource, since)
-        pause = self._settling.failed(_now() - since)
-        while (left := at + pause - _now()) > 0:
+        until = at + self._settling.failed(_now() - since)
+        limit = until + MOST_SETTLES * SETTLE_SECONDS
+        while (left := until - _now()) > 0:
             await asyncio.sleep(left)
             at = await self._rivals.departed(self._resource, since)
+            until = min(at + SETTLE_SECONDS, limit)
 
     async def _end_streams(self) -> None:
         """End every stream; one whose client does not read goes with the server, and there will be
