@@ -67,7 +67,8 @@ def prefer(
 
 def _oddities(doubtful: Sequence[str], offered: int, must: int, size: int) -> Iterable[str]:
     if doubtful:
-        yield f"{len(doubtful)} of the ids are unknown or unhealthy, {shortened(doubtful[0])} for one"
+        example = shortened(doubtful[0])
+        yield f"{len(doubtful)} of the ids are unknown or unhealthy, {example} for one"
     if size > offered:
         yield f"{size} are wanted and {offered} are available"
     if must > size:
