@@ -13,8 +13,7 @@ from plugin.commands.control import pods_on
 from plugin.core.view import Holder
 from plugin.errors import KubeletError
 from plugin.kubelet.podresources.client import holders, list_holders
-
-from .goaway import goaway
+from tests.goaway import goaway
 
 
 def pod(name: str, **containers: list[list[str]]) -> pb.PodResources:

@@ -16,8 +16,7 @@ from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.errors import KubeletError
 from plugin.kubelet.deviceplugin.registration import register
-
-from .goaway import goaway
+from tests.goaway import goaway
 
 RESOURCE, OURS = "nvidia.com/mig-1g.5gb", "ours.sock"
 Context = grpc.aio.ServicerContext[pb.RegisterRequest, pb.Empty]
