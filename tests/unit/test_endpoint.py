@@ -14,13 +14,12 @@ import pytest
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.view import ResourceStatus
 from plugin.kubelet.deviceplugin.calls import CallCounts
-from plugin.kubelet.deviceplugin.endpoint import (
+from plugin.kubelet.deviceplugin.endpoint import STREAM_SECONDS, Endpoint
+from plugin.kubelet.deviceplugin.pacing import (
     FLAPPING,
     LONGEST_DELAY_SECONDS,
     SETTLE_SECONDS,
-    STREAM_SECONDS,
     WELL_SECONDS,
-    Endpoint,
 )
 from plugin.kubelet.deviceplugin.rivals import LOOK_SECONDS, UPDATE_SECONDS, Rivals
 from plugin.kubelet.deviceplugin.servicer import ResourceServicer

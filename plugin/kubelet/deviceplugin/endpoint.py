@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 import time
 from collections.abc import Awaitable
@@ -15,46 +14,29 @@ from dataclasses import dataclass
 from plugin.core.view import ResourceStatus
 from plugin.errors import KubeletError
 from plugin.kubelet.deviceplugin.naming import new_name
+from plugin.kubelet.deviceplugin.pacing import (
+    FIRST_DELAY_SECONDS,
+    MOST_SETTLES,
+    SETTLE_SECONDS,
+    WELL_SECONDS,
+    Loss,
+    Pacing,
+)
 from plugin.kubelet.deviceplugin.registration import Register, register
 from plugin.kubelet.deviceplugin.rivals import Rivals
 from plugin.kubelet.deviceplugin.server import Serve, Server, serve
 from plugin.kubelet.deviceplugin.servicer import ResourceServicer, Stream
 from plugin.kubelet.directory import Directory, Identity
-from plugin.loops.backoff import Backoff
 from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY_SECONDS = 0.05
-LONGEST_DELAY_SECONDS = 5.0
-#: A registration that has lasted so long was a good one, whatever ends it.
-WELL_SECONDS = 10.0
-#: So many registrations in a row that did not last are no hiccup.
-FLAPPING = 3
-#: Whoever deletes our socket does not refuse us: so often in a row it is replaced at once.
-FREE_DELETIONS = 20
 #: Kubelet opens ListAndWatch right after it has accepted a registration; longer than this and it
 #: never will.
 STREAM_SECONDS = 5.0
 #: How long a vanishing resource's empty list, or a stream that is to end, may take with a client
 #: that does not read.
 FAREWELL_SECONDS = 0.25
-#: After another plugin has gone: several sockets that go together cause one registration.
-SETTLE_SECONDS = 1.0
-#: Where one goes after the other, the registration waits no longer than so many times that.
-MOST_SETTLES = 5
-#: Every registration costs kubelet a moment without devices, and a plugin of somebody else's may
-#: be in a crash loop.
-LONGEST_SETTLE_SECONDS = 60.0
-
-
-class Loss(enum.Enum):
-    """Why a registration no longer holds; the value is for logs and the status."""
-
-    OWN_SOCKET = "our socket was deleted"
-    NEW_KUBELET = "kubelet made a new socket"
-    STREAM = "kubelet ended ListAndWatch"
-    RIVAL = "another plugin that may have taken the resource has gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +87,7 @@ class Endpoint:
         self._stream_since: float | None = None
         self._last_error = ""
         self._logged = ""
-        self._failing = Backoff(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, well=WELL_SECONDS)
-        self._dropped = Backoff(
-            FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, well=WELL_SECONDS, free=1
-        )
-        self._deleted = Backoff(
-            FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, well=WELL_SECONDS, free=FREE_DELETIONS
-        )
-        self._settling = Backoff(
-            SETTLE_SECONDS, LONGEST_SETTLE_SECONDS, well=LONGEST_SETTLE_SECONDS, jitter=lambda: 1.0
-        )
+        self._pacing = Pacing()
 
     def status(self) -> ResourceStatus:
         rival = self._rivals.live(self._resource) if self._kubelet else ""
@@ -135,11 +108,8 @@ class Endpoint:
         )
 
     def _is_flapping(self) -> bool:
-        """Registrations did not last lately, and the one that we have has not proved better yet."""
-        if max(self._dropped.failures, self._deleted.failures - FREE_DELETIONS) < FLAPPING:
-            return False
         lasted = _now() - self._registered.since if self._registered is not None else 0.0
-        return lasted < WELL_SECONDS
+        return self._pacing.is_flapping(lasted)
 
     async def run(self) -> None:
         """Run until the resource is no longer advertised; cancel to shut down."""
@@ -173,15 +143,12 @@ class Endpoint:
         while True:
             last, before = before, self._directory.identity(self._kubelet)
             if before != last:
-                # A new kubelet may not listen yet, but soon will: the failures of the old one say
-                # nothing about it.
-                self._failing.reset()
-                self._dropped.reset()
+                self._pacing.new_kubelet()  # it may not listen yet, but soon will
             try:
                 await self._have_server()
                 self._registered = await self._register()
             except (KubeletError, OSError) as error:
-                delay = self._failing.failed()
+                delay = self._pacing.refused()
                 self._report(
                     logging.WARNING, "not registered, trying again", str(error), seconds=delay
                 )
@@ -191,16 +158,14 @@ class Endpoint:
                 await self._pause(delay, before)
                 await self._end_streams()  # one that came too late to count
                 continue
-            self._failing.reset()
+            self._pacing.accepted()
             loss = await self._until_lost(self._registered)
             lasted = _now() - self._registered.since
             self._registered, self._stream_since = None, None
             self._report(logging.WARNING, "registration lost", loss.value)
             await self._end_streams()
-            if loss in {Loss.STREAM, Loss.OWN_SOCKET}:
-                backoff = self._dropped if loss is Loss.STREAM else self._deleted
-                if delay := backoff.failed(lasted):
-                    await self._pause(delay, before)
+            if delay := self._pacing.lost(loss, lasted):
+                await self._pause(delay, before)
 
     async def _pause(self, seconds: float, kubelet: Identity | None) -> None:
         """Wait, or until there is another kubelet than that one."""
@@ -293,7 +258,7 @@ class Endpoint:
         and others that go with it have gone, too.
         """
         at = await self._rivals.departed(self._resource, since)
-        until = at + self._settling.failed(_now() - since)
+        until = at + self._pacing.rival_gone(_now() - since)
         limit = until + MOST_SETTLES * SETTLE_SECONDS
         while (left := until - _now()) > 0:
             await asyncio.sleep(left)
