@@ -35,10 +35,16 @@ class FakeDirectory:
         self.files[name] = (1, next(self._numbers), 0)
         self._changed.fire()
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, announced: bool = True) -> None:
         if self.files.pop(name, None) is not None:
-            self._deleted.add(name)
+            if announced:
+                self._deleted.add(name)
             self._changed.fire()
+
+    def announce(self, name: str) -> None:
+        """The event of a deletion, which may come after its effect was seen."""
+        self._deleted.add(name)
+        self._changed.fire()
 
     def restart_kubelet(self) -> None:
         """As kubelet does: every socket goes, then its own comes."""

@@ -351,6 +351,37 @@ def test_a_plugin_of_another_resource_is_no_concern(name: str) -> None:
     run(scene())
 
 
+def test_a_kubelet_restart_is_one_registration_however_late_deletions_are_read() -> None:
+    async def scene() -> None:
+        async with running() as on:
+            names = [NVIDIAS, "plugin.sock"]
+            for name in names:
+                on.directory.create(name)
+            await asyncio.sleep(WELL_SECONDS)
+            for name in names:
+                on.directory.delete(name, announced=False)
+            on.directory.restart_kubelet()
+            await asyncio.sleep(0.1)
+            assert len(on.kubelet.registrations) == 2
+            for name in names:
+                on.directory.announce(name)
+            await asyncio.sleep(60)
+            assert len(on.kubelet.registrations) == 2
+
+    run(scene())
+
+
+def test_one_that_came_and_went_between_two_looks_counts() -> None:
+    async def scene() -> None:
+        async with running() as on:
+            await asyncio.sleep(WELL_SECONDS)
+            on.directory.announce("plugin.sock")
+            await asyncio.sleep(60)
+            assert len(on.kubelet.registrations) == 2
+
+    run(scene())
+
+
 def test_several_that_go_together_cause_one_registration() -> None:
     async def scene() -> None:
         async with running() as on:

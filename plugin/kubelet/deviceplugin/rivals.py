@@ -31,6 +31,9 @@ STALE_SECONDS = 2.0
 #: During an update an old and a new instance of this plugin serve the same resource for a while,
 #: and the new one must become ready before the old one ends.
 UPDATE_SECONDS = 30.0
+#: The directory's deletions are read one by one: one that a look has shown already may be read so
+#: much later.
+LATE_SECONDS = 1.0
 #: A kubelet has fewer plugins than this; a directory full of sockets is not asked one by one.
 MOST_SOCKETS = 256
 
@@ -136,6 +139,7 @@ class Rivals:
         self._wall_clock = wall_clock
         self._known: dict[str, Known] | None = None
         self._departures: dict[str, float] = {}
+        self._missed: dict[str, float] = {}
         self._reported: dict[str, str] = {}
         self._changed = Pulse()
 
@@ -170,7 +174,15 @@ class Rivals:
         """Look once. Removes what dead processes of this program have left."""
         now = asyncio.get_running_loop().time()
         found = self._find()
-        deleted = [name for name in self._directory.take_deleted() if self._is_foreign(name)]
+        before = self._known or {}
+        self._missed = {
+            name: at for name, at in self._missed.items() if now - at < LATE_SECONDS
+        } | dict.fromkeys(before.keys() - found.keys(), now)
+        deleted = [
+            name
+            for name in self._directory.take_deleted()
+            if self._is_foreign(name) and name not in self._missed
+        ]
         self._known, gone = step(self._known, found, deleted, now)
         for name in gone:
             log.info("another plugin's socket has gone", extra={"socket": name})
