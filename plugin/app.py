@@ -10,9 +10,10 @@ import logging
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plugin
 from plugin.config import reload as configuration
@@ -28,6 +29,10 @@ from plugin.loops.heartbeats import Heartbeats
 from plugin.state.ledger_file import LedgerFile, boot_id
 from plugin.state.watching import Watcher, probe_regularly
 from plugin.state.writer import Node
+
+if TYPE_CHECKING:
+    from plugin.kubelet.deviceplugin.supervisor import Supervisor
+    from plugin.overview import Overview
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +125,87 @@ def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Edges:
+    """What speaks to the outside. ``loops`` run until cancelled, by name; when one fails, all end
+    and the process with them.
+    """
+
+    supervisor: Supervisor
+    overview: Overview
+    loops: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """The daemon without its edges. Made by :func:`assemble`, in tests too."""
+
+    settings: Settings
+    driver: Driver
+    worker: DriverWorker
+    heartbeats: Heartbeats
+    ledger_file: LedgerFile
+    writer: Node
+    simulate: Simulate | None
+
+    async def start(self) -> None:
+        """Start the driver's thread and publish the first scan; see :meth:`Writer.start`."""
+        self.worker.start()
+        await self.writer.start()
+
+    def edges(self) -> Edges:
+        """Build everything else. Imports gRPC, which takes 70 ms: call it while the first scan
+        runs, or later.
+        """
+        from plugin.kubelet.deviceplugin.calls import CallCounts  # noqa: PLC0415 — gRPC, see above
+        from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
+        from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
+        from plugin.overview import Overview, Sampler  # noqa: PLC0415
+
+        settings, node, beats = self.settings, self.writer, self.heartbeats
+        calls = CallCounts()
+        pods = (
+            PodFollower(Path(settings.pod_resources_socket))
+            if settings.pod_resources_socket
+            else None
+        )
+        supervisor = Supervisor(
+            node.store,
+            settings.kubelet_socket,
+            calls=calls,
+            on_allocated=pods.allocated if pods is not None else lambda: None,
+        )
+        sampler = Sampler(node, self.driver, self.worker, beats)
+        overview = Overview(node, supervisor, calls, sampler, self.worker, beats, pods)
+        loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "kubelet": supervisor.run,
+            "node": functools.partial(node.run, beats),
+            "events": Watcher(node, self.driver, self.worker, beats).run,
+            "probes": functools.partial(probe_regularly, node, self.driver, self.worker, beats),
+            "ledger": self.ledger_file.run,
+        }
+        if settings.control_socket:
+            control = Control(Path(settings.control_socket), node, self.simulate)
+            loops["control"] = control.run
+        if settings.http_address:
+            loops["samples"] = sampler.run
+            loops["web"] = functools.partial(_serve_web, settings, overview)
+            if pods is not None:
+                loops["pods"] = pods.run
+        return Edges(supervisor, overview, loops)
+
+
+def assemble(
+    settings: Settings, driver: Driver, ledger: Path, simulate: Simulate | None = None
+) -> Daemon:
+    """Build the daemon over a driver that need not be open; nothing runs yet. `simulate` is what
+    ``sim`` commands do to simulated hardware.
+    """
+    worker, ledger_file = DriverWorker(), LedgerFile(ledger, boot_id(Path(settings.proc_root)))
+    node = Node(driver, worker, settings, ledger_file)
+    return Daemon(settings, driver, worker, Heartbeats(), ledger_file, node, simulate)
+
+
 async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> None:
     settings = loaded.settings
     driver, simulate = build_driver(settings)
@@ -128,16 +214,11 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
     )
     for warning in loaded.warnings:
         log.warning("%s", warning)
-    worker = DriverWorker()
-    worker.start()
-    ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
-    node = Node(driver, worker, settings, ledger_file)
-    starting = asyncio.create_task(node.start(), name="first scan")
-    await asyncio.sleep(
-        0
-    )  # hands the first scan to the driver's thread, which works while we import
-
-    importlib.import_module("plugin.kubelet.deviceplugin.supervisor")  # gRPC takes 70 ms to import
+    daemon = assemble(settings, driver, ledger, simulate)
+    starting = asyncio.create_task(daemon.start(), name="first scan")
+    # Hands the first scan to the driver's thread, which works while we import.
+    await asyncio.sleep(0)
+    edges = daemon.edges()
 
     stop, reread = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -153,15 +234,9 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
     await starting
     try:
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(part, name=name)
-                for name, part in _parts(
-                    settings, node, driver, worker, ledger_file, simulate
-                ).items()
-            ]
-            running.append(
-                tasks.create_task(_follow_configuration(node, reload, reread), name="configuration")
-            )
+            running = [tasks.create_task(part(), name=name) for name, part in edges.loops.items()]
+            following = _follow_configuration(daemon.writer, reload, reread)
+            running.append(tasks.create_task(following, name="configuration"))
             await stop.wait()
             log.info("stopping")
             for task in running:
@@ -170,50 +245,6 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
         # The driver is not closed: that could hang as any call to it, and the kernel frees what a
         # process held.
         log.info("stopped")
-
-
-def _parts(
-    settings: Settings,
-    node: Node,
-    driver: Driver,
-    worker: DriverWorker,
-    ledger_file: LedgerFile,
-    simulate: Simulate | None,
-) -> dict[str, Coroutine[Any, Any, None]]:
-    """Everything that runs from now on, by name; when one fails,
-    all end and the process with them.
-    """
-    from plugin.kubelet.deviceplugin.journal import Journal  # noqa: PLC0415 — gRPC is imported by now, see _run
-    from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
-    from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
-    from plugin.overview import Overview, Sampler  # noqa: PLC0415
-
-    journal, heartbeats = Journal(), Heartbeats()
-    follower = (
-        PodFollower(Path(settings.pod_resources_socket)) if settings.pod_resources_socket else None
-    )
-    on_allocated = follower.allocated if follower is not None else lambda: None
-    supervisor = Supervisor(
-        node.store, settings.kubelet_socket, journal=journal, on_allocated=on_allocated
-    )
-    sampler = Sampler(node, driver, worker, heartbeats)
-    overview = Overview(node, supervisor, journal, sampler, worker, heartbeats, follower)
-    parts = {
-        "kubelet": supervisor.run(),
-        "node": node.run(heartbeats),
-        "events": Watcher(node, driver, worker, heartbeats).run(),
-        "probes": probe_regularly(node, driver, worker, heartbeats),
-        "ledger": ledger_file.run(),
-    }
-    if settings.control_socket:
-        control = Control(Path(settings.control_socket), node, simulate)
-        parts["control"] = control.run()
-    if settings.http_address:
-        parts["samples"] = sampler.run()
-        parts["web"] = _serve_web(settings, overview)
-        if follower is not None:
-            parts["pods"] = follower.run()
-    return parts
 
 
 async def _serve_web(settings: Settings, overview: Callable[[], View]) -> None:

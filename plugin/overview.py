@@ -14,7 +14,7 @@ from plugin.core.inventory.samples import Samples
 from plugin.core.view import View
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
-from plugin.kubelet.deviceplugin.journal import Journal
+from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
@@ -52,7 +52,7 @@ class Overview:
 
     node: Node
     supervisor: Supervisor
-    journal: Journal
+    calls: CallCounts
     sampler: Sampler
     worker: DriverWorker
     heartbeats: Heartbeats
@@ -68,7 +68,7 @@ class Overview:
             changed=self.node.geometry_changed,
             geometry=self.node.geometry,
             resources=self.supervisor.status(),
-            calls=self.journal.calls(),
+            calls=self.calls.snapshot(),
             holders=self.pods.holders if self.pods is not None else None,
             samples=self.sampler.samples,
             driver_busy=self.worker.busy_seconds,

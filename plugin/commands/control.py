@@ -27,13 +27,13 @@ UNANSWERED = 3
 
 def mark(socket: str, verb: str, target: str) -> int:
     """Have the daemon cordon, uncordon or clear a device, and print what it did."""
-    _tell(ask(socket, verb, target))
+    _show(ask(socket, verb, target))
     return 0
 
 
 def simulate(socket: str, verb: str, arguments: Sequence[str]) -> int:
     """Have something happen on a simulated daemon's node."""
-    _tell(ask(socket, "sim", verb, *arguments))
+    _show(ask(socket, "sim", verb, *arguments))
     return 0
 
 
@@ -49,7 +49,7 @@ def drain(settings: Settings, target: str, seconds: float) -> int:
             "the pods"
         )
     done = ask(settings.control_socket, "cordon", target)
-    _tell(done)
+    _show(done)
     return asyncio.run(
         _wait_until_free(done["devices"], Path(settings.pod_resources_socket), seconds)
     )
@@ -57,7 +57,7 @@ def drain(settings: Settings, target: str, seconds: float) -> int:
 
 async def _wait_until_free(devices: Sequence[str], pod_resources: Path, seconds: float) -> int:
     begun = time.monotonic()
-    told: str | None = None
+    shown: str | None = None
     unanswered = 0
     while True:
         try:
@@ -67,21 +67,21 @@ async def _wait_until_free(devices: Sequence[str], pod_resources: Path, seconds:
             unanswered += 1
             if unanswered == UNANSWERED:
                 raise
-            words = f"not known yet: {error}"
+            state = f"not known yet: {error}"
         else:
             if not waiting:
-                _say("drained: no pod holds it")
+                _print("drained: no pod holds it")
                 return FREE
-            words = (
+            state = (
                 f"waiting for {len(waiting)} container{'s' * (len(waiting) > 1)}: "
                 f"{', '.join(waiting)}"
             )
-        if words != told:
-            _say(words)
-            told = words
+        if state != shown:
+            _print(state)
+            shown = state
         left = begun + seconds - time.monotonic() if seconds else ASK_SECONDS
         if left <= 0:
-            _say(
+            _print(
                 f"not drained within {seconds:g} s; it stays cordoned, and `uncordon` puts it "
                 "back into service"
             )
@@ -90,7 +90,7 @@ async def _wait_until_free(devices: Sequence[str], pod_resources: Path, seconds:
 
 
 def pods_on(devices: Sequence[str], holders: Holders) -> list[str]:
-    """Containers that hold one of these UUIDs, or a share of it, in words and in order."""
+    """Containers that hold one of these UUIDs, or a share of it, as text and in order."""
     found = {
         holder
         for id_, known in holders.items()
@@ -100,11 +100,11 @@ def pods_on(devices: Sequence[str], holders: Holders) -> list[str]:
     return [str(holder) for holder in sorted(found)]
 
 
-def _tell(done: dict[str, Any]) -> None:
-    _say(done["text"])
+def _show(done: dict[str, Any]) -> None:
+    _print(done["text"])
     if done.get("warning"):
         print(f"mig-device-plugin: {done['warning']}", file=sys.stderr)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)  # at once, also into a pipe: somebody may be waiting for it

@@ -95,7 +95,7 @@ class _Daemon:
     def _control_socket(self) -> str:
         return str(self._folder / "control.sock")
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
 
 
@@ -120,7 +120,7 @@ class _Demo:
                     self._expect("breaches of kubelet's protocol", len(kubelet.violations), 0)
             except TimeoutError as error:
                 raise TimeoutError(
-                    f"{error}\nthe daemon's last words:\n{daemon.last_words()}"
+                    f"{error}\nthe end of the daemon's log:\n{daemon.last_lines()}"
                 ) from error
             finally:
                 await daemon.stop()
@@ -260,10 +260,10 @@ class _Demo:
         holders: dict[str, str] = {}
         for resource in kubelet.node_status():
             holders |= kubelet.holders(resource)
-        for told in (await daemon.ask("status"))["gpus"]:
-            if told["index"] in only:
+        for gpu in (await daemon.ask("status"))["gpus"]:
+            if gpu["index"] in only:
                 self._out.print(
-                    draw(_gpu(told), holders, _unhealthy(told)), no_wrap=True, overflow="crop"
+                    draw(_gpu(gpu), holders, _unhealthy(gpu)), no_wrap=True, overflow="crop"
                 )
 
     def _title(self, text: str) -> None:
@@ -282,9 +282,9 @@ def _registrations(kubelet: SimKubelet, resource: str) -> int:
     return sum(entry.resource == resource for entry in kubelet.registrations)
 
 
-def _unhealthy(told: Mapping[str, Any]) -> dict[str, str]:
+def _unhealthy(gpu: Mapping[str, Any]) -> dict[str, str]:
     """UUID → why, for what is unhealthy on a GPU of the daemon's document."""
-    devices: Sequence[Mapping[str, Any]] = (told, *told["migDevices"])
+    devices: Sequence[Mapping[str, Any]] = (gpu, *gpu["migDevices"])
     return {
         device["uuid"]: "; ".join(reason["text"] for reason in device["reasons"])
         for device in devices
@@ -292,26 +292,26 @@ def _unhealthy(told: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _gpu(told: Mapping[str, Any]) -> Gpu:
+def _gpu(gpu: Mapping[str, Any]) -> Gpu:
     """As much of a GPU in the daemon's document as a picture needs."""
     devices = tuple(
         MigDevice(
             uuid=device["uuid"],
-            gpu_uuid=told["uuid"],
-            gpu_index=told["index"],
+            gpu_uuid=gpu["uuid"],
+            gpu_index=gpu["index"],
             index=device["index"],
             gi=device["gi"],
             ci=device["ci"],
             profile=device["profile"] or "?",
             placement=Placement(**device["placement"]) if device["placement"] else None,
         )
-        for device in told["migDevices"]
+        for device in gpu["migDevices"]
     )
     return Gpu(
-        uuid=told["uuid"],
-        index=told["index"],
-        product=told["product"],
-        mig=MigMode(**told["mig"]) if told["mig"] else None,
+        uuid=gpu["uuid"],
+        index=gpu["index"],
+        product=gpu["product"],
+        mig=MigMode(**gpu["mig"]) if gpu["mig"] else None,
         mig_devices=devices,
-        memory_slices=told["memorySlices"],
+        memory_slices=gpu["memorySlices"],
     )

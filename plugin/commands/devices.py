@@ -25,13 +25,13 @@ def show(settings: Settings, output: str, *, scan: bool = False) -> int:
     """Show the running daemon's state; without one, in a simulation, or with `scan`, what the
     driver says now.
     """
-    told = None if scan or settings.simulate else _from_daemon(settings)
-    if told is None:
-        told = _from_driver(settings)
+    status = None if scan or settings.simulate else _from_daemon(settings)
+    if status is None:
+        status = _from_driver(settings)
     if output == "json":
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json.dumps(status, indent=2, ensure_ascii=False))
     else:
-        _print_table(told)
+        _print_table(status)
     return 0
 
 
@@ -39,13 +39,13 @@ def _from_daemon(settings: Settings) -> dict[str, Any] | None:
     if not settings.control_socket:
         return None
     try:
-        told: dict[str, Any] = ask(settings.control_socket, "status")
+        status: dict[str, Any] = ask(settings.control_socket, "status")
     except NotRunning:
         return None
     except ControlError as error:
         print(f"mig-device-plugin: {error}; this is a look of our own", file=sys.stderr)
         return None
-    return told
+    return status
 
 
 def _from_driver(settings: Settings) -> dict[str, Any]:
@@ -62,7 +62,7 @@ _STYLES = {"healthy": "green", "unhealthy": "red", "withheld": "yellow"}
 _Json = Mapping[str, Any]
 
 
-def _print_table(told: _Json) -> None:
+def _print_table(status: _Json) -> None:
     out = console()
     table = Table(
         box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold"
@@ -80,23 +80,23 @@ def _print_table(told: _Json) -> None:
         "HEALTH",
     ):
         table.add_column(name, no_wrap=name not in {"HEALTH", "UUID", "NODES"}, overflow="fold")
-    for gpu in told["gpus"]:
+    for gpu in status["gpus"]:
         table.add_row(*_gpu_row(gpu), style="dim")
         for device in gpu["migDevices"]:
             table.add_row(*_mig_row(gpu, device))
-    if told["source"] == "daemon":
-        out.print(f"as the running daemon sees it, generation {told['generation']}")
-    driver = told["driver"]
+    if status["source"] == "daemon":
+        out.print(f"as the running daemon sees it, generation {status['generation']}")
+    driver = status["driver"]
     cuda = f", CUDA {driver['cuda']}" if driver["cuda"] else ""
-    out.print(f"driver {driver['version'] or 'unknown'}{cuda}, strategy {told['strategy']}")
-    out.print(table if told["gpus"] else "no GPUs")
-    for name, counts in told["resources"].items():
+    out.print(f"driver {driver['version'] or 'unknown'}{cuda}, strategy {status['strategy']}")
+    out.print(table if status["gpus"] else "no GPUs")
+    for name, counts in status["resources"].items():
         unhealthy = counts["devices"] - counts["healthy"]
         out.print(
             f"{name}: {counts['healthy']}"
             + (f" ([red]{unhealthy} unhealthy[/])" if unhealthy else "")
         )
-    for problem in told["problems"]:
+    for problem in status["problems"]:
         out.print(f"[yellow]![/] {escape(problem)}")
 
 

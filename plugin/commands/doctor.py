@@ -26,7 +26,7 @@ _MOST_SHOWN = 4
 _RUNTIME_CONFIGS = ("/etc/containerd/config.toml", "/etc/docker/daemon.json", "/etc/crio/crio.conf")
 
 
-class Verdict(enum.IntEnum):
+class Outcome(enum.IntEnum):
     """Ordered by severity; the value is the exit status."""
 
     PASS = 0
@@ -39,23 +39,23 @@ class Check:
     """One answer; ``fix`` says what to do about anything but a pass."""
 
     name: str
-    verdict: Verdict
+    outcome: Outcome
     detail: str
     fix: str = ""
 
 
-_STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+_STYLES = {Outcome.PASS: "green", Outcome.WARN: "yellow", Outcome.FAIL: "red"}
 
 
 def examine(loaded: Loaded) -> int:
-    """Print every check; returns the worst verdict as exit status."""
+    """Print every check; returns the worst outcome as exit status."""
     out = console()
-    worst = Verdict.PASS
+    worst = Outcome.PASS
     for check in checks(loaded):
-        worst = max(worst, check.verdict)
-        style = _STYLES[check.verdict]
+        worst = max(worst, check.outcome)
+        style = _STYLES[check.outcome]
         out.print(
-            f"[{style}]{check.verdict.name.lower():<4}[/]  {check.name + ':':<18} "
+            f"[{style}]{check.outcome.name.lower():<4}[/]  {check.name + ':':<18} "
             f"{escape(check.detail)}"
         )
         if check.fix:
@@ -66,7 +66,7 @@ def examine(loaded: Loaded) -> int:
 def checks(loaded: Loaded) -> Iterator[Check]:
     settings = loaded.settings
     for warning in loaded.warnings:
-        yield Check("configuration", Verdict.WARN, warning, "remove the setting")
+        yield Check("configuration", Outcome.WARN, warning, "remove the setting")
     yield from _library(settings)
     driver, _ = build_driver(settings)
     try:
@@ -74,7 +74,7 @@ def checks(loaded: Loaded) -> Iterator[Check]:
         inventory = driver.scan()
     except DriverUnavailable as error:
         what, _, fix = str(error).partition("; ")
-        yield Check("driver", Verdict.FAIL, what, fix or "see the kernel log")
+        yield Check("driver", Outcome.FAIL, what, fix or "see the kernel log")
     else:
         yield from node_checks(inventory, settings)
         driver.close()
@@ -84,7 +84,7 @@ def checks(loaded: Loaded) -> Iterator[Check]:
 def node_checks(inventory: Inventory, settings: Settings) -> Iterator[Check]:
     """What the driver answered, judged."""
     yield Check(
-        "driver", Verdict.PASS, f"version {inventory.driver_version}, NVML {inventory.nvml_version}"
+        "driver", Outcome.PASS, f"version {inventory.driver_version}, NVML {inventory.nvml_version}"
     )
     yield from _hardware(inventory)
     yield from _resources(inventory, settings)
@@ -100,26 +100,26 @@ def host_checks(settings: Settings) -> Iterator[Check]:
 
 def _library(settings: Settings) -> Iterator[Check]:
     if settings.simulate:
-        yield Check("library", Verdict.PASS, f"not needed: simulating {settings.simulate}")
+        yield Check("library", Outcome.PASS, f"not needed: simulating {settings.simulate}")
         return
     from plugin.driver.nvml import find_library  # noqa: PLC0415 — not needed in a simulation
 
     path = find_library(library_roots(settings))
-    yield Check("library", Verdict.PASS, str(path) if path else "the one on the loader's path")
+    yield Check("library", Outcome.PASS, str(path) if path else "the one on the loader's path")
 
 
 def _hardware(inventory: Inventory) -> Iterator[Check]:
     for warning in warnings(inventory):
         yield Check(
             "hardware",
-            Verdict.FAIL,
+            Outcome.FAIL,
             warning,
             "see dmesg for NVRM messages; a lost GPU needs a reset or reboot",
         )
     if not inventory.gpus:
         yield Check(
             "GPUs",
-            Verdict.FAIL,
+            Outcome.FAIL,
             "none found",
             "check lspci, and that this container sees the driver",
         )
@@ -128,26 +128,26 @@ def _hardware(inventory: Inventory) -> Iterator[Check]:
     for gpu in inventory.gpus:
         products[gpu.product] = products.get(gpu.product, 0) + 1
         if gpu.error:
-            yield Check("GPU", Verdict.FAIL, gpu.error, "see dmesg for NVRM messages")
+            yield Check("GPU", Outcome.FAIL, gpu.error, "see dmesg for NVRM messages")
     yield Check(
-        "GPUs", Verdict.PASS, ", ".join(f"{count} × {name}" for name, count in products.items())
+        "GPUs", Outcome.PASS, ", ".join(f"{count} × {name}" for name, count in products.items())
     )
     on = [gpu.path for gpu in inventory.gpus if gpu.mig_enabled]
     devices = sum(len(gpu.mig_devices) for gpu in inventory.gpus)
     pending = [gpu.path for gpu in inventory.gpus if gpu.mig_pending]
     if not any(gpu.mig for gpu in inventory.gpus):
-        yield Check("MIG", Verdict.PASS, "these GPUs have no MIG")
+        yield Check("MIG", Outcome.PASS, "these GPUs have no MIG")
     elif pending:
         yield Check(
             "MIG",
-            Verdict.WARN,
+            Outcome.WARN,
             f"mode change pending on GPU {', '.join(pending)}",
             "reset these GPUs",
         )
     else:
         yield Check(
             "MIG",
-            Verdict.PASS,
+            Outcome.PASS,
             f"on for {len(on)} of {len(inventory.gpus)} GPUs, {devices} MIG devices",
         )
 
@@ -157,15 +157,15 @@ def _resources(inventory: Inventory, settings: Settings) -> Iterator[Check]:
     for problem in advertisement.problems:
         yield Check(
             "strategy",
-            Verdict.WARN,
+            Outcome.WARN,
             problem,
             "change the geometry, or choose another --mig-strategy",
         )
     if advertisement.resources:
         found = ", ".join(f"{len(ids)} × {name}" for name, ids in advertisement.resources.items())
-        yield Check("resources", Verdict.PASS, found)
+        yield Check("resources", Outcome.PASS, found)
     else:
-        yield Check("resources", Verdict.FAIL, "nothing would be advertised", "see the lines above")
+        yield Check("resources", Outcome.FAIL, "nothing would be advertised", "see the lines above")
 
 
 def _nodes(inventory: Inventory, settings: Settings) -> Iterator[Check]:
@@ -174,22 +174,22 @@ def _nodes(inventory: Inventory, settings: Settings) -> Iterator[Check]:
         inventory.control_nodes
     )
     where = "simulated" if settings.simulate else f"below {device_files(settings).root}"
-    verdict = Verdict.FAIL if settings.pass_device_specs else Verdict.WARN
+    outcome = Outcome.FAIL if settings.pass_device_specs else Outcome.WARN
     if missing:
         more = f" and {len(missing) - _MOST_SHOWN} more" if len(missing) > _MOST_SHOWN else ""
         shown = ", ".join(missing[:_MOST_SHOWN]) + more
         yield Check(
             "capability nodes" if "caps" in missing[0] else "device nodes",
-            verdict,
+            outcome,
             f"missing {where}: {shown}",
             "run `nvidia-smi` on the host, which creates them; mount its /dev here, see --dev-root",
         )
     else:
-        yield Check("device nodes", Verdict.PASS, f"all there ({where})")
+        yield Check("device nodes", Outcome.PASS, f"all there ({where})")
     if expected:
         yield Check(
             "control nodes",
-            Verdict.WARN,
+            Outcome.WARN,
             f"missing {where}: {', '.join(sorted(expected))}",
             "run `nvidia-modprobe -u -c 0` on the host",
         )
@@ -199,13 +199,13 @@ def _kubelet(settings: Settings) -> Iterator[Check]:
     if not settings.kubelet_socket:
         yield Check(
             "kubelet",
-            Verdict.WARN,
+            Outcome.WARN,
             "no registration, --kubelet-socket is empty",
             "name kubelet's socket",
         )
         return
     socket = Path(settings.kubelet_socket)
-    absent = Verdict.WARN if settings.simulate else Verdict.FAIL
+    absent = Outcome.WARN if settings.simulate else Outcome.FAIL
     if not socket.parent.is_dir():
         yield Check(
             "kubelet",
@@ -223,24 +223,24 @@ def _kubelet(settings: Settings) -> Iterator[Check]:
     elif not socket.exists() or not stat.S_ISSOCK(socket.stat().st_mode):
         yield Check(
             "kubelet",
-            Verdict.WARN,
+            Outcome.WARN,
             f"{socket} is no socket",
             "start kubelet; the daemon waits for it",
         )
     else:
-        yield Check("kubelet", Verdict.PASS, str(socket))
+        yield Check("kubelet", Outcome.PASS, str(socket))
 
 
 def _permissions(settings: Settings) -> Iterator[Check]:
     if os.getuid() != 0:
         yield Check(
             "permissions",
-            Verdict.WARN,
+            Outcome.WARN,
             f"user {os.getuid()}",
             "run as root: kubelet's directory is root's alone",
         )
     else:
-        yield Check("permissions", Verdict.PASS, "root")
+        yield Check("permissions", Outcome.PASS, "root")
     limit = Path(settings.proc_root) / "sys/fs/inotify/max_user_instances"
     try:
         instances = int(limit.read_text())
@@ -249,7 +249,7 @@ def _permissions(settings: Settings) -> Iterator[Check]:
     if instances < _FEW_INOTIFY_INSTANCES:
         yield Check(
             "inotify",
-            Verdict.WARN,
+            Outcome.WARN,
             f"max_user_instances is {instances}; without one the daemon polls twice a second",
             "sysctl fs.inotify.max_user_instances=1024",
         )
@@ -260,7 +260,7 @@ def _runtime(settings: Settings) -> Iterator[Check]:
     if settings.pass_device_specs:
         yield Check(
             "container runtime",
-            Verdict.PASS,
+            Outcome.PASS,
             "device nodes are given to kubelet, so containers keep them over `systemctl "
             "daemon-reload`"
             + (
@@ -270,7 +270,7 @@ def _runtime(settings: Settings) -> Iterator[Check]:
     else:
         yield Check(
             "container runtime",
-            Verdict.WARN,
+            Outcome.WARN,
             "without --pass-device-specs containers can lose their GPU at `systemctl daemon-reload`"
             + ("" if configured else ", and no NVIDIA runtime configuration is visible from here"),
             "set --pass-device-specs (PASS_DEVICE_SPECS=true)",

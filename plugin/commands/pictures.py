@@ -49,9 +49,9 @@ def _gap(line: Text, slices: int) -> None:
 
 
 def _block(line: Text, label: str, width: int, busy: bool, *, bad: bool = False) -> None:  # noqa: FBT001
-    mark = "!" if bad else "*" if busy else " "
+    sign = "!" if bad else "*" if busy else " "
     line.append(
-        f"{mark}{label}"[:width].ljust(width), style=_UNHEALTHY if bad else _BUSY if busy else _FREE
+        f"{sign}{label}"[:width].ljust(width), style=_UNHEALTHY if bad else _BUSY if busy else _FREE
     )
     line.append("|")
 

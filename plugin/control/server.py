@@ -88,9 +88,9 @@ class Control:
                 await self._serve(listener)
 
     async def _serve(self, listener: Listener) -> None:
-        server = await asyncio.start_unix_server(
-            self._client, sock=listener.socket, limit=REQUEST_BYTES
-        )
+        # Not start_unix_server: from Python 3.13 on that removes the socket's file itself, which is
+        # for the listener to do while it holds its lock.
+        server = await asyncio.start_server(self._client, sock=listener.socket, limit=REQUEST_BYTES)
         self._serving = True
         log.debug("listening for commands", extra={"socket": str(self._path)})
         try:

@@ -4,6 +4,7 @@ snapshot.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,11 @@ from plugin.errors import DeviceUnavailable, InvalidRequest, UnknownDevice
 
 #: Where NVIDIA's container runtime looks for a device list given as mounts.
 VOLUME_MOUNTS_ROOT = "/var/run/nvidia-container-devices"
+
+#: Far more ids than a node has: 16 GPUs with 7 slices in 128 shares are 14,336.
+MOST_IDS = 20_000
+#: Ids have at most 63 characters; whatever is longer is shortened where it is repeated.
+MOST_ID_CHARACTERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +55,21 @@ def allocate(
     Raises :class:`InvalidRequest`, :class:`UnknownDevice` or :class:`DeviceUnavailable` with a
     sentence that names the id.
     """
+    requests = [list(ids) for ids in container_requests]
+    if (count := sum(map(len, requests))) > MOST_IDS:
+        raise InvalidRequest(
+            f"allocating {resource}: {count} ids were asked for, and a request may have {MOST_IDS}"
+        )
     return tuple(
-        _container(_resolve(resource, list(ids), snapshot.advertisement), snapshot)
-        for ids in container_requests
+        _container(_resolve(resource, ids, snapshot.advertisement), snapshot) for ids in requests
     )
+
+
+def shortened(name: str) -> str:
+    """An id from outside, fit for a message."""
+    if len(name) <= MOST_ID_CHARACTERS:
+        return name
+    return f"{name[:MOST_ID_CHARACTERS]}… ({len(name)} characters)"
 
 
 def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> list[Device]:
@@ -61,8 +78,10 @@ def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> lis
             f"allocating {resource}: a container asked for no device ids; ask for at least one"
         )
     if len(set(ids)) < len(ids):
-        repeated = min(name for name in ids if ids.count(name) > 1)
-        raise InvalidRequest(f"allocating {resource}: id {repeated} is named more than once")
+        repeated = min(name for name, count in Counter(ids).items() if count > 1)
+        raise InvalidRequest(
+            f"allocating {resource}: id {shortened(repeated)} is named more than once"
+        )
     limit = advertisement.limits.get(resource)
     if limit is not None and len(ids) > limit:
         raise InvalidRequest(
@@ -96,7 +115,7 @@ def _absent(
                 f"allocating {resource}: device {name} is now advertised as {other}"
             )
     return UnknownDevice(
-        f"allocating {resource}: there is no device {name} on this node; "
+        f"allocating {resource}: there is no device {shortened(name)} on this node; "
         "it may have been destroyed by a re-partition, `mig-device-plugin devices` shows what "
         "exists"
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from plugin.core.advertise.advertisement import Listed
+from plugin.core.allocation import shortened
 from plugin.core.inventory.model import Gpu
 from plugin.core.settings import Policy
 
@@ -66,7 +67,8 @@ def prefer(
 
 def _oddities(doubtful: Sequence[str], offered: int, must: int, size: int) -> Iterable[str]:
     if doubtful:
-        yield f"{len(doubtful)} of the ids are unknown or unhealthy, {doubtful[0]} for one"
+        example = shortened(doubtful[0])
+        yield f"{len(doubtful)} of the ids are unknown or unhealthy, {example} for one"
     if size > offered:
         yield f"{size} are wanted and {offered} are available"
     if must > size:

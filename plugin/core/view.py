@@ -31,7 +31,7 @@ class Holder:
 @dataclass(frozen=True, slots=True)
 class ResourceStatus:
     """How a resource stands with kubelet. ``stream_since`` is a wall clock time, ``None`` without
-    an open stream.
+    an open stream. ``rival`` is the socket of another device plugin that serves the resource too.
     """
 
     resource: str
@@ -40,6 +40,7 @@ class ResourceStatus:
     stream_since: float | None = None
     lists_sent: int = 0
     last_error: str = ""
+    rival: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,21 @@
-"""Kubelet's plugin directory: tells at once when a socket in it comes, goes or is replaced."""
+"""Kubelet's plugin directory: notices at once when a socket in it comes, goes or is replaced."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
+import stat
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Protocol
+
+from plugin.loops.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
-#: Looking without being told: how often while inotify works (it can lose events), and when there is
-#: none.
+#: Looking unasked: how often while inotify works (it can lose events), and when there is none.
 SAFETY_POLL_SECONDS = 10.0
 FALLBACK_POLL_SECONDS = 0.5
 
@@ -19,8 +24,26 @@ FALLBACK_POLL_SECONDS = 0.5
 #: at as soon as the watch stands.
 FIRST_WATCH_SECONDS = 0.1
 
-#: What a socket file is, across deletion and creation: inode numbers alone are used again at once.
+#: So many names of deleted files are kept for whoever asks; kubelet's start deletes a few dozen.
+MOST_DELETED = 1024
+
+#: What a socket file is, across deletion and creation: device, inode and time of its last change in
+#: nanoseconds. Inode numbers alone are used again at once.
 Identity = tuple[int, int, int]
+
+
+class Directory(Protocol):
+    """What the rest of this room needs of the directory."""
+
+    path: Path
+
+    def identity(self, name: str) -> Identity | None: ...
+    def exists(self, name: str) -> bool: ...
+    def sockets(self) -> dict[str, Identity]: ...
+    def take_deleted(self) -> set[str]: ...
+    def remove(self, name: str) -> None: ...
+    def changed(self) -> Coroutine[None, None, object]: ...
+    async def watch(self) -> None: ...
 
 
 class SocketDirectory:
@@ -29,27 +52,46 @@ class SocketDirectory:
     def __init__(self, path: Path, *, inotify: bool = True) -> None:
         self.path = path
         self._inotify = inotify
-        self._changed = asyncio.Event()
+        self._changed = Pulse()
+        self._deleted: set[str] = set()
+        self._complaint = ""
 
     def identity(self, name: str) -> Identity | None:
         """What the file `name` is now; ``None`` when it is not there. A new file never has an old
         one's identity.
         """
         try:
-            stat = (self.path / name).stat()
+            status = (self.path / name).stat() if name else None
         except OSError:
             return None
-        return stat.st_dev, stat.st_ino, stat.st_ctime_ns
+        return None if status is None else _identity(status)
 
     def exists(self, name: str) -> bool:
         return self.identity(name) is not None
 
-    def remove(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
+    def sockets(self) -> dict[str, Identity]:
+        """Every socket by its name; none when the directory cannot be read."""
+        found = {}
+        with contextlib.suppress(OSError), os.scandir(self.path) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISSOCK(status.st_mode):
+                        found[entry.name] = _identity(status)
+        return found
 
-    async def changed(self) -> None:
-        """Wait for the next change, or for the next look that is due anyway."""
-        await self._changed.wait()
+    def take_deleted(self) -> set[str]:
+        """Names of files that were deleted since the last call, as far as inotify saw it."""
+        deleted, self._deleted = self._deleted, set()
+        return deleted
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            (self.path / name).unlink(missing_ok=True)
+
+    def changed(self) -> Coroutine[None, None, object]:
+        """Wait for the next change after this call, or for the next look that is due anyway."""
+        return self._changed.wait()
 
     async def watch(self) -> None:
         """Watch until cancelled. Never fails: without inotify, or without the directory,
@@ -57,18 +99,34 @@ class SocketDirectory:
         """
         await asyncio.sleep(FIRST_WATCH_SECONDS)
         while True:
-            if self._inotify:
+            if not self.path.is_dir():
+                # Kubelet makes it at its first start.
+                self._complain("kubelet's directory does not exist; is it mounted here?")
+            elif self._inotify:
                 try:
                     await self._watch_inotify()
                 except OSError as error:
-                    log.warning(
-                        "cannot watch %s with inotify (%s); looking every %s s instead",
-                        self.path,
-                        error.strerror or error,
-                        FALLBACK_POLL_SECONDS,
+                    self._complain(
+                        f"inotify does not work ({error.strerror or error}); looking every "
+                        f"{FALLBACK_POLL_SECONDS} s instead"
                     )
-            # Also while the directory does not exist: kubelet makes it at its first start.
-            await self._poll_until_watchable()
+            else:
+                self._complain("")
+            await asyncio.sleep(FALLBACK_POLL_SECONDS)
+            self._changed.fire()
+
+    def _complain(self, complaint: str) -> None:
+        """Log what is wrong when that is something new, and once when it is over."""
+        if complaint == self._complaint:
+            return
+        self._complaint = complaint
+        if complaint:
+            log.warning(
+                "kubelet's directory cannot be watched",
+                extra={"directory": str(self.path), "reason": complaint},
+            )
+        else:
+            log.info("watching kubelet's directory", extra={"directory": str(self.path)})
 
     async def _watch_inotify(self) -> None:
         """Returns when the directory itself went away; raises OSError when there are no watches
@@ -87,7 +145,8 @@ class SocketDirectory:
         with Inotify() as inotify:
             inotify.add_watch(self.path, mask)
             watched = self.path.stat().st_ino
-            self._tell()  # whatever happened before the watch stood
+            self._complain("")
+            self._changed.fire()  # whatever happened before the watch stood
             seconds = SAFETY_POLL_SECONDS
             while True:
                 event = None
@@ -95,29 +154,18 @@ class SocketDirectory:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         event = await inotify.get()
-                self._tell()
+                deleted = event is not None and bool(event.mask & (Mask.DELETE | Mask.MOVED_FROM))
+                if event is not None and deleted and len(self._deleted) < MOST_DELETED:
+                    self._deleted.add(str(event.name))
+                self._changed.fire()
                 if event is not None and event.mask & (Mask.DELETE_SELF | Mask.IGNORED):
                     return
                 # DELETE_SELF never comes while a socket is bound in the directory, as ours is; its
                 # files go before it.
                 if not self.path.is_dir() or self.path.stat().st_ino != watched:
                     return
-                deleted = event is not None and event.mask & Mask.DELETE
                 seconds = FALLBACK_POLL_SECONDS if deleted else SAFETY_POLL_SECONDS
 
-    async def _poll_until_watchable(self) -> None:
-        missing = not self.path.is_dir()
-        if missing:
-            log.warning(
-                "%s does not exist; is kubelet running, and is its directory mounted here?",
-                self.path,
-            )
-        while True:
-            await asyncio.sleep(FALLBACK_POLL_SECONDS)
-            self._tell()
-            if missing and self.path.is_dir():
-                return
 
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino, status.st_ctime_ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 
 
 class Pulse:
@@ -20,6 +21,10 @@ class Pulse:
         self._event.set()
         self._event = asyncio.Event()
 
-    async def wait(self) -> None:
-        """Wait until the next :meth:`fire`."""
-        await self._event.wait()
+    def wait(self) -> Coroutine[None, None, object]:
+        """Wait until the first :meth:`fire` after this call.
+
+        Not a coroutine function: the wait begins with the call, not when the loop first runs it,
+        so that a task made of it misses nothing.
+        """
+        return self._event.wait()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from plugin.core.state import Snapshot
+from plugin.loops.pulse import Pulse
 
 
 class Store:
@@ -17,7 +17,7 @@ class Store:
 
     def __init__(self, first: Snapshot) -> None:
         self._snapshot = first
-        self._changed = asyncio.Event()
+        self._changed = Pulse()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -29,8 +29,7 @@ class Store:
                 f"generation {snapshot.generation} is not newer than {self._snapshot.generation}"
             )
         self._snapshot = snapshot
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._changed.fire()
 
     async def newer_than(self, generation: int) -> Snapshot:
         """Wait until there is a snapshot newer than `generation`."""

@@ -98,7 +98,7 @@ class Node:
             yield Daemon(process, started, log)
         except Exception as error:
             last = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
-            raise RuntimeError(f"{error}\nthe daemon's last words:\n{last}") from error
+            raise RuntimeError(f"{error}\nthe end of the daemon's log:\n{last}") from error
         finally:
             if process.returncode is None:
                 process.kill()

@@ -93,7 +93,6 @@ async def start_daemon(node_dir: Path) -> AsyncIterator[StartDaemon]:
             "LEDGER_FILE": str(node_dir / "ledger.json"),
             "POD_RESOURCES_SOCKET": "",
             "HTTP_ADDRESS": "",
-            "GRPC_VERBOSITY": "NONE",
             **environment,
         }
         with log_file.open("wb") as log:

@@ -8,18 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from plugin.app import assemble
 from plugin.core.settings import MigStrategy, Settings
-from plugin.driver.worker import DriverWorker
-from plugin.kubelet.deviceplugin.supervisor import Supervisor
-from plugin.loops.heartbeats import Heartbeats
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.simulation import simulate as simulate_node
-from plugin.state.ledger_file import LedgerFile
-from plugin.state.watching import Watcher, probe_regularly
 from plugin.state.writer import Node
 
 from .conftest import SECONDS
@@ -71,21 +67,19 @@ async def live(
     """
     settings = settings or Settings(mig_strategy=MigStrategy.MIXED, quiet_seconds=NEVER)
     hardware = parse_node(simulate)
-    driver, worker = simulate_node(hardware).driver, DriverWorker()
-    worker.start()
-    ledger_file = LedgerFile(folder / "ledger.json", boot_id="boot")
-    node, heartbeats = Node(driver, worker, settings, ledger_file), Heartbeats()
     async with SimKubelet(folder / "plugins", readmission_s=None, seed=1) as kubelet:
-        await node.start()
+        settings = replace(
+            settings,
+            kubelet_socket=str(kubelet.directory / "kubelet.sock"),
+            control_socket="",
+            http_address=None,
+            pod_resources_socket="",
+        )
+        daemon = assemble(settings, simulate_node(hardware).driver, folder / "ledger.json")
+        node = daemon.writer
+        await daemon.start()
         tasks = [
-            asyncio.create_task(part)
-            for part in (
-                Supervisor(node.store, str(kubelet.directory / "kubelet.sock")).run(),
-                node.run(heartbeats),
-                Watcher(node, driver, worker, heartbeats).run(),
-                probe_regularly(node, driver, worker, heartbeats),
-                ledger_file.run(),
-            )
+            asyncio.create_task(part(), name=name) for name, part in daemon.edges().loops.items()
         ]
         running = Live(hardware, node, kubelet)
         try:

@@ -293,7 +293,7 @@ async def test_kubelet_waits_for_a_plugin_that_serves_late(
         if not caller_waits:
             registering.cancel()
             await asyncio.wait([registering])
-        socket.unlink()
+        socket.unlink(missing_ok=True)  # from Python 3.13 on asyncio removes it
         await plugin.serve()
         await on.kubelet.wait_allocatable(SMALL, 4)
         if caller_waits:
@@ -344,6 +344,40 @@ async def test_of_two_streams_the_last_message_wins_and_the_end_of_the_older_kil
         assert kinds(on.kubelet) == {"second-stream"}
         await plugin.register()
         await on.kubelet.wait_allocatable(SMALL, 3)
+
+
+@pytest.mark.parametrize("offers_preferred", [True, False])
+async def test_a_newcomer_that_goes_takes_every_later_pod_with_it(
+    tmp_path: Path, *, offers_preferred: bool
+) -> None:
+    """The older stream stays open and its lists count, but calls go to the newcomer, who is gone;
+    until somebody registers again.
+    """
+    async with node(tmp_path) as on:
+        plugin = await on.plug()
+        newcomer = await on.serve()
+        newcomer.options = pb.DevicePluginOptions(
+            get_preferred_allocation_available=offers_preferred
+        )
+        newcomer.preferred = lambda available: available
+        await newcomer.register()
+        await on.kubelet.wait_for(lambda: on.kubelet.live_streams(SMALL) == 2)
+        assert (await on.kubelet.admit(pod("a"))).phase == "Running"
+        assert (len(plugin.allocate_calls), len(newcomer.allocate_calls)) == (0, 1)
+        await newcomer.die()
+        await on.kubelet.wait_for(lambda: on.kubelet.live_streams(SMALL) == 1)
+        plugin.devices["5gb-0"] = "Unhealthy"
+        plugin.send()
+        await on.kubelet.wait_allocatable(SMALL, 3)
+        failed = await on.kubelet.admit(pod("b"))
+        assert failed.phase == "Failed"
+        assert f"endpoint {newcomer.socket} has been stopped" in failed.reason
+        plugin.streams[0].put_nowait(None)
+        await on.kubelet.wait_for(lambda: on.kubelet.live_streams(SMALL) == 0)
+        await plugin.register()
+        await on.kubelet.wait_allocatable(SMALL, 3)
+        assert (await on.kubelet.admit(pod("c"))).phase == "Running"
+        assert plugin.allocate_calls
 
 
 # Restart

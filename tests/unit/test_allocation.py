@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.allocation import (
+    MOST_IDS,
     VOLUME_MOUNTS_ROOT,
     ContainerAllocation,
     DeviceSpec,
@@ -311,3 +312,38 @@ def test_whatever_is_asked_for_is_given_exactly_or_refused(requested: list[str])
         assert answer.envs["NVIDIA_VISIBLE_DEVICES"].split(",") == [
             name for name in listed if name in requested
         ]
+
+
+def test_a_request_of_forty_thousand_ids_is_linear() -> None:
+    """Counted in steps, not in seconds: an id compares itself when it is looked for in a list."""
+
+    class Id(str):
+        __slots__ = ()
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Id.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    many = [Id(f"MIG-{number}") for number in range(MOST_IDS - 1)]
+    with pytest.raises(InvalidRequest, match="id MIG-17 is named more than once"):
+        allocate(ONE, [[*many, Id("MIG-17")]], snapshot(node(mig_gpu(0, "1g.5gb"))))
+    assert Id.compared < 10 * MOST_IDS
+
+
+@pytest.mark.parametrize("containers", [1, 2, 1000])
+def test_no_request_has_more_ids_than_any_node(containers: int) -> None:
+    ids = ["MIG-0-7-0"] * ((MOST_IDS + containers) // containers)
+    with pytest.raises(InvalidRequest, match=f"a request may have {MOST_IDS}"):
+        allocate(ONE, [ids] * containers, snapshot(node(mig_gpu(0, "1g.5gb"))))
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_an_id_is_shortened_where_it_is_repeated(*, twice: bool) -> None:
+    ids = ["x" * 100_000] * (2 if twice else 1)
+    with pytest.raises((InvalidRequest, UnknownDevice)) as refused:
+        allocate(ONE, [ids], snapshot(node(mig_gpu(0, "1g.5gb"))))
+    assert "x" * 64 + "… (100000 characters)" in str(refused.value)
+    assert len(str(refused.value)) < 400

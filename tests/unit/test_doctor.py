@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.commands.doctor import Check, Verdict, checks, examine, host_checks, node_checks
+from plugin.commands.doctor import Check, Outcome, checks, examine, host_checks, node_checks
 from plugin.config.load import Loaded
 from plugin.core.inventory.model import Inventory, MigMode
 from plugin.core.settings import MigStrategy, Settings
@@ -17,7 +17,7 @@ from plugin.errors import ConfigError
 
 from .builders import gpu, mig_device, mig_gpu, node
 
-PASS, WARN, FAIL = Verdict.PASS, Verdict.WARN, Verdict.FAIL
+PASS, WARN, FAIL = Outcome.PASS, Outcome.WARN, Outcome.FAIL
 MIXED = Settings(mig_strategy=MigStrategy.MIXED)
 CAP = "/dev/nvidia-caps/nvidia-cap63"
 
@@ -29,7 +29,7 @@ def named(found: Iterable[Check], name: str) -> Check:
 
 def test_a_healthy_node_passes() -> None:
     found = list(node_checks(node(mig_gpu(0, "1g.5gb", "2g.10gb"), gpu(1)), MIXED))
-    assert {check.verdict for check in found} == {PASS}
+    assert {check.outcome for check in found} == {PASS}
     assert named(found, "driver").detail == "version 550.90, NVML 12.550"
     assert named(found, "GPUs").detail == "2 × NVIDIA A100-SXM4-40GB"
     assert named(found, "MIG").detail == "on for 1 of 2 GPUs, 2 MIG devices"
@@ -110,10 +110,10 @@ def test_a_healthy_node_passes() -> None:
     ],
 )
 def test_what_is_wrong_is_named_with_a_fix(
-    inventory: Inventory, name: str, verdict: Verdict, words: str
+    inventory: Inventory, name: str, verdict: Outcome, words: str
 ) -> None:
     check = named(node_checks(inventory, MIXED), name)
-    assert check.verdict is verdict
+    assert check.outcome is verdict
     assert words in check.detail
     assert bool(check.fix) == (verdict is not PASS)
 
@@ -121,8 +121,8 @@ def test_what_is_wrong_is_named_with_a_fix(
 def test_missing_nodes_are_no_failure_where_the_runtime_makes_them() -> None:
     settings = replace(MIXED, pass_device_specs=False)
     inventory = node(gpu(0, missing=("/dev/nvidia0",)))
-    assert named(node_checks(inventory, settings), "device nodes").verdict is WARN
-    assert named(host_checks(settings), "container runtime").verdict is WARN
+    assert named(node_checks(inventory, settings), "device nodes").outcome is WARN
+    assert named(host_checks(settings), "container runtime").outcome is WARN
 
 
 # ---- the host
@@ -152,16 +152,16 @@ def test_kubelet_is_there(kubelet: Path) -> None:
     ],
 )
 def test_kubelet_is_not_there(
-    tmp_path: Path, path: str, verdict: Verdict, simulated: Verdict, words: str
+    tmp_path: Path, path: str, verdict: Outcome, simulated: Outcome, words: str
 ) -> None:
     (tmp_path / "file").touch()
     settings = replace(MIXED, kubelet_socket=str(tmp_path / path) if path else "")
     check = named(host_checks(settings), "kubelet")
-    assert check.verdict is verdict
+    assert check.outcome is verdict
     assert words in check.detail
     assert check.fix
     assert (
-        named(host_checks(replace(settings, simulate="p4d.24xlarge")), "kubelet").verdict
+        named(host_checks(replace(settings, simulate="p4d.24xlarge")), "kubelet").outcome
         is simulated
     )
 
@@ -182,7 +182,7 @@ def test_a_low_limit_of_inotify_is_worth_a_warning(
         for check in host_checks(replace(MIXED, proc_root=str(tmp_path)))
         if check.name == "inotify"
     ]
-    assert [check.verdict for check in found] == ([WARN] if warned else [])
+    assert [check.outcome for check in found] == ([WARN] if warned else [])
 
 
 # ---- the command
@@ -199,7 +199,7 @@ def simulated(kubelet_socket: Path | str, tmp_path: Path) -> Settings:
 
 def test_a_simulated_node_is_checked_as_a_real_one(kubelet: Path, tmp_path: Path) -> None:
     found = list(checks(Loaded(simulated(kubelet, tmp_path))))
-    assert {check.verdict for check in found if check.name != "permissions"} == {PASS}
+    assert {check.outcome for check in found if check.name != "permissions"} == {PASS}
     assert "56 × nvidia.com/mig-1g.5gb" in named(found, "resources").detail
     assert "not needed" in named(found, "library").detail
 
@@ -216,7 +216,7 @@ def test_the_worst_verdict_is_the_exit_status(
 ) -> None:
     settings = simulated(kubelet, tmp_path)
     good = Loaded(settings)
-    assert examine(good) == max(check.verdict for check in checks(good))
+    assert examine(good) == max(check.outcome for check in checks(good))
     assert examine(Loaded(settings, ("odd [setting]",))) == WARN
     capsys.readouterr()
     assert examine(Loaded(replace(settings, simulate="1xa100-40gb:all-enabled"))) == FAIL

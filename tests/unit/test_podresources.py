@@ -13,6 +13,7 @@ from plugin.commands.control import pods_on
 from plugin.core.view import Holder
 from plugin.errors import KubeletError
 from plugin.kubelet.podresources.client import holders, list_holders
+from tests.goaway import goaway
 
 
 def pod(name: str, **containers: list[list[str]]) -> pb.PodResources:
@@ -99,3 +100,15 @@ async def test_kubelets_own_words_are_kept(tmp_path: Path) -> None:
             await list_holders(tmp_path / "kubelet.sock")
     finally:
         await server.stop(None)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.asyncio
+async def test_a_peer_that_sends_everybody_away_is_asked_once(
+    tmp_path: Path, *, at_once: bool
+) -> None:
+    async with goaway(tmp_path / "kubelet.sock", at_once=at_once) as peer:
+        with pytest.raises(KubeletError, match="no answer"):
+            await list_holders(tmp_path / "kubelet.sock")
+        assert peer.connections <= 2
+        assert peer.calls <= 1

@@ -1,34 +1,36 @@
-"""One resource as kubelet sees it: a server on a socket of its own,
-registered and kept registered.
+"""One resource as kubelet sees it: a server on a socket of its own, registered and kept
+registered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import os
-import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from dataclasses import dataclass
 
-import grpc
-
-from plugin.api.deviceplugin_v1beta1_pb2_grpc import add_DevicePluginServicer_to_server
 from plugin.core.view import ResourceStatus
 from plugin.errors import KubeletError
-from plugin.kubelet.deviceplugin.journal import Journal
-from plugin.kubelet.deviceplugin.registration import register
+from plugin.kubelet.deviceplugin.naming import new_name
+from plugin.kubelet.deviceplugin.pacing import (
+    FIRST_DELAY_SECONDS,
+    MOST_SETTLES,
+    SETTLE_SECONDS,
+    WELL_SECONDS,
+    Loss,
+    Pacing,
+)
+from plugin.kubelet.deviceplugin.registration import Register, register
+from plugin.kubelet.deviceplugin.rivals import Rivals
+from plugin.kubelet.deviceplugin.server import Serve, Server, serve
 from plugin.kubelet.deviceplugin.servicer import ResourceServicer, Stream
-from plugin.kubelet.directory import Identity, SocketDirectory
-from plugin.loops.backoff import delays
+from plugin.kubelet.directory import Directory, Identity
 from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY_SECONDS = 0.05
-LONGEST_DELAY_SECONDS = 5.0
 #: Kubelet opens ListAndWatch right after it has accepted a registration; longer than this and it
 #: never will.
 STREAM_SECONDS = 5.0
@@ -36,54 +38,78 @@ STREAM_SECONDS = 5.0
 #: that does not read.
 FAREWELL_SECONDS = 0.25
 
-# Process ids repeat between containers, so a process is told apart by a random word.
-_PROCESS = os.urandom(4).hex()
-_NUMBERS = itertools.count(1)
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A registration that kubelet has accepted. ``since`` is by the loop's clock."""
+
+    kubelet: Identity | None
+    stream: Stream | None
+    since: float
 
 
 class Endpoint:
     """Serves and registers one resource from the moment :meth:`run` starts until the resource is
     gone.
 
-    Serve first, then register, then see ListAndWatch opened. Whatever breaks that (our socket
-    deleted, a new ``kubelet.sock``, the stream ended) starts over; streams that are still open are
-    ended *before* registering again, because kubelet drops the newer registration when an older
-    stream ends after it.
+    Serve first, then register, then see ListAndWatch opened. Whatever breaks that starts over;
+    streams that are still open are ended *before* registering again, because kubelet drops the
+    newer registration when an older stream ends after it.
     """
 
     def __init__(
         self,
         resource: str,
         store: Store,
-        directory: SocketDirectory,
+        directory: Directory,
         kubelet_socket: str,
-        journal: Journal,
-        on_allocated: Callable[[], None],
+        servicer: ResourceServicer,
+        rivals: Rivals,
+        *,
+        serve: Serve = serve,
+        register: Register = register,
     ) -> None:
         """`kubelet_socket` is a file name in `directory`; empty means to serve without
         registering.
         """
-        self._socket = ""
-        self._registrations = 0
-        self._stream_since: float | None = None
-        self._last_error = ""
         self._resource = resource
         self._store = store
         self._directory = directory
         self._kubelet = kubelet_socket
-        self._servicer = ResourceServicer(resource, store, journal, on_allocated)
-        self._server: grpc.aio.Server | None = None
+        self._servicer = servicer
+        self._rivals = rivals
+        self._serve_on = serve
+        self._register_with = register
+        self._server: Server | None = None
+        self._socket = ""
+        self._registrations = 0
+        self._registered: Registered | None = None
+        self._stream_since: float | None = None
+        self._last_error = ""
+        self._logged = ""
+        self._pacing = Pacing()
 
     def status(self) -> ResourceStatus:
+        rival = self._rivals.live(self._resource) if self._kubelet else ""
+        # Without a kubelet, to be served is all there is.
+        registered = not self._kubelet or (self._registered is not None and not self._is_flapping())
         return ResourceStatus(
             self._resource,
-            # Without a kubelet, to be served is all there is.
-            registered=self._stream_since is not None or not self._kubelet,
+            registered=registered and not rival,
             registrations=self._registrations,
             stream_since=self._stream_since,
             lists_sent=self._servicer.lists_sent,
-            last_error=self._last_error,
+            last_error=f"another device plugin serves it too, on {rival}"
+            if rival
+            else ""
+            if registered
+            else self._last_error,
+            rival=rival,
         )
+
+    def _is_flapping(self) -> bool:
+        lasted = _now() - self._registered.since if self._registered is not None else 0.0
+        return self._pacing.is_flapping(lasted)
 
     async def run(self) -> None:
         """Run until the resource is no longer advertised; cancel to shut down."""
@@ -99,7 +125,7 @@ class Endpoint:
             # once.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_SECONDS):
-                    await self._servicer.told(self._store.snapshot.generation)
+                    await self._servicer.listed(self._store.snapshot.generation)
             log.info("resource withdrawn", extra={"resource": self._resource})
         finally:
             for task in (keeping, gone):
@@ -113,82 +139,65 @@ class Endpoint:
                 return
 
     async def _keep_registered(self) -> None:
-        retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
         before: Identity | None = None
         while True:
             last, before = before, self._directory.identity(self._kubelet)
             if before != last:
-                # A new kubelet may not listen yet, but soon will: the failures of the old one say
-                # nothing about it.
-                retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
+                self._pacing.new_kubelet()  # it may not listen yet, but soon will
             try:
-                await self._serve()
-                kubelet, stream = await self._register()
+                await self._have_server()
+                self._registered = await self._register()
             except (KubeletError, OSError) as error:
-                self._stream_since = None
-                self._last_error = str(error)
-                delay = next(retry)
-                log.warning(
-                    "not registered, trying again",
-                    extra={
-                        "resource": self._resource,
-                        "reason": str(error),
-                        "seconds": round(delay, 2),
-                    },
+                delay = self._pacing.refused()
+                self._report(
+                    logging.WARNING, "not registered, trying again", str(error), seconds=delay
                 )
                 # A new kubelet is a better sign than any delay, also one that came while we tried
                 # or pause here; but it must not make us spin.
                 await asyncio.sleep(FIRST_DELAY_SECONDS / 2)
-                await self._either(asyncio.sleep(delay), self._replaced(before))
+                await self._pause(delay, before)
                 await self._end_streams()  # one that came too late to count
                 continue
-            retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
-            await self._until_lost(kubelet, stream)
-            self._stream_since = None
+            self._pacing.accepted()
+            loss = await self._until_lost(self._registered)
+            lasted = _now() - self._registered.since
+            self._registered, self._stream_since = None, None
+            self._report(logging.WARNING, "registration lost", loss.value)
             await self._end_streams()
+            if delay := self._pacing.lost(loss, lasted):
+                await self._pause(delay, before)
 
-    async def _serve(self) -> None:
+    async def _pause(self, seconds: float, kubelet: Identity | None) -> None:
+        """Wait, or until there is another kubelet than that one."""
+        await _first(asyncio.sleep(seconds), self._replaced(kubelet))
+
+    async def _have_server(self) -> None:
         """Have a server whose socket exists, once there is a socket of kubelet's."""
         if self._kubelet and not self._directory.exists(self._kubelet):
             # Kubelet deletes every socket when it starts and makes its own last: ours would not
             # survive that.
-            self._last_error = (
-                f"{self._directory.path / self._kubelet} does not exist; is kubelet running?"
-            )
-            log.warning(
+            path = self._directory.path / self._kubelet
+            self._report(
+                logging.WARNING,
                 "waiting for kubelet",
-                extra={"resource": self._resource, "reason": self._last_error},
+                f"{path} does not exist; is kubelet running?",
             )
             while not self._directory.exists(self._kubelet):
                 await self._directory.changed()
-        if not (self._server is not None and self._directory.exists(self._socket)):
+        if self._server is None or not self._directory.exists(self._socket):
             await self._stop()
-            await self._start()
+            name = new_name(self._resource)
+            path = self._directory.path / name
+            self._server, self._socket = await self._serve_on(self._servicer, path), name
+            log.info("serving", extra={"resource": self._resource, "socket": str(path)})
 
-    async def _start(self) -> None:
-        """A new server on a new path: a stopping server may delete the socket of the next one at
-        the same path.
-        """
-        name = f"{self._resource.replace('/', '-')}-{_PROCESS}-{next(_NUMBERS)}.sock"
-        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        add_DevicePluginServicer_to_server(self._servicer, server)
-        path = self._directory.path / name
-        try:
-            server.add_insecure_port(f"unix:{path}")
-        except RuntimeError as error:
-            raise OSError(
-                f"cannot serve on {path}: {error}; is the directory there and writable?"
-            ) from error
-        await server.start()
-        self._server, self._socket = server, name
-        log.info("serving", extra={"resource": self._resource, "socket": str(path)})
-
-    async def _register(self) -> tuple[Identity | None, Stream | None]:
-        """Register and see ListAndWatch opened; returns which kubelet that was, and its stream."""
+    async def _register(self) -> Registered:
+        """Register and see ListAndWatch opened."""
         if not self._kubelet:
-            return None, None
+            return Registered(None, None, _now())
         opened = self._servicer.next_stream()
         kubelet: Identity | None = None
+        began = _now()
 
         def is_served() -> bool:
             nonlocal kubelet
@@ -196,42 +205,47 @@ class Endpoint:
             kubelet = self._directory.identity(self._kubelet)
             return self._directory.exists(self._socket)
 
-        await register(
+        await self._register_with(
             self._directory.path / self._kubelet, self._resource, self._socket, is_served
         )
         self._registrations += 1
-        await self._either(opened, asyncio.sleep(STREAM_SECONDS), self._lost(kubelet))
+        await _first(opened, asyncio.sleep(STREAM_SECONDS), self._broken(kubelet))
         if opened.cancelled():
             raise KubeletError("kubelet accepted the registration but did not open ListAndWatch")
-        self._stream_since, self._last_error = time.time(), ""
-        snapshot = self._store.snapshot
-        log.info(
-            "registered",
-            extra={
-                "resource": self._resource,
-                "generation": snapshot.generation,
-                "devices": len(snapshot.advertisement.resources.get(self._resource, ())),
-            },
-        )
-        return kubelet, opened.result()
+        self._stream_since = time.time()
+        return Registered(kubelet, opened.result(), began)
 
-    async def _until_lost(self, kubelet: Identity | None, stream: Stream | None) -> None:
-        if stream is None:
-            await self._lost(kubelet)
-            return
-        await self._either(stream.ended.wait(), self._lost(kubelet))
-        reason = (
-            "our socket was deleted"
-            if not self._directory.exists(self._socket)
-            else "kubelet ended ListAndWatch"
-            if stream.ended.is_set()
-            else "kubelet made a new socket"
+    async def _until_lost(self, registered: Registered) -> Loss:
+        if registered.stream is None:
+            await self._broken(registered.kubelet)
+            return Loss.OWN_SOCKET
+        if not self._is_flapping():
+            self._report_registered()
+        await _first(
+            registered.stream.ended.wait(),
+            self._broken(registered.kubelet),
+            self._rival_gone(registered.since),
+            self._settled(),
         )
-        log.warning("registration lost", extra={"resource": self._resource, "reason": reason})
+        if not self._directory.exists(self._socket):
+            return Loss.OWN_SOCKET
+        if registered.stream.ended.is_set():
+            return Loss.STREAM
+        if self._directory.identity(self._kubelet) != registered.kubelet:
+            return Loss.NEW_KUBELET
+        return Loss.RIVAL
 
-    async def _lost(self, kubelet: Identity | None) -> None:
+    async def _settled(self) -> None:
+        """Log that a resource whose registrations did not last is registered; never returns."""
+        if self._is_flapping():
+            await asyncio.sleep(WELL_SECONDS)
+            self._report_registered()
+        await asyncio.Event().wait()
+
+    async def _broken(self, kubelet: Identity | None) -> None:
+        """Until our socket or that kubelet's is gone or replaced."""
         while self._directory.exists(self._socket) and (
-            not self._kubelet or self._directory.identity(self._kubelet) == kubelet
+            self._directory.identity(self._kubelet) == kubelet
         ):
             await self._directory.changed()
 
@@ -239,16 +253,17 @@ class Endpoint:
         while self._directory.identity(self._kubelet) == kubelet:
             await self._directory.changed()
 
-    @staticmethod
-    async def _either(*awaitables: Awaitable[object]) -> None:
-        """Wait for the first of them and cancel the others; errors are the callers' to look for."""
-        tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _rival_gone(self, since: float) -> None:
+        """Until another plugin that may have registered for the resource after `since` has gone,
+        and others that go with it have gone, too.
+        """
+        at = await self._rivals.departed(self._resource, since)
+        until = at + self._pacing.rival_gone(_now() - since)
+        limit = until + MOST_SETTLES * SETTLE_SECONDS
+        while (left := until - _now()) > 0:
+            await asyncio.sleep(left)
+            at = await self._rivals.departed(self._resource, since)
+            until = min(at + SETTLE_SECONDS, limit)
 
     async def _end_streams(self) -> None:
         """End every stream; one whose client does not read goes with the server, and there will be
@@ -271,3 +286,42 @@ class Endpoint:
                 await self._servicer.end_streams()
         await server.stop(None)
         self._directory.remove(self._socket)
+
+    def _report(self, level: int, message: str, reason: str, seconds: float | None = None) -> None:
+        """Keep why the resource is not registered; log it unless that was logged already."""
+        self._last_error = reason
+        level = logging.DEBUG if self._logged == reason else level
+        self._logged = reason
+        log.log(
+            level,
+            message,
+            extra={"resource": self._resource, "reason": reason}
+            | ({} if seconds is None else {"seconds": round(seconds, 2)}),
+        )
+
+    def _report_registered(self) -> None:
+        self._logged = ""
+        snapshot = self._store.snapshot
+        log.info(
+            "registered",
+            extra={
+                "resource": self._resource,
+                "generation": snapshot.generation,
+                "devices": len(snapshot.advertisement.resources.get(self._resource, ())),
+            },
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _first(*awaitables: Awaitable[object]) -> None:
+    """Wait for the first of them and cancel the others; errors are the callers' to look for."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

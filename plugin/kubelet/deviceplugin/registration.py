@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -18,7 +19,16 @@ REGISTER_SECONDS = 12.0
 
 #: A subchannel of its own per attempt: gRPC shares its reconnection back-off, a second and more,
 #: between channels.
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    # A peer that answers every stream with GOAWAY would be tried again without a pause, and each
+    # attempt keeps its memory.
+    ("grpc.enable_retries", 0),
+)
+
+#: (kubelet's socket, resource, name of our socket, whether that is served) → registered, or
+#: KubeletError.
+Register = Callable[[Path, str, str, Callable[[], bool]], Awaitable[None]]
 
 
 async def register(
@@ -51,10 +61,16 @@ async def register(
 
 
 async def _connected(channel: grpc.aio.Channel, socket: Path) -> None:
-    """Wait for the connection, or for the first failure to make one."""
+    """Wait for the connection, or for the first failure to make or to keep one."""
     state = channel.get_state(try_to_connect=True)
-    while state is not grpc.ChannelConnectivity.READY:
-        if state in {grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN}:
-            raise KubeletError(f"nothing listens at {socket}")
-        await channel.wait_for_state_change(state)
-        state = channel.get_state(try_to_connect=True)
+    try:
+        async with asyncio.timeout(REGISTER_SECONDS):
+            await channel.wait_for_state_change(state)
+            # Idle again is a failure, too: a peer that sends everybody away at once would be
+            # dialled again and again.
+            while (state := channel.get_state()) is grpc.ChannelConnectivity.CONNECTING:
+                await channel.wait_for_state_change(state)
+    except TimeoutError:
+        raise KubeletError(f"what listens at {socket} does not answer") from None
+    if state is not grpc.ChannelConnectivity.READY:
+        raise KubeletError(f"nothing listens at {socket}")

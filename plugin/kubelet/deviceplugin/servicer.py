@@ -16,7 +16,8 @@ from plugin.core.allocation import ContainerAllocation, allocate
 from plugin.core.preference import prefer
 from plugin.errors import DeviceUnavailable, InvalidRequest, RequestError, UnknownDevice
 from plugin.kubelet.deviceplugin import wire
-from plugin.kubelet.deviceplugin.journal import Journal
+from plugin.kubelet.deviceplugin.calls import CallCounts
+from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(eq=False, slots=True)
 class Stream:
-    """One open ListAndWatch: ``generation`` is that of the newest snapshot the client has been told
-    of.
+    """One open ListAndWatch: ``generation`` is that of the newest snapshot whose list the client
+    has.
     """
 
     generation: int = -1
@@ -42,40 +43,38 @@ class Stream:
 
 class ResourceServicer(pb_grpc.DevicePluginServicer):
     """Serves one resource; any number of clients may have a stream open,
-    each is told everything.
+    each gets every list.
     """
 
     def __init__(
-        self, resource: str, store: Store, journal: Journal, on_allocated: Callable[[], None]
+        self, resource: str, store: Store, calls: CallCounts, on_allocated: Callable[[], None]
     ) -> None:
         """`on_allocated` is called after each successful Allocate: pods hold other devices soon."""
         self._resource = resource
         self._store = store
-        self._journal = journal
+        self._calls = calls
         self._on_allocated = on_allocated
         self.lists_sent = 0
         self._streams: set[Stream] = set()
-        self._closing = asyncio.Event()
-        self._progress = asyncio.Event()
+        self._closing = Pulse()
+        self._progress = Pulse()
         self._opened: asyncio.Future[Stream] | None = None
 
-    # ---- for the
-    # endpoint
+    # ---- for the endpoint
 
     def next_stream(self) -> asyncio.Future[Stream]:
         """Resolves to the next ListAndWatch that is opened: after Register, that is kubelet's."""
         self._opened = asyncio.get_running_loop().create_future()
         return self._opened
 
-    async def told(self, generation: int) -> None:
-        """Wait until every open stream has been told of `generation`."""
+    async def listed(self, generation: int) -> None:
+        """Wait until every open stream has had the list of `generation`."""
         while any(stream.generation < generation for stream in self._streams):
             await self._progress.wait()
 
     async def end_streams(self) -> None:
         """End every open stream and wait until they are gone; new ones can be opened afterwards."""
-        self._closing.set()
-        self._closing = asyncio.Event()
+        self._closing.fire()
         while self._streams:
             await self._progress.wait()
 
@@ -94,11 +93,10 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
     ) -> AsyncIterator[pb.ListAndWatchResponse]:
         del request, context
         stream = Stream()
-        closing = self._closing
         self._streams.add(stream)
         if self._opened is not None and not self._opened.done():
             self._opened.set_result(stream)
-        closed = asyncio.ensure_future(closing.wait())
+        closed = asyncio.ensure_future(self._closing.wait())
         sent: wire.DeviceList | None = None
         try:
             while not closed.done():
@@ -117,7 +115,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
                         },
                     )
                 stream.generation = snapshot.generation
-                self._tell()
+                self._progress.fire()
                 newer = asyncio.ensure_future(self._store.newer_than(snapshot.generation))
                 try:
                     await asyncio.wait({closed, newer}, return_when=asyncio.FIRST_COMPLETED)
@@ -127,12 +125,12 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
             closed.cancel()
             self._streams.discard(stream)
             stream.ended.set()
-            self._tell()
+            self._progress.fire()
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         snapshot = self._store.snapshot
         try:
-            with self._journal.call(self._resource, "Allocate"):
+            with self._calls.timed(self._resource, "Allocate"):
                 allocations = allocate(
                     self._resource, (r.devices_ids for r in request.container_requests), snapshot
                 )
@@ -160,7 +158,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
         listed = snapshot.advertisement.resources.get(self._resource, ())
         responses = []
         for item in request.container_requests:
-            with self._journal.call(self._resource, "GetPreferredAllocation"):
+            with self._calls.timed(self._resource, "GetPreferredAllocation"):
                 preference = prefer(
                     listed,
                     item.available_deviceIDs,
@@ -189,7 +187,3 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
                 ],
             },
         )
-
-    def _tell(self) -> None:
-        self._progress.set()
-        self._progress = asyncio.Event()

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plugin.core.view import ResourceStatus
+from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.kubelet.deviceplugin.endpoint import Endpoint
-from plugin.kubelet.deviceplugin.journal import Journal
-from plugin.kubelet.directory import SocketDirectory
+from plugin.kubelet.deviceplugin.registration import Register, register
+from plugin.kubelet.deviceplugin.rivals import Rivals
+from plugin.kubelet.deviceplugin.server import Serve, serve
+from plugin.kubelet.deviceplugin.servicer import ResourceServicer
+from plugin.kubelet.directory import Directory, SocketDirectory
 from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
@@ -27,22 +31,26 @@ class Supervisor:
         store: Store,
         kubelet_socket: str,
         *,
-        journal: Journal | None = None,
+        calls: CallCounts | None = None,
         on_allocated: Callable[[], None] = lambda: None,
-        inotify: bool = True,
+        directory: Directory | None = None,
+        serve: Serve = serve,
+        register: Register = register,
     ) -> None:
         """`kubelet_socket` is the path of ``kubelet.sock``; empty means to serve without
-        registering.
+        registering. `directory` is its folder, unless another one is given.
         """
-        self._journal = journal or Journal()
+        self._calls = calls or CallCounts()
         self._on_allocated = on_allocated
         socket = Path(kubelet_socket) if kubelet_socket else None
-        self._directory = SocketDirectory(
-            socket.parent if socket else DEFAULT_DIRECTORY, inotify=inotify
+        self._directory = directory or SocketDirectory(
+            socket.parent if socket else DEFAULT_DIRECTORY
         )
+        self._serve, self._register = serve, register
         self._kubelet = socket.name if socket else ""
         self._store = store
         self._endpoints: dict[str, tuple[Endpoint, asyncio.Task[None]]] = {}
+        self._rivals = Rivals(self._directory, self._kubelet, lambda: self._endpoints)
 
     def status(self) -> tuple[ResourceStatus, ...]:
         return tuple(endpoint.status() for endpoint, _ in self._endpoints.values())
@@ -51,39 +59,50 @@ class Supervisor:
         """Run until cancelled; then every endpoint is stopped and no socket is left. An endpoint's
         error ends all.
         """
-        watch = asyncio.create_task(self._directory.watch(), name="watch kubelet's directory")
+        watches = {
+            asyncio.create_task(self._directory.watch(), name="watch kubelet's directory"),
+            asyncio.create_task(self._rivals.run(), name="watch other plugins"),
+        }
         try:
             while True:
                 snapshot = self._store.snapshot
                 for resource in snapshot.advertisement.resources:
                     if resource not in self._endpoints:
                         self._start(resource)
-                await self._wait(watch, snapshot.generation)
+                await self._wait(watches, snapshot.generation)
         finally:
-            tasks = [watch, *(task for _, task in self._endpoints.values())]
+            tasks = [*watches, *(task for _, task in self._endpoints.values())]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, resource: str) -> None:
         endpoint = Endpoint(
-            resource, self._store, self._directory, self._kubelet, self._journal, self._on_allocated
+            resource,
+            self._store,
+            self._directory,
+            self._kubelet,
+            ResourceServicer(resource, self._store, self._calls, self._on_allocated),
+            self._rivals,
+            serve=self._serve,
+            register=self._register,
         )
         task = asyncio.create_task(endpoint.run(), name=f"endpoint {resource}")
         self._endpoints[resource] = endpoint, task
 
-    async def _wait(self, watch: asyncio.Task[None], generation: int) -> None:
+    async def _wait(self, watches: set[asyncio.Task[None]], generation: int) -> None:
         """Until there is a newer snapshot or an endpoint has ended;
         a resource may be back by then.
         """
         newer = asyncio.create_task(self._store.newer_than(generation))
         endpoints = [task for _, task in self._endpoints.values()]
         try:
-            await asyncio.wait({newer, watch, *endpoints}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({newer, *watches, *endpoints}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             newer.cancel()
-        if watch.done():
-            watch.result()
+        for watch in watches:
+            if watch.done():
+                watch.result()
         for resource, (_, task) in list(self._endpoints.items()):
             if task.done():
                 del self._endpoints[resource]

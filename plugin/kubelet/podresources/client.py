@@ -17,7 +17,12 @@ LIST_SECONDS = 5.0
 
 #: Kubelet's own clients allow answers of this size; gRPC's default of 4 MiB is too small for a full
 #: node.
-_OPTIONS = (("grpc.max_receive_message_length", 16 << 20), ("grpc.use_local_subchannel_pool", 1))
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.use_local_subchannel_pool", 1),
+    # As for registrations: a peer that answers with GOAWAY is asked once.
+    ("grpc.enable_retries", 0),
+)
 
 
 Holders = Mapping[str, tuple[Holder, ...]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from plugin.errors import KubeletError
@@ -21,8 +22,11 @@ SETTLE_SECONDS = 0.5
 class PodFollower:
     """Keeps the newest answer; ``None`` while kubelet has not answered, or no longer does."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(
+        self, socket: Path, ask: Callable[[Path], Awaitable[Holders]] = list_holders
+    ) -> None:
         self._socket = socket
+        self._ask = ask
         self._wanted = asyncio.Event()
         self.holders: Holders | None = None
 
@@ -31,17 +35,17 @@ class PodFollower:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Ask until cancelled. A kubelet that does not answer is complained of once."""
-        complained = ""
+        """Ask until cancelled. Logs once that kubelet does not answer."""
+        logged = ""
         while True:
             try:
-                self.holders = await list_holders(self._socket)
-                complained = ""
+                self.holders = await self._ask(self._socket)
+                logged = ""
             except KubeletError as error:
                 self.holders = None
-                if str(error) != complained:
-                    complained = str(error)
-                    log.warning("pods are not known", extra={"reason": complained})
+                if str(error) != logged:
+                    logged = str(error)
+                    log.warning("pods are not known", extra={"reason": logged})
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SCHEDULE_SECONDS):
                     await self._wanted.wait()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from plugin.loops.pulse import Pulse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,15 +62,14 @@ class Journal:
         self.refusals: list[Registration] = []
         self.messages: list[ListMessage] = []
         self.violations: list[Violation] = []
-        self._change = asyncio.Event()
+        self._change = Pulse()
 
     def violation(self, kind: Kind, resource: str, detail: str) -> None:
         self.violations.append(Violation(self.clock(), kind, resource, detail))
 
     def changed(self) -> None:
         """Wake everybody who waits."""
-        self._change.set()
-        self._change = asyncio.Event()
+        self._change.fire()
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Return as soon as ``predicate`` holds; it is asked at once and after every change."""

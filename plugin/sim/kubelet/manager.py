@@ -27,7 +27,7 @@ STOP_GRACE_S = 300.0
 
 
 @dataclass(slots=True)
-class Endpoint:
+class EndpointInfo:
     """Where Allocate goes. ``connection`` is ``None`` for a resource known from the checkpoint
     only.
     """
@@ -35,6 +35,16 @@ class Endpoint:
     connection: PluginConnection | None
     options: pb.DevicePluginOptions | None
     stopped_at: float | None = None
+
+    def running(self, resource: str) -> PluginConnection:
+        """The connection that calls go to. Raises :class:`KubeletError` when its plugin has gone,
+        also when an older plugin's stream is still open.
+        """
+        if self.connection is None:
+            raise KubeletError(f"no device plugin is known for {resource}")
+        if self.stopped_at is not None:
+            raise KubeletError(f"endpoint {self.connection.endpoint} has been stopped")
+        return self.connection
 
 
 class DeviceManager:
@@ -59,17 +69,17 @@ class DeviceManager:
         self._rng = rng
         self._report = report
         self.views: dict[str, ResourceView] = {}
-        self.endpoints: dict[str, Endpoint] = {}
+        self.endpoints: dict[str, EndpointInfo] = {}
         held, registered = checkpoint.load(directory)
         self.assignments = {(a.pod, a.container, a.resource): a for a in held}
         for resource in registered:
             self.views[resource] = ResourceView()
-            self.endpoints[resource] = Endpoint(None, None, stopped_at=now)
+            self.endpoints[resource] = EndpointInfo(None, None, stopped_at=now)
 
     # What plugins do
 
     def connected(self, connection: PluginConnection, options: pb.DevicePluginOptions) -> None:
-        self.endpoints[connection.resource] = Endpoint(connection, options)
+        self.endpoints[connection.resource] = EndpointInfo(connection, options)
 
     def disconnected(self, resource: str, now: float) -> None:
         endpoint = self.endpoints.get(resource)
@@ -198,27 +208,22 @@ class DeviceManager:
             and endpoint.options
             and endpoint.options.get_preferred_allocation_available
         ):
-            preferred = await endpoint.connection.prefer(self._shuffled(available), count)
+            preferred = await endpoint.running(resource).prefer(self._shuffled(available), count)
         chosen = self._shuffled(available.intersection(preferred))[:count]
         rest = self._shuffled(available.difference(chosen))
         return self._shuffled([*chosen, *rest[: count - len(chosen)]])
 
     async def _allocate(self, pod: str, container: str, resource: str, ids: list[str]) -> None:
         endpoint = self.endpoints.get(resource)
-        if endpoint is None or endpoint.connection is None:
+        if endpoint is None:
             raise KubeletError(f"no device plugin is known for {resource}")
-        if endpoint.stopped_at is not None:
-            raise KubeletError(
-                f"the device plugin for {resource} has stopped ({endpoint.connection.endpoint})"
-            )
+        connection = endpoint.running(resource)
         numa = {device: self._numa(resource, device) for device in ids}
-        response = await endpoint.connection.allocate(ids)
+        response = await connection.allocate(ids)
         for fault in response_faults(response):
             self._report("allocate-response", resource, fault)
         if not response.container_responses:
-            raise KubeletError(
-                f"Allocate on {endpoint.connection.endpoint} answered for no container"
-            )
+            raise KubeletError(f"Allocate on {connection.endpoint} answered for no container")
         answer = response.container_responses[0]
         self.assignments[pod, container, resource] = Assignment(
             pod, container, resource, numa, answer

@@ -44,7 +44,7 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
+class ContainerMount:
     container_path: str
     host_path: str
     read_only: bool
@@ -65,7 +65,7 @@ class ContainerResult:
 
     device_ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
     envs: dict[str, str] = field(default_factory=dict)
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[ContainerMount, ...] = ()
     devices: tuple[DeviceNode, ...] = ()
     annotations: dict[str, str] = field(default_factory=dict)
     cdi_devices: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def merge(assignments: Iterable[Assignment]) -> ContainerResult:
     the later wins.
     """
     result = ContainerResult()
-    mounts: dict[str, Mount] = {}
+    mounts: dict[str, ContainerMount] = {}
     devices: dict[str, DeviceNode] = {}
     cdi: dict[str, None] = {}
     for assignment in assignments:
@@ -139,7 +139,8 @@ def merge(assignments: Iterable[Assignment]) -> ContainerResult:
         result.annotations.update(response.annotations)
         for mount in response.mounts:
             mounts.setdefault(
-                mount.container_path, Mount(mount.container_path, mount.host_path, mount.read_only)
+                mount.container_path,
+                ContainerMount(mount.container_path, mount.host_path, mount.read_only),
             )
         for node in response.devices:
             devices.setdefault(

@@ -1,4 +1,4 @@
-"""What has been asked of us, counted: calls by resource and method, with how long they took."""
+"""Kubelet's calls, counted by resource and method, with their durations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from plugin.core.view import DURATION_BOUNDS, CallStats
 
 
-class Journal:
+class CallCounts:
     """Counts since the process started. Used from the event loop only."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Journal:
         self._errors: dict[tuple[str, str], int] = {}
 
     @contextlib.contextmanager
-    def call(self, resource: str, method: str) -> Iterator[None]:
+    def timed(self, resource: str, method: str) -> Iterator[None]:
         """Time one call; an exception makes it an error."""
         key = resource, method
         began = time.perf_counter()
@@ -35,7 +35,7 @@ class Journal:
             buckets[bisect.bisect_left(DURATION_BOUNDS, took)] += 1
             self._seconds[key] = self._seconds.get(key, 0.0) + took
 
-    def calls(self) -> Mapping[tuple[str, str], CallStats]:
+    def snapshot(self) -> Mapping[tuple[str, str], CallStats]:
         return MappingProxyType(
             {
                 key: CallStats(tuple(buckets), self._seconds[key], self._errors.get(key, 0))

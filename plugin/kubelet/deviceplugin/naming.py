@@ -1,0 +1,45 @@
+"""Names of the sockets in kubelet's directory: ours, and whose another one is."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+
+#: Process ids repeat between containers, so a process is told apart by a random word.
+PROCESS = os.urandom(4).hex()
+_NUMBERS = itertools.count(1)
+
+_OURS = re.compile(r"(?P<resource>.+)-(?P<process>[0-9a-f]{8})-[0-9]+\.sock")
+_NVIDIAS = re.compile(r"nvidia-(?P<name>.+)\.sock")
+
+
+def new_name(resource: str) -> str:
+    """A name that no server has had: a server that stops may delete the socket of the next one at
+    the same path.
+    """
+    return f"{resource.replace('/', '-')}-{PROCESS}-{next(_NUMBERS)}.sock"
+
+
+def is_of_this_process(name: str) -> bool:
+    match = _OURS.fullmatch(name)
+    return match is not None and match["process"] == PROCESS
+
+
+def is_of_this_plugin(name: str) -> bool:
+    """Whether this process, or another one of the same program, has made it."""
+    return _OURS.fullmatch(name) is not None
+
+
+def serves(name: str, resource: str) -> bool | None:
+    """Whether a socket called `name` serves `resource`; ``None`` when its name does not say.
+
+    Known are the names of this plugin and of NVIDIA's (``nvidia-mig-1g.5gb.sock``). To ask its
+    server is no way to know: there is no call for it, and NVIDIA's plugin loses an update when a
+    second client opens its stream.
+    """
+    if match := _OURS.fullmatch(name):
+        return match["resource"] == resource.replace("/", "-")
+    if match := _NVIDIAS.fullmatch(name):
+        return match["name"] == resource.rpartition("/")[2]
+    return None

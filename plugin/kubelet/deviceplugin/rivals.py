@@ -1,0 +1,233 @@
+"""Other plugins' sockets in kubelet's directory: who serves our resources too, and who has gone.
+
+When another plugin registers for a resource of ours and then goes, kubelet keeps our stream and
+counts our lists, but sends every Allocate to the plugin that is gone, until somebody registers
+again. Kubelet tells nobody. What can be seen is that plugin's socket: it vanishes, or, when its
+process was killed, refuses connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plugin.kubelet.deviceplugin.naming import is_of_this_plugin, is_of_this_process, serves
+from plugin.kubelet.directory import Directory, Identity
+from plugin.loops.pulse import Pulse
+
+log = logging.getLogger(__name__)
+
+#: Nobody announces that a process was killed.
+LOOK_SECONDS = 2.0
+#: A server makes its socket a moment before it listens; a socket of this age that refuses
+#: connections has lost its process.
+STALE_SECONDS = 2.0
+#: During an update an old and a new instance of this plugin serve the same resource for a while,
+#: and the new one must become ready before the old one ends.
+UPDATE_SECONDS = 30.0
+#: The directory's deletions are read one by one: one that a look has shown already may be read so
+#: much later.
+LATE_SECONDS = 1.0
+#: A kubelet has fewer plugins than this; a directory full of sockets is not asked one by one.
+MOST_SOCKETS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A socket at one look. ``age`` is that of its file, in seconds."""
+
+    identity: Identity
+    alive: bool
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A socket over several looks: seen since when, and whether its end would mean a departure.
+
+    ``counts`` is false for one whose end has been taken note of, and for one that was dead when we
+    came: its process cannot have registered after us.
+    """
+
+    identity: Identity
+    since: float
+    alive: bool
+    counts: bool
+
+
+def step(
+    known: Mapping[str, Known] | None,
+    found: Mapping[str, Found],
+    deleted: Collection[str],
+    now: float,
+) -> tuple[dict[str, Known], tuple[str, ...]]:
+    """What is known after a look, and whose process has gone since the last one.
+
+    `known` is ``None`` before the first look. `deleted` are names that were deleted in between, of
+    which some may never have been seen.
+    """
+    if known is None:
+        return {
+            name: Known(one.identity, now, one.alive, counts=one.alive)
+            for name, one in found.items()
+        }, ()
+    gone = {name for name in deleted if name not in known and name not in found}
+    result = {}
+    for name, before in known.items():
+        if before.counts and (name not in found or found[name].identity != before.identity):
+            gone.add(name)
+    for name, one in found.items():
+        last = known.get(name)
+        if last is None or last.identity != one.identity:
+            result[name] = Known(one.identity, now, one.alive, counts=True)
+            continue
+        died = last.counts and not one.alive and (last.alive or one.age >= STALE_SECONDS)
+        if died:
+            gone.add(name)
+        counts = one.alive or (last.counts and not died)
+        result[name] = Known(one.identity, last.since, one.alive, counts)
+    return result, tuple(sorted(gone))
+
+
+def live_rival(known: Mapping[str, Known], resource: str, now: float) -> str:
+    """The socket of another plugin that serves `resource` too, by its name; empty when there is
+    none.
+    """
+    for name, one in sorted(known.items()):
+        update = is_of_this_plugin(name) and now - one.since < UPDATE_SECONDS
+        if one.alive and not update and serves(name, resource):
+            return name
+    return ""
+
+
+def accepts_connections(path: Path) -> bool:
+    """Whether a process listens there. Only a refusal says no: what cannot be asked may live."""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)  # noqa: FBT003 — the standard library's signature
+            probe.connect(str(path))
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+class Rivals:
+    """Follows the sockets that are not of this process. Used from the event loop only."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        kubelet: str,
+        resources: Callable[[], Iterable[str]],
+        *,
+        accepts: Callable[[Path], bool] = accepts_connections,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`kubelet` is the name of kubelet's own socket; `resources` names what we serve now."""
+        self._directory = directory
+        self._kubelet = kubelet
+        self._resources = resources
+        self._accepts = accepts
+        self._wall_clock = wall_clock
+        self._known: dict[str, Known] | None = None
+        self._departures: dict[str, float] = {}
+        self._missed: dict[str, float] = {}
+        self._reported: dict[str, str] = {}
+        self._changed = Pulse()
+
+    def live(self, resource: str) -> str:
+        """The socket of another plugin that serves `resource` too; empty when there is none."""
+        return live_rival(self._known or {}, resource, asyncio.get_running_loop().time())
+
+    async def departed(self, resource: str, since: float) -> float:
+        """Wait until a plugin that may have served `resource` has gone after `since`; returns when,
+        by the loop's clock.
+        """
+        while True:
+            times = [
+                at for name, at in self._departures.items() if serves(name, resource) is not False
+            ]
+            if times and max(times) > since:
+                return max(times)
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """Look until cancelled: at every change of the directory, and on schedule while there are
+        such sockets.
+        """
+        while True:
+            changed = self._directory.changed()
+            self.look()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS if self._known else None):
+                    await changed
+
+    def look(self) -> None:
+        """Look once. Removes what dead processes of this program have left."""
+        now = asyncio.get_running_loop().time()
+        found = self._find()
+        before = self._known or {}
+        self._missed = {
+            name: at for name, at in self._missed.items() if now - at < LATE_SECONDS
+        } | dict.fromkeys(before.keys() - found.keys(), now)
+        deleted = [
+            name
+            for name in self._directory.take_deleted()
+            if self._is_foreign(name) and name not in self._missed
+        ]
+        self._known, gone = step(self._known, found, deleted, now)
+        for name in gone:
+            log.info("another plugin's socket has gone", extra={"socket": name})
+            self._departures[name] = now
+        if gone:
+            # Each start of a plugin makes a new name; the newest departures are those that matter.
+            newest = sorted(self._departures.items(), key=lambda item: item[1])[-MOST_SOCKETS:]
+            self._departures = dict(newest)
+            self._changed.fire()
+        for name, one in found.items():
+            if is_of_this_plugin(name) and not one.alive and one.age >= STALE_SECONDS:
+                log.info("removing a dead process's socket", extra={"socket": name})
+                self._directory.remove(name)
+        self._report()
+
+    def _find(self) -> dict[str, Found]:
+        wall = self._wall_clock()
+        names = sorted(
+            (name, identity)
+            for name, identity in self._directory.sockets().items()
+            if self._is_foreign(name)
+        )
+        return {
+            name: Found(
+                identity, self._accepts(self._directory.path / name), wall - identity[2] / 1e9
+            )
+            for name, identity in names[:MOST_SOCKETS]
+        }
+
+    def _is_foreign(self, name: str) -> bool:
+        return name != self._kubelet and not is_of_this_process(name)
+
+    def _report(self) -> None:
+        rivals = {
+            resource: rival for resource in self._resources() if (rival := self.live(resource))
+        }
+        for resource, rival in rivals.items():
+            if self._reported.get(resource) != rival:
+                log.warning(
+                    "another device plugin serves this resource",
+                    extra={"resource": resource, "socket": rival},
+                )
+        for resource in self._reported.keys() - rivals.keys():
+            log.info(
+                "no other device plugin serves this resource any more",
+                extra={"resource": resource},
+            )
+        self._reported = rivals

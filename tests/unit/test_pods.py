@@ -1,0 +1,76 @@
+"""Who holds which device: asked on schedule and soon after an allocation; unknown is not nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from plugin.core.view import Holder
+from plugin.errors import KubeletError
+from plugin.kubelet.podresources.client import Holders
+from plugin.kubelet.podresources.pods import SCHEDULE_SECONDS, SETTLE_SECONDS, PodFollower
+
+from .virtual_time import run, settle
+
+HELD: Holders = {"MIG-1": (Holder("ml", "a", "main"),)}
+SOCKET = Path("/pod-resources/kubelet.sock")
+
+
+class Kubelet:
+    """Answers what it was given; ``asked`` are times by the loop's clock."""
+
+    def __init__(self) -> None:
+        self.answer: Holders | KubeletError = HELD
+        self.asked: list[float] = []
+
+    async def __call__(self, socket: Path) -> Holders:
+        assert socket == SOCKET
+        self.asked.append(asyncio.get_running_loop().time())
+        if isinstance(self.answer, KubeletError):
+            raise self.answer
+        return self.answer
+
+
+def test_on_schedule_and_after_an_allocation() -> None:
+    async def scene() -> None:
+        kubelet = Kubelet()
+        pods = PodFollower(SOCKET, kubelet)
+        task = asyncio.create_task(pods.run())
+        await settle()
+        assert pods.holders == HELD
+        await asyncio.sleep(SCHEDULE_SECONDS + SETTLE_SECONDS)
+        await settle()
+        assert len(kubelet.asked) == 2
+        before = asyncio.get_running_loop().time()
+        for _ in range(50):  # a burst is one question
+            pods.allocated()
+        await asyncio.sleep(SETTLE_SECONDS)
+        await settle()
+        assert kubelet.asked[2:] == [before + SETTLE_SECONDS]
+        task.cancel()
+
+    run(scene())
+
+
+def test_silence_is_unknown_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        kubelet = Kubelet()
+        pods = PodFollower(SOCKET, kubelet)
+        task = asyncio.create_task(pods.run())
+        await settle()
+        kubelet.answer = KubeletError("no answer")
+        await asyncio.sleep(5 * SCHEDULE_SECONDS)
+        assert pods.holders is None
+        kubelet.answer = {}
+        await asyncio.sleep(2 * SCHEDULE_SECONDS)
+        assert pods.holders == {}
+        kubelet.answer = KubeletError("no answer")
+        await asyncio.sleep(2 * SCHEDULE_SECONDS)
+        task.cancel()
+
+    with caplog.at_level(logging.WARNING):
+        run(scene())
+    assert [record.getMessage() for record in caplog.records] == ["pods are not known"] * 2
