@@ -17,6 +17,7 @@ from typing import Any
 import plugin
 from plugin.config.load import Loaded
 from plugin.control.server import Control, Simulate
+from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.core.view import View
 from plugin.driver.base import Driver
@@ -198,14 +199,13 @@ def _parts(
     """
     from plugin.kubelet.deviceplugin.journal import Journal  # noqa: PLC0415 — gRPC is imported by now, see _run
     from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
+    from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
     from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
     from plugin.overview import Overview, Sampler  # noqa: PLC0415
 
     journal, heartbeats = Journal(), Heartbeats()
-    follower = (
-        PodFollower(Path(settings.pod_resources_socket)) if settings.pod_resources_socket else None
-    )
-    on_allocated = follower.allocated if follower is not None else lambda: None
+    follower = PodFollower(Observer.of(settings)) if settings.pod_resources_socket else None
+    on_allocated = follower.allocated if follower is not None else lambda _: None
     supervisor = Supervisor(
         node.store, settings.kubelet_socket, journal=journal, on_allocated=on_allocated
     )
@@ -219,7 +219,12 @@ def _parts(
         "ledger": ledger_file.run(),
     }
     if settings.control_socket:
-        control = Control(Path(settings.control_socket), node, simulated_verbs(settings, driver))
+        control = Control(
+            Path(settings.control_socket),
+            node,
+            simulated_verbs(settings, driver),
+            holdings=follower.current if follower is not None else Holdings,
+        )
         parts["control"] = control.run()
     if settings.http_address:
         parts["samples"] = sampler.run()

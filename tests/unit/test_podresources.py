@@ -9,10 +9,10 @@ import grpc
 import pytest
 
 from plugin.api import podresources_v1_pb2 as pb
-from plugin.commands.control import pods_on
+from plugin.core.holders import containers, of_devices
 from plugin.core.view import Holder
 from plugin.errors import KubeletError
-from plugin.kubelet.podresources.client import holders, list_holders
+from plugin.kubelet.podresources.client import holders, list_pods
 
 
 def pod(name: str, **containers: list[list[str]]) -> pb.PodResources:
@@ -57,15 +57,15 @@ def test_shares_count_for_their_device() -> None:
     known = holders(
         [pod("a", main=[["MIG-1::0", "MIG-1::3"]]), pod("b", main=[["MIG-10::0"], ["GPU-1"]])]
     )
-    assert pods_on(["MIG-1"], known) == ["ml/a (main)"]
-    assert pods_on(["GPU-1", "MIG-1"], known) == ["ml/a (main)", "ml/b (main)"]
-    assert pods_on(["MIG-2"], known) == []
+    assert containers(of_devices(known, ["MIG-1"])) == ["ml/a (main)"]
+    assert containers(of_devices(known, ["GPU-1", "MIG-1"])) == ["ml/a (main)", "ml/b (main)"]
+    assert containers(of_devices(known, ["MIG-2"])) == []
 
 
 @pytest.mark.asyncio
 async def test_no_kubelet(tmp_path: Path) -> None:
     with pytest.raises(KubeletError, match="no answer; is kubelet running"):
-        await list_holders(tmp_path / "kubelet.sock")
+        await list_pods(tmp_path / "kubelet.sock")
 
 
 @pytest.mark.asyncio
@@ -75,7 +75,7 @@ async def test_a_kubelet_without_the_api(tmp_path: Path) -> None:
     await server.start()
     try:
         with pytest.raises(KubeletError, match="does not know the API's version v1"):
-            await list_holders(tmp_path / "kubelet.sock")
+            await list_pods(tmp_path / "kubelet.sock")
     finally:
         await server.stop(None)
 
@@ -96,6 +96,6 @@ async def test_kubelets_own_words_are_kept(tmp_path: Path) -> None:
     await server.start()
     try:
         with pytest.raises(KubeletError, match="RESOURCE_EXHAUSTED: rejected by rate limit"):
-            await list_holders(tmp_path / "kubelet.sock")
+            await list_pods(tmp_path / "kubelet.sock")
     finally:
         await server.stop(None)

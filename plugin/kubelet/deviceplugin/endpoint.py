@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 
@@ -58,7 +58,7 @@ class Endpoint:
         directory: SocketDirectory,
         kubelet_socket: str,
         journal: Journal,
-        on_allocated: Callable[[], None],
+        on_allocated: Callable[[Sequence[str]], None],
     ) -> None:
         """`kubelet_socket` is a file name in `directory`; empty means to serve without
         registering.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plugin.core.view import ResourceStatus
@@ -28,7 +28,7 @@ class Supervisor:
         kubelet_socket: str,
         *,
         journal: Journal | None = None,
-        on_allocated: Callable[[], None] = lambda: None,
+        on_allocated: Callable[[Sequence[str]], None] = lambda _: None,
         inotify: bool = True,
     ) -> None:
         """`kubelet_socket` is the path of ``kubelet.sock``; empty means to serve without

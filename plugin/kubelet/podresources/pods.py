@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from pathlib import Path
+from collections.abc import Iterable
 
+from plugin.core.holders import Holdings, answered, as_of, conflicts, handed_out, unanswered
 from plugin.errors import KubeletError
-from plugin.kubelet.podresources.client import Holders, list_holders
+from plugin.kubelet.podresources.observer import Observer
 
 log = logging.getLogger(__name__)
 
@@ -16,34 +17,65 @@ log = logging.getLogger(__name__)
 SCHEDULE_SECONDS = 15.0
 #: Kubelet records an allocation after Allocate has returned.
 SETTLE_SECONDS = 0.5
+#: Between two questions while an answer has not been confirmed, for at most so long.
+CONFIRM_SECONDS, CONFIRM_FOR_SECONDS = 2.0, 30.0
 
 
 class PodFollower:
-    """Keeps the newest answer; ``None`` while kubelet has not answered, or no longer does."""
+    """Keeps what is known about who holds devices."""
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
         self._wanted = asyncio.Event()
-        self.holders: Holders | None = None
+        self.holdings = Holdings()
+        #: Devices that are held twice, a sentence each.
+        self.conflicts: tuple[str, ...] = ()
 
-    def allocated(self) -> None:
-        """Have a look soon."""
+    def current(self) -> Holdings:
+        """What is known at this moment: unconfirmed answers and allocations have their time."""
+        return as_of(self.holdings, self._observer.clock())
+
+    def allocated(self, ids: Iterable[str]) -> None:
+        """A container has been given these; have a look soon."""
+        self.holdings = handed_out(self.holdings, ids, self._observer.clock())
         self._wanted.set()
 
     async def run(self) -> None:
         """Ask until cancelled. A kubelet that does not answer is complained of once."""
         complained = ""
         while True:
+            before = self.holdings
             try:
-                self.holders = await list_holders(self._socket)
+                answer = await self._observer.ask(before)
+                self.holdings = answered(self.holdings, answer)
                 complained = ""
             except KubeletError as error:
-                self.holders = None
+                self.holdings = unanswered(self.holdings)
                 if str(error) != complained:
                     complained = str(error)
                     log.warning("pods are not known", extra={"reason": complained})
+            self._report(before)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SCHEDULE_SECONDS):
+                async with asyncio.timeout(self._pause()):
                     await self._wanted.wait()
             self._wanted.clear()
             await asyncio.sleep(SETTLE_SECONDS)
+
+    def _pause(self) -> float:
+        holdings = self.holdings
+        if holdings.trusted or holdings.silent or holdings.doubted is None:
+            return SCHEDULE_SECONDS
+        soon = self._observer.clock() - holdings.doubted < CONFIRM_FOR_SECONDS
+        return CONFIRM_SECONDS if soon else SCHEDULE_SECONDS
+
+    def _report(self, before: Holdings) -> None:
+        now = self.holdings
+        if before.trusted and not now.trusted:
+            log.info("kubelet's list of pods is not complete; nobody is taken for gone until it is")
+        if not now.trusted:
+            return  # who held a device before a restart and who does now may both be in it
+        found = conflicts(now.holders)
+        for conflict in found:
+            if conflict not in self.conflicts:
+                log.warning("a device is held twice", extra={"reason": conflict})
+        self.conflicts = found
