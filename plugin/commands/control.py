@@ -59,14 +59,14 @@ def drain(settings: Settings, target: str, seconds: float) -> int:
     _tell(done)
     observer = Observer.of(replace(settings, kubelet_socket=done["kubelet"]))
     known = from_json(done["holdings"], observer.clock())
-    return asyncio.run(_wait_until_free(done["devices"], observer, known, seconds))
+    return asyncio.run(wait_until_free(done["devices"], observer, known, seconds))
 
 
-async def _wait_until_free(
+async def wait_until_free(
     devices: Sequence[str], observer: Observer, known: Holdings, seconds: float
 ) -> int:
-    """`known` is what the daemon knows. It hands out nothing of a cordoned device any more, so
-    that a holder it did not know of can only come from kubelet's list.
+    """`known` is what the daemon knew when the devices were cordoned: it hands out nothing of them
+    after that. Returns and raises as :func:`drain`.
     """
     clock = observer.clock
     begun = clock()

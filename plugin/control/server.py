@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ class Control:
             "text": words,
             "uuid": uuid,
             "devices": devices,
-            "holdings": to_json(self._holdings(), devices),
+            "holdings": to_json(self._holdings(), devices, time.monotonic()),
             "kubelet": node.store.snapshot.settings.kubelet_socket,
             "warning": f"this is not saved and ends with the daemon: {problem}"
             if problem

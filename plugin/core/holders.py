@@ -22,6 +22,8 @@ SETTLE_SECONDS = 10.0
 LONG_SETTLE_SECONDS = 60.0
 #: Kubelet lists a device right after Allocate; one that no list names by then went to no pod.
 HANDED_OUT_SECONDS = 10.0
+#: An allocation that no answer has settled by then is forgotten.
+FORGOTTEN_SECONDS = 3600.0
 #: What was confirmed so long ago is not known any more.
 STALE_SECONDS = 90.0
 
@@ -130,22 +132,16 @@ def unanswered(before: Holdings) -> Holdings:
 
 def handed_out(before: Holdings, ids: Iterable[str], now: float) -> Holdings:
     """We answered an Allocate; kubelet records it a moment later."""
-    return replace(before, handed_out={**before.handed_out, **dict.fromkeys(ids, now)})
+    # Where nobody asks kubelet, nothing else would ever take them out.
+    recent = {name: at for name, at in before.handed_out.items() if now - at < FORGOTTEN_SECONDS}
+    return replace(before, handed_out={**recent, **dict.fromkeys(ids, now)})
 
 
 def as_of(holdings: Holdings, now: float) -> Holdings:
-    """What is left of it at that time: what was not confirmed for long is not known any more, and
-    who should have shown up by now did not.
-    """
+    """What is left of it at that time: what was not confirmed for long is not known any more."""
     confirmed = holdings.confirmed
-    if confirmed is not None and now - confirmed > STALE_SECONDS:
-        confirmed = None
-    fresh = {
-        name: since
-        for name, since in holdings.handed_out.items()
-        if not holdings.trusted or now - since < HANDED_OUT_SECONDS
-    }
-    return replace(holdings, confirmed=confirmed, handed_out=fresh)
+    stale = confirmed is not None and now - confirmed > STALE_SECONDS
+    return replace(holdings, confirmed=None) if stale else holdings
 
 
 def of_devices(holders: Holders, uuids: Collection[str]) -> Holders:
@@ -163,26 +159,30 @@ def containers(holders: Holders) -> list[str]:
     return [str(holder) for holder in sorted({each for who in holders.values() for each in who})]
 
 
-def to_json(holdings: Holdings, uuids: Collection[str]) -> dict[str, Any]:
-    """What the daemon tells ``drain`` about these devices, to go on from."""
+def to_json(holdings: Holdings, uuids: Collection[str], now: float) -> dict[str, Any]:
+    """What the daemon passes to ``drain`` about these devices; ``handedOut`` are ids and how many
+    seconds ago that was.
+    """
     return {
         "holders": {
             name: [[holder.namespace, holder.pod, holder.container] for holder in who]
             for name, who in of_devices(holdings.holders, uuids).items()
         },
-        "handedOut": [name for name in holdings.handed_out if device_of(name) in uuids],
+        "handedOut": {
+            name: now - at for name, at in holdings.handed_out.items() if device_of(name) in uuids
+        },
         "ownPodListed": holdings.own_seen,
     }
 
 
 def from_json(document: Mapping[str, Any], now: float) -> Holdings:
-    """What another process knew at this moment; nothing in it counts as confirmed here."""
+    """What another process knew at this moment. Nothing in it counts as confirmed here."""
     return Holdings(
         holders={
             name: tuple(Holder(*names) for names in who)
             for name, who in document["holders"].items()
         },
-        handed_out=dict.fromkeys(document["handedOut"], now),
+        handed_out={name: now - age for name, age in document["handedOut"].items()},
         own_seen=document["ownPodListed"],
     )
 
