@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class Page:
         _, body = await fetch(f"{self.address}/metrics")
         lines = body.splitlines()
         return (
-            "mig_device_plugin_holders_known 1" in lines,
+            "mig_device_plugin_holders_known 1.0" in lines,
             sum(line.startswith("mig_device_plugin_device_allocated{") for line in lines),
         )
 
@@ -87,10 +87,15 @@ async def with_page(node_dir: Path, start_daemon: StartDaemon) -> Page:
         POD_RESOURCES_SOCKET=str(node_dir / "pods" / "kubelet.sock"),
     )
     page = Page(f"http://127.0.0.1:{port}")
-    async with asyncio.timeout(SECONDS):
-        while not await page.state():
-            await asyncio.sleep(0.05)
+    await answers(page.state)
     return page
+
+
+async def answers(question: Callable[[], Awaitable[object]]) -> None:
+    """Wait until another process's answer is not empty."""
+    async with asyncio.timeout(SECONDS):
+        while not await question():  # noqa: ASYNC110 — there is no event to wait for
+            await asyncio.sleep(0.05)
 
 
 async def start_drain(node_dir: Path, target: str, own_pod: str) -> asyncio.Task[int]:
@@ -198,9 +203,11 @@ async def test_page_and_metrics_keep_holders_over_a_kubelet_restart(
     for name in NAMES:
         await held_by(kubelet, name)
     assert await page.held() in {4, None}, "handed out, before kubelet lists it"
-    async with asyncio.timeout(SECONDS):
-        while await page.metrics() != (True, 4):
-            await asyncio.sleep(0.1)
+
+    async def all_listed() -> bool:
+        return await page.metrics() == (True, 4)
+
+    await answers(all_listed)
     await kubelet.restart()
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
     await held_by(kubelet, "five")  # so that the daemon asks kubelet now, which lists only this one
@@ -221,20 +228,17 @@ async def test_a_daemon_that_starts_with_kubelet_does_not_know_yet(
     for name in NAMES:
         await held_by(kubelet, name)
     assert await first.stop() == 0
-    # Slower than the real one, so that the page is there before kubelet's list.
     await kubelet.stop()
+    # Another stand-in over the same checkpoint, which never lists the pods of the first.
     async with SimKubelet(
         node_dir / "plugins",
         pod_resources_dir=node_dir / "pods",
         readmission_s=None,
         seed=1,
     ) as forgetful:
-        # Another stand-in over the same checkpoint, which has no pods to list at all.
         page = await with_page(node_dir, start_daemon)
         await forgetful.wait_allocatable(ONE_SLICE, 14, SECONDS)
-        async with asyncio.timeout(SECONDS):
-            while not (state := await page.state())["resources"].get(ONE_SLICE):
-                await asyncio.sleep(0.05)
+        state = await page.state()
         assert state["allocationsKnown"] is False
         assert state["resources"][ONE_SLICE]["held"] is None
         assert "free" not in state["resources"][ONE_SLICE]["states"]
@@ -262,6 +266,7 @@ async def test_two_pods_with_one_device_are_a_problem(
             "default/plugin", "main", whole, dict(held.ids), held.response
         )
         await daemon.logged("a device is held twice")
+        await answers(page.state)
         problems = (await page.state())["problems"]
     (uuid,) = held.ids
     assert [text for text in problems if text.startswith(f"{uuid} is held by 2 pods")]
