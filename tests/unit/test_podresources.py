@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -24,6 +25,7 @@ from plugin.errors import KubeletError
 from plugin.kubelet.podresources import checkpoint
 from plugin.kubelet.podresources.client import holders, list_pods
 from plugin.kubelet.podresources.observer import Observer, own_pod
+from plugin.kubelet.podresources.pods import pause
 from plugin.sim.kubelet.checkpoint import save
 from plugin.sim.kubelet.pods import Assignment
 
@@ -112,6 +114,51 @@ async def test_kubelets_own_words_are_kept(tmp_path: Path) -> None:
             await list_pods(tmp_path / "kubelet.sock")
     finally:
         await server.stop(None)
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_sends_every_call_away_is_called_once(tmp_path: Path) -> None:
+    settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    go_away = bytes([0, 0, 8, 7, 0, 0, 0, 0, 0]) + bytes(8)
+    connections = 0
+
+    async def send_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(settings)
+        await reader.readexactly(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+        while True:
+            length, kind = int.from_bytes(await reader.readexactly(3)), await reader.readexactly(1)
+            await reader.readexactly(5 + length)
+            if kind == b"\x01":  # HEADERS: a call begins
+                break
+        writer.write(go_away)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_unix_server(send_away, tmp_path / "kubelet.sock"):
+        with pytest.raises(KubeletError, match="no answer"):
+            await list_pods(tmp_path / "kubelet.sock", seconds=2.0)
+    assert connections == 1
+
+
+# ---- how often the daemon asks
+
+
+@pytest.mark.parametrize(
+    ("known", "seconds"),
+    [
+        (Holdings(), 15.0),
+        (Holdings(silent=True), 15.0),
+        (Holdings(trusted=True), 15.0),
+        (Holdings(doubted=80.0), 2.0),
+        (Holdings(doubted=80.0, silent=True), 15.0),
+        (Holdings(doubted=60.0), 15.0),
+    ],
+)
+def test_only_an_answer_in_doubt_is_asked_for_again_soon(known: Holdings, seconds: float) -> None:
+    assert pause(known, 100.0) == seconds
 
 
 # ---- kubelet's checkpoint

@@ -21,6 +21,13 @@ SETTLE_SECONDS = 0.5
 CONFIRM_SECONDS, CONFIRM_FOR_SECONDS = 2.0, 30.0
 
 
+def pause(holdings: Holdings, now: float) -> float:
+    """Seconds to the next question, should nothing be allocated."""
+    if holdings.trusted or holdings.silent or holdings.doubted is None:
+        return SCHEDULE_SECONDS
+    return CONFIRM_SECONDS if now - holdings.doubted < CONFIRM_FOR_SECONDS else SCHEDULE_SECONDS
+
+
 class PodFollower:
     """Keeps what is known about who holds devices."""
 
@@ -56,17 +63,10 @@ class PodFollower:
                     log.warning("pods are not known", extra={"reason": complained})
             self._report(before)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
+                async with asyncio.timeout(pause(self.holdings, self._observer.clock())):
                     await self._wanted.wait()
             self._wanted.clear()
             await asyncio.sleep(SETTLE_SECONDS)
-
-    def _pause(self) -> float:
-        holdings = self.holdings
-        if holdings.trusted or holdings.silent or holdings.doubted is None:
-            return SCHEDULE_SECONDS
-        soon = self._observer.clock() - holdings.doubted < CONFIRM_FOR_SECONDS
-        return CONFIRM_SECONDS if soon else SCHEDULE_SECONDS
 
     def _report(self, before: Holdings) -> None:
         now = self.holdings
