@@ -19,6 +19,7 @@ import plugin
 from plugin.config import reload as configuration
 from plugin.config.load import Loaded
 from plugin.control.server import Control, Simulate
+from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.core.view import View
 from plugin.driver.base import Driver
@@ -159,21 +160,18 @@ class Daemon:
         """
         from plugin.kubelet.deviceplugin.calls import CallCounts  # noqa: PLC0415 — gRPC, see above
         from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
+        from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
         from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
         from plugin.overview import Overview, Sampler  # noqa: PLC0415
 
         settings, node, beats = self.settings, self.writer, self.heartbeats
         calls = CallCounts()
-        pods = (
-            PodFollower(Path(settings.pod_resources_socket))
-            if settings.pod_resources_socket
-            else None
-        )
+        pods = PodFollower(Observer.of(settings)) if settings.pod_resources_socket else None
         supervisor = Supervisor(
             node.store,
             settings.kubelet_socket,
             calls=calls,
-            on_allocated=pods.allocated if pods is not None else lambda: None,
+            on_allocated=pods.allocated if pods is not None else lambda _: None,
         )
         sampler = Sampler(node, self.driver, self.worker, beats)
         overview = Overview(node, supervisor, calls, sampler, self.worker, beats, pods)
@@ -185,7 +183,12 @@ class Daemon:
             "ledger": self.ledger_file.run,
         }
         if settings.control_socket:
-            control = Control(Path(settings.control_socket), node, self.simulate)
+            control = Control(
+                Path(settings.control_socket),
+                node,
+                self.simulate,
+                holdings=pods.current if pods is not None else Holdings,
+            )
             loops["control"] = control.run
         if settings.http_address:
             loops["samples"] = sampler.run

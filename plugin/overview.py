@@ -61,6 +61,7 @@ class Overview:
     started: float = field(default_factory=time.time)
 
     def __call__(self) -> View:
+        holdings = self.pods.current() if self.pods is not None else None
         return View(
             now=self.clock(),
             started=self.started,
@@ -69,7 +70,10 @@ class Overview:
             geometry=self.node.geometry,
             resources=self.supervisor.status(),
             calls=self.calls.snapshot(),
-            holders=self.pods.holders if self.pods is not None else None,
+            holders=holdings.holders if holdings is not None else None,
+            handed_out=frozenset(holdings.handed_out) if holdings is not None else frozenset(),
+            holders_complete=holdings is not None and holdings.is_known,
+            held_twice=self.pods.conflicts if self.pods is not None else (),
             samples=self.sampler.samples,
             driver_busy=self.worker.busy_seconds,
             stuck=self.heartbeats.stuck(),

@@ -14,12 +14,14 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from plugin.control.listener import Listener
 from plugin.core.health.ledger import CORDONED
+from plugin.core.holders import Holdings, to_json
 from plugin.core.inventory.model import Device, Gpu, MigDevice
 from plugin.core.status import document
 from plugin.errors import ControlError, NotRunning, PluginError
@@ -54,12 +56,16 @@ class Control:
         simulate: Simulate | None = None,
         *,
         client_seconds: float = CLIENT_SECONDS,
+        holdings: Callable[[], Holdings] = Holdings,
     ) -> None:
-        """`simulate` carries out the ``sim`` verbs; ``None`` where the driver is a real one."""
+        """`simulate` carries out the ``sim`` verbs; ``None`` where the driver is a real one.
+        `holdings` is what is known about who holds devices.
+        """
         self._path = path
         self._node = node
         self._simulate = simulate
         self._client_seconds = client_seconds
+        self._holdings = holdings
         self._serving = False
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -208,6 +214,8 @@ class Control:
             "text": words,
             "uuid": uuid,
             "devices": devices,
+            "holdings": to_json(self._holdings(), devices, time.monotonic()),
+            "kubelet": node.store.snapshot.settings.kubelet_socket,
             "warning": f"this is not saved and ends with the daemon: {problem}"
             if problem
             else None,

@@ -63,10 +63,12 @@ class View:
     """One moment. Times are seconds of the wall clock.
 
     ``geometry`` counts how often the set of devices on the node has changed, ``changed`` is when it
-    last did. ``holders`` maps device ids (of replicas too) to who holds them; ``None`` when kubelet
-    has not been asked or does not say. ``calls`` is by (resource, method). ``driver_busy`` is how
-    long the driver's thread has been in one call. ``stuck`` names the tasks of the daemon that
-    should run and do not.
+    last did. ``holders`` maps device ids (of replicas too) to who holds them, as far as known;
+    ``None`` when kubelet is not asked. ``handed_out`` are ids that were allocated moments ago and
+    that kubelet does not list yet. With ``holders_complete`` nobody else holds anything, otherwise
+    that is unknown. ``held_twice`` are sentences about devices that two pods hold. ``calls`` is by
+    (resource, method). ``driver_busy`` is how long the driver's thread has been in one call.
+    ``stuck`` names the tasks of the daemon that should run and do not.
     """
 
     now: float
@@ -77,6 +79,14 @@ class View:
     resources: tuple[ResourceStatus, ...] = ()
     calls: Mapping[tuple[str, str], CallStats] = field(default_factory=lambda: MappingProxyType({}))
     holders: Mapping[str, tuple[Holder, ...]] | None = None
+    handed_out: frozenset[str] = frozenset()
+    holders_complete: bool = True
+    held_twice: tuple[str, ...] = ()
     samples: Samples | None = None
     driver_busy: float = 0.0
     stuck: tuple[str, ...] = ()
+
+    @property
+    def holders_known(self) -> bool:
+        """Whether a device without a holder is free."""
+        return self.holders is not None and self.holders_complete

@@ -15,8 +15,9 @@ from typing import Any
 
 import plugin
 from plugin.core import status
-from plugin.core.advertise.advertisement import REPLICA_SEPARATOR, Listed
+from plugin.core.advertise.advertisement import Listed
 from plugin.core.health.ledger import CORDONED
+from plugin.core.holders import device_of
 from plugin.core.inventory.model import Gpu, MigDevice
 from plugin.core.inventory.profiles import Profile
 from plugin.core.inventory.samples import DeviceSample
@@ -69,7 +70,8 @@ def document(view: View, hostname: str = "") -> _Json:
             "error": snapshot.driver_error,
             "busySeconds": int(view.driver_busy // 10 * 10),
         },
-        "allocationsKnown": view.holders is not None,
+        "problems": [*told["problems"], *view.held_twice],
+        "allocationsKnown": view.holders_known,
         "sampled": view.samples.time if view.samples else None,
         "resources": _resources(view, told),
         "gone": [
@@ -82,7 +84,8 @@ def document(view: View, hostname: str = "") -> _Json:
 
 def _complete(device: _Json, holders: Mapping[str, list[tuple[str, Holder]]], view: View) -> None:
     held = holders.get(device["uuid"], [])
-    device["state"] = _state(device, known=view.holders is not None, held=bool(held))
+    taken = bool(held) or any(device_of(name) == device["uuid"] for name in view.handed_out)
+    device["state"] = _state(device, known=view.holders_known, held=taken)
     device["holders"] = [_holder(*each) for each in held]
     device["use"] = _use(view.samples.devices.get(device["uuid"])) if view.samples else None
 
@@ -104,9 +107,7 @@ def _by_device(holders: Mapping[str, tuple[Holder, ...]]) -> dict[str, list[tupl
     """UUID → (id, holder), those of its replicas included."""
     found: dict[str, list[tuple[str, Holder]]] = {}
     for listed, who in sorted(holders.items()):
-        found.setdefault(listed.partition(REPLICA_SEPARATOR)[0], []).extend(
-            (listed, holder) for holder in who
-        )
+        found.setdefault(device_of(listed), []).extend((listed, holder) for holder in who)
     return found
 
 
@@ -144,33 +145,28 @@ def _resources(view: View, told: _Json) -> _Json:
     }
     return {
         name: {
-            **_counts(listed.get(name, ()), view.holders, states),
+            **_counts(listed.get(name, ()), view, states),
             **_kubelet(statuses.get(name)),
         }
         for name in (*listed, *(name for name in statuses if name not in listed))
     }
 
 
-def _counts(
-    listed: tuple[Listed, ...],
-    holders: Mapping[str, tuple[Holder, ...]] | None,
-    states: Mapping[str, str | None],
-) -> _Json:
+def _counts(listed: tuple[Listed, ...], view: View, states: Mapping[str, str | None]) -> _Json:
     """Counts of ids; of several replicas of a device, some may be allocated and others free."""
-    found = dict.fromkeys(
-        ("unhealthy", "cordoned", *(("healthy",) if holders is None else ("allocated", "free"))), 0
-    )
+    held = {name for name, who in (view.holders or {}).items() if who} | view.handed_out
+    others = "free" if view.holders_known else "healthy"
+    allocated = () if view.holders is None else ("allocated",)
+    found = dict.fromkeys(("unhealthy", "cordoned", *allocated, others), 0)
     for item in listed:
         if not item.healthy:
             found["cordoned" if states.get(item.device.uuid) == "cordoned" else "unhealthy"] += 1
-        elif holders is None:
-            found["healthy"] += 1
         else:
-            found["allocated" if holders.get(item.id) else "free"] += 1
+            found["allocated" if item.id in held else others] += 1
     return {
         "devices": len(listed),
         "healthy": sum(item.healthy for item in listed),
-        "held": None if holders is None else sum(bool(holders.get(item.id)) for item in listed),
+        "held": sum(item.id in held for item in listed) if view.holders_known else None,
         "states": found,
     }
 

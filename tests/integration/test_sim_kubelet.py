@@ -184,6 +184,7 @@ async def node(
     *,
     register_timeout_s: float = 0.3,
     readmission_s: float | None = None,
+    lists_ended_pods: bool = False,
     seed: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Node]:
@@ -192,6 +193,7 @@ async def node(
         pod_resources_dir=directory / "pr",
         register_timeout_s=register_timeout_s,
         readmission_s=readmission_s,
+        lists_ended_pods=lists_ended_pods,
         seed=seed,
         clock=clock,
     )
@@ -447,7 +449,8 @@ async def test_a_plugin_sees_its_stream_end_when_kubelet_stops(tmp_path: Path) -
 
 
 async def test_after_a_restart_nothing_is_advertised_and_running_pods_go_on(tmp_path: Path) -> None:
-    async with node(tmp_path) as on, pod_resources(tmp_path) as before:
+    clock = Clock()
+    async with node(tmp_path, clock=clock) as on, pod_resources(tmp_path) as before:
         plugin = await on.plug()
         held = await on.kubelet.admit(pod("a"))
         ids = list(held.device_ids)
@@ -457,6 +460,8 @@ async def test_after_a_restart_nothing_is_advertised_and_running_pods_go_on(tmp_
         await on.kubelet.restart()
         assert on.kubelet.node_status() == {SMALL: (0, 0)}
         async with pod_resources(tmp_path) as api:
+            assert not (await api.List(resources_pb.ListPodResourcesRequest())).pod_resources
+            clock.now += 3
             listing = await api.List(resources_pb.ListPodResourcesRequest())
             assert listing.pod_resources[0].containers[0].devices[0].device_ids == ids
             assert not (
@@ -827,6 +832,50 @@ async def test_pod_resources_show_devices_one_by_one_with_numa(tmp_path: Path) -
         await on.kubelet.delete(result.pod)
         with pytest.raises(grpc.aio.AioRpcError, match="not found"):
             await api.Get(request)
+
+
+async def test_after_a_start_pod_resources_list_no_pods_then_some_then_all(tmp_path: Path) -> None:
+    clock = Clock()
+    async with node(tmp_path, clock=clock) as on:
+        await on.plug(count=5)
+        for name in "abcd":
+            await on.kubelet.admit(pod(name))
+        await on.kubelet.restart()
+        seen = []
+        async with pod_resources(tmp_path) as api:
+            for step in (0, 1.5, 0.1, 0.4, 0.1):
+                clock.now += step
+                listing = await api.List(resources_pb.ListPodResourcesRequest())
+                seen.append(len(listing.pod_resources))
+            # One that is new is listed at once.
+            await on.kubelet.restart()
+            await on.plug(count=5)
+            await on.kubelet.admit(pod("new"))
+        async with pod_resources(tmp_path) as api:
+            listing = await api.List(resources_pb.ListPodResourcesRequest())
+            assert [entry.name for entry in listing.pod_resources] == ["new"]
+            request = resources_pb.GetPodResourcesRequest(pod_name="a", pod_namespace="default")
+            with pytest.raises(grpc.aio.AioRpcError, match="not found"):
+                await api.Get(request)
+        assert seen == [0, 0, 3, 3, 4]
+
+
+@pytest.mark.parametrize("lists_ended_pods", [False, True])
+async def test_pods_that_have_ended_are_listed_by_old_kubelets(
+    tmp_path: Path, *, lists_ended_pods: bool
+) -> None:
+    async with (
+        node(tmp_path, lists_ended_pods=lists_ended_pods) as on,
+        pod_resources(tmp_path) as api,
+    ):
+        await on.plug(count=1)
+        ended = await on.kubelet.admit(pod("a"))
+        on.kubelet.finish(ended.pod)
+        listing = await api.List(resources_pb.ListPodResourcesRequest())
+        ids = [d.device_ids[0] for p in listing.pod_resources for d in p.containers[0].devices]
+        assert ids == (["5gb-0"] if lists_ended_pods else [])
+        # It holds nothing all the same: the next pod gets its device.
+        assert (await on.kubelet.admit(pod("b"))).device_ids == ("5gb-0",)
 
 
 async def test_pod_resources_are_rate_limited(tmp_path: Path) -> None:

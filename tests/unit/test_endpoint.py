@@ -74,7 +74,7 @@ async def running(*, kubelet_is_there: bool = True) -> AsyncIterator[Running]:
         store,
         directory,
         KUBELET,
-        ResourceServicer(RESOURCE, store, CallCounts(), lambda: None),
+        ResourceServicer(RESOURCE, store, CallCounts(), lambda _: None),
         rivals,
         serve=kubelet.serve,
         register=kubelet.register,

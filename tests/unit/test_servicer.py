@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -48,7 +49,7 @@ class Client:
 
 
 def servicer(store: Store, calls: CallCounts | None = None) -> ResourceServicer:
-    return ResourceServicer(RESOURCE, store, calls or CallCounts(), lambda: None)
+    return ResourceServicer(RESOURCE, store, calls or CallCounts(), lambda _: None)
 
 
 def two() -> Store:
@@ -130,9 +131,9 @@ def test_refusals(ids: list[str], code: grpc.StatusCode, words: str) -> None:
 
 def test_an_answer_counts_and_tells_that_pods_hold_other_devices_soon() -> None:
     async def scene() -> None:
-        allocated: list[bool] = []
+        allocated: list[Sequence[str]] = []
         calls = CallCounts()
-        served = ResourceServicer(RESOURCE, two(), calls, lambda: allocated.append(True))
+        served = ResourceServicer(RESOURCE, two(), calls, allocated.append)
         context: Any = Context()
         request = pb.AllocateRequest(
             container_requests=[pb.ContainerAllocateRequest(devices_ids=[TWO[1]])]
@@ -140,7 +141,7 @@ def test_an_answer_counts_and_tells_that_pods_hold_other_devices_soon() -> None:
         answer = await served.Allocate(request, context)
         assert answer.container_responses[0].envs["NVIDIA_VISIBLE_DEVICES"] == TWO[1]
         await settle()
-        assert allocated == [True]
+        assert allocated == [[TWO[1]]]
         stats = calls.snapshot()[RESOURCE, "Allocate"]
         assert (stats.count, stats.errors) == (1, 0)
 

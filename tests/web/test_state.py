@@ -167,6 +167,29 @@ def test_replicas_are_several_pods_of_one_device() -> None:
     }
 
 
+def test_what_is_not_known_is_not_free() -> None:
+    made = node("1xa100-40gb:all-1g.5gb")
+    one, two, *_ = (device.uuid for device in made.inventory.gpus[0].mig_devices)
+    seen = made.view({one: (ONE,)})
+    unknown = document(replace(seen, holders_complete=False, handed_out=frozenset({two})))
+    assert unknown["allocationsKnown"] is False
+    resource = unknown["resources"]["nvidia.com/mig-1g.5gb"]
+    assert resource["held"] is None
+    assert resource["states"] == {"unhealthy": 0, "cordoned": 0, "allocated": 2, "healthy": 5}
+    states = [device["state"] for device in unknown["gpus"][0]["migDevices"]]
+    assert states == ["allocated", "allocated", *["healthy"] * 5]
+    known = document(replace(seen, handed_out=frozenset({two})))
+    assert known["resources"]["nvidia.com/mig-1g.5gb"]["held"] == 2
+    assert known["gpus"][0]["migDevices"][1]["state"] == "allocated"
+    assert known["gpus"][0]["migDevices"][1]["holders"] == []
+
+
+def test_a_device_with_two_pods_is_a_problem() -> None:
+    seen = node("1xa100-40gb:all-1g.5gb").view({})
+    told = document(replace(seen, held_twice=("MIG-1 is held by 2 pods: a, b",)))
+    assert told["problems"] == ["MIG-1 is held by 2 pods: a, b"]
+
+
 def test_a_device_that_is_gone_is_named_with_its_pod() -> None:
     told = document(node("1xa100-40gb:all-balanced").view({"MIG-gone::1": (ONE,)}))
     assert told["gone"] == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,9 +47,15 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
     """
 
     def __init__(
-        self, resource: str, store: Store, calls: CallCounts, on_allocated: Callable[[], None]
+        self,
+        resource: str,
+        store: Store,
+        calls: CallCounts,
+        on_allocated: Callable[[Sequence[str]], None],
     ) -> None:
-        """`on_allocated` is called after each successful Allocate: pods hold other devices soon."""
+        """`on_allocated` is called with the ids after each successful Allocate: a pod holds them
+        soon.
+        """
         self._resource = resource
         self._store = store
         self._calls = calls
@@ -141,7 +147,8 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
             await context.abort(_STATUS[type(error)], str(error))
         # Kubelet waits for the answer and nobody for the log line: that is written once the answer
         # is on its way.
-        asyncio.get_running_loop().call_soon(self._report, snapshot.generation, allocations)
+        ids = [name for item in request.container_requests for name in item.devices_ids]
+        asyncio.get_running_loop().call_soon(self._report, snapshot.generation, allocations, ids)
         return wire.allocate_response(allocations)
 
     async def PreStartContainer(  # noqa: N802
@@ -175,8 +182,10 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
             responses.append(pb.ContainerPreferredAllocationResponse(deviceIDs=preference.ids))
         return pb.PreferredAllocationResponse(container_responses=responses)
 
-    def _report(self, generation: int, allocations: tuple[ContainerAllocation, ...]) -> None:
-        self._on_allocated()
+    def _report(
+        self, generation: int, allocations: tuple[ContainerAllocation, ...], ids: Sequence[str]
+    ) -> None:
+        self._on_allocated(ids)
         log.info(
             "allocated",
             extra={

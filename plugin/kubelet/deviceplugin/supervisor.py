@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plugin.core.view import ResourceStatus
@@ -32,7 +32,7 @@ class Supervisor:
         kubelet_socket: str,
         *,
         calls: CallCounts | None = None,
-        on_allocated: Callable[[], None] = lambda: None,
+        on_allocated: Callable[[Sequence[str]], None] = lambda _: None,
         directory: Directory | None = None,
         serve: Serve = serve,
         register: Register = register,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
 from plugin.api import podresources_v1_pb2 as pb
 from plugin.api import podresources_v1_pb2_grpc as pb_grpc
+from plugin.core.holders import Holders
 from plugin.core.view import Holder
 from plugin.errors import KubeletError
 
@@ -25,11 +27,16 @@ _OPTIONS = (
 )
 
 
-Holders = Mapping[str, tuple[Holder, ...]]
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One answer: who holds devices, and the names of all pods listed, with devices or without."""
+
+    holders: Holders
+    pods: frozenset[str]
 
 
 def holders(pods: Iterable[pb.PodResources]) -> Holders:
-    """Device id → who holds it. Ids of shared devices are those of their replicas (``uuid::n``)."""
+    """Device id → who holds it."""
     found: dict[str, list[Holder]] = {}
     for pod in pods:
         for container in pod.containers:
@@ -40,7 +47,7 @@ def holders(pods: Iterable[pb.PodResources]) -> Holders:
     return {device: tuple(sorted(known)) for device, known in found.items()}
 
 
-async def list_holders(socket: Path, seconds: float = LIST_SECONDS) -> Holders:
+async def list_pods(socket: Path, seconds: float = LIST_SECONDS) -> Listing:
     """Ask kubelet once. Raises :class:`KubeletError`."""
     asking = f"asking kubelet at {socket} which pods hold devices"
     try:
@@ -58,4 +65,6 @@ async def list_holders(socket: Path, seconds: float = LIST_SECONDS) -> Holders:
                 f"{asking}: no answer; is kubelet running, and is its folder mounted here?"
             ) from error
         raise KubeletError(f"{asking}: {error.code().name}: {error.details()}") from error
-    return holders(answer.pod_resources)
+    return Listing(
+        holders(answer.pod_resources), frozenset(pod.name for pod in answer.pod_resources)
+    )

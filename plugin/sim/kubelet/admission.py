@@ -58,6 +58,12 @@ class PodLedger:
             self._manager().release(self.pods)
             self._changed()
 
+    def finish(self, pod: Pod) -> None:
+        """Let every container end well; what it held is free with the next allocation."""
+        result = self._container(pod, next(iter(pod.containers)))
+        result.phase, result.reason, result.waiting = "Succeeded", "", set()
+        self._changed()
+
     def crash(self, pod: Pod, container: str) -> None:
         """Let a container end and wait for its restart."""
         self._container(pod, container).waiting.add(container)
@@ -167,8 +173,12 @@ class PodLedger:
                 shown |= {device: health[device] for device in held.ids if device in health}
 
     def admitted(self) -> list[PodResult]:
-        """Pods on the node that have not failed."""
+        """Pods on the node that have not ended."""
         return [result for result in self.pods.values() if result.admitted]
+
+    def admitted_once(self) -> list[PodResult]:
+        """These and the ones that have ended."""
+        return [result for result in self.pods.values() if result.containers]
 
     def _container(self, pod: Pod, container: str) -> PodResult:
         result = self.pods.get(pod.key)

@@ -22,7 +22,7 @@ from plugin.sim.kubelet import checkpoint
 from plugin.sim.kubelet.admission import PodLedger
 from plugin.sim.kubelet.journal import Journal, ListMessage, Registration, Violation
 from plugin.sim.kubelet.manager import DeviceManager
-from plugin.sim.kubelet.podresources import PodResources
+from plugin.sim.kubelet.podresources import AS_SEEN, PodResources, Relisting
 from plugin.sim.kubelet.pods import Pod, PodResult
 from plugin.sim.kubelet.registry import Registry
 from plugin.sim.kubelet.wire import SocketServer
@@ -41,7 +41,9 @@ class SimKubelet:
 
     ``register_timeout_s`` bounds the dial inside Register. ``readmission_s`` is how long after a
     start pods whose containers are not running are admitted again; ``None`` leaves that to
-    :meth:`readmit`. ``clock`` gives seconds.
+    :meth:`readmit`. ``relisting`` is how pod resources fill after a start, and with
+    ``lists_ended_pods`` they name pods that have ended too, as kubelets before 1.32 do. ``clock``
+    gives seconds.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class SimKubelet:
         pod_resources_dir: Path | None = None,
         register_timeout_s: float = 10.0,
         readmission_s: float | None = 1.0,
+        relisting: Relisting = AS_SEEN,
+        lists_ended_pods: bool = False,
         seed: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,6 +63,9 @@ class SimKubelet:
         self._register_timeout_s = register_timeout_s
         self._readmission_s = readmission_s
         self._rng = random.Random(seed)  # noqa: S311 - kubelet's choice is arbitrary, not secret
+        self._relisting = relisting
+        self._relisting_rng = random.Random(seed)  # noqa: S311 - as above
+        self._lists_ended_pods = lists_ended_pods
         self._journal = Journal(clock)
         self._sockets: dict[str, tuple[str, object]] = {}
         self._servers: list[SocketServer] = []
@@ -99,7 +106,12 @@ class SimKubelet:
         if self._pod_resources_dir is not None:
             self._pod_resources_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
             server = SocketServer(self._pod_resources_dir, SOCKET)
-            answers = PodResources(manager, self._pods.admitted, journal.clock)
+            answers = PodResources(
+                manager,
+                self._pods.admitted_once if self._lists_ended_pods else self._pods.admitted,
+                journal.clock,
+                self._relisting.plan(self.pods, journal.clock(), self._relisting_rng),
+            )
             podresources_grpc.add_PodResourcesListerServicer_to_server(answers, server.server)
             await self._serve(server)
         server = SocketServer(self.directory, SOCKET)
@@ -281,6 +293,10 @@ class SimKubelet:
         ]
         phases = [result.phase for result in results]
         return phases.count("Running"), phases.count("Pending")
+
+    def finish(self, pod: Pod) -> None:
+        """Let every container end well: the pod stays until it is deleted, and holds nothing."""
+        self._pods.finish(pod)
 
     def crash(self, pod: Pod, container: str) -> None:
         """Let a container end and wait for its restart."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from plugin.api import deviceplugin_v1beta1_pb2 as pb
 
-Phase = Literal["Pending", "Running", "Failed"]
+Phase = Literal["Pending", "Running", "Succeeded", "Failed"]
 Requests = Mapping[str, Mapping[str, int]]
 
 _CDI_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*=[A-Za-z0-9][\w.:-]*")
@@ -100,7 +100,7 @@ class PodResult:
     @property
     def admitted(self) -> bool:
         """The pod is on the node: its requests count, and its devices are its own."""
-        return self.phase != "Failed" and bool(self.containers)
+        return self.phase not in {"Failed", "Succeeded"} and bool(self.containers)
 
     def fail(self, reason: str) -> None:
         """Fail for good: no kubelet takes a failed pod back."""

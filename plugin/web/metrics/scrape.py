@@ -105,8 +105,8 @@ NODE: tuple[Reading[View], ...] = (
         lambda v: len(v.stuck),
     ),
     (
-        gauge("holders_known", "Whether kubelet has said which pods hold devices"),
-        lambda v: v.holders is not None,
+        gauge("holders_known", "Whether it is known which pods hold devices"),
+        lambda v: v.holders_known,
     ),
     (
         gauge("sample_age_seconds", "Age of the newest sample of use, which all of them are from"),
