@@ -73,8 +73,7 @@ def checks(loaded: Loaded) -> Iterator[Check]:
         driver.open()
         inventory = driver.scan()
     except DriverUnavailable as error:
-        what, _, fix = str(error).partition("; ")
-        yield Check("driver", Verdict.FAIL, what, fix or "see the kernel log")
+        yield Check("driver", Verdict.FAIL, error.what, error.fix or "see the kernel log")
     else:
         yield from node_checks(inventory, settings)
         driver.close()
@@ -169,23 +168,29 @@ def _resources(inventory: Inventory, settings: Settings) -> Iterator[Check]:
 
 
 def _nodes(inventory: Inventory, settings: Settings) -> Iterator[Check]:
-    missing = list(dict.fromkeys(path for device in inventory.devices() for path in device.missing))
+    of_gpus = list(dict.fromkeys(path for gpu in inventory.gpus for path in gpu.missing))
+    capabilities = [
+        path
+        for path in dict.fromkeys(path for device in inventory.devices() for path in device.missing)
+        if path not in of_gpus
+    ]
+    where = "simulated" if settings.simulate else f"below {device_files(settings).root}"
+    verdict = Verdict.FAIL if settings.pass_device_specs else Verdict.WARN
+    for name, missing in (("device nodes", of_gpus), ("capability nodes", capabilities)):
+        if missing:
+            more = f" and {len(missing) - _MOST_SHOWN} more" if len(missing) > _MOST_SHOWN else ""
+            yield Check(
+                name,
+                verdict,
+                f"missing {where}: {', '.join(missing[:_MOST_SHOWN])}{more}",
+                "run `nvidia-smi` on the host, which creates them; mount its /dev here, see "
+                "--dev-root",
+            )
+    if not of_gpus and not capabilities:
+        yield Check("device nodes", Verdict.PASS, f"all there ({where})")
     expected = {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"} - set(
         inventory.control_nodes
     )
-    where = "simulated" if settings.simulate else f"below {device_files(settings).root}"
-    verdict = Verdict.FAIL if settings.pass_device_specs else Verdict.WARN
-    if missing:
-        more = f" and {len(missing) - _MOST_SHOWN} more" if len(missing) > _MOST_SHOWN else ""
-        shown = ", ".join(missing[:_MOST_SHOWN]) + more
-        yield Check(
-            "capability nodes" if "caps" in missing[0] else "device nodes",
-            verdict,
-            f"missing {where}: {shown}",
-            "run `nvidia-smi` on the host, which creates them; mount its /dev here, see --dev-root",
-        )
-    else:
-        yield Check("device nodes", Verdict.PASS, f"all there ({where})")
     if expected:
         yield Check(
             "control nodes",

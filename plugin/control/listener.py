@@ -90,7 +90,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ControlError("what is there is no socket; remove it, or choose another path")
+        raise ControlError("what is there is no socket", "remove it, or choose another path")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:

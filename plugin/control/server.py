@@ -160,12 +160,15 @@ class Control:
             case "sim", [name, *rest]:
                 if self._simulate is None:
                     raise ControlError(
-                        "this daemon runs on a real driver; sim commands need one with --simulate"
+                        "this daemon runs on a real driver",
+                        "sim commands need one with --simulate",
                     )
                 return {"text": self._simulate(name, rest)}
             case "status" | "cordon" | "uncordon" | "clear" | "sim", _:
                 raise ControlError(f"{verb} does not take {len(arguments)} arguments")
-        raise ControlError(f"unknown verb {verb!r}; choose status, cordon, uncordon, clear or sim")
+        raise ControlError(
+            f"unknown verb {verb!r}", "choose status, cordon, uncordon, clear or sim"
+        )
 
     async def _mark(self, verb: str, target: str) -> dict[str, Any]:
         """Change a device's entry in the ledger; answered when that is on disk, or could not be
@@ -274,7 +277,7 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
     """
     if not path:
         raise NotRunning(
-            "the control socket is switched off; name the daemon's with --control-socket"
+            "the control socket is switched off", "name the daemon's with --control-socket"
         )
     request = json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX) as connection:
@@ -284,8 +287,8 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
             # In a folder that others may write to, anybody could listen.
             if _peer(connection)[1] not in {0, os.geteuid()}:
                 raise ControlError(
-                    f"{path} belongs to another user's process; name the daemon's with "
-                    "--control-socket"
+                    f"{path} belongs to another user's process",
+                    "name the daemon's with --control-socket",
                 )
             # A daemon that turns us away may not read what we say.
             with contextlib.suppress(BrokenPipeError):
@@ -294,9 +297,8 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
                 line = answers.readline()
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NotRunning(
-                f"no daemon is running here: nothing listens on {path}; start it, or name its "
-                "socket "
-                "with --control-socket"
+                f"no daemon is running here: nothing listens on {path}",
+                "start it, or name its socket with --control-socket",
             ) from error
         except OSError as error:
             raise ControlError(f"asking the daemon at {path} failed: {error}") from error
@@ -304,7 +306,7 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
         answer = json.loads(line)
     except ValueError as error:
         raise ControlError(
-            f"the daemon at {path} ended the connection without an answer; try again"
+            f"the daemon at {path} ended the connection without an answer", "try again"
         ) from error
     if "error" in answer:
         raise ControlError(answer["error"])

@@ -58,7 +58,7 @@ def allocate(
 def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> list[Device]:
     if not ids:
         raise InvalidRequest(
-            f"allocating {resource}: a container asked for no device ids; ask for at least one"
+            f"allocating {resource}: a container asked for no device ids", "ask for at least one"
         )
     if len(set(ids)) < len(ids):
         repeated = min(name for name in ids if ids.count(name) > 1)
@@ -96,9 +96,9 @@ def _absent(
                 f"allocating {resource}: device {name} is now advertised as {other}"
             )
     return UnknownDevice(
-        f"allocating {resource}: there is no device {name} on this node; "
+        f"allocating {resource}: there is no device {name} on this node",
         "it may have been destroyed by a re-partition, `mig-device-plugin devices` shows what "
-        "exists"
+        "exists",
     )
 
 

@@ -50,7 +50,7 @@ class SimDriver:
             self.engine.enter()
         except NodeError as error:
             raise DriverUnavailable(
-                f"the simulated driver cannot be used: {error}; load it again"
+                f"the simulated driver cannot be used: {error}", "load it again"
             ) from error
 
     def close(self) -> None:

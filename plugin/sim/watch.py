@@ -25,7 +25,10 @@ class SimEventSource:
             engine.enter()
         except NodeError as error:
             reason = call_failed("making an event set", error.code)
-            raise DriverUnavailable(f"{reason}; the NVIDIA driver does not answer") from error
+            raise DriverUnavailable(
+                f"{reason}; the NVIDIA driver does not answer",
+                "see the kernel log (dmesg) for NVRM messages",
+            ) from error
         self._engine = engine
         self._queue: EventQueue | None = engine.open_queue()
         self.failures: dict[str, str] = {}

@@ -21,7 +21,6 @@ from plugin.errors import (
     DriverMismatch,
     DriverReplaced,
     DriverStale,
-    DriverUnavailable,
 )
 
 
@@ -63,7 +62,7 @@ class NvmlDriver:
         except DriverMismatch as error:
             if self._worked:
                 raise DriverReplaced(
-                    f"{error}; ending, so that a new process loads the new library"
+                    error.what, "ending, so that a new process loads the new library"
                 ) from error
             raise
         self._initialised = self._worked = True
@@ -86,7 +85,7 @@ class NvmlDriver:
         try:
             count = nvml.call("counting the GPUs", pynvml.nvmlDeviceGetCount)
         except DriverCallFailed as error:
-            raise DriverUnavailable(f"{error}; the NVIDIA driver does not answer") from error
+            raise nvml.no_answer(error) from error
         self._require_same_gpus()
         control_nodes = self._files.control_nodes()
         gpus = []
@@ -135,7 +134,7 @@ class NvmlDriver:
         changes = [f"{bus} came" for bus in sorted(now - before)]
         changes += [f"{bus} went" for bus in sorted(before - now)]
         raise DriverStale(
-            f"GPUs came or went ({', '.join(changes)}); NVML must be initialised again"
+            f"GPUs came or went ({', '.join(changes)})", "NVML must be initialised again"
         )
 
 
