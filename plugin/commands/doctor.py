@@ -17,7 +17,6 @@ from plugin.config.load import Loaded
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
-from plugin.core.status import warnings
 from plugin.errors import DriverUnavailable
 
 #: Below this many inotify instances, other software on the node can leave none for us.
@@ -108,7 +107,7 @@ def _library(settings: Settings) -> Iterator[Check]:
 
 
 def _hardware(inventory: Inventory) -> Iterator[Check]:
-    for warning in warnings(inventory):
+    for warning in inventory.warnings():
         yield Check(
             "hardware",
             Verdict.FAIL,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from plugin.core.health.ledger import CORDONED, Ledger
 from plugin.core.health.ledger import Reason as Held
-from plugin.core.inventory.model import Device, Gpu, Inventory, MigDevice
+from plugin.core.inventory.model import Device, Gpu, MigDevice
 from plugin.core.state import Snapshot
 
 #: Where a document comes from: a running daemon's state, or a look of its own.
@@ -165,9 +165,4 @@ def _problems(snapshot: Snapshot) -> Iterator[str]:
     if snapshot.driver_error:
         yield snapshot.driver_error
     yield from snapshot.advertisement.problems
-    yield from dict.fromkeys(warnings(snapshot.inventory))
-
-
-def warnings(inventory: Inventory) -> list[str]:
-    """Everything that the driver could not read."""
-    return [*inventory.warnings, *(warning for gpu in inventory.gpus for warning in gpu.warnings)]
+    yield from dict.fromkeys(snapshot.inventory.warnings())

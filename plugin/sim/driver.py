@@ -5,6 +5,7 @@ included.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from plugin.core.health.events import Probe
 from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode, Placement
@@ -62,14 +63,13 @@ class SimDriver:
 
     def scan(self) -> Inventory:
         self.open()
-        engine, versions, gpus, warnings = self.engine, self.engine.versions, [], []
-        unreadable = []
+        engine, versions, gpus = self.engine, self.engine.versions, []
+        unreadable = {}
         for index, state in enumerate(engine.gpus):
             try:
                 gpus.append(_Reader(engine.faults, state, index).read())
             except DriverCallFailed as error:
-                warnings.append(f"GPU {index} cannot be read: {error}")
-                unreadable.append(index)
+                unreadable[index] = f"GPU {index} cannot be read: {error}"
         self._seen = tuple(gpus)
         return Inventory(
             gpus=self._seen,
@@ -79,8 +79,7 @@ class SimDriver:
             control_nodes=tuple(
                 node for node in CONTROL_NODES if node not in engine.faults.removed
             ),
-            warnings=tuple(warnings),
-            unreadable=tuple(unreadable),
+            unreadable=MappingProxyType(unreadable),
         )
 
     def watch(self, gpu_uuids: Sequence[str]) -> SimEventSource:
@@ -133,7 +132,7 @@ class _Reader:
             )
         except DriverCallFailed as error:
             problem = f"GPU {self._index}: {error}"
-        devices, warnings, unreadable = self._devices() if mig else ([], [], [])
+        devices, warnings, unreadable = self._devices() if mig else ([], [], {})
         return Gpu(
             uuid=gpu.uuid,
             index=self._index,
@@ -151,11 +150,11 @@ class _Reader:
             missing=(self._node,) if self._node in self._removed else (),
             error=problem,
             warnings=tuple(warnings),
-            unreadable=tuple(unreadable),
+            unreadable=MappingProxyType(unreadable),
         )
 
-    def _devices(self) -> tuple[list[MigDevice], list[str], list[int]]:
-        devices, warnings, unreadable = [], [], []
+    def _devices(self) -> tuple[list[MigDevice], list[str], dict[int, str]]:
+        devices, warnings, unreadable = [], [], {}
         for slot in self._gpu.devices():
             if self._faults.code(slot.ci.uuid, Aspect.HANDLE) in _HOLES:
                 continue
@@ -164,8 +163,9 @@ class _Reader:
                 self._check("reading its UUID", slot.ci.uuid, Aspect.UUID)
                 self._check("reading its GPU instance id", slot.ci.uuid, Aspect.INSTANCE_IDS)
             except DriverCallFailed as error:
-                warnings.append(f"MIG device {self._index}:{slot.index} cannot be read: {error}")
-                unreadable.append(slot.index)
+                unreadable[slot.index] = (
+                    f"MIG device {self._index}:{slot.index} cannot be read: {error}"
+                )
                 continue
             device = self._device(slot)
             devices.append(device)

@@ -12,7 +12,6 @@ from plugin.core.advertise.advertisement import Listed
 from plugin.core.health.faults import Fault, Severity
 from plugin.core.health.ledger import Reason
 from plugin.core.state import Snapshot
-from plugin.core.status import warnings
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +24,8 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
     elif old.driver_error and not new.driver_error:
         log.info("driver available", extra=common)
     if new.inventory is not old.inventory:
-        known = warnings(old.inventory)
-        for warning in dict.fromkeys(warnings(new.inventory)):
+        known = old.inventory.warnings()
+        for warning in dict.fromkeys(new.inventory.warnings()):
             if warning not in known:
                 log.warning("unreadable hardware", extra={**common, "reason": warning})
     for problem in new.advertisement.problems:

@@ -102,7 +102,7 @@ def test_when_a_gpu_is_lost_and_comes_back(tmp_path: Path, open_nvml: OpenNvml) 
         node.lose(1)
         assert nvml.scan() == SimDriver(node).scan()
         assert [gpu.index for gpu in nvml.scan().gpus] == [0]
-        assert "GPU 1 cannot be read" in nvml.scan().warnings[0]
+        assert "GPU 1 cannot be read" in nvml.scan().unreadable[1]
         node.restore(1)
         assert nvml.scan() == before
 

@@ -232,7 +232,7 @@ def test_json_of_an_odd_node_can_be_written() -> None:
     inventory = node(
         replace(gpu(0, BLANK, warnings=("MIG device 0:0 is odd",)), mig=None, minor=None)
     )
-    told = document(snapshot(replace(inventory, warnings=("GPU 7 has no UUID",))), "scan")
+    told = document(snapshot(replace(inventory, unreadable={7: "GPU 7 has no UUID"})), "scan")
     assert told["gpus"][0]["mig"] is None
     assert told["gpus"][0]["migDevices"][0]["profile"] is None
     assert told["driver"]["cuda"] is None

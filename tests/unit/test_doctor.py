@@ -56,7 +56,7 @@ def test_a_healthy_node_passes() -> None:
             id="a broken device",
         ),
         pytest.param(
-            Inventory(warnings=("GPU 3 has no UUID",)),
+            Inventory(unreadable={3: "GPU 3 has no UUID"}),
             "hardware",
             FAIL,
             "GPU 3",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pynvml
 
@@ -89,16 +90,14 @@ class NvmlDriver:
         self._require_same_gpus()
         control_nodes = self._files.control_nodes()
         gpus = []
-        warnings = []
-        unreadable = []
+        unreadable = {}
         for index in range(count):
             reader = self._readers.setdefault(index, GpuReader(index, self._files))
             try:
                 gpus.append(reader.read())
             except DriverCallFailed as error:
                 self._readers.pop(index)
-                warnings.append(f"GPU {index} cannot be read: {error}")
-                unreadable.append(index)
+                unreadable[index] = f"GPU {index} cannot be read: {error}"
         self._seen = tuple(gpus)
         cuda = _version(pynvml.nvmlSystemGetCudaDriverVersion_v2)
         return Inventory(
@@ -107,8 +106,7 @@ class NvmlDriver:
             nvml_version=_text(pynvml.nvmlSystemGetNVMLVersion),
             cuda_version=(cuda // 1000, cuda % 1000 // 10) if cuda is not None else None,
             control_nodes=control_nodes,
-            warnings=tuple(warnings),
-            unreadable=tuple(unreadable),
+            unreadable=MappingProxyType(unreadable),
         )
 
     def watch(self, gpu_uuids: Sequence[str]) -> NvmlEventSource:

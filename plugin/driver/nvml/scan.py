@@ -5,6 +5,7 @@ read.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import pynvml
@@ -98,13 +99,12 @@ class GpuReader:
             self._profiles = _read_profiles(handle)
         devices = []
         warnings: list[str] = []
-        unreadable = []
+        unreadable = {}
         for index in range(ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
             try:
                 device = self._read_device(handle, gpu, index, self._profiles, warnings)
             except DriverCallFailed as error:
-                warnings.append(f"MIG device {gpu.index}:{index} cannot be read: {error}")
-                unreadable.append(index)
+                unreadable[index] = f"MIG device {gpu.index}:{index} cannot be read: {error}"
                 continue
             if device is not None:
                 devices.append(device)
@@ -116,7 +116,7 @@ class GpuReader:
             mig_devices=tuple(sorted(devices, key=lambda device: (device.gi, device.ci))),
             memory_slices=self._profiles.memory_slices,
             warnings=tuple(warnings),
-            unreadable=tuple(unreadable),
+            unreadable=MappingProxyType(unreadable),
         )
 
     def _read_device(
