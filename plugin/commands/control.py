@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin.control.server import ask
-from plugin.core.advertise.advertisement import REPLICA_SEPARATOR
+from plugin.core.advertise.listed import device_uuid
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError, KubeletError
 from plugin.kubelet.podresources.client import Holders, list_holders
@@ -92,10 +92,7 @@ async def _wait_until_free(devices: Sequence[str], pod_resources: Path, seconds:
 def pods_on(devices: Sequence[str], holders: Holders) -> list[str]:
     """Containers that hold one of these UUIDs, or a share of it, in words and in order."""
     found = {
-        holder
-        for id_, known in holders.items()
-        if id_.partition(REPLICA_SEPARATOR)[0] in devices
-        for holder in known
+        holder for id_, known in holders.items() if device_uuid(id_) in devices for holder in known
     }
     return [str(holder) for holder in sorted(found)]
 

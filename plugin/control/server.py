@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from plugin.control.listener import Listener
-from plugin.core.health.ledger import CORDONED
-from plugin.core.inventory.model import Device, Gpu, MigDevice
+from plugin.core.health.ledger import is_cordoned, of
+from plugin.core.inventory.model import Device, MigDevice
+from plugin.core.reasons import Code
 from plugin.core.status import document
 from plugin.errors import ControlError, NotRunning, PluginError
 from plugin.state.writer import Node
@@ -178,9 +179,7 @@ class Control:
         uuid = node.resolve(target)
         cordoned = self._is_cordoned(uuid)
         device = self._device(uuid)
-        devices = (
-            [uuid, *(d.uuid for d in device.mig_devices)] if isinstance(device, Gpu) else [uuid]
-        )
+        devices = [uuid, *(part.uuid for part in (device.parts if device else ()))]
         match verb:
             case "cordon":
                 node.cordon(uuid)
@@ -202,7 +201,8 @@ class Control:
         words = f"{_words(uuid, device)} {done}"
         if (
             verb == "uncordon"
-            and isinstance(device, MigDevice)
+            and device is not None
+            and device.gpu_uuid != uuid
             and self._is_cordoned(device.gpu_uuid)
         ):
             words += f", but its GPU is: uncordon {device.gpu_index}"
@@ -217,23 +217,15 @@ class Control:
         }
 
     def _device(self, uuid: str) -> Device | None:
-        return next(
-            (d for d in self._node.store.snapshot.inventory.devices() if d.uuid == uuid), None
-        )
+        return self._node.store.snapshot.inventory.device(uuid)
 
     def _faults(self, uuids: Sequence[str]) -> int:
         """How many reasons other than cordons the ledger holds against these."""
         ledger = self._node.store.snapshot.ledger
-        return sum(
-            reason.code != CORDONED
-            for uuid in uuids
-            if uuid in ledger
-            for reason in ledger[uuid].reasons
-        )
+        return sum(reason.code != Code.CORDONED for uuid in uuids for reason in of(ledger, uuid))
 
     def _is_cordoned(self, uuid: str) -> bool:
-        entry = self._node.store.snapshot.ledger.get(uuid)
-        return entry is not None and entry.reason(CORDONED) is not None
+        return is_cordoned(self._node.store.snapshot.ledger, uuid)
 
 
 def _words(uuid: str, device: Device | None) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from plugin.core.advertise.advertisement import Advertisement
-from plugin.core.inventory.model import Device, Gpu
+from plugin.core.inventory.model import Device
+from plugin.core.reasons import texts
 from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy
 from plugin.core.state import Snapshot
 from plugin.errors import DeviceUnavailable, InvalidRequest, UnknownDevice
@@ -78,10 +79,10 @@ def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> lis
             raise _absent(resource, name, advertisement)
         if not item.healthy:
             raise DeviceUnavailable(
-                f"allocating {resource}: device {name} is unhealthy: {'; '.join(item.reasons)}"
+                f"allocating {resource}: device {name} is unhealthy: {texts(item.reasons)}"
             )
         devices[item.device.uuid] = item.device
-    return sorted(devices.values(), key=_order)
+    return sorted(devices.values(), key=lambda device: device.order)
 
 
 def _absent(
@@ -89,9 +90,11 @@ def _absent(
 ) -> UnknownDevice | DeviceUnavailable:
     reason = advertisement.withheld.get(name)
     if reason is not None:
-        return DeviceUnavailable(f"allocating {resource}: device {name} is withdrawn: {reason}")
-    for other, ids in advertisement.resources.items():
-        if any(item.id == name for item in ids):
+        return DeviceUnavailable(
+            f"allocating {resource}: device {name} is withdrawn: {reason.text}"
+        )
+    for other in advertisement.resources:
+        if name in advertisement.index(other):
             return DeviceUnavailable(
                 f"allocating {resource}: device {name} is now advertised as {other}"
             )
@@ -100,12 +103,6 @@ def _absent(
         "it may have been destroyed by a re-partition, `mig-device-plugin devices` shows what "
         "exists",
     )
-
-
-def _order(device: Device) -> tuple[int, int, int]:
-    if isinstance(device, Gpu):
-        return device.index, -1, -1
-    return device.gpu_index, device.gi, device.ci
 
 
 def _container(devices: list[Device], snapshot: Snapshot) -> ContainerAllocation:
@@ -144,10 +141,8 @@ def _nodes(devices: Iterable[Device], snapshot: Snapshot) -> list[str]:
     nodes = dict.fromkeys(snapshot.inventory.control_nodes)
     for device in devices:
         nodes.update(dict.fromkeys(device.nodes))
-        if isinstance(device, Gpu):
-            # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use
-            # without theirs. A missing one is left out, since a container that names it would not
-            # start at all.
-            for part in device.mig_devices:
-                nodes.update(dict.fromkeys(node for node in part.nodes if node not in part.missing))
+        # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use without
+        # theirs. A missing one is left out, since a container that names it would not start at all.
+        for part in device.parts:
+            nodes.update(dict.fromkeys(node for node in part.nodes if node not in part.missing))
     return list(nodes)

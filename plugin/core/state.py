@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from plugin.core.advertise.advertisement import Advertisement
-from plugin.core.health.ledger import EMPTY, Condition, Ledger
+from plugin.core.health.ledger import EMPTY, Ledger
+from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.model import Inventory
+from plugin.core.reasons import Reason
 from plugin.core.settings import Settings
 
 
@@ -16,7 +18,7 @@ from plugin.core.settings import Settings
 class Snapshot:
     """State of the node at one generation (a number that only grows).
 
-    ``conditions`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be
+    ``gpu_health`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be
     watched.
     """
 
@@ -24,7 +26,7 @@ class Snapshot:
     settings: Settings
     inventory: Inventory
     advertisement: Advertisement
-    driver_error: str | None = None
+    driver_error: Reason | None = None
     ledger: Ledger = field(default_factory=lambda: EMPTY)
-    conditions: Mapping[str, Condition] = field(default_factory=lambda: MappingProxyType({}))
-    unwatched: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    gpu_health: Mapping[str, GpuHealth] = field(default_factory=lambda: MappingProxyType({}))
+    unwatched: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))

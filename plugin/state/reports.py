@@ -8,9 +8,9 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
-from plugin.core.advertise.advertisement import Listed
+from plugin.core.advertise.listed import Listed
 from plugin.core.health.faults import Fault, Severity
-from plugin.core.health.ledger import Reason
+from plugin.core.reasons import Reason, texts
 from plugin.core.state import Snapshot
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
     """The difference between two snapshots."""
     common = {"generation": new.generation}
     if new.driver_error and new.driver_error != old.driver_error:
-        log.error("driver unavailable", extra={**common, "reason": new.driver_error})
+        log.error("driver unavailable", extra={**common, "reason": new.driver_error.text})
     elif old.driver_error and not new.driver_error:
         log.info("driver available", extra=common)
     if new.inventory is not old.inventory:
@@ -61,15 +61,20 @@ def _resource(
     healthy = sum(item.healthy for item in now)
     if len(now) != len(before) or healthy != sum(item.healthy for item in before):
         log.info("advertising", extra={**common, "devices": len(now), "healthy": healthy})
-    known = {item.id: item.reasons for item in before}
+    known = {item.id: _said(item) for item in before}
     down: dict[str, list[str]] = {}
     up: list[str] = []
     for item in now:
-        if item.reasons and item.reasons != known.get(item.id, ()):
-            down.setdefault("; ".join(item.reasons), []).append(item.id)
+        if item.reasons and _said(item) != known.get(item.id, ()):
+            down.setdefault(texts(item.reasons), []).append(item.id)
         elif not item.reasons and known.get(item.id):
             up.append(item.id)
     for reason, devices in down.items():
         log.warning("unhealthy", extra={**common, "devices": devices, "reason": reason})
     if up:
         log.info("healthy again", extra={**common, "devices": up})
+
+
+def _said(item: Listed) -> tuple[tuple[str, str], ...]:
+    """What the log says of a device: not that a fault happened again, which changes its time."""
+    return tuple((reason.code, reason.text) for reason in item.reasons)

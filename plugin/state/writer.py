@@ -15,11 +15,14 @@ from typing import Any
 
 from plugin.core.advertise.advertisement import Advertisement, advertise
 from plugin.core.health import ledger as ledgers
+from plugin.core.health import recovery
 from plugin.core.health.events import DriverEvent, EventKind, Probe
-from plugin.core.health.faults import Fault, Severity, judge, recovery_fault, watching
-from plugin.core.health.ledger import Condition, Escalation, Ledger
+from plugin.core.health.faults import Fault, Severity, judge, probe_faults, watching
+from plugin.core.health.ledger import Escalation, Ledger
+from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.merge import carry_over
-from plugin.core.inventory.model import Gpu, Inventory, MigDevice
+from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
@@ -102,7 +105,7 @@ class Node:
         except DriverUnavailable as error:
             if self.store.snapshot.settings.fail_on_init_error:
                 raise
-            self._publish(driver_error=str(error), ledger=saved.ledger)
+            self._publish(driver_error=driver_unavailable(error), ledger=saved.ledger)
 
     async def run(self, heartbeats: Heartbeats) -> None:
         """Look at the node again on schedule, or when asked to, until cancelled."""
@@ -120,7 +123,7 @@ class Node:
                 await self._scan()
             except DriverUnavailable as error:
                 self.is_open = False
-                self._publish(driver_error=str(error))
+                self._publish(driver_error=driver_unavailable(error))
 
     def now(self) -> float:
         """The clock by which verdicts are timed, in seconds."""
@@ -167,26 +170,33 @@ class Node:
         old = self.store.snapshot
         now = self._clock()
         inventory = carry_over(old.inventory, scanned)
-        conditions = {}
+        gpu_health = {}
         for gpu in inventory.gpus:
-            how = old.conditions.get(gpu.uuid) or Condition(
+            how = old.gpu_health.get(gpu.uuid) or GpuHealth(
                 reset_seen=now if self._saved_before_boot else None
             )
             before = next((g for g in old.inventory.gpus if g.uuid == gpu.uuid), None)
             if before is not None and before.mig_devices and not gpu.mig_devices and not gpu.error:
                 how = replace(how, reset_seen=now)  # a reset leaves no instance behind
-            conditions[gpu.uuid] = how
+            gpu_health[gpu.uuid] = how
         if not self.geometry or _geometry(inventory) != _geometry(old.inventory):
             self.geometry, self.geometry_changed = self.geometry + 1, now
-        recovered = ledgers.recover(ledger, inventory, conditions, now, old.settings.quiet_seconds)
+        recovered = recovery.recover(
+            ledger,
+            inventory,
+            gpu_health,
+            now,
+            old.settings.quiet_seconds,
+            complete=_complete(inventory),
+        )
         reports.cleared(recovered.cleared)
         self._publish(
             inventory=inventory,
             driver_error=None,
             ledger=recovered.ledger,
-            conditions=MappingProxyType(conditions),
+            gpu_health=MappingProxyType(gpu_health),
         )
-        if any(gpu.uuid not in old.conditions for gpu in inventory.gpus):
+        if any(gpu.uuid not in old.gpu_health for gpu in inventory.gpus):
             self._probe_wanted.set()
 
     # ---- events and
@@ -243,15 +253,15 @@ class Node:
         """Fresh answers of GPUs."""
         snapshot = self.store.snapshot
         now = self._clock()
-        conditions = dict(snapshot.conditions)
+        gpu_health = dict(snapshot.gpu_health)
         faults: list[Fault] = []
         for probe in probes:
-            before = conditions.get(probe.gpu_uuid, Condition())
-            how = conditions[probe.gpu_uuid] = ledgers.condition(before, probe, now)
-            faults += _probe_faults(how.probe or probe)
+            before = gpu_health.get(probe.gpu_uuid, GpuHealth())
+            how = gpu_health[probe.gpu_uuid] = recovery.after_probe(before, probe, now)
+            faults += probe_faults(how.probe or probe)
             if (before.probe is not None and before.probe.lost) != probe.lost:
                 self.rescan()  # what was on it is gone, or there again
-        self._publish(conditions=MappingProxyType(conditions))
+        self._publish(gpu_health=MappingProxyType(gpu_health))
         ledger = self.store.snapshot.ledger
         self._record(
             [
@@ -266,12 +276,13 @@ class Node:
     def evaluate(self) -> float | None:
         """Clear what may be cleared by now; returns when to look again."""
         snapshot = self.store.snapshot
-        recovered = ledgers.recover(
+        recovered = recovery.recover(
             snapshot.ledger,
             snapshot.inventory,
-            snapshot.conditions,
+            snapshot.gpu_health,
             self._clock(),
             snapshot.settings.quiet_seconds,
+            complete=snapshot.driver_error is None and _complete(snapshot.inventory),
         )
         reports.cleared(recovered.cleared)
         self._publish(ledger=recovered.ledger)
@@ -337,7 +348,8 @@ class Node:
 
     def unwatched(self, failures: Mapping[str, str]) -> None:
         """GPUs whose events cannot be watched, and why: they are held down until they can be."""
-        self._publish(unwatched=MappingProxyType(dict(failures)))
+        reasons = {uuid: Reason(Code.UNWATCHED, text) for uuid, text in failures.items()}
+        self._publish(unwatched=MappingProxyType(reasons))
 
     def _watchable(self) -> Watchable:
         snapshot = self.store.snapshot
@@ -345,7 +357,7 @@ class Node:
             return Watchable(self._epoch, ())
         lost = {
             uuid
-            for uuid, how in snapshot.conditions.items()
+            for uuid, how in snapshot.gpu_health.items()
             if how.probe is not None and how.probe.lost
         }
         gpus = tuple(gpu.uuid for gpu in snapshot.inventory.gpus if gpu.uuid not in lost)
@@ -383,8 +395,8 @@ class Node:
         ledger = ledgers.clear(snapshot.ledger, uuid, snapshot.inventory)
         # What a GPU itself said when last asked is still so: kubelet must not see it healthy in
         # between.
-        probe = snapshot.conditions.get(uuid, Condition()).probe
-        for fault in _probe_faults(probe) if probe is not None else ():
+        probe = snapshot.gpu_health.get(uuid, GpuHealth()).probe
+        for fault in probe_faults(probe) if probe is not None else ():
             ledger = ledgers.record(
                 ledger, fault, snapshot.inventory, self._clock(), self._escalation()
             )
@@ -419,6 +431,15 @@ class Node:
             self._ledger_file.save(new.ledger)
 
 
+def driver_unavailable(error: DriverUnavailable) -> Reason:
+    return Reason(Code.DRIVER_UNAVAILABLE, str(error), scope=Scope.NODE)
+
+
+def _complete(inventory: Inventory) -> bool:
+    """Whether a GPU that is not in a scan is certainly not on the node."""
+    return bool(inventory.gpus) and not inventory.unreadable
+
+
 def _geometry(inventory: Inventory) -> list[tuple[str, bool | None]]:
     return [
         (device.uuid, device.mig.current if isinstance(device, Gpu) and device.mig else None)
@@ -426,31 +447,12 @@ def _geometry(inventory: Inventory) -> list[tuple[str, bool | None]]:
     ]
 
 
-def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[str, ...]]:
+def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
     """Why each device is down: what the ledger holds, and what is wrong just now."""
     found = ledgers.verdicts(snapshot.ledger, snapshot.inventory)
     for device in snapshot.inventory.devices():
-        gpu_uuid = device.gpu_uuid if isinstance(device, MigDevice) else device.uuid
-        now = [text for text in (snapshot.driver_error, snapshot.unwatched.get(gpu_uuid)) if text]
+        unwatched = snapshot.unwatched.get(device.gpu_uuid)
+        now = [reason for reason in (snapshot.driver_error, unwatched) if reason]
         if now:
             found[device.uuid] = (*found.get(device.uuid, ()), *now)
     return found
-
-
-def _probe_faults(probe: Probe) -> list[Fault]:
-    """What a probe says is wrong; being unable to ask is not among it."""
-    uuid = probe.gpu_uuid
-    faults = []
-    if probe.lost:
-        faults.append(
-            Fault(
-                "gpu-lost", f"the GPU does not answer: {probe.error}", Severity.FATAL, uuid, (uuid,)
-            )
-        )
-    if probe.recovery_action is not None and (fault := recovery_fault(uuid, probe.recovery_action)):
-        faults.append(fault)
-    if probe.remap_failure:
-        faults.append(
-            Fault("remap-failure", "remapping a memory row failed", Severity.FATAL, uuid, (uuid,))
-        )
-    return faults

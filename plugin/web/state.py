@@ -12,11 +12,11 @@ from typing import Any
 
 import plugin
 from plugin.core import status
-from plugin.core.advertise.advertisement import REPLICA_SEPARATOR, Listed
-from plugin.core.health.ledger import CORDONED
+from plugin.core.advertise.listed import Listed, device_uuid
 from plugin.core.inventory.model import Gpu, MigDevice
 from plugin.core.inventory.profiles import Profile
 from plugin.core.inventory.samples import DeviceSample
+from plugin.core.reasons import Code
 from plugin.core.view import Holder, ResourceStatus, View
 from plugin.web.health import Verdict, health, readiness
 
@@ -48,7 +48,7 @@ def document(view: View, hostname: str = "") -> _Json:
         **told,
         "driver": {
             **told["driver"],
-            "error": snapshot.driver_error,
+            "error": snapshot.driver_error.text if snapshot.driver_error else None,
             # Whole tens, so that a hung driver does not make another state of every moment.
             "busySeconds": int(view.driver_busy // 10 * 10),
         },
@@ -58,7 +58,7 @@ def document(view: View, hostname: str = "") -> _Json:
         "gone": [
             {"uuid": uuid, "holders": [_holder(*held) for held in who]}
             for uuid, who in sorted(holders.items())
-            if all(uuid != device.uuid for device in snapshot.inventory.devices())
+            if snapshot.inventory.device(uuid) is None
         ],
     }
 
@@ -77,7 +77,7 @@ def _state(device: _Json, *, known: bool, held: bool) -> str | None:
             return "allocated"
         case "healthy":
             return "free" if known else "healthy"
-        case "unhealthy" if {reason["code"] for reason in device["reasons"]} == {CORDONED}:
+        case "unhealthy" if {reason["code"] for reason in device["reasons"]} == {Code.CORDONED}:
             return "cordoned"
         case other:
             return other if other is None else str(other)
@@ -87,9 +87,7 @@ def _by_device(holders: Mapping[str, tuple[Holder, ...]]) -> dict[str, list[tupl
     """UUID → (id, holder), those of its replicas included."""
     found: dict[str, list[tuple[str, Holder]]] = {}
     for listed, who in sorted(holders.items()):
-        found.setdefault(listed.partition(REPLICA_SEPARATOR)[0], []).extend(
-            (listed, holder) for holder in who
-        )
+        found.setdefault(device_uuid(listed), []).extend((listed, holder) for holder in who)
     return found
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from plugin.core.advertise.advertisement import Listed, advertise
+from plugin.core.advertise.advertisement import advertise
+from plugin.core.advertise.listed import Listed, replica_id
 from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode, Placement
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
@@ -91,7 +92,7 @@ def snapshot(
 def listing(devices: Sequence[MigDevice | Gpu], replicas: int = 1) -> tuple[Listed, ...]:
     """One resource's list of these devices, each `replicas` times."""
     return tuple(
-        Listed(f"{device.uuid}::{n}" if replicas > 1 else device.uuid, device)
+        Listed(replica_id(device.uuid, n) if replicas > 1 else device.uuid, device)
         for device in devices
         for n in range(replicas)
     )

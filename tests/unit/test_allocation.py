@@ -18,6 +18,7 @@ from plugin.core.allocation import (
     Mount,
     allocate,
 )
+from plugin.core.reasons import Reason
 from plugin.core.settings import (
     DeviceIdStrategy,
     DeviceListStrategy,
@@ -254,7 +255,10 @@ def test_one_bad_container_refuses_the_request() -> None:
 
 def test_a_verdict_makes_a_device_unavailable() -> None:
     state = Snapshot(
-        1, MIXED, NODE, advertise(NODE, MIXED, {A: ("XID 79: it has fallen off the bus",)})
+        1,
+        MIXED,
+        NODE,
+        advertise(NODE, MIXED, {A: (Reason("xid-79", "XID 79: it has fallen off the bus"),)}),
     )
     with pytest.raises(DeviceUnavailable, match=f"{A} is unhealthy: XID 79"):
         allocate(ONE, [[A]], state)

@@ -64,7 +64,8 @@ class Running:
             for items in self.node.store.snapshot.advertisement.resources.values()
             for item in items
         )
-        return next(item.reasons for item in listed if item.device.uuid == uuid)
+        reasons = next(item.reasons for item in listed if item.device.uuid == uuid)
+        return tuple(reason.text for reason in reasons)
 
 
 async def appears(path: Path) -> None:

@@ -24,9 +24,11 @@ from prometheus_client.samples import Sample
 
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.health.events import Probe
-from plugin.core.health.ledger import CORDONED, Clears, Condition, Entry, Ledger, Reason, verdicts
+from plugin.core.health.ledger import Entry, Ledger, verdicts
+from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.model import Inventory
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.core.reasons import Clears, Code, Reason
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
 from plugin.core.state import Snapshot
 from plugin.core.view import DURATION_BOUNDS, CallStats, Holder, ResourceStatus, View
@@ -77,7 +79,7 @@ def view(
     *,
     settings: Settings | None = None,
     ledger: Ledger | None = None,
-    driver_error: str | None = None,
+    driver_error: Reason | None = None,
     **changes: Any,
 ) -> View:
     settings = settings or Settings(mig_strategy=MigStrategy.MIXED)
@@ -89,14 +91,14 @@ def view(
         advertisement=advertise(inventory, settings, verdicts(ledger, inventory)),
         driver_error=driver_error,
         ledger=ledger,
-        conditions=changes.pop("conditions", {}),
+        gpu_health=changes.pop("gpu_health", {}),
         unwatched=changes.pop("unwatched", {}),
     )
     return replace(View(now=1000.0, started=10.0, snapshot=snapshot, changed=500.0), **changes)
 
 
 def reason(code: str, **changes: Any) -> Reason:
-    return replace(Reason(code, f"text of {code}", 900.0, 950.0), **changes)
+    return replace(Reason(code, f"text of {code}", 900.0, 950.0, Clears.RECOVERY), **changes)
 
 
 def shared(replicas: int) -> Settings:
@@ -147,11 +149,11 @@ def full(**changes: Any) -> View:
                 last_fault=950.0,
                 recoveries=2,
             ),
-            "GPU-1": Entry("GPU-1", reasons=(reason(CORDONED, clears=Clears.OPERATOR),)),
+            "GPU-1": Entry("GPU-1", reasons=(reason(Code.CORDONED, clears=Clears.OPERATOR),)),
         },
-        "conditions": {
-            "GPU-0": Condition(Probe("GPU-0", recovery_action=1, retirement_pending=False)),
-            "GPU-1": Condition(Probe("GPU-1")),
+        "gpu_health": {
+            "GPU-0": GpuHealth(Probe("GPU-0", recovery_action=1, retirement_pending=False)),
+            "GPU-1": GpuHealth(Probe("GPU-1")),
         },
         "unwatched": {"GPU-1": "not supported"},
         "resources": (
@@ -295,7 +297,9 @@ def test_every_family_and_no_other_is_there_with_its_labels() -> None:
 
 
 def test_nothing_is_made_up_on_a_node_of_which_nothing_is_known() -> None:
-    unknown = view(Inventory(), driver_error="no driver", driver_busy=0.0)
+    unknown = view(
+        Inventory(), driver_error=Reason(Code.DRIVER_UNAVAILABLE, "no driver"), driver_busy=0.0
+    )
     assert series(samples(unknown)).keys() & {(PREFIX + "driver_up", frozenset())}
     assert values(unknown, PREFIX + "driver_up") == [0]
     assert values(unknown, PREFIX + "holders_known") == [0]
@@ -334,7 +338,7 @@ def test_a_device_that_is_in_no_list_has_no_resource_and_says_why() -> None:
 
 def test_a_gpu_that_only_carries_mig_devices_is_no_device_but_has_a_history() -> None:
     cordoned: Ledger = {
-        "GPU-0": Entry("GPU-0", reasons=(reason(CORDONED),), xids={79: 1}, last_fault=950.0)
+        "GPU-0": Entry("GPU-0", reasons=(reason(Code.CORDONED),), xids={79: 1}, last_fault=950.0)
     }
     divided = view(
         node(mig_gpu(0, "1g.5gb", "1g.5gb")), ledger=cordoned, holders={"GPU-0": (TRAIN,)}
@@ -411,7 +415,7 @@ def test_free_slices_are_not_guessed(card: Any) -> None:
 
 
 def test_row_remapping_that_only_a_probe_has_seen() -> None:
-    probed = view(node(gpu(0)), conditions={"GPU-0": Condition(Probe("GPU-0", remap_failure=True))})
+    probed = view(node(gpu(0)), gpu_health={"GPU-0": GpuHealth(Probe("GPU-0", remap_failure=True))})
     assert values(probed, PREFIX + "gpu_row_remap_failure") == [1]
     assert values(probed, "DCGM_FI_DEV_ROW_REMAP_FAILURE") == [1]
 
@@ -564,7 +568,7 @@ def views(draw: st.DrawFn) -> View:
     known = st.sampled_from([*uuids, "GPU-gone"])
     names = st.text(max_size=3)
     reasons = st.lists(
-        st.sampled_from(["xid-31", "xid-79", CORDONED]).map(reason), max_size=3, unique=True
+        st.sampled_from(["xid-31", "xid-79", Code.CORDONED]).map(reason), max_size=3, unique=True
     )
     entries = st.builds(
         Entry,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from plugin.core.reasons import Scope
 from plugin.web.page.markup import Html, element, join
 
 _Json = Mapping[str, Any]
@@ -154,8 +155,11 @@ def _attention(told: _Json) -> Html | None:
     if driver["error"]:
         lines.append(("unhealthy", driver["error"]))
     lines += [("unhealthy", why) for why in told["health"]["reasons"]]
-    lines += [("warning", why) for why in told["readiness"]["reasons"] if why != driver["error"]]
-    lines += [("warning", why) for why in told["problems"] if why != driver["error"]]
+    # The driver's error is said above. It is the first of the problems, and it is why a node is not
+    # ready that advertises nothing.
+    if not driver["error"] or any(each["devices"] for each in told["resources"].values()):
+        lines += [("warning", why) for why in told["readiness"]["reasons"]]
+    lines += [("warning", why) for why in told["problems"][1 if driver["error"] else 0 :]]
     lines += [
         (
             "warning",
@@ -284,7 +288,7 @@ def _gpus(told: _Json, now: float) -> Html:
     return element(
         "section",
         element("div", element("h2", "GPUs", id="gpus"), _legend(told), class_="heading"),
-        element("ol", *(_gpu(gpu, told, now) for gpu in told["gpus"]), class_="gpus", role="list")
+        element("ol", *(_gpu(gpu, now) for gpu in told["gpus"]), class_="gpus", role="list")
         if told["gpus"]
         else element("p", "The driver shows no GPUs on this node.", class_="empty"),
         aria_labelledby="gpus",
@@ -301,7 +305,7 @@ def _legend(told: _Json) -> Html | None:
     )
 
 
-def _gpu(gpu: _Json, told: _Json, now: float) -> Html:
+def _gpu(gpu: _Json, now: float) -> Html:
     facts = [
         gpu["product"],
         _gib(gpu["memoryMiB"] * 2**20) if gpu["memoryMiB"] else "",
@@ -320,7 +324,7 @@ def _gpu(gpu: _Json, told: _Json, now: float) -> Html:
             class_="gpu-title",
         ),
         _rail(gpu),
-        _notes(gpu, told["problems"], now),
+        _notes(gpu, now),
         *(_sheet(device, gpu, now) for device in ([gpu] if _is_whole(gpu) else gpu["migDevices"])),
         class_="gpu",
         id=f"gpu-{gpu['index']}",
@@ -465,19 +469,19 @@ def _id(device: _Json) -> str:
 # ---- notes
 
 
-def _notes(gpu: _Json, problems: Iterable[str], now: float) -> Html | None:
-    """Each reason once, with the devices it holds down and the pods it hits; not what is said of
-    the whole node.
+def _notes(gpu: _Json, now: float) -> Html | None:
+    """Each reason once, with the devices it holds down and the pods it hits; not those of the whole
+    node.
     """
-    told = set(problems)
-    hit: dict[str, list[_Json]] = {}
-    why: dict[str, _Json] = {}
+    hit: dict[tuple[str, str], list[_Json]] = {}
+    why: dict[tuple[str, str], _Json] = {}
     for device in (gpu, *gpu["migDevices"]):
         for reason in device["reasons"]:
-            if reason["text"] not in told:
-                hit.setdefault(reason["text"], []).append(device)
-                why.setdefault(reason["text"], reason)
-    lines = [_note(gpu, devices, why[text], now) for text, devices in hit.items()]
+            if reason["scope"] == Scope.DEVICE:
+                key = reason["code"], reason["text"]
+                hit.setdefault(key, []).append(device)
+                why.setdefault(key, reason)
+    lines = [_note(gpu, devices, why[key], now) for key, devices in hit.items()]
     return element("ul", *lines, class_="notes", role="list") if lines else None
 
 
