@@ -16,7 +16,8 @@ from typing import Any
 
 import plugin
 from plugin.config.load import Loaded
-from plugin.control.server import Control, Simulate
+from plugin.control.server import Control
+from plugin.control.verbs import Simulate
 from plugin.core.settings import Settings
 from plugin.core.view import View
 from plugin.driver.base import Driver
@@ -25,7 +26,8 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.ledger_file import LedgerFile, boot_id
-from plugin.state.watching import Watcher, probe_regularly
+from plugin.state.probing import probe_regularly
+from plugin.state.watching import Watcher
 from plugin.state.writer import Node
 
 log = logging.getLogger(__name__)
@@ -199,7 +201,8 @@ def _parts(
     from plugin.kubelet.deviceplugin.journal import Journal  # noqa: PLC0415 — gRPC is imported by now, see _run
     from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
     from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
-    from plugin.overview import Overview, Sampler  # noqa: PLC0415
+    from plugin.overview import Overview  # noqa: PLC0415
+    from plugin.state.sampling import Sampler  # noqa: PLC0415
 
     journal, heartbeats = Journal(), Heartbeats()
     follower = (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plugin.control.server import ask
+from plugin.control.client import ask
 from plugin.core.advertise.listed import device_uuid
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError, KubeletError

@@ -10,7 +10,15 @@ from collections.abc import Iterable
 
 from plugin.core.advertise.listed import Listed
 from plugin.core.health.faults import Fault, Severity
-from plugin.core.reasons import Reason, texts
+from plugin.core.news import (
+    Command,
+    Commanded,
+    Judged,
+    News,
+    ReasonCleared,
+    UnknownInstance,
+)
+from plugin.core.reasons import texts
 from plugin.core.state import Snapshot
 
 log = logging.getLogger(__name__)
@@ -35,7 +43,33 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
         _resource(new.generation, resource, old.advertisement.resources.get(resource, ()), listed)
 
 
-def faults(judged: Iterable[Fault], generation: int) -> None:
+def before(news: Iterable[News]) -> None:
+    """What was done, ahead of what it changes."""
+    for what in news:
+        match what:
+            case ReasonCleared(uuid, reason):
+                log.info("reason cleared", extra={"device": uuid, "reason": reason.text})
+            case Commanded(Command.CORDON, uuid):
+                log.info("cordoned", extra={"device": uuid})
+            case Commanded(Command.UNCORDON, uuid):
+                log.info("uncordoned", extra={"device": uuid})
+            case Commanded(Command.CLEAR, uuid):
+                log.info("cleared by an operator", extra={"device": uuid})
+            case UnknownInstance(event):
+                log.warning(
+                    "a fault of an unknown instance",
+                    extra={"gpu": event.gpu_uuid, "gi": event.gi, "ci": event.ci},
+                )
+
+
+def after(news: Iterable[News], generation: int) -> None:
+    """Faults, with the generation in which they count."""
+    for what in news:
+        if isinstance(what, Judged):
+            _faults(what.faults, generation)
+
+
+def _faults(judged: Iterable[Fault], generation: int) -> None:
     """Events judged together; those that say the same share a line, with their number."""
     for what, count in Counter(judged).items():
         level = logging.WARNING if what.severity is Severity.FATAL else logging.INFO
@@ -46,11 +80,6 @@ def faults(judged: Iterable[Fault], generation: int) -> None:
             "verdict": what.severity.value,
         }
         log.log(level, "fault", extra=extra if count == 1 else {**extra, "count": count})
-
-
-def cleared(reasons: Iterable[tuple[str, Reason]]) -> None:
-    for uuid, reason in reasons:
-        log.info("reason cleared", extra={"device": uuid, "reason": reason.text})
 
 
 def _resource(

@@ -19,7 +19,8 @@ from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.state.ledger_file import LedgerFile
-from plugin.state.watching import Watcher, probe_regularly
+from plugin.state.probing import probe_regularly
+from plugin.state.watching import Watcher
 from plugin.state.writer import Node
 
 from .conftest import SECONDS

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from plugin.control.server import MOST_CLIENTS, REQUEST_BYTES, Control, ask
+from plugin.control.client import ask
+from plugin.control.server import MOST_CLIENTS, REQUEST_BYTES, Control
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
