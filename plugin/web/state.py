@@ -8,6 +8,7 @@ It holds no time of its own making, so the same state makes the same bytes. Its 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import plugin
@@ -178,28 +179,21 @@ def _free_runs(gpu: Gpu) -> list[_Json]:
     A run is of no use when the instances there are have all compute slices; ``None`` when that is
     not known.
     """
-    placed = {device.gi: device.placement for device in gpu.mig_devices}
-    if not gpu.mig_enabled or None in placed.values():
+    free = gpu.free_slices()
+    if free is None:
         return []
-    total = gpu.memory_slices
-    used = {
-        slot
-        for placement in placed.values()
-        if placement
-        for slot in range(placement.start, placement.end)
-    }
     computing = _compute_slices(gpu)
-    usable = None if computing is None else computing < (_SEVEN if total == _EIGHT else total)
-    return [{"start": start, "size": size, "usable": usable} for start, size in _runs(used, total)]
+    most = _SEVEN if gpu.memory_slices == _EIGHT else gpu.memory_slices
+    usable = None if computing is None else computing < most
+    return [{"start": start, "size": size, "usable": usable} for start, size in _runs(free)]
 
 
-def _runs(used: set[int], total: int) -> Iterator[tuple[int, int]]:
-    start = 0
-    for slot in range(total + 1):
-        if slot == total or slot in used:
-            if slot > start:
-                yield start, slot - start
-            start = slot + 1
+def _runs(slices: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """``(start, size)`` of each run of adjacent slices."""
+    # Within a run of adjacent numbers, the number minus its position stays the same.
+    for _, run in groupby(enumerate(slices), lambda pair: pair[1] - pair[0]):
+        found = [number for _, number in run]
+        yield found[0], len(found)
 
 
 def _compute_slices(gpu: Gpu) -> int | None:

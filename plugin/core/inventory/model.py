@@ -151,6 +151,16 @@ class Gpu:
     def mig_enabled(self) -> bool:
         return self.mig is not None and self.mig.current
 
+    def free_slices(self) -> tuple[int, ...] | None:
+        """Memory slices in no GPU instance, in order. ``None`` without MIG, and where the driver
+        does not say where the instances lie.
+        """
+        placements = {device.gi: device.placement for device in self.mig_devices}.values()
+        if not self.memory_slices or not self.mig_enabled or None in placements:
+            return None
+        used = {n for at in placements if at is not None for n in range(at.start, at.end)}
+        return tuple(n for n in range(self.memory_slices) if n not in used)
+
     @property
     def mig_pending(self) -> bool:
         """A switch of MIG mode waits for a GPU reset: the GPU must not be advertised meanwhile."""

@@ -173,7 +173,7 @@ CARDS: tuple[Reading[Card], ...] = (
     ),
     (
         gauge("gpu_memory_slices_free", "Memory slices in no GPU instance", CARD),
-        lambda c: _free_slices(c.gpu),
+        lambda c: _count_free(c.gpu),
     ),
     (gauge("gpu_power_watts", "Power drawn", CARD), lambda c: c.sample.power),
     (gauge("gpu_temperature_celsius", "Temperature", CARD), lambda c: c.sample.temperature),
@@ -230,18 +230,9 @@ REMAPPED = gauge("gpu_remapped_rows", "Memory rows remapped in the card's life",
 CARD_ECC = counter("gpu_ecc_errors_total", "ECC errors in the card's life", (*CARD, "type"))
 
 
-def _free_slices(gpu: Gpu) -> int | None:
-    """Compute instances of one GPU instance share its placement."""
-    if (
-        not gpu.memory_slices
-        or not gpu.mig_enabled
-        or any(device.placement is None for device in gpu.mig_devices)
-    ):
-        return None
-    used = {
-        n for d in gpu.mig_devices if d.placement for n in range(d.placement.start, d.placement.end)
-    }
-    return gpu.memory_slices - len(used)
+def _count_free(gpu: Gpu) -> int | None:
+    free = gpu.free_slices()
+    return None if free is None else len(free)
 
 
 def of_cards(gpus: tuple[Card, ...]) -> Iterator[Metric]:
