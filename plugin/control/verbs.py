@@ -31,7 +31,7 @@ class Verbs:
             case "status", []:
                 return document(self._node.store.snapshot, "daemon")
             case "cordon" | "uncordon" | "clear", [target]:
-                return await self._mark(verb, target)
+                return await self._change(verb, target)
             case "sim", [name, *rest]:
                 if self._simulate is None:
                     raise ControlError(
@@ -45,7 +45,7 @@ class Verbs:
             f"unknown verb {verb!r}", "choose status, cordon, uncordon, clear or sim"
         )
 
-    async def _mark(self, verb: str, target: str) -> dict[str, Any]:
+    async def _change(self, verb: str, target: str) -> dict[str, Any]:
         """Change a device's entry in the ledger; answered when that is on disk, or could not be
         written.
         """

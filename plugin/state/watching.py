@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 30.0
 #: So many failures in a row are no hiccup any more: the devices are held down until watching works.
-FAILURES_TO_TELL = 3
+FAILURES_TO_REPORT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,10 @@ class Watcher:
                     log.warning(
                         "watching events failed, starting anew", extra={"reason": str(error)}
                     )
-                if self._failures == FAILURES_TO_TELL:
+                if self._failures == FAILURES_TO_REPORT:
                     log.error("events cannot be watched", extra={"reason": str(error)})
-                    words = f"events cannot be watched: {error}"
-                    self._node.unwatched(dict.fromkeys(self._node.probe_targets(), words))
+                    text = f"events cannot be watched: {error.what}"
+                    self._node.unwatched(dict.fromkeys(self._node.probe_targets(), text))
                 await self._node.probe_now()  # finds the GPU that is lost, if that is what it was
                 if self._failures > 1:
                     await asyncio.sleep(next(retry))
