@@ -28,7 +28,7 @@ from plugin.loops.heartbeats import Heartbeats
 from plugin.state.ledger_file import LedgerFile, boot_id
 from plugin.state.probing import probe_regularly
 from plugin.state.watching import Watcher
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
         log.warning("%s", warning)
     driver, worker = build_driver(settings), DriverWorker()
     ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
-    node = Node(driver, worker, settings, ledger_file)
+    node = Writer(driver, worker, settings, ledger_file)
     starting = asyncio.create_task(node.start(), name="first scan")
     await asyncio.sleep(
         0
@@ -193,7 +193,7 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
 
 
 def _parts(
-    settings: Settings, node: Node, driver: Driver, worker: DriverWorker, ledger_file: LedgerFile
+    settings: Settings, node: Writer, driver: Driver, worker: DriverWorker, ledger_file: LedgerFile
 ) -> dict[str, Coroutine[Any, Any, None]]:
     """Everything that runs from now on, by name; when one fails,
     all end and the process with them.
@@ -240,7 +240,7 @@ async def _serve_web(settings: Settings, overview: Callable[[], View]) -> None:
     await web.serve(settings, overview)
 
 
-def _reconfigure(node: Node, reload: Callable[[], Loaded]) -> None:
+def _reconfigure(node: Writer, reload: Callable[[], Loaded]) -> None:
     """SIGHUP: a bad configuration changes nothing."""
     try:
         loaded = reload()

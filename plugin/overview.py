@@ -15,14 +15,14 @@ from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.sampling import Sampler
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 
 @dataclass(frozen=True)
 class Overview:
     """Called, it gives the view of this moment."""
 
-    node: Node
+    writer: Writer
     supervisor: Supervisor
     journal: Journal
     sampler: Sampler
@@ -33,7 +33,7 @@ class Overview:
     started: float = field(default_factory=time.time)
 
     def __call__(self) -> View:
-        snapshot = self.node.store.snapshot
+        snapshot = self.writer.store.snapshot
         return View(
             now=self.clock(),
             started=self.started,

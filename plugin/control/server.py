@@ -17,7 +17,7 @@ from typing import Any
 from plugin.control.listener import Listener, peer
 from plugin.control.verbs import Simulate, Verbs
 from plugin.errors import ControlError, PluginError
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ class Control:
     def __init__(
         self,
         path: Path,
-        node: Node,
+        writer: Writer,
         simulate: Simulate | None = None,
         *,
         client_seconds: float = CLIENT_SECONDS,
     ) -> None:
         """`simulate` carries out the ``sim`` verbs; ``None`` where the driver is a real one."""
         self._path = path
-        self._verbs = Verbs(node, simulate)
+        self._verbs = Verbs(writer, simulate)
         self._client_seconds = client_seconds
         self._serving = False
         self._clients: set[asyncio.Task[None]] = set()

@@ -11,7 +11,7 @@ from plugin.core.reasons import Code
 from plugin.core.state import Snapshot
 from plugin.core.status import document
 from plugin.errors import ControlError, TargetError
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 #: A verb of the simulated node and its arguments → what was done.
 Simulate = Callable[[str, Sequence[str]], str]
@@ -20,16 +20,16 @@ Simulate = Callable[[str, Sequence[str]], str]
 class Verbs:
     """The commands of the running daemon."""
 
-    def __init__(self, node: Node, simulate: Simulate | None = None) -> None:
+    def __init__(self, writer: Writer, simulate: Simulate | None = None) -> None:
         """`simulate` carries out the ``sim`` verbs; ``None`` where the driver is a real one."""
-        self._node = node
+        self._writer = writer
         self._simulate = simulate
 
     async def perform(self, verb: str, arguments: Sequence[str]) -> Any:
         """Carry a verb out; returns its answer. Raises :class:`ControlError`."""
         match verb, arguments:
             case "status", []:
-                return document(self._node.store.snapshot, "daemon")
+                return document(self._writer.store.snapshot, "daemon")
             case "cordon" | "uncordon" | "clear", [target]:
                 return await self._change(verb, target)
             case "sim", [name, *rest]:
@@ -49,21 +49,21 @@ class Verbs:
         """Change a device's entry in the ledger; answered when that is on disk, or could not be
         written.
         """
-        node = self._node
-        uuid = resolve(node.store.snapshot, target)
+        writer = self._writer
+        uuid = resolve(writer.store.snapshot, target)
         cordoned = self._is_cordoned(uuid)
-        device = node.store.snapshot.inventory.device(uuid)
+        device = writer.store.snapshot.inventory.device(uuid)
         devices = [uuid, *(part.uuid for part in (device.parts if device else ()))]
         match verb:
             case "cordon":
-                node.cordon(uuid)
+                writer.cordon(uuid)
                 done = "was cordoned already" if cordoned else "is cordoned"
             case "uncordon":
-                node.uncordon(uuid)
+                writer.uncordon(uuid)
                 done = "is no longer cordoned" if cordoned else "was not cordoned"
             case _:
                 faults = self._faults(devices)
-                node.clear(uuid)
+                writer.clear(uuid)
                 # A GPU that still says itself what is wrong keeps that.
                 fewer = faults - self._faults(devices)
                 done = (
@@ -79,7 +79,7 @@ class Verbs:
             and self._is_cordoned(device.gpu_uuid)
         ):
             text += f", but its GPU is: uncordon {device.gpu_index}"
-        problem = await node.saved()
+        problem = await writer.saved()
         return {
             "text": text,
             "uuid": uuid,
@@ -91,11 +91,11 @@ class Verbs:
 
     def _faults(self, uuids: Sequence[str]) -> int:
         """How many reasons other than cordons the ledger holds against these."""
-        ledger = self._node.store.snapshot.ledger
+        ledger = self._writer.store.snapshot.ledger
         return sum(reason.code != Code.CORDONED for uuid in uuids for reason in of(ledger, uuid))
 
     def _is_cordoned(self, uuid: str) -> bool:
-        return is_cordoned(self._node.store.snapshot.ledger, uuid)
+        return is_cordoned(self._writer.store.snapshot.ledger, uuid)
 
 
 def resolve(snapshot: Snapshot, target: str) -> str:

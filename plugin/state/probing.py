@@ -8,31 +8,33 @@ from plugin.core.health.faults import watching
 from plugin.driver.base import Driver, Probe
 from plugin.driver.worker import DriverWorker
 from plugin.loops.heartbeats import Heartbeats
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 #: Every how many probes one is thorough.
 THOROUGH_EVERY = 15
 
 
 async def probe_regularly(
-    node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+    writer: Writer, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
 ) -> None:
-    """Probe every GPU on schedule, or when the node asks, until cancelled; what is found goes to
-    the node.
+    """Probe every GPU on schedule, or when the writer asks, until cancelled; what is found goes to
+    the writer.
     """
     count = 0
     while True:
-        settings = node.store.snapshot.settings
+        settings = writer.store.snapshot.settings
         heartbeats.beat("probes", settings.probe_seconds)
-        if watching(settings) and node.is_open:
+        if watching(settings) and writer.is_open:
             thorough = count % THOROUGH_EVERY == 0
             count += 1
-            node.on_probes(await worker.call(_probe_all, driver, node.probe_targets(), thorough))
+            writer.on_probes(
+                await worker.call(_probe_all, driver, writer.probe_targets(), thorough)
+            )
         seconds = settings.probe_seconds
-        look_again = node.evaluate()
+        look_again = writer.evaluate()
         if look_again is not None:
-            seconds = min(seconds, max(look_again - node.now(), 0.01))
-        await node.wait_for_probe_request(seconds)
+            seconds = min(seconds, max(look_again - writer.now(), 0.01))
+        await writer.wait_for_probe_request(seconds)
 
 
 def _probe_all(driver: Driver, gpus: Sequence[str], thorough: bool) -> list[Probe]:  # noqa: FBT001 — passed on

@@ -8,16 +8,16 @@ from plugin.core.inventory.samples import Samples
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
 from plugin.loops.heartbeats import Heartbeats
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 
 class Sampler:
     """Measures in the background and keeps the newest result."""
 
     def __init__(
-        self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+        self, writer: Writer, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
     ) -> None:
-        self._node = node
+        self._writer = writer
         self._driver = driver
         self._worker = worker
         self._heartbeats = heartbeats
@@ -25,10 +25,10 @@ class Sampler:
 
     async def run(self) -> None:
         while True:
-            seconds = self._node.store.snapshot.settings.sample_seconds
+            seconds = self._writer.store.snapshot.settings.sample_seconds
             self._heartbeats.beat("samples", seconds)
             # What was measured on a driver that is gone says nothing about now.
             self.samples = (
-                await self._worker.call(self._driver.sample) if self._node.is_open else None
+                await self._worker.call(self._driver.sample) if self._writer.is_open else None
             )
             await asyncio.sleep(seconds)

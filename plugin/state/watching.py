@@ -17,7 +17,7 @@ from plugin.errors import DriverError, DriverUnavailable
 from plugin.loops.backoff import delays
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.interest import Watchable
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,11 @@ class Watcher:
     """
 
     def __init__(
-        self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+        self, writer: Writer, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
     ) -> None:
         self._heartbeats = heartbeats
-        self._node = node
-        self._interest = node.interest
+        self._writer = writer
+        self._interest = writer.interest
         self._driver = driver
         self._worker = worker
         self._current: _Watch | None = None
@@ -75,8 +75,8 @@ class Watcher:
                 if self._failures == FAILURES_TO_REPORT:
                     log.error("events cannot be watched", extra={"reason": str(error)})
                     text = f"events cannot be watched: {error.what}"
-                    self._node.unwatched(dict.fromkeys(self._node.probe_targets(), text))
-                await self._node.probe_now()  # finds the GPU that is lost, if that is what it was
+                    self._writer.unwatched(dict.fromkeys(self._writer.probe_targets(), text))
+                await self._writer.probe_now()  # finds the GPU that is lost, if that is what it was
                 if self._failures > 1:
                     await asyncio.sleep(next(retry))
         finally:
@@ -87,7 +87,7 @@ class Watcher:
         """Watch until something else is wanted (``None``) or watching fails."""
         if not wanted.gpus:
             self._end()
-            self._node.watches(wanted, {})
+            self._writer.watches(wanted, {})
             await self._interest.other_than(wanted)
             return None
         self._interest.opened()
@@ -97,7 +97,7 @@ class Watcher:
             self._interest.freed()
             self._end()
             return error
-        thread = EventThread(source, self._node.on_event, self._turned)
+        thread = EventThread(source, self._writer.on_event, self._turned)
         self._turned()  # so that one that hangs in its first wait is missed
         self._end()
         self._current = _Watch(source, thread)
@@ -108,7 +108,7 @@ class Watcher:
             )
             if thread.alive.done():
                 self._failures = 0
-                self._node.watches(wanted, source.failures)
+                self._writer.watches(wanted, source.failures)
                 log.info("watching events", extra={"gpus": len(wanted.gpus) - len(source.failures)})
             await asyncio.wait((thread.ended, changed), return_when=asyncio.FIRST_COMPLETED)
             return thread.ended.result() if thread.ended.done() else None
@@ -135,7 +135,7 @@ class Watcher:
             freeing = asyncio.ensure_future(self._worker.call(_free, watch.source, failed))
             await asyncio.wait({freeing}, timeout=1.0)
             for event in freeing.result() if freeing.done() else ():
-                self._node.on_event(event)
+                self._writer.on_event(event)
         self._interest.freed()
 
 

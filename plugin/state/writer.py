@@ -38,11 +38,11 @@ COALESCE_SECONDS = 0.02
 MOST_EVENTS = 500
 #: How long the thread that waits for events may take to end before the driver is opened again.
 CLOSE_SECONDS = 5.0
-#: How long :meth:`Node.probe_now` waits for answers.
+#: How long :meth:`Writer.probe_now` waits for answers.
 PROBE_SECONDS = 1.0
 
 
-class Node:
+class Writer:
     """Owns the driver's worker, the ledger and the store. Used from the event loop only; nothing
     here blocks.
     """

@@ -21,7 +21,7 @@ from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.probing import probe_regularly
 from plugin.state.watching import Watcher
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 from .conftest import SECONDS
 
@@ -35,7 +35,7 @@ class Live:
     """A running plugin: ``hardware`` is what it watches, ``kubelet`` what it talks to."""
 
     hardware: SimNode
-    node: Node
+    node: Writer
     kubelet: SimKubelet
 
     def healthy(self) -> set[str]:
@@ -74,7 +74,7 @@ async def live(
     hardware = parse_node(simulate)
     driver, worker = SimDriver(hardware), DriverWorker()
     ledger_file = LedgerFile(folder / "ledger.json", boot_id="boot")
-    node, heartbeats = Node(driver, worker, settings, ledger_file), Heartbeats()
+    node, heartbeats = Writer(driver, worker, settings, ledger_file), Heartbeats()
     async with SimKubelet(folder / "plugins", readmission_s=None, seed=1) as kubelet:
         await node.start()
         tasks = [

@@ -27,7 +27,7 @@ from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.verbs import perform
 from plugin.state.ledger_file import LedgerFile
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 pytestmark = pytest.mark.asyncio
 
@@ -39,7 +39,7 @@ class Running:
     """A node with its control socket."""
 
     socket: Path
-    node: Node
+    node: Writer
     hardware: SimNode
     ledger: Path
 
@@ -81,7 +81,7 @@ async def running() -> AsyncIterator[Running]:
         hardware = parse_node("2xa100-40gb:0=1g.5gb*7;1=3g.20gb*2")
         ledger, path = Path(folder) / "ledger.json", Path(folder) / "run" / "control.sock"
         ledger_file = LedgerFile(ledger)
-        node = Node(
+        node = Writer(
             SimDriver(hardware),
             DriverWorker(),
             Settings(mig_strategy=MigStrategy.MIXED),

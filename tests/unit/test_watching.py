@@ -21,7 +21,7 @@ from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.watch import SimEventSource
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.watching import Watcher
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 LONG = 1000.0
 
@@ -57,7 +57,7 @@ class Driver(SimDriver):
 
 @dataclass
 class Watched:
-    node: Node
+    node: Writer
     heartbeats: Heartbeats
     clock: Clock
 
@@ -66,7 +66,7 @@ class Watched:
 async def watched(folder: Path, waiting: Callable[[], None]) -> AsyncIterator[Watched]:
     driver, worker, clock = Driver(waiting), DriverWorker(), Clock()
     node, heartbeats = (
-        Node(driver, worker, Settings(), LedgerFile(folder / "ledger.json")),
+        Writer(driver, worker, Settings(), LedgerFile(folder / "ledger.json")),
         Heartbeats(clock),
     )
     await node.start()
