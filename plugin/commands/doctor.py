@@ -167,10 +167,14 @@ def _resources(inventory: Inventory, settings: Settings) -> Iterator[Check]:
 
 
 def _nodes(inventory: Inventory, settings: Settings) -> Iterator[Check]:
-    of_gpus = list(dict.fromkeys(path for gpu in inventory.gpus for path in gpu.missing))
+    of_gpus = list(
+        dict.fromkeys(path for gpu in inventory.gpus for path in gpu.missing_device_nodes)
+    )
     capabilities = [
         path
-        for path in dict.fromkeys(path for device in inventory.devices() for path in device.missing)
+        for path in dict.fromkeys(
+            path for device in inventory.devices() for path in device.missing_device_nodes
+        )
         if path not in of_gpus
     ]
     where = "simulated" if settings.simulate else f"below {device_files(settings).root}"

@@ -140,9 +140,13 @@ def _nodes(devices: Iterable[Device], snapshot: Snapshot) -> list[str]:
     """Each node once, control nodes first, then in order of the devices."""
     nodes = dict.fromkeys(snapshot.inventory.control_nodes)
     for device in devices:
-        nodes.update(dict.fromkeys(device.nodes))
+        nodes.update(dict.fromkeys(device.device_nodes))
         # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use without
         # theirs. A missing one is left out, since a container that names it would not start at all.
         for part in device.parts:
-            nodes.update(dict.fromkeys(node for node in part.nodes if node not in part.missing))
+            nodes.update(
+                dict.fromkeys(
+                    node for node in part.device_nodes if node not in part.missing_device_nodes
+                )
+            )
     return list(nodes)

@@ -146,8 +146,8 @@ class _Reader:
             mig=MigMode(gpu.mig, gpu.mig_pending) if mig else None,
             mig_devices=tuple(devices),
             memory_slices=gpu.card.memory_slices if mig else 0,
-            nodes=(self._node,),
-            missing=(self._node,) if self._node in self._removed else (),
+            device_nodes=(self._node,),
+            missing_device_nodes=(self._node,) if self._node in self._removed else (),
             error=problem,
             warnings=tuple(warnings),
             unreadable=MappingProxyType(unreadable),
@@ -195,8 +195,8 @@ class _Reader:
                 ci=ci.id,
                 profile="",
                 placement=placement,
-                nodes=nodes,
-                missing=missing,
+                device_nodes=nodes,
+                missing_device_nodes=missing,
                 error=f"MIG device {self._index}:{slot.index}: {error}",
                 numa=gpu.numa,
             )
@@ -214,8 +214,8 @@ class _Reader:
             ci_slices=ci.slices,
             engines=profile.engines,
             placement=placement,
-            nodes=nodes,
-            missing=missing,
+            device_nodes=nodes,
+            missing_device_nodes=missing,
             numa=gpu.numa,
         )
 

@@ -38,7 +38,7 @@ def mig_device(gpu: int = 0, start: int = 0, profile: str = "1g.5gb", **changes:
         profile=profile,
         memory_mib=4864 * SLICES.get(profile, 1),
         placement=Placement(start, SLICES.get(profile, 1)),
-        nodes=(
+        device_nodes=(
             f"/dev/nvidia{gpu}",
             *(f"/dev/nvidia-caps/nvidia-cap{100 * gpu + 9 * gi + n}" for n in (0, 1 + ci)),
         ),
@@ -61,7 +61,7 @@ def gpu(index: int = 0, *devices: MigDevice, mig: bool | None = None, **changes:
         mig=MigMode(on, on),
         mig_devices=devices,
         memory_slices=8,
-        nodes=(f"/dev/nvidia{index}",),
+        device_nodes=(f"/dev/nvidia{index}",),
     )
     return replace(made, **changes)
 

@@ -167,7 +167,10 @@ def test_nodes_lie_below_the_device_root_on_the_host(
 
 
 def test_a_gpu_handed_out_whole_brings_the_nodes_of_its_mig_devices_that_exist() -> None:
-    there, missing = mig_device(0, 0), mig_device(0, 1, missing=("/dev/nvidia-caps/nvidia-cap73",))
+    there, missing = (
+        mig_device(0, 0),
+        mig_device(0, 1, missing_device_nodes=("/dev/nvidia-caps/nvidia-cap73",)),
+    )
     allocation = allocate(GPU, [["GPU-0"]], snapshot(node(gpu(0, there, missing)), Settings()))[0]
     assert paths(allocation) == [
         *CONTROL,

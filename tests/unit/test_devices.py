@@ -158,7 +158,7 @@ def test_what_is_wrong_just_now_has_no_time_and_no_rule() -> None:
 
 
 def test_a_missing_node_is_told() -> None:
-    broken = gpu(0, missing=("/dev/nvidia0",))
+    broken = gpu(0, missing_device_nodes=("/dev/nvidia0",))
     found = status(broken, snapshot(node(broken)))
     assert found == DeviceStatus(
         "nvidia.com/gpu", "unhealthy", (Reason("missing-node", "missing /dev/nvidia0"),)

@@ -371,7 +371,7 @@ def test_a_gpu_offered_whole_under_none_is_a_device_although_it_carries_instance
 
 
 def test_each_reason_is_one_series_whatever_its_words() -> None:
-    lost = gpu(0, missing=("/dev/nvidia0", "/dev/nvidiactl"))
+    lost = gpu(0, missing_device_nodes=("/dev/nvidia0", "/dev/nvidiactl"))
     settings = Settings(mig_strategy=MigStrategy.MIXED, pass_device_specs=True)
     faults: Ledger = {
         "GPU-0": Entry("GPU-0", reasons=(reason("xid-79"), reason("recovery-action")))

@@ -238,7 +238,10 @@ def test_lists_are_in_inventory_order_and_resources_by_name() -> None:
 
 def test_reasons_hold_a_device_down_and_keep_it_listed() -> None:
     broken = mig_device(
-        0, 0, error="reading its memory: Unknown Error", missing=("/dev/nvidia-caps/nvidia-cap66",)
+        0,
+        0,
+        error="reading its memory: Unknown Error",
+        missing_device_nodes=("/dev/nvidia-caps/nvidia-cap66",),
     )
     inventory = node(gpu(0, broken, mig_device(0, 1)))
     advertisement = advertise(inventory, settings("mixed"), {broken.uuid: (XID,)})
@@ -253,7 +256,7 @@ def test_reasons_hold_a_device_down_and_keep_it_listed() -> None:
 
 
 def test_missing_nodes_count_only_where_we_hand_nodes_out() -> None:
-    inventory = node(gpu(0, missing=("/dev/nvidia0",)))
+    inventory = node(gpu(0, missing_device_nodes=("/dev/nvidia0",)))
     (listed,) = advertise(inventory, settings("none", pass_device_specs=False)).resources[GPU]
     assert listed.healthy
 

@@ -376,5 +376,5 @@ def test_other_settings_decide_anew_and_have_everything_asked_again() -> None:
 
 
 def test_a_device_with_a_missing_node_is_down_though_nothing_happened() -> None:
-    broken = gpu(0, mig_device(0, 0, missing=("/dev/nvidia0",)))
+    broken = gpu(0, mig_device(0, 0, missing_device_nodes=("/dev/nvidia0",)))
     assert down(running(scan=node(broken))) == {LEFT.uuid: (Code.MISSING_NODE,)}

@@ -89,5 +89,7 @@ def _reasons(
     if settings.pass_device_specs:
         # Without device specs the container runtime makes the nodes itself, and ours may not show
         # them.
-        reasons.extend(Reason(Code.MISSING_NODE, f"missing {path}") for path in device.missing)
+        reasons.extend(
+            Reason(Code.MISSING_NODE, f"missing {path}") for path in device.missing_device_nodes
+        )
     return tuple(reasons)

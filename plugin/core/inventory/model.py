@@ -57,9 +57,10 @@ class MigDevice:
 
     ``index`` is NVML's MIG index on the GPU. ``profile`` is the field's name (``1g.5gb``,
     ``1c.3g.20gb``, ``1g.10gb+me``), empty when it could not be read. ``memory_mib`` is in MiB.
-    ``nodes`` are the device nodes a container needs, as absolute paths below the device root
-    (``/dev/nvidia0``, ``/dev/nvidia-caps/nvidia-cap12``); ``missing`` names those files that should
-    be there and are not. ``error`` is what the driver said when the device could not be read.
+    ``device_nodes`` are those a container needs, as absolute paths below the device root
+    (``/dev/nvidia0``, ``/dev/nvidia-caps/nvidia-cap12``); ``missing_device_nodes`` names files
+    that should be there and are not. ``error`` is what the driver said when the device could not be
+    read.
     """
 
     uuid: str
@@ -75,8 +76,8 @@ class MigDevice:
     ci_slices: int = 0
     engines: Engines = Engines()
     placement: Placement | None = None
-    nodes: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    device_nodes: tuple[str, ...] = ()
+    missing_device_nodes: tuple[str, ...] = ()
     error: str | None = None
     numa: int | None = None
 
@@ -118,8 +119,8 @@ class Gpu:
     mig: MigMode | None = None
     mig_devices: tuple[MigDevice, ...] = ()
     memory_slices: int = 0
-    nodes: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    device_nodes: tuple[str, ...] = ()
+    missing_device_nodes: tuple[str, ...] = ()
     error: str | None = None
     warnings: tuple[str, ...] = ()
     unreadable: Mapping[int, str] = field(default_factory=lambda: _NONE)

@@ -70,7 +70,10 @@ class GpuReader:
         except DriverCallFailed as error:
             nodes, missing = self._files.gpu(self._static.minor)
             return replace(
-                self._static, nodes=nodes, missing=missing, error=f"GPU {self._index}: {error}"
+                self._static,
+                device_nodes=nodes,
+                missing_device_nodes=missing,
+                error=f"GPU {self._index}: {error}",
             )
 
     def _read_static(self, handle: Any, gpu: Gpu) -> Gpu:
@@ -91,7 +94,7 @@ class GpuReader:
 
     def _read_mig(self, handle: Any, gpu: Gpu) -> Gpu:
         nodes, missing = self._files.gpu(gpu.minor)
-        gpu = replace(gpu, nodes=nodes, missing=missing)
+        gpu = replace(gpu, device_nodes=nodes, missing_device_nodes=missing)
         mode = ask(pynvml.nvmlDeviceGetMigMode, handle)
         if mode is None:
             return gpu
@@ -143,8 +146,8 @@ class GpuReader:
             gi,
             ci,
             profile="",
-            nodes=nodes,
-            missing=missing,
+            device_nodes=nodes,
+            missing_device_nodes=missing,
             numa=gpu.numa,
         )
         profile_id, placement = _read_gpu_instance(gpu_handle, gi)
