@@ -46,7 +46,8 @@ class Control:
         self._path = path
         self._verbs = Verbs(writer, simulate)
         self._client_seconds = client_seconds
-        self._serving = False
+        #: Set while clients can connect.
+        self.listening = asyncio.Event()
         self._clients: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -77,7 +78,7 @@ class Control:
         server = await asyncio.start_unix_server(
             self._client, sock=listener.socket, limit=REQUEST_BYTES
         )
-        self._serving = True
+        self.listening.set()
         log.debug("listening for commands", extra={"socket": str(self._path)})
         try:
             while listener.is_ours():  # noqa: ASYNC110 — nobody announces that a file was removed
@@ -87,14 +88,14 @@ class Control:
                 extra={"socket": str(self._path)},
             )
         finally:
-            self._serving = False
+            self.listening.clear()
             server.close()
             for client in self._clients:
                 client.cancel()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or not self._serving or len(self._clients) >= MOST_CLIENTS:
+        if task is None or not self.listening.is_set() or len(self._clients) >= MOST_CLIENTS:
             writer.transport.abort()
             return
         self._clients.add(task)
