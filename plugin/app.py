@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import plugin
 from plugin.config import reload as configuration
 from plugin.config.load import Loaded
-from plugin.control.server import Control, Simulate
+from plugin.control.server import Control
+from plugin.control.verbs import Simulate
 from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.core.view import View
@@ -28,8 +29,9 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.ledger_file import LedgerFile, boot_id
-from plugin.state.watching import Watcher, probe_regularly
-from plugin.state.writer import Node
+from plugin.state.probing import probe_regularly
+from plugin.state.watching import Watcher
+from plugin.state.writer import Writer
 
 if TYPE_CHECKING:
     from plugin.kubelet.deviceplugin.supervisor import Supervisor
@@ -146,7 +148,7 @@ class Daemon:
     worker: DriverWorker
     heartbeats: Heartbeats
     ledger_file: LedgerFile
-    writer: Node
+    writer: Writer
     simulate: Simulate | None
 
     async def start(self) -> None:
@@ -162,30 +164,31 @@ class Daemon:
         from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
         from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
         from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
-        from plugin.overview import Overview, Sampler  # noqa: PLC0415
+        from plugin.overview import Overview  # noqa: PLC0415
+        from plugin.state.sampling import Sampler  # noqa: PLC0415
 
-        settings, node, beats = self.settings, self.writer, self.heartbeats
+        settings, writer, beats = self.settings, self.writer, self.heartbeats
         calls = CallCounts()
         pods = PodFollower(Observer.of(settings)) if settings.pod_resources_socket else None
         supervisor = Supervisor(
-            node.store,
+            writer.store,
             settings.kubelet_socket,
             calls=calls,
             on_allocated=pods.allocated if pods is not None else lambda _: None,
         )
-        sampler = Sampler(node, self.driver, self.worker, beats)
-        overview = Overview(node, supervisor, calls, sampler, self.worker, beats, pods)
+        sampler = Sampler(writer, self.driver, self.worker, beats)
+        overview = Overview(writer, supervisor, calls, sampler, self.worker, beats, pods)
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "kubelet": supervisor.run,
-            "node": functools.partial(node.run, beats),
-            "events": Watcher(node, self.driver, self.worker, beats).run,
-            "probes": functools.partial(probe_regularly, node, self.driver, self.worker, beats),
+            "node": functools.partial(writer.run, beats),
+            "events": Watcher(writer, self.driver, self.worker, beats).run,
+            "probes": functools.partial(probe_regularly, writer, self.driver, self.worker, beats),
             "ledger": self.ledger_file.run,
         }
         if settings.control_socket:
             control = Control(
                 Path(settings.control_socket),
-                node,
+                writer,
                 self.simulate,
                 holdings=pods.current if pods is not None else Holdings,
             )
@@ -205,8 +208,8 @@ def assemble(
     ``sim`` commands do to simulated hardware.
     """
     worker, ledger_file = DriverWorker(), LedgerFile(ledger, boot_id(Path(settings.proc_root)))
-    node = Node(driver, worker, settings, ledger_file)
-    return Daemon(settings, driver, worker, Heartbeats(), ledger_file, node, simulate)
+    writer = Writer(driver, worker, settings, ledger_file)
+    return Daemon(settings, driver, worker, Heartbeats(), ledger_file, writer, simulate)
 
 
 async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> None:
@@ -259,7 +262,7 @@ async def _serve_web(settings: Settings, overview: Callable[[], View]) -> None:
 
 
 async def _follow_configuration(
-    node: Node, reload: Callable[[], Loaded], asked: asyncio.Event
+    writer: Writer, reload: Callable[[], Loaded], asked: asyncio.Event
 ) -> None:
     """Read the configuration whenever SIGHUP asks for it; a bad one changes nothing."""
     reader = configuration.Reader(reload)
@@ -276,12 +279,12 @@ async def _follow_configuration(
             continue
         for warning in loaded.warnings:
             log.warning("%s", warning)
-        settings, refused = configuration.take(node.store.snapshot.settings, loaded.settings)
+        settings, refused = configuration.take(writer.store.snapshot.settings, loaded.settings)
         for change in refused:
             log.warning(
                 "option changed, which takes effect after a restart",
                 extra={**change._asdict(), "fix": "restart the daemon, or undo the change"},
             )
         log.info("configuration read again")
-        node.reconfigure(settings)
-        node.rescan()
+        writer.reconfigure(settings)
+        writer.rescan()

@@ -20,12 +20,20 @@
     │   └── NotRunning         there is no daemon to give it to
     └── KubeletError           registration was refused or kubelet is not there
 
-Messages say what was being done, to what, and what to do next.
+An error carries what happened and the fix apart: ``what`` names what was being done and to what,
+``fix`` what to do next. As text they are one line, ``what; fix``.
 """
+
+from __future__ import annotations
 
 
 class PluginError(Exception):
     """Base of every error raised on purpose; its text is fit for an administrator."""
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(f"{what}; {fix}" if fix else what)
+        self.what = what
+        self.fix = fix
 
 
 class ConfigError(PluginError):
@@ -33,8 +41,9 @@ class ConfigError(PluginError):
     one line.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # what was given may hold line breaks
+    def __init__(self, what: str, fix: str = "") -> None:
+        # What was given may hold line breaks.
+        super().__init__(" ".join(what.split()), " ".join(fix.split()))
 
 
 class SimulationError(PluginError):
@@ -72,8 +81,8 @@ class DriverCallFailed(DriverError):
     GPU is gone.
     """
 
-    def __init__(self, message: str, *, code: int, gpu_lost: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, fix: str = "", *, code: int, gpu_lost: bool = False) -> None:
+        super().__init__(what, fix)
         self.code = code
         self.gpu_lost = gpu_lost
 

@@ -4,53 +4,25 @@ nothing.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from plugin.core.inventory.samples import Samples
 from plugin.core.view import View
-from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
 from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
-from plugin.state.writer import Node
-
-log = logging.getLogger(__name__)
-
-
-class Sampler:
-    """Measures in the background and keeps the newest result."""
-
-    def __init__(
-        self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
-    ) -> None:
-        self._node = node
-        self._driver = driver
-        self._worker = worker
-        self._heartbeats = heartbeats
-        self.samples: Samples | None = None
-
-    async def run(self) -> None:
-        while True:
-            seconds = self._node.store.snapshot.settings.sample_seconds
-            self._heartbeats.beat("samples", seconds)
-            # What was measured on a driver that is gone says nothing about now.
-            self.samples = (
-                await self._worker.call(self._driver.sample) if self._node.is_open else None
-            )
-            await asyncio.sleep(seconds)
+from plugin.state.sampling import Sampler
+from plugin.state.writer import Writer
 
 
 @dataclass(frozen=True)
 class Overview:
     """Called, it gives the view of this moment."""
 
-    node: Node
+    writer: Writer
     supervisor: Supervisor
     calls: CallCounts
     sampler: Sampler
@@ -62,12 +34,13 @@ class Overview:
 
     def __call__(self) -> View:
         holdings = self.pods.current() if self.pods is not None else None
+        snapshot = self.writer.store.snapshot
         return View(
             now=self.clock(),
             started=self.started,
-            snapshot=self.node.store.snapshot,
-            changed=self.node.geometry_changed,
-            geometry=self.node.geometry,
+            snapshot=snapshot,
+            changed=snapshot.geometry_changed,
+            geometry=snapshot.geometry,
             resources=self.supervisor.status(),
             calls=self.calls.snapshot(),
             holders=holdings.holders if holdings is not None else None,

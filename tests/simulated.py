@@ -51,7 +51,7 @@ def _gpu(index: int, state: GpuState) -> Gpu:
         mig=MigMode(state.mig, state.mig_pending) if card.profiles else None,
         mig_devices=tuple(_mig(index, state, slot) for slot in found),
         memory_slices=card.memory_slices,
-        nodes=(f"/dev/nvidia{state.minor}",),
+        device_nodes=(f"/dev/nvidia{state.minor}",),
     )
 
 
@@ -72,6 +72,9 @@ def _mig(index: int, state: GpuState, slot: MigSlot) -> MigDevice:
         ci_slices=ci.slices,
         engines=profile.engines,
         placement=gi.placement,
-        nodes=(f"/dev/nvidia{state.minor}", *(f"/dev/nvidia-caps/nvidia-cap{n}" for n in caps)),
+        device_nodes=(
+            f"/dev/nvidia{state.minor}",
+            *(f"/dev/nvidia-caps/nvidia-cap{n}" for n in caps),
+        ),
         numa=state.numa,
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from plugin.control.server import ask
+from plugin.control.client import ask
 from plugin.core.holders import Holdings, answered, containers, from_json, unanswered
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError, KubeletError

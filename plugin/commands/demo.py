@@ -22,7 +22,7 @@ from rich.text import Text
 
 from plugin.commands.pictures import draw
 from plugin.commands.terminal import console
-from plugin.control.server import ask
+from plugin.control.client import ask
 from plugin.core.inventory.model import Gpu, MigDevice, MigMode, Placement
 from plugin.core.inventory.profiles import GPU_RESOURCE, resource_name
 from plugin.errors import PluginError

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from plugin.app import build_driver
 from plugin.commands.terminal import console
-from plugin.control.server import ask
+from plugin.control.client import ask
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot

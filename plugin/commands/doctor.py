@@ -17,7 +17,6 @@ from plugin.config.load import Loaded
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
-from plugin.core.status import warnings
 from plugin.errors import DriverUnavailable
 
 #: Below this many inotify instances, other software on the node can leave none for us.
@@ -73,8 +72,7 @@ def checks(loaded: Loaded) -> Iterator[Check]:
         driver.open()
         inventory = driver.scan()
     except DriverUnavailable as error:
-        what, _, fix = str(error).partition("; ")
-        yield Check("driver", Outcome.FAIL, what, fix or "see the kernel log")
+        yield Check("driver", Outcome.FAIL, error.what, error.fix or "see the kernel log")
     else:
         yield from node_checks(inventory, settings)
         driver.close()
@@ -109,7 +107,7 @@ def _library(settings: Settings) -> Iterator[Check]:
 
 
 def _hardware(inventory: Inventory) -> Iterator[Check]:
-    for warning in warnings(inventory):
+    for warning in inventory.warnings():
         yield Check(
             "hardware",
             Outcome.FAIL,
@@ -169,23 +167,33 @@ def _resources(inventory: Inventory, settings: Settings) -> Iterator[Check]:
 
 
 def _nodes(inventory: Inventory, settings: Settings) -> Iterator[Check]:
-    missing = list(dict.fromkeys(path for device in inventory.devices() for path in device.missing))
+    of_gpus = list(
+        dict.fromkeys(path for gpu in inventory.gpus for path in gpu.missing_device_nodes)
+    )
+    capabilities = [
+        path
+        for path in dict.fromkeys(
+            path for device in inventory.devices() for path in device.missing_device_nodes
+        )
+        if path not in of_gpus
+    ]
+    where = "simulated" if settings.simulate else f"below {device_files(settings).root}"
+    verdict = Outcome.FAIL if settings.pass_device_specs else Outcome.WARN
+    for name, missing in (("device nodes", of_gpus), ("capability nodes", capabilities)):
+        if missing:
+            more = f" and {len(missing) - _MOST_SHOWN} more" if len(missing) > _MOST_SHOWN else ""
+            yield Check(
+                name,
+                verdict,
+                f"missing {where}: {', '.join(missing[:_MOST_SHOWN])}{more}",
+                "run `nvidia-smi` on the host, which creates them; mount its /dev here, see "
+                "--dev-root",
+            )
+    if not of_gpus and not capabilities:
+        yield Check("device nodes", Outcome.PASS, f"all there ({where})")
     expected = {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"} - set(
         inventory.control_nodes
     )
-    where = "simulated" if settings.simulate else f"below {device_files(settings).root}"
-    outcome = Outcome.FAIL if settings.pass_device_specs else Outcome.WARN
-    if missing:
-        more = f" and {len(missing) - _MOST_SHOWN} more" if len(missing) > _MOST_SHOWN else ""
-        shown = ", ".join(missing[:_MOST_SHOWN]) + more
-        yield Check(
-            "capability nodes" if "caps" in missing[0] else "device nodes",
-            outcome,
-            f"missing {where}: {shown}",
-            "run `nvidia-smi` on the host, which creates them; mount its /dev here, see --dev-root",
-        )
-    else:
-        yield Check("device nodes", Outcome.PASS, f"all there ({where})")
     if expected:
         yield Check(
             "control nodes",

@@ -9,10 +9,13 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from plugin.errors import ControlError
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
 
 
 class Listener:
@@ -90,7 +93,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ControlError("what is there is no socket; remove it, or choose another path")
+        raise ControlError("what is there is no socket", "remove it, or choose another path")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
@@ -99,3 +102,13 @@ def _remove_stale(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
     raise ControlError("another process listens there")
+
+
+def peer(connection: Any) -> tuple[int, int]:
+    """``(process, user)`` at the other end, as the kernel knows them since the connection was
+    made.
+    """
+    pid, uid, _ = _CREDENTIALS.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
+    return int(pid), int(uid)

@@ -8,24 +8,18 @@ A request is ``{"verb": …, "arguments": [text, …]}``; the answer is ``{"ok":
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
-import socket
-import struct
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plugin.control.listener import Listener
-from plugin.core.health.ledger import CORDONED
-from plugin.core.holders import Holdings, to_json
-from plugin.core.inventory.model import Device, Gpu, MigDevice
-from plugin.core.status import document
-from plugin.errors import ControlError, NotRunning, PluginError
-from plugin.state.writer import Node
+from plugin.control.listener import Listener, peer
+from plugin.control.verbs import Simulate, Verbs
+from plugin.core.holders import Holdings
+from plugin.errors import ControlError, PluginError
+from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +29,6 @@ CLIENT_SECONDS = 10.0
 MOST_CLIENTS = 16
 #: Between two attempts to listen, and between two looks whether the socket's file is still ours.
 LOOK_SECONDS = 5.0
-#: How long :func:`ask` waits for an answer: longer than the daemon takes to give up.
-ANSWER_SECONDS = 15.0
-
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
-
-#: A verb of the simulated node and its arguments → what was done.
-Simulate = Callable[[str, Sequence[str]], str]
 
 
 class Control:
@@ -52,7 +39,7 @@ class Control:
     def __init__(
         self,
         path: Path,
-        node: Node,
+        writer: Writer,
         simulate: Simulate | None = None,
         *,
         client_seconds: float = CLIENT_SECONDS,
@@ -62,11 +49,10 @@ class Control:
         `holdings` is what is known about who holds devices.
         """
         self._path = path
-        self._node = node
-        self._simulate = simulate
+        self._verbs = Verbs(writer, simulate, holdings)
         self._client_seconds = client_seconds
-        self._holdings = holdings
-        self._serving = False
+        #: Set while clients can connect.
+        self.listening = asyncio.Event()
         self._clients: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -97,7 +83,7 @@ class Control:
         # Not start_unix_server: from Python 3.13 on that removes the socket's file itself, which is
         # for the listener to do while it holds its lock.
         server = await asyncio.start_server(self._client, sock=listener.socket, limit=REQUEST_BYTES)
-        self._serving = True
+        self.listening.set()
         log.debug("listening for commands", extra={"socket": str(self._path)})
         try:
             while listener.is_ours():  # noqa: ASYNC110 — nobody announces that a file was removed
@@ -107,14 +93,14 @@ class Control:
                 extra={"socket": str(self._path)},
             )
         finally:
-            self._serving = False
+            self.listening.clear()
             server.close()
             for client in self._clients:
                 client.cancel()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or not self._serving or len(self._clients) >= MOST_CLIENTS:
+        if task is None or not self.listening.is_set() or len(self._clients) >= MOST_CLIENTS:
             writer.transport.abort()
             return
         self._clients.add(task)
@@ -139,7 +125,7 @@ class Control:
             # Read before anything is refused: who is answered before it has sent gets an error from
             # sending.
             line = await reader.readuntil(b"\n")
-            pid, uid = _peer(writer.get_extra_info("socket"))
+            pid, uid = peer(writer.get_extra_info("socket"))
             if uid not in {0, os.geteuid()}:
                 raise ControlError("only root and the daemon's own user may give it commands")
             verb, arguments = _parse(line)
@@ -147,105 +133,13 @@ class Control:
                 log.info(
                     "command", extra={"verb": verb, "arguments": arguments, "pid": pid, "uid": uid}
                 )
-            return {"ok": await self._perform(verb, arguments)}
+            return {"ok": await self._verbs.perform(verb, arguments)}
         except asyncio.LimitOverrunError:
             return {"error": f"a request has at most {REQUEST_BYTES} bytes"}
         except asyncio.IncompleteReadError:
             return {"error": "a request ends with a line break"}
         except PluginError as error:
             return {"error": " ".join(str(error).split())}
-
-    # ---- verbs
-
-    async def _perform(self, verb: str, arguments: Sequence[str]) -> Any:
-        match verb, arguments:
-            case "status", []:
-                return document(self._node.store.snapshot, "daemon")
-            case "cordon" | "uncordon" | "clear", [target]:
-                return await self._mark(verb, target)
-            case "sim", [name, *rest]:
-                if self._simulate is None:
-                    raise ControlError(
-                        "this daemon runs on a real driver; sim commands need one with --simulate"
-                    )
-                return {"text": self._simulate(name, rest)}
-            case "status" | "cordon" | "uncordon" | "clear" | "sim", _:
-                raise ControlError(f"{verb} does not take {len(arguments)} arguments")
-        raise ControlError(f"unknown verb {verb!r}; choose status, cordon, uncordon, clear or sim")
-
-    async def _mark(self, verb: str, target: str) -> dict[str, Any]:
-        """Change a device's entry in the ledger; answered when that is on disk, or could not be
-        written.
-        """
-        node = self._node
-        uuid = node.resolve(target)
-        cordoned = self._is_cordoned(uuid)
-        device = self._device(uuid)
-        devices = (
-            [uuid, *(d.uuid for d in device.mig_devices)] if isinstance(device, Gpu) else [uuid]
-        )
-        match verb:
-            case "cordon":
-                node.cordon(uuid)
-                done = "was cordoned already" if cordoned else "is cordoned"
-            case "uncordon":
-                node.uncordon(uuid)
-                done = "is no longer cordoned" if cordoned else "was not cordoned"
-            case _:
-                faults = self._faults(devices)
-                node.clear(uuid)
-                fewer = faults - self._faults(
-                    devices
-                )  # a GPU that still says itself what is wrong keeps that
-                done = (
-                    f"has {fewer} reason{'s' * (fewer != 1)} fewer"
-                    if faults
-                    else "had nothing to clear"
-                )
-        words = f"{_words(uuid, device)} {done}"
-        if (
-            verb == "uncordon"
-            and isinstance(device, MigDevice)
-            and self._is_cordoned(device.gpu_uuid)
-        ):
-            words += f", but its GPU is: uncordon {device.gpu_index}"
-        problem = await node.saved()
-        return {
-            "text": words,
-            "uuid": uuid,
-            "devices": devices,
-            "holdings": to_json(self._holdings(), devices, time.monotonic()),
-            "kubelet": node.store.snapshot.settings.kubelet_socket,
-            "warning": f"this is not saved and ends with the daemon: {problem}"
-            if problem
-            else None,
-        }
-
-    def _device(self, uuid: str) -> Device | None:
-        return next(
-            (d for d in self._node.store.snapshot.inventory.devices() if d.uuid == uuid), None
-        )
-
-    def _faults(self, uuids: Sequence[str]) -> int:
-        """How many reasons other than cordons the ledger holds against these."""
-        ledger = self._node.store.snapshot.ledger
-        return sum(
-            reason.code != CORDONED
-            for uuid in uuids
-            if uuid in ledger
-            for reason in ledger[uuid].reasons
-        )
-
-    def _is_cordoned(self, uuid: str) -> bool:
-        entry = self._node.store.snapshot.ledger.get(uuid)
-        return entry is not None and entry.reason(CORDONED) is not None
-
-
-def _words(uuid: str, device: Device | None) -> str:
-    if device is None:
-        return f"{uuid}, which is not there now,"
-    kind = "MIG device" if isinstance(device, MigDevice) else "GPU"
-    return f"{kind} {device.path} ({uuid})"
 
 
 def _parse(line: bytes) -> tuple[str, list[str]]:
@@ -260,60 +154,3 @@ def _parse(line: bytes) -> tuple[str, list[str]]:
         ):
             return verb, arguments
     raise ControlError('a request is {"verb": text, "arguments": [text, …]}')
-
-
-def _peer(connection: Any) -> tuple[int, int]:
-    """``(process, user)`` at the other end, as the kernel knows them since the connection was
-    made.
-    """
-    pid, uid, _ = _CREDENTIALS.unpack(
-        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    return int(pid), int(uid)
-
-
-# ---- the other end
-
-
-def ask(path: str, verb: str, *arguments: str) -> Any:
-    """Have the daemon that listens on `path` carry out `verb`; returns its answer. Blocks.
-
-    Raises :class:`NotRunning`, or :class:`ControlError` with the daemon's words.
-    """
-    if not path:
-        raise NotRunning(
-            "the control socket is switched off; name the daemon's with --control-socket"
-        )
-    request = json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n"
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(ANSWER_SECONDS)
-        try:
-            connection.connect(path)
-            # In a folder that others may write to, anybody could listen.
-            if _peer(connection)[1] not in {0, os.geteuid()}:
-                raise ControlError(
-                    f"{path} belongs to another user's process; name the daemon's with "
-                    "--control-socket"
-                )
-            # A daemon that turns us away may not read what we say.
-            with contextlib.suppress(BrokenPipeError):
-                connection.sendall(request)
-            with connection.makefile("rb") as answers:
-                line = answers.readline()
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise NotRunning(
-                f"no daemon is running here: nothing listens on {path}; start it, or name its "
-                "socket "
-                "with --control-socket"
-            ) from error
-        except OSError as error:
-            raise ControlError(f"asking the daemon at {path} failed: {error}") from error
-    try:
-        answer = json.loads(line)
-    except ValueError as error:
-        raise ControlError(
-            f"the daemon at {path} ended the connection without an answer; try again"
-        ) from error
-    if "error" in answer:
-        raise ControlError(answer["error"])
-    return answer["ok"]

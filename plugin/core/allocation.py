@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from plugin.core.advertise.advertisement import Advertisement
-from plugin.core.inventory.model import Device, Gpu
+from plugin.core.inventory.model import Device
+from plugin.core.reasons import texts
 from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy
 from plugin.core.state import Snapshot
 from plugin.errors import DeviceUnavailable, InvalidRequest, UnknownDevice
@@ -75,7 +76,7 @@ def shortened(name: str) -> str:
 def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> list[Device]:
     if not ids:
         raise InvalidRequest(
-            f"allocating {resource}: a container asked for no device ids; ask for at least one"
+            f"allocating {resource}: a container asked for no device ids", "ask for at least one"
         )
     if len(set(ids)) < len(ids):
         repeated = min(name for name, count in Counter(ids).items() if count > 1)
@@ -97,10 +98,10 @@ def _resolve(resource: str, ids: list[str], advertisement: Advertisement) -> lis
             raise _absent(resource, name, advertisement)
         if not item.healthy:
             raise DeviceUnavailable(
-                f"allocating {resource}: device {name} is unhealthy: {'; '.join(item.reasons)}"
+                f"allocating {resource}: device {name} is unhealthy: {texts(item.reasons)}"
             )
         devices[item.device.uuid] = item.device
-    return sorted(devices.values(), key=_order)
+    return sorted(devices.values(), key=lambda device: device.order)
 
 
 def _absent(
@@ -108,23 +109,19 @@ def _absent(
 ) -> UnknownDevice | DeviceUnavailable:
     reason = advertisement.withheld.get(name)
     if reason is not None:
-        return DeviceUnavailable(f"allocating {resource}: device {name} is withdrawn: {reason}")
-    for other, ids in advertisement.resources.items():
-        if any(item.id == name for item in ids):
+        return DeviceUnavailable(
+            f"allocating {resource}: device {name} is withdrawn: {reason.text}"
+        )
+    for other in advertisement.resources:
+        if name in advertisement.index(other):
             return DeviceUnavailable(
                 f"allocating {resource}: device {name} is now advertised as {other}"
             )
     return UnknownDevice(
-        f"allocating {resource}: there is no device {shortened(name)} on this node; "
+        f"allocating {resource}: there is no device {shortened(name)} on this node",
         "it may have been destroyed by a re-partition, `mig-device-plugin devices` shows what "
-        "exists"
+        "exists",
     )
-
-
-def _order(device: Device) -> tuple[int, int, int]:
-    if isinstance(device, Gpu):
-        return device.index, -1, -1
-    return device.gpu_index, device.gi, device.ci
 
 
 def _container(devices: list[Device], snapshot: Snapshot) -> ContainerAllocation:
@@ -162,11 +159,13 @@ def _nodes(devices: Iterable[Device], snapshot: Snapshot) -> list[str]:
     """Each node once, control nodes first, then in order of the devices."""
     nodes = dict.fromkeys(snapshot.inventory.control_nodes)
     for device in devices:
-        nodes.update(dict.fromkeys(device.nodes))
-        if isinstance(device, Gpu):
-            # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use
-            # without theirs. A missing one is left out, since a container that names it would not
-            # start at all.
-            for part in device.mig_devices:
-                nodes.update(dict.fromkeys(node for node in part.nodes if node not in part.missing))
+        nodes.update(dict.fromkeys(device.device_nodes))
+        # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use without
+        # theirs. A missing one is left out, since a container that names it would not start at all.
+        for part in device.parts:
+            nodes.update(
+                dict.fromkeys(
+                    node for node in part.device_nodes if node not in part.missing_device_nodes
+                )
+            )
     return list(nodes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from plugin.core.advertise.advertisement import REPLICA_SEPARATOR
+from plugin.core.advertise.listed import device_uuid
 from plugin.core.view import Holder
 
 #: How long a kubelet's answers must look whole before they are taken for whole: seen were two
@@ -146,12 +146,7 @@ def as_of(holdings: Holdings, now: float) -> Holdings:
 
 def of_devices(holders: Holders, uuids: Collection[str]) -> Holders:
     """The part that is about these devices and their replicas."""
-    return {name: who for name, who in holders.items() if device_of(name) in uuids}
-
-
-def device_of(name: str) -> str:
-    """The UUID in an id, which may be that of a replica."""
-    return name.partition(REPLICA_SEPARATOR)[0]
+    return {name: who for name, who in holders.items() if device_uuid(name) in uuids}
 
 
 def containers(holders: Holders) -> list[str]:
@@ -169,7 +164,7 @@ def to_json(holdings: Holdings, uuids: Collection[str], now: float) -> dict[str,
             for name, who in of_devices(holdings.holders, uuids).items()
         },
         "handedOut": {
-            name: now - at for name, at in holdings.handed_out.items() if device_of(name) in uuids
+            name: now - at for name, at in holdings.handed_out.items() if device_uuid(name) in uuids
         },
         "ownPodListed": holdings.own_seen,
     }

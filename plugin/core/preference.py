@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from plugin.core.advertise.advertisement import Listed
+from plugin.core.advertise.listed import Listed
 from plugin.core.allocation import shortened
 from plugin.core.inventory.model import Gpu
 from plugin.core.settings import Policy
@@ -161,7 +161,7 @@ class _Board:
         self.used: dict[int, _Slot] = {}
         for item in listed:
             device = item.device
-            index = device.index if isinstance(device, Gpu) else device.gpu_index
+            index = device.gpu_index
             slot = slots.get(index) or slots.setdefault(index, _Slot(index, device.numa))
             shares = slot.devices.get(device.uuid)
             if shares is None:

@@ -1,30 +1,342 @@
-"""One consistent view of the node; everything downstream is a function of the newest one."""
+"""The node's state, and the pure steps from one state to the next.
+
+Each step takes the state and one input, and returns a :class:`Step`: the new state, what there is
+to tell, and what has to be asked next. Nothing here waits, asks or logs; the writer does that.
+
+The hardest rule is that of instance ids. The driver gives the id of a destroyed instance to the
+next one at once, and an event names nothing but ids. So from a MIG configuration event of a GPU on,
+events of its instances are deferred: which instance they mean is known once a scan has ended that
+began after the last configuration event and could read the GPU. A scan that fails answers nothing,
+so they wait on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
-from plugin.core.advertise.advertisement import Advertisement
-from plugin.core.health.ledger import EMPTY, Condition, Ledger
-from plugin.core.inventory.model import Inventory
+from plugin.core.advertise.advertisement import Advertisement, advertise
+from plugin.core.health import ledger as ledgers
+from plugin.core.health import recovery
+from plugin.core.health.events import DriverEvent, EventKind, Probe
+from plugin.core.health.faults import Fault, Severity, judge, probe_faults, watching
+from plugin.core.health.ledger import EMPTY, Escalation, Ledger
+from plugin.core.health.recovery import GpuHealth
+from plugin.core.inventory.merge import carry_over
+from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.news import Command, Commanded, Judged, News, ReasonCleared, UnknownInstance
+from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """State of the node at one generation (a number that only grows).
+    """The node at one generation (a number that only grows): what readers see.
 
-    ``conditions`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be
-    watched.
+    ``gpu_health`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be
+    watched. ``geometry`` counts how often the set of devices has changed and ``geometry_changed``
+    is when it last did, in seconds of the wall clock.
     """
 
     generation: int
     settings: Settings
     inventory: Inventory
     advertisement: Advertisement
-    driver_error: str | None = None
+    driver_error: Reason | None = None
     ledger: Ledger = field(default_factory=lambda: EMPTY)
-    conditions: Mapping[str, Condition] = field(default_factory=lambda: MappingProxyType({}))
-    unwatched: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    gpu_health: Mapping[str, GpuHealth] = field(default_factory=lambda: MappingProxyType({}))
+    unwatched: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
+    geometry: int = 0
+    geometry_changed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The snapshot, and what only the next steps need.
+
+    ``changed`` are GPUs whose MIG configuration changed since the last scan began, ``scanned``
+    those for which it changed before the scan that is under way. ``deferred`` are events of their
+    instances, in order. ``rebooted`` says that the ledger was saved before the node's last boot.
+    """
+
+    snapshot: Snapshot
+    changed: frozenset[str] = frozenset()
+    scanned: frozenset[str] = frozenset()
+    deferred: tuple[DriverEvent, ...] = ()
+    rebooted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A new state with its news. ``rescan`` and ``probe`` ask for these now, ``look_again`` for
+    another tick at that time.
+    """
+
+    state: State
+    news: tuple[News, ...] = ()
+    rescan: bool = False
+    probe: bool = False
+    look_again: float | None = None
+
+
+def initial(settings: Settings, now: float) -> State:
+    """Before the first scan: generation 0, which no reader is shown."""
+    empty = Snapshot(0, settings, Inventory(), Advertisement(), geometry_changed=now)
+    return State(empty)
+
+
+def restored(state: State, ledger: Ledger, *, rebooted: bool) -> State:
+    """With the ledger of an earlier process, before the first scan."""
+    return replace(state, snapshot=replace(state.snapshot, ledger=ledger), rebooted=rebooted)
+
+
+# ---- scans
+
+
+def scan_begun(state: State) -> State:
+    """A scan begins to read the hardware: it will show every change up to now."""
+    return replace(state, scanned=state.scanned | state.changed, changed=frozenset())
+
+
+def scan_ended(state: State, scan: Inventory, now: float) -> Step:
+    """A finished scan becomes the state, and deferred events of what it shows are judged."""
+    old = state.snapshot
+    inventory = carry_over(old.inventory, scan)
+    health = {gpu.uuid: _scanned_health(gpu, state, now) for gpu in inventory.gpus}
+    recovered = recovery.recover(
+        old.ledger,
+        inventory,
+        health,
+        now,
+        old.settings.quiet_seconds,
+        complete=_is_complete(inventory),
+    )
+    changed = not old.geometry or _geometry(inventory) != _geometry(old.inventory)
+    # The instances of a GPU that could not be read completely are those of an earlier scan.
+    unread = {gpu.uuid for gpu in inventory.gpus if gpu.error or gpu.unreadable}
+    deferred = state.deferred
+    state = replace(
+        state,
+        changed=state.changed | (state.scanned & unread),
+        scanned=frozenset(),
+        deferred=(),
+    )
+    state = _decided(
+        state,
+        inventory=inventory,
+        driver_error=None,
+        ledger=recovered.ledger,
+        gpu_health=MappingProxyType(health),
+        geometry=old.geometry + changed,
+        geometry_changed=now if changed else old.geometry_changed,
+    )
+    after = happened(state, deferred, now)
+    return replace(
+        after,
+        news=(*_cleared(recovered), *after.news),
+        probe=after.probe or any(gpu.uuid not in old.gpu_health for gpu in inventory.gpus),
+    )
+
+
+def scan_failed(state: State, reason: Reason) -> Step:
+    """The driver as a whole did not answer: what is known holds, and all of it is out of service.
+
+    No change was read, so deferred events wait for the next scan.
+    """
+    state = replace(state, changed=state.changed | state.scanned, scanned=frozenset())
+    return Step(_decided(state, driver_error=reason))
+
+
+def driver_unavailable(text: str) -> Reason:
+    """Why the driver as a whole does not answer."""
+    return Reason(Code.DRIVER_UNAVAILABLE, text, scope=Scope.NODE)
+
+
+def _scanned_health(gpu: Gpu, state: State, now: float) -> GpuHealth:
+    old = state.snapshot
+    health = old.gpu_health.get(gpu.uuid) or GpuHealth(reset_seen=now if state.rebooted else None)
+    before = old.inventory.gpu(gpu.uuid)
+    if before is not None and before.mig_devices and not gpu.mig_devices and not gpu.error:
+        return replace(health, reset_seen=now)  # a reset leaves no instance behind
+    return health
+
+
+def _is_complete(inventory: Inventory) -> bool:
+    """Whether a GPU that a scan does not show is certainly not on the node."""
+    return bool(inventory.gpus) and not inventory.unreadable
+
+
+def _geometry(inventory: Inventory) -> list[tuple[str, bool | None]]:
+    return [
+        (device.uuid, device.mig.current if isinstance(device, Gpu) and device.mig else None)
+        for device in inventory.devices()
+    ]
+
+
+# ---- events, probes, time
+
+
+def happened(state: State, events: Iterable[DriverEvent], now: float) -> Step:
+    """Events of the driver, in order."""
+    snapshot, changed, deferred = state.snapshot, set(state.changed), list(state.deferred)
+    faults: list[Fault] = []
+    news: list[News] = []
+    rescan = probe = False
+    for event in events:
+        if event.kind is EventKind.MIG_CONFIG:
+            changed.add(event.gpu_uuid)
+            rescan = True
+            continue
+        probe = True  # any fault may change what the driver recommends
+        if event.gi is not None and event.gpu_uuid in changed | state.scanned:
+            deferred.append(event)
+            continue
+        fault = judge(event, snapshot.inventory, snapshot.settings)
+        if fault is None:
+            continue
+        if not fault.targets:
+            # It names an instance that we do not know: it counts for the GPU, and a scan shows what
+            # is there.
+            news.append(UnknownInstance(event))
+            fault = replace(fault, targets=(fault.gpu_uuid,), severity=Severity.COUNTED)
+            rescan = True
+        faults.append(fault)
+    state = replace(state, changed=frozenset(changed), deferred=tuple(deferred))
+    return _recorded(Step(state, tuple(news), rescan, probe), faults, now)
+
+
+def probed(state: State, probes: Iterable[Probe], now: float) -> Step:
+    """Fresh answers of GPUs."""
+    health = dict(state.snapshot.gpu_health)
+    faults: list[Fault] = []
+    rescan = False
+    for probe in probes:
+        before = health.get(probe.gpu_uuid, GpuHealth())
+        after = health[probe.gpu_uuid] = recovery.after_probe(before, probe, now)
+        faults += probe_faults(after.probe or probe)
+        # What was on a GPU that is lost is gone, or there again.
+        rescan |= (before.probe is not None and before.probe.lost) != probe.lost
+    known = state.snapshot.ledger
+    fresh = [
+        fault
+        for fault in faults
+        if all(reason.code != fault.code for reason in ledgers.of(known, fault.gpu_uuid))
+    ]
+    step = Step(_decided(state, gpu_health=MappingProxyType(health)), rescan=rescan)
+    return _recorded(step, fresh, now)
+
+
+def ticked(state: State, now: float) -> Step:
+    """Time has passed: clear what may be cleared by now."""
+    snapshot = state.snapshot
+    recovered = recovery.recover(
+        snapshot.ledger,
+        snapshot.inventory,
+        snapshot.gpu_health,
+        now,
+        snapshot.settings.quiet_seconds,
+        complete=snapshot.driver_error is None and _is_complete(snapshot.inventory),
+    )
+    return Step(
+        _decided(state, ledger=recovered.ledger),
+        _cleared(recovered),
+        look_again=recovered.look_again,
+    )
+
+
+def watched(state: State, failures: Mapping[str, str]) -> Step:
+    """Events of all GPUs but these can be watched; these are held down until they can be."""
+    reasons = {uuid: Reason(Code.UNWATCHED, text) for uuid, text in failures.items()}
+    return Step(_decided(state, unwatched=MappingProxyType(reasons)))
+
+
+def watchable(snapshot: Snapshot) -> tuple[str, ...]:
+    """UUIDs of the GPUs whose events should be watched."""
+    if not watching(snapshot.settings):
+        return ()
+    lost = {
+        uuid
+        for uuid, health in snapshot.gpu_health.items()
+        if health.probe is not None and health.probe.lost
+    }
+    return tuple(gpu.uuid for gpu in snapshot.inventory.gpus if gpu.uuid not in lost)
+
+
+# ---- operators
+
+
+def cordoned(state: State, uuid: str, now: float) -> Step:
+    ledger = ledgers.cordon(state.snapshot.ledger, uuid, state.snapshot.inventory, now)
+    return Step(_decided(state, ledger=ledger), (Commanded(Command.CORDON, uuid),))
+
+
+def uncordoned(state: State, uuid: str) -> Step:
+    ledger = ledgers.uncordon(state.snapshot.ledger, uuid)
+    return Step(_decided(state, ledger=ledger), (Commanded(Command.UNCORDON, uuid),))
+
+
+def cleared(state: State, uuid: str, now: float) -> Step:
+    """Every fault of a device goes. What its GPU itself said when last asked still holds, so that
+    kubelet does not see it healthy in between.
+    """
+    snapshot = state.snapshot
+    ledger = ledgers.clear(snapshot.ledger, uuid, snapshot.inventory)
+    probe = snapshot.gpu_health.get(uuid, GpuHealth()).probe
+    for fault in probe_faults(probe) if probe is not None else ():
+        ledger = ledgers.record(
+            ledger, fault, snapshot.inventory, now, _escalation(snapshot.settings)
+        )
+    return Step(_decided(state, ledger=ledger), (Commanded(Command.CLEAR, uuid),), probe=True)
+
+
+def configured(state: State, settings: Settings) -> Step:
+    """Decide anew, with other settings, about what was last seen."""
+    return Step(_decided(state, settings=settings), rescan=True, probe=True)
+
+
+# ---- shared by the steps
+
+
+def _recorded(step: Step, faults: list[Fault], now: float) -> Step:
+    """The step with these faults written into the ledger."""
+    if not faults:
+        return step
+    snapshot = step.state.snapshot
+    ledger, escalation = snapshot.ledger, _escalation(snapshot.settings)
+    for fault in faults:
+        ledger = ledgers.record(ledger, fault, snapshot.inventory, now, escalation)
+    state = _decided(step.state, ledger=ledger)
+    return replace(step, state=state, news=(*step.news, Judged(tuple(faults))))
+
+
+def _escalation(settings: Settings) -> Escalation:
+    return Escalation(settings.escalate_count, settings.escalate_seconds)
+
+
+def _cleared(recovered: recovery.Recovered) -> tuple[News, ...]:
+    return tuple(ReasonCleared(uuid, reason) for uuid, reason in recovered.cleared)
+
+
+def _decided(state: State, **changes: Any) -> State:
+    """The state with a snapshot of the next generation that has these fields and what follows from
+    them for the advertisement; the same state when nothing is different.
+    """
+    old = state.snapshot
+    if old.generation and all(getattr(old, name) == value for name, value in changes.items()):
+        return state
+    new = replace(old, generation=old.generation + 1, **changes)
+    new = replace(new, advertisement=advertise(new.inventory, new.settings, _verdicts(new)))
+    return replace(state, snapshot=new)
+
+
+def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
+    """Why each device is down: what the ledger holds, and what is wrong just now."""
+    found = ledgers.verdicts(snapshot.ledger, snapshot.inventory)
+    for device in snapshot.inventory.devices():
+        unwatched = snapshot.unwatched.get(device.gpu_uuid)
+        now = [reason for reason in (snapshot.driver_error, unwatched) if reason]
+        if now:
+            found[device.uuid] = (*found.get(device.uuid, ()), *now)
+    return found

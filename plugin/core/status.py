@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from plugin.core.health.ledger import CORDONED, Ledger
-from plugin.core.health.ledger import Reason as Held
-from plugin.core.inventory.model import Device, Gpu, Inventory, MigDevice
+from plugin.core.health.ledger import is_cordoned, of
+from plugin.core.inventory.model import Device
+from plugin.core.reasons import Code, Reason
 from plugin.core.state import Snapshot
 
 #: Where a document comes from: a running daemon's state, or a look of its own.
@@ -18,74 +18,32 @@ Source = Literal["daemon", "scan"]
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
-    """One reason why a device is not healthy.
-
-    ``since`` is in seconds of the wall clock and ``clears`` what ends it (``recovery`` or
-    ``operator``); both are ``None`` for what is only wrong as long as it is seen to be.
-    """
-
-    code: str
-    text: str
-    since: float | None = None
-    clears: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a device stands: ``health`` is healthy, unhealthy, or withheld (on the node,
-    in no list).
-    """
+class DeviceStatus:
+    """``health`` is healthy, unhealthy, or withheld (on the node, in no list)."""
 
     resource: str | None
     health: str
-    reasons: tuple[Why, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
 
-def standing(device: Device, snapshot: Snapshot) -> Standing | None:
+def status(device: Device, snapshot: Snapshot) -> DeviceStatus | None:
     """``None`` for a GPU that only carries MIG devices and has nothing against it."""
-    advertisement = snapshot.advertisement
-    held = _held(device, snapshot.ledger)
-    for resource, listed in advertisement.resources.items():
-        for item in listed:
-            if item.device.uuid == device.uuid:
-                # A GPU that is offered whole is down for its parts' reasons too.
-                parts = device.mig_devices if isinstance(device, Gpu) else ()
-                known = {r.text: r for part in parts for r in _held(part, snapshot.ledger)} | {
-                    r.text: r for r in held
-                }
-                reasons = tuple(_explained(text, device, snapshot, known) for text in item.reasons)
-                return Standing(resource, "healthy" if item.healthy else "unhealthy", reasons)
-    reasons = tuple(map(_from_ledger, held))
-    withheld = advertisement.withheld.get(device.uuid)
+    offer = snapshot.advertisement.offer(device.uuid)
+    if offer is not None:
+        item = offer.listed
+        return DeviceStatus(
+            offer.resource, "healthy" if item.healthy else "unhealthy", item.reasons
+        )
+    ledger = snapshot.ledger
+    reasons = of(ledger, device.uuid)
+    if device.gpu_uuid != device.uuid:
+        reasons += of(ledger, device.gpu_uuid)
+    withheld = snapshot.advertisement.withheld.get(device.uuid)
     if withheld is not None:
-        return Standing(None, "withheld", (Why("withheld", withheld), *reasons))
+        return DeviceStatus(None, "withheld", (withheld, *reasons))
     if device.error:
-        reasons = (*reasons, Why("unreadable", device.error))
-    return Standing(None, "unhealthy", reasons) if reasons else None
-
-
-def _held(device: Device, ledger: Ledger) -> tuple[Held, ...]:
-    """The ledger's reasons against a device: its own and those of its GPU."""
-    uuids = (device.uuid, device.gpu_uuid) if isinstance(device, MigDevice) else (device.uuid,)
-    return tuple(reason for uuid in uuids if uuid in ledger for reason in ledger[uuid].reasons)
-
-
-def _from_ledger(reason: Held) -> Why:
-    return Why(reason.code, reason.text, reason.since, reason.clears.value)
-
-
-def _explained(text: str, device: Device, snapshot: Snapshot, held: dict[str, Held]) -> Why:
-    """A reason of the advertisement, which only has words, with what is known about it."""
-    if text in held:
-        return _from_ledger(held[text])
-    if text == snapshot.driver_error:
-        return Why("driver-unavailable", text)
-    if text in snapshot.unwatched.values():
-        return Why("unwatched", text)
-    if text == device.error:
-        return Why("unreadable", text)
-    return Why("missing-node", text)
+        reasons = (*reasons, Reason(Code.UNREADABLE, device.error))
+    return DeviceStatus(None, "unhealthy", reasons) if reasons else None
 
 
 def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
@@ -139,35 +97,38 @@ def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
             for gpu in inventory.gpus
         ],
         "controlNodes": list(inventory.control_nodes),
-        "cordoned": [uuid for uuid, entry in snapshot.ledger.items() if entry.reason(CORDONED)],
+        "cordoned": [uuid for uuid in snapshot.ledger if is_cordoned(snapshot.ledger, uuid)],
         "problems": list(_problems(snapshot)),
     }
 
 
 def _common(device: Device, snapshot: Snapshot) -> dict[str, Any]:
-    stands = standing(device, snapshot)
+    found = status(device, snapshot)
     return {
         "uuid": device.uuid,
         "memoryMiB": device.memory_mib,
         "numa": device.numa,
-        "nodes": list(device.nodes),
-        "missingNodes": list(device.missing),
-        "resource": stands.resource if stands else None,
-        "health": stands.health if stands else None,
-        "reasons": [
-            {"code": why.code, "text": why.text, "since": why.since, "clears": why.clears}
-            for why in (stands.reasons if stands else ())
-        ],
+        "nodes": list(device.device_nodes),
+        "missingNodes": list(device.missing_device_nodes),
+        "resource": found.resource if found else None,
+        "health": found.health if found else None,
+        "reasons": [_reason(reason) for reason in (found.reasons if found else ())],
+    }
+
+
+def _reason(reason: Reason) -> dict[str, Any]:
+    return {
+        "code": str(reason.code),
+        "text": reason.text,
+        "since": reason.since,
+        "clears": reason.clears.value if reason.clears else None,
+        "scope": reason.scope.value,
     }
 
 
 def _problems(snapshot: Snapshot) -> Iterator[str]:
+    """The driver's error first, if there is one."""
     if snapshot.driver_error:
-        yield snapshot.driver_error
+        yield snapshot.driver_error.text
     yield from snapshot.advertisement.problems
-    yield from dict.fromkeys(warnings(snapshot.inventory))
-
-
-def warnings(inventory: Inventory) -> list[str]:
-    """Everything that the driver could not read."""
-    return [*inventory.warnings, *(warning for gpu in inventory.gpus for warning in gpu.warnings)]
+    yield from dict.fromkeys(snapshot.inventory.warnings())

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document
+from plugin.loops.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class LedgerFile:
         self._wanted: dict[str, object] | None = None
         self._written: dict[str, object] | None = None
         self._changed = asyncio.Event()
-        self._attempted = asyncio.Event()
+        self._attempted = Pulse()
         self._writing = False
         self._problem: str | None = None
         self._file = threading.Lock()
@@ -113,8 +114,7 @@ class LedgerFile:
                         )
                     complained = True
                 self._writing = False
-                self._attempted.set()
-                self._attempted = asyncio.Event()
+                self._attempted.fire()
         finally:
             with contextlib.suppress(OSError):
                 self.flush()

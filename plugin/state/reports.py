@@ -8,11 +8,18 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
-from plugin.core.advertise.advertisement import Listed
+from plugin.core.advertise.listed import Listed
 from plugin.core.health.faults import Fault, Severity
-from plugin.core.health.ledger import Reason
+from plugin.core.news import (
+    Command,
+    Commanded,
+    Judged,
+    News,
+    ReasonCleared,
+    UnknownInstance,
+)
+from plugin.core.reasons import texts
 from plugin.core.state import Snapshot
-from plugin.core.status import warnings
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +28,12 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
     """The difference between two snapshots."""
     common = {"generation": new.generation}
     if new.driver_error and new.driver_error != old.driver_error:
-        log.error("driver unavailable", extra={**common, "reason": new.driver_error})
+        log.error("driver unavailable", extra={**common, "reason": new.driver_error.text})
     elif old.driver_error and not new.driver_error:
         log.info("driver available", extra=common)
     if new.inventory is not old.inventory:
-        known = warnings(old.inventory)
-        for warning in dict.fromkeys(warnings(new.inventory)):
+        known = old.inventory.warnings()
+        for warning in dict.fromkeys(new.inventory.warnings()):
             if warning not in known:
                 log.warning("unreadable hardware", extra={**common, "reason": warning})
     for problem in new.advertisement.problems:
@@ -36,7 +43,33 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
         _resource(new.generation, resource, old.advertisement.resources.get(resource, ()), listed)
 
 
-def faults(judged: Iterable[Fault], generation: int) -> None:
+def before(news: Iterable[News]) -> None:
+    """What was done, ahead of what it changes."""
+    for what in news:
+        match what:
+            case ReasonCleared(uuid, reason):
+                log.info("reason cleared", extra={"device": uuid, "reason": reason.text})
+            case Commanded(Command.CORDON, uuid):
+                log.info("cordoned", extra={"device": uuid})
+            case Commanded(Command.UNCORDON, uuid):
+                log.info("uncordoned", extra={"device": uuid})
+            case Commanded(Command.CLEAR, uuid):
+                log.info("cleared by an operator", extra={"device": uuid})
+            case UnknownInstance(event):
+                log.warning(
+                    "a fault of an unknown instance",
+                    extra={"gpu": event.gpu_uuid, "gi": event.gi, "ci": event.ci},
+                )
+
+
+def after(news: Iterable[News], generation: int) -> None:
+    """Faults, with the generation in which they count."""
+    for what in news:
+        if isinstance(what, Judged):
+            _faults(what.faults, generation)
+
+
+def _faults(judged: Iterable[Fault], generation: int) -> None:
     """Events judged together; those that say the same share a line, with their number."""
     for what, count in Counter(judged).items():
         level = logging.WARNING if what.severity is Severity.FATAL else logging.INFO
@@ -49,11 +82,6 @@ def faults(judged: Iterable[Fault], generation: int) -> None:
         log.log(level, "fault", extra=extra if count == 1 else {**extra, "count": count})
 
 
-def cleared(reasons: Iterable[tuple[str, Reason]]) -> None:
-    for uuid, reason in reasons:
-        log.info("reason cleared", extra={"device": uuid, "reason": reason.text})
-
-
 def _resource(
     generation: int, resource: str, before: tuple[Listed, ...], now: tuple[Listed, ...]
 ) -> None:
@@ -62,15 +90,20 @@ def _resource(
     healthy = sum(item.healthy for item in now)
     if len(now) != len(before) or healthy != sum(item.healthy for item in before):
         log.info("advertising", extra={**common, "devices": len(now), "healthy": healthy})
-    known = {item.id: item.reasons for item in before}
+    known = {item.id: _said(item) for item in before}
     down: dict[str, list[str]] = {}
     up: list[str] = []
     for item in now:
-        if item.reasons and item.reasons != known.get(item.id, ()):
-            down.setdefault("; ".join(item.reasons), []).append(item.id)
+        if item.reasons and _said(item) != known.get(item.id, ()):
+            down.setdefault(texts(item.reasons), []).append(item.id)
         elif not item.reasons and known.get(item.id):
             up.append(item.id)
     for reason, devices in down.items():
         log.warning("unhealthy", extra={**common, "devices": devices, "reason": reason})
     if up:
         log.info("healthy again", extra={**common, "devices": up})
+
+
+def _said(item: Listed) -> tuple[tuple[str, str], ...]:
+    """What the log says of a device: not that a fault happened again, which changes its time."""
+    return tuple((reason.code, reason.text) for reason in item.reasons)

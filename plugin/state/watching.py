@@ -1,5 +1,5 @@
-"""Watching the GPUs: events as they come, probes on a schedule; whatever ends either is told, never
-passed over.
+"""Watching the GPUs for events; whatever ends that is a reason against the devices, never passed
+over.
 """
 
 from __future__ import annotations
@@ -8,26 +8,23 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plugin.core.health.faults import watching
-from plugin.driver.base import Driver, DriverEvent, EventSource, Probe
+from plugin.driver.base import Driver, DriverEvent, EventSource
 from plugin.driver.event_thread import WAIT_SECONDS, EventThread
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverError, DriverUnavailable
 from plugin.loops.backoff import delays
 from plugin.loops.heartbeats import Heartbeats
-from plugin.state.writer import Node, Watchable
+from plugin.state.interest import Watchable
+from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 30.0
 #: So many failures in a row are no hiccup any more: the devices are held down until watching works.
-FAILURES_TO_TELL = 3
-#: Every how many probes one is thorough.
-THOROUGH_EVERY = 15
+FAILURES_TO_REPORT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +44,15 @@ class Watcher:
     """
 
     def __init__(
-        self, node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+        self, writer: Writer, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
     ) -> None:
         self._heartbeats = heartbeats
-        self._node = node
+        self._writer = writer
+        self._interest = writer.interest
         self._driver = driver
         self._worker = worker
         self._current: _Watch | None = None
         self._ending: set[asyncio.Task[None]] = set()
-        self._uses = 0
         self._failures = 0
 
     async def run(self) -> None:
@@ -63,9 +60,9 @@ class Watcher:
         retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
         try:
             while True:
-                if not self._node.is_open:
+                if self._interest.wanted is None:
                     self._end()  # the driver is to be opened again, and waits for that
-                error = await self._watch(await self._node.watchable())
+                error = await self._watch(await self._interest.something())
                 if error is None:
                     retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
                     continue
@@ -75,11 +72,11 @@ class Watcher:
                     log.warning(
                         "watching events failed, starting anew", extra={"reason": str(error)}
                     )
-                if self._failures == FAILURES_TO_TELL:
+                if self._failures == FAILURES_TO_REPORT:
                     log.error("events cannot be watched", extra={"reason": str(error)})
-                    words = f"events cannot be watched: {error}"
-                    self._node.unwatched(dict.fromkeys(self._node.probe_targets(), words))
-                await self._node.probe_now()  # finds the GPU that is lost, if that is what it was
+                    text = f"events cannot be watched: {error.what}"
+                    self._writer.unwatched(dict.fromkeys(self._writer.probe_targets(), text))
+                await self._writer.probe_now()  # finds the GPU that is lost, if that is what it was
                 if self._failures > 1:
                     await asyncio.sleep(next(retry))
         finally:
@@ -90,29 +87,29 @@ class Watcher:
         """Watch until something else is wanted (``None``) or watching fails."""
         if not wanted.gpus:
             self._end()
-            self._node.watches(wanted, {})
-            await self._node.other_than(wanted)
+            self._writer.watches(wanted, {})
+            await self._interest.other_than(wanted)
             return None
-        self._use(+1)
+        self._interest.opened()
         try:
             source = await self._worker.call(self._driver.watch, wanted.gpus)
         except DriverUnavailable as error:
-            self._use(-1)
+            self._interest.freed()
             self._end()
             return error
-        thread = EventThread(source, self._node.on_event, self._turned)
+        thread = EventThread(source, self._writer.on_event, self._turned)
         thread.start()
         self._turned()  # so that one that hangs in its first wait is missed
         self._end()
         self._current = _Watch(source, thread)
-        changed = asyncio.ensure_future(self._node.other_than(wanted))
+        changed = asyncio.ensure_future(self._interest.other_than(wanted))
         try:
             await asyncio.wait(
                 (thread.alive, thread.ended, changed), return_when=asyncio.FIRST_COMPLETED
             )
             if thread.alive.done():
                 self._failures = 0
-                self._node.watches(wanted, source.failures)
+                self._writer.watches(wanted, source.failures)
                 log.info("watching events", extra={"gpus": len(wanted.gpus) - len(source.failures)})
             await asyncio.wait((thread.ended, changed), return_when=asyncio.FIRST_COMPLETED)
             return thread.ended.result() if thread.ended.done() else None
@@ -139,16 +136,8 @@ class Watcher:
             freeing = asyncio.ensure_future(self._worker.call(_free, watch.source, failed))
             await asyncio.wait({freeing}, timeout=1.0)
             for event in freeing.result() if freeing.done() else ():
-                self._node.on_event(event)
-        self._use(-1)
-
-    def _use(self, change: int) -> None:
-        """Keep count of the sources that are open: the driver is not closed under them."""
-        self._uses += change
-        if self._uses:
-            self._node.unused.clear()
-        else:
-            self._node.unused.set()
+                self._writer.on_event(event)
+        self._interest.freed()
 
 
 def _free(source: EventSource, drain: bool) -> list[DriverEvent]:  # noqa: FBT001 — passed on by position
@@ -160,28 +149,3 @@ def _free(source: EventSource, drain: bool) -> list[DriverEvent]:  # noqa: FBT00
                 events.append(event)
     source.close()
     return events
-
-
-async def probe_regularly(
-    node: Node, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
-) -> None:
-    """Probe every GPU on schedule, or when the node asks, until cancelled; what is found goes to
-    the node.
-    """
-    count = 0
-    while True:
-        settings = node.store.snapshot.settings
-        heartbeats.beat("probes", settings.probe_seconds)
-        if watching(settings) and node.is_open:
-            thorough = count % THOROUGH_EVERY == 0
-            count += 1
-            node.on_probes(await worker.call(_probe_all, driver, node.probe_targets(), thorough))
-        seconds = settings.probe_seconds
-        look_again = node.evaluate()
-        if look_again is not None:
-            seconds = min(seconds, max(look_again - node.now(), 0.01))
-        await node.wait_for_probe_request(seconds)
-
-
-def _probe_all(driver: Driver, gpus: Sequence[str], thorough: bool) -> list[Probe]:  # noqa: FBT001 — passed on
-    return [driver.probe(gpu, thorough=thorough) for gpu in gpus]

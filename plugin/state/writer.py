@@ -1,5 +1,8 @@
-"""The one writer of the node's state: scans, events, probes and commands come in,
-snapshots go out.
+"""The one writer of the node's state: scans, events, probes and commands come in, snapshots go
+out.
+
+It decides nothing: each input makes one step of :mod:`plugin.core.state`, whose snapshot is
+published when it is different, whose news are logged, and whose requests wake the loops here.
 """
 
 from __future__ import annotations
@@ -8,49 +11,38 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
-from plugin.core.advertise.advertisement import Advertisement, advertise
-from plugin.core.health import ledger as ledgers
-from plugin.core.health.events import DriverEvent, EventKind, Probe
-from plugin.core.health.faults import Fault, Severity, judge, recovery_fault, watching
-from plugin.core.health.ledger import Condition, Escalation, Ledger
-from plugin.core.inventory.merge import carry_over
-from plugin.core.inventory.model import Gpu, Inventory, MigDevice
+from plugin.core import state as steps
+from plugin.core.health.events import DriverEvent, Probe
+from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
-from plugin.core.state import Snapshot
+from plugin.core.state import Snapshot, Step
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
-from plugin.errors import DriverStale, DriverUnavailable, TargetError
+from plugin.errors import DriverStale, DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
+from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 from plugin.state import reports
+from plugin.state.interest import Interest, Watchable
 from plugin.state.ledger_file import LedgerFile
 
 log = logging.getLogger(__name__)
 
 #: Between two attempts to open a driver that is not there yet.
 REOPEN_SECONDS = 5.0
-#: A re-partition makes an event per instance; they become one look.
+#: A re-partition makes an event per instance; they become one scan.
 COALESCE_SECONDS = 0.02
 #: So many events are judged in one go, in some 20 ms.
 MOST_EVENTS = 500
 #: How long the thread that waits for events may take to end before the driver is opened again.
 CLOSE_SECONDS = 5.0
+#: How long :meth:`Writer.probe_now` waits for answers.
+PROBE_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Watchable:
-    """GPUs whose events are to be watched. ``epoch`` counts how often the driver was opened."""
-
-    epoch: int
-    gpus: tuple[str, ...]
-
-
-class Node:
+class Writer:
     """Owns the driver's worker, the ledger and the store. Used from the event loop only; nothing
     here blocks.
     """
@@ -67,26 +59,21 @@ class Node:
         self._worker = worker
         self._ledger_file = ledger_file
         self._clock = clock
-        self._epoch = 0
-        self._wake = asyncio.Event()
+        self._state = steps.initial(settings, clock())
+        self._rescan_wanted = asyncio.Event()
         self._probe_wanted = asyncio.Event()
-        self._probed = asyncio.Event()
-        self._interest = asyncio.Event()
-        self._saved_before_boot = False
-        self._watched: Watchable | None = None
-        #: How often the set of devices has changed, and when it last did.
-        self.geometry, self.geometry_changed = 0, clock()
-        # GPUs whose geometry changed since the last scan began, and before the one that is under
-        # way; and the events of their instances, which can be told apart only after it.
-        self._changed_gpus: set[str] = set()
-        self._scanned_gpus: set[str] = set()
-        self._deferred: list[DriverEvent] = []
+        self._probed = Pulse()
         self._events: list[DriverEvent] = []
+        self._received = self._judged = 0  # events so far
+        self._judging = Pulse()
+        self._epoch = 0
         self.is_open = False
-        #: Set while nobody waits for the driver's events, so that it can be closed.
-        self.unused = asyncio.Event()
-        self.unused.set()
-        self.store = Store(Snapshot(0, settings, Inventory(), Advertisement()))
+        self.interest = Interest()
+        self.store = Store(self._state.snapshot)
+
+    def now(self) -> float:
+        """The clock by which verdicts are timed, in seconds."""
+        return self._clock()
 
     # ---- scanning
 
@@ -96,109 +83,80 @@ class Node:
         Raises :class:`DriverUnavailable` when that fails and the settings want it to be fatal.
         """
         saved = self._ledger_file.load()
-        self._saved_before_boot = saved.rebooted
+        self._state = steps.restored(self._state, saved.ledger, rebooted=saved.rebooted)
         try:
-            await self._scan(ledger=saved.ledger)
+            await self._scan()
         except DriverUnavailable as error:
-            if self.store.snapshot.settings.fail_on_init_error:
+            if self._state.snapshot.settings.fail_on_init_error:
                 raise
-            self._publish(driver_error=str(error), ledger=saved.ledger)
+            self._fail(error)
 
     async def run(self, heartbeats: Heartbeats) -> None:
-        """Look at the node again on schedule, or when asked to, until cancelled."""
+        """Scan the node again on schedule, or when asked to, until cancelled."""
         while True:
             seconds = (
-                self.store.snapshot.settings.rescan_seconds if self.is_open else REOPEN_SECONDS
+                self._state.snapshot.settings.rescan_seconds if self.is_open else REOPEN_SECONDS
             )
             heartbeats.beat("node", seconds)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._wake.wait()
+                    await self._rescan_wanted.wait()
                     await asyncio.sleep(COALESCE_SECONDS)
-            self._wake.clear()
+            self._rescan_wanted.clear()
             try:
                 await self._scan()
             except DriverUnavailable as error:
-                self.is_open = False
-                self._publish(driver_error=str(error))
-
-    def now(self) -> float:
-        """The clock by which verdicts are timed, in seconds."""
-        return self._clock()
+                self._fail(error)
 
     def rescan(self) -> None:
-        """Have :meth:`run` look at the node now."""
-        self._wake.set()
+        """Have :meth:`run` scan the node now."""
+        self._rescan_wanted.set()
 
-    async def _scan(self, ledger: Ledger | None = None) -> None:
+    async def _scan(self) -> None:
         if not self.is_open:
             await self._open()
-        self._scanned_gpus, self._changed_gpus = self._changed_gpus, set()
+        self._state = steps.scan_begun(self._state)
+        scan = await self._read()
+        await self._judge_received()  # what came before the answer is about what was there before
+        self._take(steps.scan_ended(self._state, scan, self._clock()))
+
+    async def _read(self) -> Inventory:
         try:
-            try:
-                inventory = await self._worker.call(self._driver.scan)
-            except DriverStale as error:
-                log.info("opening the driver again", extra={"reason": str(error)})
-                await self._open()
-                inventory = await self._worker.call(self._driver.scan)
-            self._take(inventory, ledger if ledger is not None else self.store.snapshot.ledger)
-        finally:
-            self._scanned_gpus = set()
-            deferred, self._deferred = self._deferred, []
-            for event in deferred:
-                self.on_event(event)
+            return await self._worker.call(self._driver.scan)
+        except DriverStale as error:
+            log.info("opening the driver again", extra={"reason": str(error)})
+            await self._open()
+            return await self._worker.call(self._driver.scan)
+
+    def _fail(self, error: DriverUnavailable) -> None:
+        self.is_open = False
+        self._take(steps.scan_failed(self._state, steps.driver_unavailable(str(error))))
 
     async def _open(self) -> None:
         """(Re)open the driver, once nobody waits for events of the one before; a waiter that hangs
         is left behind.
         """
         self.is_open = False
-        self._tell_watchers()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self.unused.wait()
+        self.interest.want(None)
+        await self.interest.unused(CLOSE_SECONDS)
         await self._worker.call(self._driver.open)
         self.is_open = True
         self._epoch += 1
-        self._tell_watchers()
+        self._want()
 
-    def _take(self, scanned: Inventory, ledger: Ledger) -> None:
-        """A finished scan becomes the state."""
-        old = self.store.snapshot
-        now = self._clock()
-        inventory = carry_over(old.inventory, scanned)
-        conditions = {}
-        for gpu in inventory.gpus:
-            how = old.conditions.get(gpu.uuid) or Condition(
-                reset_seen=now if self._saved_before_boot else None
-            )
-            before = next((g for g in old.inventory.gpus if g.uuid == gpu.uuid), None)
-            if before is not None and before.mig_devices and not gpu.mig_devices and not gpu.error:
-                how = replace(how, reset_seen=now)  # a reset leaves no instance behind
-            conditions[gpu.uuid] = how
-        if not self.geometry or _geometry(inventory) != _geometry(old.inventory):
-            self.geometry, self.geometry_changed = self.geometry + 1, now
-        recovered = ledgers.recover(ledger, inventory, conditions, now, old.settings.quiet_seconds)
-        reports.cleared(recovered.cleared)
-        self._publish(
-            inventory=inventory,
-            driver_error=None,
-            ledger=recovered.ledger,
-            conditions=MappingProxyType(conditions),
-        )
-        if any(gpu.uuid not in old.conditions for gpu in inventory.gpus):
-            self._probe_wanted.set()
-
-    # ---- events and
-    # probes
+    # ---- events
 
     def on_event(self, event: DriverEvent) -> None:
         """An event of the driver: judged, written down and published at once, together with all
         that wait with it.
         """
+        log.debug(
+            "event", extra={"kind": event.kind.name, "gpu": event.gpu_uuid, "data": event.data}
+        )
         if not self._events:
             asyncio.get_running_loop().call_soon(self._judge_events)
         self._events.append(event)
+        self._received += 1
 
     def _judge_events(self) -> None:
         """Judge what has come in, publish once; a storm is taken in portions, so that kubelet is
@@ -207,78 +165,29 @@ class Node:
         events, self._events = self._events[:MOST_EVENTS], self._events[MOST_EVENTS:]
         if self._events:
             asyncio.get_running_loop().call_soon(self._judge_events)
-        faults = [fault for event in events if (fault := self._judge(event)) is not None]
-        self._record(faults)
-        if any(event.kind is not EventKind.MIG_CONFIG for event in events):
-            # Any fault may change what the driver recommends; only asking tells.
-            self._probe_wanted.set()
+        self._take(steps.happened(self._state, events, self._clock()))
+        self._judged += len(events)
+        self._judging.fire()
 
-    def _judge(self, event: DriverEvent) -> Fault | None:
-        snapshot = self.store.snapshot
-        log.debug(
-            "event", extra={"kind": event.kind.name, "gpu": event.gpu_uuid, "data": event.data}
-        )
-        if event.kind is EventKind.MIG_CONFIG:
-            self._changed_gpus.add(event.gpu_uuid)
-            self.rescan()
-            return None
-        if event.gi is not None and event.gpu_uuid in self._changed_gpus | self._scanned_gpus:
-            # Instance ids are used again at once: what we know may be the device that was there
-            # before.
-            self._deferred.append(event)
-            return None
-        fault = judge(event, snapshot.inventory, snapshot.settings)
-        if fault is not None and not fault.targets:
-            # It names an instance that we do not know: it counts for the GPU, and we look what is
-            # there.
-            log.warning(
-                "a fault of an unknown instance",
-                extra={"gpu": event.gpu_uuid, "gi": event.gi, "ci": event.ci},
-            )
-            fault = replace(fault, targets=(fault.gpu_uuid,), severity=Severity.COUNTED)
-            self.rescan()
-        return fault
+    async def _judge_received(self) -> None:
+        """Wait until every event that has been received is judged."""
+        received = self._received
+        while self._judged < received:
+            await self._judging.wait()
+
+    # ---- probes and time
 
     def on_probes(self, probes: Iterable[Probe]) -> None:
         """Fresh answers of GPUs."""
-        snapshot = self.store.snapshot
-        now = self._clock()
-        conditions = dict(snapshot.conditions)
-        faults: list[Fault] = []
-        for probe in probes:
-            before = conditions.get(probe.gpu_uuid, Condition())
-            how = conditions[probe.gpu_uuid] = ledgers.condition(before, probe, now)
-            faults += _probe_faults(how.probe or probe)
-            if (before.probe is not None and before.probe.lost) != probe.lost:
-                self.rescan()  # what was on it is gone, or there again
-        self._publish(conditions=MappingProxyType(conditions))
-        ledger = self.store.snapshot.ledger
-        self._record(
-            [
-                f
-                for f in faults
-                if f.gpu_uuid not in ledger or ledger[f.gpu_uuid].reason(f.code) is None
-            ]
-        )
-        self._probed.set()
-        self._probed = asyncio.Event()
+        self._take(steps.probed(self._state, probes, self._clock()))
+        self._probed.fire()
 
     def evaluate(self) -> float | None:
         """Clear what may be cleared by now; returns when to look again."""
-        snapshot = self.store.snapshot
-        recovered = ledgers.recover(
-            snapshot.ledger,
-            snapshot.inventory,
-            snapshot.conditions,
-            self._clock(),
-            snapshot.settings.quiet_seconds,
-        )
-        reports.cleared(recovered.cleared)
-        self._publish(ledger=recovered.ledger)
-        return recovered.look_again
+        return self._take(steps.ticked(self._state, self._clock())).look_again
 
     def probe_targets(self) -> tuple[str, ...]:
-        return tuple(gpu.uuid for gpu in self.store.snapshot.inventory.gpus)
+        return tuple(gpu.uuid for gpu in self._state.snapshot.inventory.gpus)
 
     async def wait_for_probe_request(self, seconds: float) -> None:
         """Until somebody wants a probe now, or for `seconds`."""
@@ -289,107 +198,40 @@ class Node:
 
     async def probe_now(self) -> None:
         """Have every GPU probed and wait a little for the answers."""
-        probed = self._probed
         self._probe_wanted.set()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await probed.wait()
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self._probed.wait()
 
-    def _record(self, faults: Sequence[Fault]) -> None:
-        snapshot = self.store.snapshot
-        ledger, now, escalation = snapshot.ledger, self._clock(), self._escalation()
-        for fault in faults:
-            ledger = ledgers.record(ledger, fault, snapshot.inventory, now, escalation)
-        self._publish(ledger=ledger)
-        reports.faults(faults, self.store.snapshot.generation)
-
-    def _escalation(self) -> Escalation:
-        settings = self.store.snapshot.settings
-        return Escalation(settings.escalate_count, settings.escalate_seconds)
-
-    # ---- for watching
-
-    async def watchable(self) -> Watchable:
-        """GPUs whose events should be watched now; waits until the driver is open."""
-        while not self.is_open:
-            await self._interest.wait()
-        return self._watchable()
-
-    async def other_than(self, watched: Watchable) -> None:
-        """Wait until something else should be watched."""
-        while self.is_open and self._watchable() == watched:
-            await self._interest.wait()
-
-    async def watched(self) -> None:
-        """Wait until events of everything watchable are watched."""
-        while not self.is_open or self._watched != self._watchable():
-            await self._interest.wait()
-
-    def _tell_watchers(self) -> None:
-        self._interest.set()
-        self._interest = asyncio.Event()
+    # ---- watching
 
     def watches(self, watched: Watchable, failures: Mapping[str, str]) -> None:
         """Events of `watched` are watched now, but for `failures`."""
-        self._watched = watched
         self.unwatched(failures)
-        self._tell_watchers()
+        self.interest.watches(watched)
 
     def unwatched(self, failures: Mapping[str, str]) -> None:
-        """GPUs whose events cannot be watched, and why: they are held down until they can be."""
-        self._publish(unwatched=MappingProxyType(dict(failures)))
+        """GPUs whose events cannot be watched, and why."""
+        self._take(steps.watched(self._state, failures))
 
-    def _watchable(self) -> Watchable:
-        snapshot = self.store.snapshot
-        if not watching(snapshot.settings):
-            return Watchable(self._epoch, ())
-        lost = {
-            uuid
-            for uuid, how in snapshot.conditions.items()
-            if how.probe is not None and how.probe.lost
-        }
-        gpus = tuple(gpu.uuid for gpu in snapshot.inventory.gpus if gpu.uuid not in lost)
-        return Watchable(self._epoch, gpus)
+    async def watched(self) -> None:
+        """Wait until events of everything watchable are watched."""
+        await self.interest.satisfied()
+
+    def _want(self) -> None:
+        gpus = steps.watchable(self._state.snapshot)
+        self.interest.want(Watchable(self._epoch, gpus) if self.is_open else None)
 
     # ---- commands
 
-    def resolve(self, target: str) -> str:
-        """The UUID that an operator means by a UUID, ``INDEX`` or ``INDEX:MIG``. Raises
-        :class:`TargetError`.
-        """
-        devices = self.store.snapshot.inventory.devices()
-        for device in devices:
-            if target in {device.uuid, device.path}:
-                return device.uuid
-        if target in self.store.snapshot.ledger:
-            return target  # not there now, but what holds it down can be taken back
-        known = ", ".join(device.path for device in devices) or "none"
-        raise TargetError(f"no device {target!r} on this node; choose a UUID or one of {known}")
-
     def cordon(self, uuid: str) -> None:
-        snapshot = self.store.snapshot
-        log.info("cordoned", extra={"device": uuid})
-        self._publish(
-            ledger=ledgers.cordon(snapshot.ledger, uuid, snapshot.inventory, self._clock())
-        )
+        self._take(steps.cordoned(self._state, uuid, self._clock()))
 
     def uncordon(self, uuid: str) -> None:
-        log.info("uncordoned", extra={"device": uuid})
-        self._publish(ledger=ledgers.uncordon(self.store.snapshot.ledger, uuid))
+        self._take(steps.uncordoned(self._state, uuid))
 
     def clear(self, uuid: str) -> None:
-        log.info("cleared by an operator", extra={"device": uuid})
-        snapshot = self.store.snapshot
-        ledger = ledgers.clear(snapshot.ledger, uuid, snapshot.inventory)
-        # What a GPU itself said when last asked is still so: kubelet must not see it healthy in
-        # between.
-        probe = snapshot.conditions.get(uuid, Condition()).probe
-        for fault in _probe_faults(probe) if probe is not None else ():
-            ledger = ledgers.record(
-                ledger, fault, snapshot.inventory, self._clock(), self._escalation()
-            )
-        self._publish(ledger=ledger)
-        self._probe_wanted.set()
+        self._take(steps.cleared(self._state, uuid, self._clock()))
 
     async def saved(self) -> str | None:
         """Wait until the ledger is on disk; returns why it is not."""
@@ -397,60 +239,29 @@ class Node:
 
     def reconfigure(self, settings: Settings) -> None:
         """Decide anew, with other settings, about what was last seen."""
-        self._publish(settings=settings)
-        self._probe_wanted.set()
+        self._take(steps.configured(self._state, settings))
 
-    # ---- publishing
+    # ---- one step
 
-    def _publish(self, **changes: Any) -> None:
-        """Replace fields of the snapshot, decide what to advertise, and publish when anything is
-        different.
+    def _take(self, step: Step) -> Step:
+        """Make the step's state the node's: publish it if it is different, tell its news, and have
+        done what it asks for.
         """
-        old = self.store.snapshot
-        if old.generation and all(getattr(old, name) == value for name, value in changes.items()):
-            return
-        new = replace(old, **changes)
-        new = replace(new, advertisement=advertise(new.inventory, new.settings, _verdicts(new)))
-        new = replace(new, generation=old.generation + 1)
+        old, new = self._state.snapshot, step.state.snapshot
+        self._state = step.state
+        reports.before(step.news)
+        if new is not old:
+            self._publish(old, new)
+        reports.after(step.news, new.generation)
+        if step.rescan:
+            self._rescan_wanted.set()
+        if step.probe:
+            self._probe_wanted.set()
+        self._want()
+        return step
+
+    def _publish(self, old: Snapshot, new: Snapshot) -> None:
         self.store.publish(new)
-        self._tell_watchers()
         reports.snapshot(old, new)
         if new.ledger is not old.ledger:
             self._ledger_file.save(new.ledger)
-
-
-def _geometry(inventory: Inventory) -> list[tuple[str, bool | None]]:
-    return [
-        (device.uuid, device.mig.current if isinstance(device, Gpu) and device.mig else None)
-        for device in inventory.devices()
-    ]
-
-
-def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[str, ...]]:
-    """Why each device is down: what the ledger holds, and what is wrong just now."""
-    found = ledgers.verdicts(snapshot.ledger, snapshot.inventory)
-    for device in snapshot.inventory.devices():
-        gpu_uuid = device.gpu_uuid if isinstance(device, MigDevice) else device.uuid
-        now = [text for text in (snapshot.driver_error, snapshot.unwatched.get(gpu_uuid)) if text]
-        if now:
-            found[device.uuid] = (*found.get(device.uuid, ()), *now)
-    return found
-
-
-def _probe_faults(probe: Probe) -> list[Fault]:
-    """What a probe says is wrong; being unable to ask is not among it."""
-    uuid = probe.gpu_uuid
-    faults = []
-    if probe.lost:
-        faults.append(
-            Fault(
-                "gpu-lost", f"the GPU does not answer: {probe.error}", Severity.FATAL, uuid, (uuid,)
-            )
-        )
-    if probe.recovery_action is not None and (fault := recovery_fault(uuid, probe.recovery_action)):
-        faults.append(fault)
-    if probe.remap_failure:
-        faults.append(
-            Fault("remap-failure", "remapping a memory row failed", Severity.FATAL, uuid, (uuid,))
-        )
-    return faults

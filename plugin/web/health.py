@@ -44,7 +44,7 @@ def readiness(view: View) -> Verdict:
     if not view.snapshot.generation:
         return Verdict(("the node has not been looked at yet",))
     if view.snapshot.driver_error:
-        return Verdict((view.snapshot.driver_error,))
+        return Verdict((view.snapshot.driver_error.text,))
     return Verdict()
 
 

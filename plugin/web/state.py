@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
 import plugin
 from plugin.core import status
-from plugin.core.advertise.advertisement import Listed
-from plugin.core.health.ledger import CORDONED
-from plugin.core.holders import device_of
+from plugin.core.advertise.listed import Listed, device_uuid
 from plugin.core.inventory.model import Gpu, MigDevice
 from plugin.core.inventory.profiles import Profile
 from plugin.core.inventory.samples import DeviceSample
+from plugin.core.reasons import Code
 from plugin.core.view import Holder, ResourceStatus, View
 from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
 
@@ -67,7 +67,7 @@ def document(view: View, hostname: str = "") -> _Json:
         **told,
         "driver": {
             **told["driver"],
-            "error": snapshot.driver_error,
+            "error": snapshot.driver_error.text if snapshot.driver_error else None,
             "busySeconds": int(view.driver_busy // 10 * 10),
         },
         "problems": [*told["problems"], *view.held_twice],
@@ -77,14 +77,14 @@ def document(view: View, hostname: str = "") -> _Json:
         "gone": [
             {"uuid": uuid, "holders": [_holder(*held) for held in who]}
             for uuid, who in sorted(holders.items())
-            if all(uuid != device.uuid for device in snapshot.inventory.devices())
+            if snapshot.inventory.device(uuid) is None
         ],
     }
 
 
 def _complete(device: _Json, holders: Mapping[str, list[tuple[str, Holder]]], view: View) -> None:
     held = holders.get(device["uuid"], [])
-    taken = bool(held) or any(device_of(name) == device["uuid"] for name in view.handed_out)
+    taken = bool(held) or any(device_uuid(name) == device["uuid"] for name in view.handed_out)
     device["state"] = _state(device, known=view.holders_known, held=taken)
     device["holders"] = [_holder(*each) for each in held]
     device["use"] = _use(view.samples.devices.get(device["uuid"])) if view.samples else None
@@ -97,7 +97,7 @@ def _state(device: _Json, *, known: bool, held: bool) -> str | None:
             return "allocated"
         case "healthy":
             return "free" if known else "healthy"
-        case "unhealthy" if {reason["code"] for reason in device["reasons"]} == {CORDONED}:
+        case "unhealthy" if {reason["code"] for reason in device["reasons"]} == {Code.CORDONED}:
             return "cordoned"
         case other:
             return other if other is None else str(other)
@@ -107,7 +107,7 @@ def _by_device(holders: Mapping[str, tuple[Holder, ...]]) -> dict[str, list[tupl
     """UUID → (id, holder), those of its replicas included."""
     found: dict[str, list[tuple[str, Holder]]] = {}
     for listed, who in sorted(holders.items()):
-        found.setdefault(device_of(listed), []).extend((listed, holder) for holder in who)
+        found.setdefault(device_uuid(listed), []).extend((listed, holder) for holder in who)
     return found
 
 
@@ -193,28 +193,21 @@ def _free_runs(gpu: Gpu) -> list[_Json]:
     A run is of no use when the instances there are have all compute slices; ``None`` when that is
     not known.
     """
-    placed = {device.gi: device.placement for device in gpu.mig_devices}
-    if not gpu.mig_enabled or None in placed.values():
+    free = gpu.free_slices()
+    if free is None:
         return []
-    total = gpu.memory_slices
-    used = {
-        slot
-        for placement in placed.values()
-        if placement
-        for slot in range(placement.start, placement.end)
-    }
     computing = _compute_slices(gpu)
-    usable = None if computing is None else computing < (_SEVEN if total == _EIGHT else total)
-    return [{"start": start, "size": size, "usable": usable} for start, size in _runs(used, total)]
+    most = _SEVEN if gpu.memory_slices == _EIGHT else gpu.memory_slices
+    usable = None if computing is None else computing < most
+    return [{"start": start, "size": size, "usable": usable} for start, size in _runs(free)]
 
 
-def _runs(used: set[int], total: int) -> Iterator[tuple[int, int]]:
-    start = 0
-    for slot in range(total + 1):
-        if slot == total or slot in used:
-            if slot > start:
-                yield start, slot - start
-            start = slot + 1
+def _runs(slices: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """``(start, size)`` of each run of adjacent slices."""
+    # Within a run of adjacent numbers, the number minus its position stays the same.
+    for _, run in groupby(enumerate(slices), lambda pair: pair[1] - pair[0]):
+        found = [number for _, number in run]
+        yield found[0], len(found)
 
 
 def _compute_slices(gpu: Gpu) -> int | None:

@@ -53,7 +53,7 @@ def test_every_node_and_geometry(name: str, geometry: str) -> None:
     node = parse_node(f"{name}:{geometry_for(name, geometry)}")
     found = scan(node)
     assert found.gpus == truth(node)
-    assert (found.warnings, found.unreadable) == ((), ())
+    assert (found.warnings(), dict(found.unreadable)) == ((), {})
     assert (found.driver_version, found.nvml_version) == (node.versions.driver, node.versions.nvml)
     assert found.cuda_version == (13, 0)
     assert found.control_nodes == ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
@@ -69,8 +69,8 @@ def test_a_gpu_that_cannot_be_identified(aspect: Aspect, code: Code) -> None:
     node.faults.fail(node.gpu(0).uuid, aspect, code)
     found = scan(node)
     assert found.gpus == truth(node)[1:]
-    assert found.unreadable == (0,)
-    assert [warning.partition(":")[0] for warning in found.warnings] == ["GPU 0 cannot be read"]
+    assert list(found.unreadable) == [0]
+    assert [warning.partition(":")[0] for warning in found.warnings()] == ["GPU 0 cannot be read"]
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -180,10 +180,10 @@ def test_a_mig_device_that_cannot_be_read_harms_no_other(aspect: Aspect, code: C
         assert (device.error or "").startswith("MIG device 0:2: reading its attributes: ")
         assert found.warnings == (device.error,)
     elif aspect is Aspect.HANDLE and code in HOLES:
-        assert (harmed, found.unreadable, found.warnings) == ([], (), ())
+        assert (harmed, dict(found.unreadable), found.warnings) == ([], {}, ())
     else:
-        assert (harmed, found.unreadable) == ([], (2,))
-        assert found.warnings[0].startswith("MIG device 0:2 cannot be read: ")
+        assert (harmed, list(found.unreadable)) == ([], [2])
+        assert found.unreadable[2].startswith("MIG device 0:2 cannot be read: ")
 
 
 # Changes below an open driver
@@ -195,7 +195,7 @@ def test_a_gpu_is_lost_and_comes_back() -> None:
         before = driver.scan()
         node.lose(1)
         assert driver.scan().gpus == truth(node)[:1]
-        assert "GPU 1 cannot be read" in driver.scan().warnings[0]
+        assert "GPU 1 cannot be read" in driver.scan().warnings()[0]
         node.restore(1)
         assert driver.scan() == before
 
@@ -287,7 +287,7 @@ def test_files_are_missing_in_memory_and_on_disk(
         node.faults.remove_node(path)
     found = scan(node)
     devices = found.gpus[0].mig_devices
-    assert {d.index: d.missing for d in devices if d.missing} == missing
+    assert {d.index: d.missing_device_nodes for d in devices if d.missing_device_nodes} == missing
     assert ("/dev/nvidiactl" in found.control_nodes) == ("/dev/nvidiactl" not in paths)
     assert found == _scan_over(tmp_path, node)
 
@@ -396,6 +396,6 @@ def test_after_any_operations(operations: list[tuple[Any, ...]]) -> None:
                     if node.faults.code(device.uuid, Aspect.HANDLE) in HOLES
                 }
                 assert {device.index for device in unread} - denied == set(gpu.unreadable)
-                assert replace(gpu, mig_devices=(), warnings=(), unreadable=()) == replace(
+                assert replace(gpu, mig_devices=(), warnings=(), unreadable={}) == replace(
                     whole[gpu.index], mig_devices=()
                 )

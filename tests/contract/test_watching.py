@@ -483,12 +483,13 @@ def test_indices_that_cannot_be_identified_are_told(watched: Watched) -> None:
     node.faults.fail(doomed.ci.uuid, Aspect.UUID)
     node.lose(A100)
     found = watched.driver.scan()
-    assert found.unreadable == (A100,)
-    assert [gpu.unreadable for gpu in found.gpus] == [(4,), ()]
+    assert found.unreadable.keys() == {A100}
+    assert found.unreadable[A100].startswith(f"GPU {A100} cannot be read: ")
+    assert [tuple(gpu.unreadable) for gpu in found.gpus] == [(4,), ()]
     node.restore(A100)
     node.faults.heal({doomed.ci.uuid})
     found = watched.driver.scan()
-    assert (found.unreadable, [gpu.unreadable for gpu in found.gpus]) == ((), [(), (), ()])
+    assert (found.unreadable, [gpu.unreadable for gpu in found.gpus]) == ({}, [{}, {}, {}])
 
 
 # Faults as a driver reports them

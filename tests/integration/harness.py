@@ -16,7 +16,7 @@ from plugin.core.settings import MigStrategy, Settings
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.simulation import simulate as simulate_node
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 from .conftest import SECONDS
 
@@ -30,7 +30,7 @@ class Live:
     """A running plugin: ``hardware`` is what it watches, ``kubelet`` what it talks to."""
 
     hardware: SimNode
-    node: Node
+    node: Writer
     kubelet: SimKubelet
 
     def healthy(self) -> set[str]:

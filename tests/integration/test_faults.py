@@ -129,7 +129,7 @@ async def test_watching_that_cannot_start_takes_the_gpu_out_until_it_can(node_di
         plugin.hardware.lose(7)  # makes the event source be made anew, which fails for GPU 0 now
         await plugin.becomes(lambda: {slot.ci.uuid for slot in gpu.devices()} <= plugin.unhealthy())
         (reason,) = {
-            r
+            r.text
             for item in plugin.node.store.snapshot.advertisement.resources[ONE_SLICE]
             if item.device.uuid in {slot.ci.uuid for slot in gpu.devices()}
             for r in item.reasons
@@ -155,9 +155,9 @@ async def test_recovery_after_a_reset_and_none_without(node_dir: Path) -> None:
     async with live(node_dir, NODE, settings) as plugin:
         plugin.hardware.fault(3, 95)
         await plugin.becomes(lambda: len(plugin.unhealthy()) == 7)
-        quiet_over = (
-            plugin.node.store.snapshot.ledger[plugin.hardware.gpu(3).uuid].reasons[0].last + 0.6
-        )
+        last = plugin.node.store.snapshot.ledger[plugin.hardware.gpu(3).uuid].reasons[0].last
+        assert last is not None
+        quiet_over = last + 0.6
         while plugin.node.now() < quiet_over:
             await plugin.settled()
         assert len(plugin.unhealthy()) == 7

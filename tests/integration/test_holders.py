@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from plugin.commands.control import FREE, wait_until_free
-from plugin.control.server import ask
+from plugin.control.client import ask
 from plugin.core.holders import from_json
 from plugin.kubelet.podresources import checkpoint
 from plugin.kubelet.podresources.observer import Observer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.control.server import ask
+from plugin.control.client import ask
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 

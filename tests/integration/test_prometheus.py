@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from plugin.control.server import ask
+from plugin.control.client import ask
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from plugin.core.advertise.advertisement import Listed, advertise
+from plugin.core.advertise.advertisement import advertise
+from plugin.core.advertise.listed import Listed, replica_id
 from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode, Placement
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
@@ -37,7 +38,7 @@ def mig_device(gpu: int = 0, start: int = 0, profile: str = "1g.5gb", **changes:
         profile=profile,
         memory_mib=4864 * SLICES.get(profile, 1),
         placement=Placement(start, SLICES.get(profile, 1)),
-        nodes=(
+        device_nodes=(
             f"/dev/nvidia{gpu}",
             *(f"/dev/nvidia-caps/nvidia-cap{100 * gpu + 9 * gi + n}" for n in (0, 1 + ci)),
         ),
@@ -60,7 +61,7 @@ def gpu(index: int = 0, *devices: MigDevice, mig: bool | None = None, **changes:
         mig=MigMode(on, on),
         mig_devices=devices,
         memory_slices=8,
-        nodes=(f"/dev/nvidia{index}",),
+        device_nodes=(f"/dev/nvidia{index}",),
     )
     return replace(made, **changes)
 
@@ -91,7 +92,7 @@ def snapshot(
 def listing(devices: Sequence[MigDevice | Gpu], replicas: int = 1) -> tuple[Listed, ...]:
     """One resource's list of these devices, each `replicas` times."""
     return tuple(
-        Listed(f"{device.uuid}::{n}" if replicas > 1 else device.uuid, device)
+        Listed(replica_id(device.uuid, n) if replicas > 1 else device.uuid, device)
         for device in devices
         for n in range(replicas)
     )

@@ -17,9 +17,11 @@ from prometheus_client.samples import Sample
 
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.health.events import Probe
-from plugin.core.health.ledger import CORDONED, Clears, Condition, Entry, Ledger, Reason, verdicts
+from plugin.core.health.ledger import Entry, Ledger, verdicts
+from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.model import Inventory
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.core.reasons import Clears, Code, Reason
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
 from plugin.core.state import Snapshot
 from plugin.core.view import DURATION_BOUNDS, CallStats, Holder, ResourceStatus, View
@@ -70,7 +72,7 @@ def view(
     *,
     settings: Settings | None = None,
     ledger: Ledger | None = None,
-    driver_error: str | None = None,
+    driver_error: Reason | None = None,
     **changes: Any,
 ) -> View:
     settings = settings or Settings(mig_strategy=MigStrategy.MIXED)
@@ -82,14 +84,14 @@ def view(
         advertisement=advertise(inventory, settings, verdicts(ledger, inventory)),
         driver_error=driver_error,
         ledger=ledger,
-        conditions=changes.pop("conditions", {}),
+        gpu_health=changes.pop("gpu_health", {}),
         unwatched=changes.pop("unwatched", {}),
     )
     return replace(View(now=1000.0, started=10.0, snapshot=snapshot, changed=500.0), **changes)
 
 
 def reason(code: str, **changes: Any) -> Reason:
-    return replace(Reason(code, f"text of {code}", 900.0, 950.0), **changes)
+    return replace(Reason(code, f"text of {code}", 900.0, 950.0, Clears.RECOVERY), **changes)
 
 
 def shared(replicas: int) -> Settings:
@@ -140,11 +142,11 @@ def full(**changes: Any) -> View:
                 last_fault=950.0,
                 recoveries=2,
             ),
-            "GPU-1": Entry("GPU-1", reasons=(reason(CORDONED, clears=Clears.OPERATOR),)),
+            "GPU-1": Entry("GPU-1", reasons=(reason(Code.CORDONED, clears=Clears.OPERATOR),)),
         },
-        "conditions": {
-            "GPU-0": Condition(Probe("GPU-0", recovery_action=1, retirement_pending=False)),
-            "GPU-1": Condition(Probe("GPU-1")),
+        "gpu_health": {
+            "GPU-0": GpuHealth(Probe("GPU-0", recovery_action=1, retirement_pending=False)),
+            "GPU-1": GpuHealth(Probe("GPU-1")),
         },
         "unwatched": {"GPU-1": "not supported"},
         "resources": (

@@ -19,6 +19,7 @@ from plugin.core.allocation import (
     Mount,
     allocate,
 )
+from plugin.core.reasons import Reason
 from plugin.core.settings import (
     DeviceIdStrategy,
     DeviceListStrategy,
@@ -167,7 +168,10 @@ def test_nodes_lie_below_the_device_root_on_the_host(
 
 
 def test_a_gpu_handed_out_whole_brings_the_nodes_of_its_mig_devices_that_exist() -> None:
-    there, missing = mig_device(0, 0), mig_device(0, 1, missing=("/dev/nvidia-caps/nvidia-cap73",))
+    there, missing = (
+        mig_device(0, 0),
+        mig_device(0, 1, missing_device_nodes=("/dev/nvidia-caps/nvidia-cap73",)),
+    )
     allocation = allocate(GPU, [["GPU-0"]], snapshot(node(gpu(0, there, missing)), Settings()))[0]
     assert paths(allocation) == [
         *CONTROL,
@@ -255,7 +259,10 @@ def test_one_bad_container_refuses_the_request() -> None:
 
 def test_a_verdict_makes_a_device_unavailable() -> None:
     state = Snapshot(
-        1, MIXED, NODE, advertise(NODE, MIXED, {A: ("XID 79: it has fallen off the bus",)})
+        1,
+        MIXED,
+        NODE,
+        advertise(NODE, MIXED, {A: (Reason("xid-79", "XID 79: it has fallen off the bus"),)}),
     )
     with pytest.raises(DeviceUnavailable, match=f"{A} is unhealthy: XID 79"):
         allocate(ONE, [[A]], state)

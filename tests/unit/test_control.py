@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from plugin.control.server import MOST_CLIENTS, REQUEST_BYTES, Control, ask
+from plugin.control.client import ask
+from plugin.control.server import MOST_CLIENTS, REQUEST_BYTES, Control
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
@@ -26,7 +27,7 @@ from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.simulation import simulate
 from plugin.sim.verbs import perform
 from plugin.state.ledger_file import LedgerFile
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 pytestmark = pytest.mark.asyncio
 
@@ -38,7 +39,7 @@ class Running:
     """A node with its control socket."""
 
     socket: Path
-    node: Node
+    node: Writer
     hardware: SimNode
     ledger: Path
 
@@ -64,13 +65,13 @@ class Running:
             for items in self.node.store.snapshot.advertisement.resources.values()
             for item in items
         )
-        return next(item.reasons for item in listed if item.device.uuid == uuid)
+        reasons = next(item.reasons for item in listed if item.device.uuid == uuid)
+        return tuple(reason.text for reason in reasons)
 
 
-async def appears(path: Path) -> None:
+async def listens(control: Control) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not path.exists():  # noqa: ASYNC110, ASYNC240 — nobody announces it, and it is a look at a file's name
-            await asyncio.sleep(0)
+        await control.listening.wait()
 
 
 @pytest_asyncio.fixture
@@ -81,7 +82,7 @@ async def running() -> AsyncIterator[Running]:
         ledger_file = LedgerFile(ledger)
         worker = DriverWorker()
         worker.start()
-        node = Node(
+        node = Writer(
             simulate(hardware).driver,
             worker,
             Settings(mig_strategy=MigStrategy.MIXED),
@@ -90,7 +91,7 @@ async def running() -> AsyncIterator[Running]:
         await node.start()
         control = Control(path, node, functools.partial(perform, hardware))
         tasks = [asyncio.create_task(control.run()), asyncio.create_task(ledger_file.run())]
-        await appears(path)
+        await listens(control)
         yield Running(path, node, hardware, ledger)
         assert not any(task.done() for task in tasks)
         for task in tasks:
@@ -221,8 +222,9 @@ async def test_mistakes_are_answered(
 
 async def test_a_real_node_takes_no_sim_verbs(running: Running) -> None:
     path = running.socket.parent / "other.sock"
-    task = asyncio.create_task(Control(path, running.node).run())
-    await appears(path)
+    control = Control(path, running.node)
+    task = asyncio.create_task(control.run())
+    await listens(control)
     with pytest.raises(ControlError, match="runs on a real driver"):
         await asyncio.to_thread(ask, str(path), "sim", "lose", "0")
     task.cancel()
@@ -290,8 +292,9 @@ async def test_silent_clients_are_few_and_make_room(running: Running) -> None:
 
 async def test_who_says_nothing_is_put_out(running: Running) -> None:
     path = running.socket.parent / "other.sock"
-    task = asyncio.create_task(Control(path, running.node, client_seconds=0.05).run())
-    await appears(path)
+    control = Control(path, running.node, client_seconds=0.05)
+    task = asyncio.create_task(control.run())
+    await listens(control)
     reader, writer = await asyncio.open_unix_connection(str(path))
     async with asyncio.timeout(PATIENCE):
         assert await reader.read() == b""
@@ -301,8 +304,9 @@ async def test_who_says_nothing_is_put_out(running: Running) -> None:
 
 async def test_stopping_ends_what_clients_still_wait_for(running: Running) -> None:
     path = running.socket.parent / "other.sock"
-    task = asyncio.create_task(Control(path, running.node).run())
-    await appears(path)
+    control = Control(path, running.node)
+    task = asyncio.create_task(control.run())
+    await listens(control)
     reader, writer = await asyncio.open_unix_connection(str(path))
     writer.write(b"{")
     await asyncio.sleep(0)

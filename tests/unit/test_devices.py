@@ -1,4 +1,4 @@
-"""``devices``: how each device stands, as a table and as JSON."""
+"""``devices``: how each device found, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -10,20 +10,12 @@ import pytest
 
 from plugin.commands.devices import show
 from plugin.core.advertise.advertisement import advertise
-from plugin.core.health.ledger import (
-    CORDONED,
-    EMPTY,
-    Clears,
-    Entry,
-    Ledger,
-    Reason,
-    cordon,
-    verdicts,
-)
+from plugin.core.health.ledger import EMPTY, Entry, Ledger, cordon, verdicts
 from plugin.core.inventory.model import Gpu, Inventory, MigDevice
+from plugin.core.reasons import Clears, Code, Reason, Scope
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
 from plugin.core.state import Snapshot
-from plugin.core.status import Standing, Why, document, standing
+from plugin.core.status import DeviceStatus, document, status
 from plugin.errors import ConfigError
 
 from .builders import gpu, mig_device, mig_gpu, node, snapshot
@@ -39,7 +31,7 @@ BLANK = mig_device(0, 0, "")
     ("inventory", "settings", "device", "expected"),
     [
         pytest.param(
-            node(gpu(0)), MIXED, gpu(0), Standing("nvidia.com/gpu", "healthy"), id="a whole GPU"
+            node(gpu(0)), MIXED, gpu(0), DeviceStatus("nvidia.com/gpu", "healthy"), id="a whole GPU"
         ),
         pytest.param(
             node(mig_gpu(0, "1g.5gb")), MIXED, mig_gpu(0, "1g.5gb"), None, id="a GPU of MIG devices"
@@ -48,29 +40,29 @@ BLANK = mig_device(0, 0, "")
             node(gpu(0, mig_device())),
             MIXED,
             mig_device(),
-            Standing(ONE, "healthy"),
+            DeviceStatus(ONE, "healthy"),
             id="a MIG device",
         ),
         pytest.param(
             node(gpu(0, SICK)),
             MIXED,
             SICK,
-            Standing(ONE, "unhealthy", (Why("unreadable", "reading its memory: lost"),)),
+            DeviceStatus(ONE, "unhealthy", (Reason("unreadable", "reading its memory: lost"),)),
             id="unhealthy",
         ),
         pytest.param(
             node(gpu(0, mig_device())),
             replace(MIXED, sharing=Sharing((SharedResource(ONE, 3),), rename_by_default=True)),
             mig_device(),
-            Standing(f"{ONE}.shared", "healthy"),
+            DeviceStatus(f"{ONE}.shared", "healthy"),
             id="shared",
         ),
     ],
 )
-def test_standing(
-    inventory: Inventory, settings: Settings, device: Gpu | MigDevice, expected: Standing | None
+def test_status(
+    inventory: Inventory, settings: Settings, device: Gpu | MigDevice, expected: DeviceStatus | None
 ) -> None:
-    assert standing(device, snapshot(inventory, settings)) == expected
+    assert status(device, snapshot(inventory, settings)) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,11 +83,11 @@ def test_standing(
 def test_what_is_withheld_says_why(
     inventory: Inventory, settings: Settings, device: Gpu | MigDevice, words: str
 ) -> None:
-    stands = standing(device, snapshot(inventory, settings))
-    assert stands is not None
-    assert (stands.resource, stands.health) == (None, "withheld")
-    assert words in stands.reasons[0].text
-    assert stands.reasons[0].code == "withheld"
+    found = status(device, snapshot(inventory, settings))
+    assert found is not None
+    assert (found.resource, found.health) == (None, "withheld")
+    assert words in found.reasons[0].text
+    assert found.reasons[0].code == "withheld"
 
 
 def held(inventory: Inventory, ledger: Ledger, settings: Settings = MIXED) -> Snapshot:
@@ -104,68 +96,72 @@ def held(inventory: Inventory, ledger: Ledger, settings: Settings = MIXED) -> Sn
     return replace(snapshot(inventory, settings), ledger=ledger, advertisement=listed)
 
 
-FAULT = Reason("xid-79", "XID 79: GPU has fallen off the bus", 100.0, 200.0)
-ON_BUS = Why("xid-79", "XID 79: GPU has fallen off the bus", 100.0, "recovery")
-BY_HAND = Why("cordoned", "cordoned", 5.0, "operator")
+FAULT = Reason("xid-79", "XID 79: GPU has fallen off the bus", 100.0, 200.0, Clears.RECOVERY)
+BY_HAND = Reason("cordoned", "cordoned", 5.0, 5.0, Clears.OPERATOR)
 
 
 def test_a_fault_of_a_gpu_is_told_on_it_and_on_each_of_its_devices() -> None:
     inventory = node(mig_gpu(0, "1g.5gb", "1g.5gb"), mig_gpu(1, "1g.5gb"))
     told = held(inventory, {"GPU-0": Entry("GPU-0", reasons=(FAULT,))})
     first, second = inventory.gpus
-    assert standing(first, told) == Standing(None, "unhealthy", (ON_BUS,))
-    assert [standing(d, told) for d in first.mig_devices] == [
-        Standing(ONE, "unhealthy", (ON_BUS,))
+    assert status(first, told) == DeviceStatus(None, "unhealthy", (FAULT,))
+    assert [status(d, told) for d in first.mig_devices] == [
+        DeviceStatus(ONE, "unhealthy", (FAULT,))
     ] * 2
-    assert standing(second, told) is None
-    assert standing(second.mig_devices[0], told) == Standing(ONE, "healthy")
+    assert status(second, told) is None
+    assert status(second.mig_devices[0], told) == DeviceStatus(ONE, "healthy")
 
 
 def test_a_cordon_of_a_device_is_told_on_it_alone() -> None:
     inventory = node(mig_gpu(0, "1g.5gb", "1g.5gb"))
     one, other = inventory.gpus[0].mig_devices
     told = held(inventory, cordon(EMPTY, one.uuid, inventory, 5.0))
-    assert standing(one, told) == Standing(ONE, "unhealthy", (BY_HAND,))
-    assert standing(other, told) == Standing(ONE, "healthy")
-    assert standing(inventory.gpus[0], told) is None
+    assert status(one, told) == DeviceStatus(ONE, "unhealthy", (BY_HAND,))
+    assert status(other, told) == DeviceStatus(ONE, "healthy")
+    assert status(inventory.gpus[0], told) is None
     assert document(told, "daemon")["cordoned"] == [one.uuid]
 
 
 def test_a_gpu_offered_whole_tells_the_reasons_of_its_parts() -> None:
     inventory = node(gpu(0, mig_device()))
     told = held(inventory, cordon(EMPTY, mig_device().uuid, inventory, 5.0), Settings())
-    assert standing(inventory.gpus[0], told) == Standing("nvidia.com/gpu", "unhealthy", (BY_HAND,))
+    assert status(inventory.gpus[0], told) == DeviceStatus(
+        "nvidia.com/gpu", "unhealthy", (BY_HAND,)
+    )
 
 
 def test_what_is_withheld_can_be_cordoned_too() -> None:
     inventory = node(gpu(0, mig=True))
-    stands = standing(gpu(0), held(inventory, cordon(EMPTY, "GPU-0", inventory, 5.0)))
-    assert stands is not None
-    assert stands.health == "withheld"
-    assert stands.reasons[1:] == (BY_HAND,)
+    found = status(gpu(0), held(inventory, cordon(EMPTY, "GPU-0", inventory, 5.0)))
+    assert found is not None
+    assert found.health == "withheld"
+    assert found.reasons[1:] == (BY_HAND,)
 
 
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"driver_error": "no answer"}, "driver-unavailable"),
-        ({"unwatched": {"GPU-0": "no answer"}}, "unwatched"),
-    ],
-)
-def test_what_is_wrong_just_now_has_no_time_and_no_rule(changes: dict[str, Any], code: str) -> None:
+def test_what_is_wrong_just_now_has_no_time_and_no_rule() -> None:
     inventory = node(gpu(0))
-    listed = advertise(inventory, MIXED, {"GPU-0": ("no answer",)})
-    told = replace(snapshot(inventory), advertisement=listed, **changes)
-    assert standing(gpu(0), told) == Standing(
-        "nvidia.com/gpu", "unhealthy", (Why(code, "no answer"),)
-    )
+    absent = Reason(Code.DRIVER_UNAVAILABLE, "no answer", scope=Scope.NODE)
+    listed = advertise(inventory, MIXED, {"GPU-0": (absent,)})
+    told = replace(snapshot(inventory), advertisement=listed, driver_error=absent)
+    assert status(gpu(0), told) == DeviceStatus("nvidia.com/gpu", "unhealthy", (absent,))
+    shown = document(told, "daemon")
+    assert shown["gpus"][0]["reasons"] == [
+        {
+            "code": "driver-unavailable",
+            "text": "no answer",
+            "since": None,
+            "clears": None,
+            "scope": "node",
+        }
+    ]
+    assert shown["problems"] == ["no answer"]
 
 
 def test_a_missing_node_is_told() -> None:
-    broken = gpu(0, missing=("/dev/nvidia0",))
-    stands = standing(broken, snapshot(node(broken)))
-    assert stands == Standing(
-        "nvidia.com/gpu", "unhealthy", (Why("missing-node", "missing /dev/nvidia0"),)
+    broken = gpu(0, missing_device_nodes=("/dev/nvidia0",))
+    found = status(broken, snapshot(node(broken)))
+    assert found == DeviceStatus(
+        "nvidia.com/gpu", "unhealthy", (Reason("missing-node", "missing /dev/nvidia0"),)
     )
 
 
@@ -173,7 +169,13 @@ def test_json_tells_where_it_comes_from_and_why_something_is_down() -> None:
     inventory = node(mig_gpu(0, "1g.5gb"))
     told = document(held(inventory, {"GPU-0": Entry("GPU-0", reasons=(FAULT,))}), "daemon")
     assert (told["source"], told["generation"]) == ("daemon", 1)
-    reason = {"code": "xid-79", "text": FAULT.text, "since": 100.0, "clears": Clears.RECOVERY.value}
+    reason = {
+        "code": "xid-79",
+        "text": FAULT.text,
+        "since": 100.0,
+        "clears": "recovery",
+        "scope": "device",
+    }
     assert told["gpus"][0]["reasons"] == told["gpus"][0]["migDevices"][0]["reasons"] == [reason]
     assert told["cordoned"] == []
     assert json.loads(json.dumps(told)) == told  # JSON's types and nothing else
@@ -182,9 +184,7 @@ def test_json_tells_where_it_comes_from_and_why_something_is_down() -> None:
 
 
 def test_a_cordon_of_a_device_that_is_not_there_is_told() -> None:
-    ledger = {
-        "GPU-9": Entry("GPU-9", reasons=(Reason(CORDONED, CORDONED, 5.0, 5.0, Clears.OPERATOR),))
-    }
+    ledger = {"GPU-9": Entry("GPU-9", reasons=(BY_HAND,))}
     assert document(held(node(gpu(0)), ledger), "daemon")["cordoned"] == ["GPU-9"]
 
 
@@ -232,7 +232,7 @@ def test_json_of_an_odd_node_can_be_written() -> None:
     inventory = node(
         replace(gpu(0, BLANK, warnings=("MIG device 0:0 is odd",)), mig=None, minor=None)
     )
-    told = document(snapshot(replace(inventory, warnings=("GPU 7 has no UUID",))), "scan")
+    told = document(snapshot(replace(inventory, unreadable={7: "GPU 7 has no UUID"})), "scan")
     assert told["gpus"][0]["mig"] is None
     assert told["gpus"][0]["migDevices"][0]["profile"] is None
     assert told["driver"]["cuda"] is None

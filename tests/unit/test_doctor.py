@@ -56,7 +56,7 @@ def test_a_healthy_node_passes() -> None:
             id="a broken device",
         ),
         pytest.param(
-            Inventory(warnings=("GPU 3 has no UUID",)),
+            Inventory(unreadable={3: "GPU 3 has no UUID"}),
             "hardware",
             FAIL,
             "GPU 3",
@@ -80,21 +80,21 @@ def test_a_healthy_node_passes() -> None:
             id="an empty MIG GPU",
         ),
         pytest.param(
-            node(gpu(0, mig_device(0, 0, missing=(CAP,)))),
+            node(gpu(0, mig_device(0, 0, missing_device_nodes=(CAP,)))),
             "capability nodes",
             FAIL,
             CAP,
             id="a missing capability node",
         ),
         pytest.param(
-            node(gpu(0, missing=("/dev/nvidia0",))),
+            node(gpu(0, missing_device_nodes=("/dev/nvidia0",))),
             "device nodes",
             FAIL,
             "/dev/nvidia0",
             id="a missing device node",
         ),
         pytest.param(
-            node(*(gpu(n, missing=(f"/dev/nvidia{n}",)) for n in range(6))),
+            node(*(gpu(n, missing_device_nodes=(f"/dev/nvidia{n}",)) for n in range(6))),
             "device nodes",
             FAIL,
             "/dev/nvidia3 and 2 more",
@@ -118,9 +118,33 @@ def test_what_is_wrong_is_named_with_a_fix(
     assert bool(check.fix) == (verdict is not PASS)
 
 
+def test_nodes_of_gpus_and_of_instances_are_told_apart() -> None:
+    inventory = node(
+        gpu(
+            0,
+            mig_device(0, 0, missing_device_nodes=("/dev/nvidia0", CAP)),
+            missing_device_nodes=("/dev/nvidia0",),
+        )
+    )
+    found = list(node_checks(inventory, MIXED))
+    assert named(found, "device nodes").detail == "missing below /: /dev/nvidia0"
+    assert named(found, "capability nodes").detail == f"missing below /: {CAP}"
+
+
+def test_a_driver_that_is_not_there_is_told_with_its_own_fix(tmp_path: Path) -> None:
+    broken = tmp_path / "usr/lib64/libnvidia-ml.so.1"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no library; at all")
+    settings = replace(MIXED, driver_root=str(tmp_path), container_driver_root=str(tmp_path))
+    check = named(checks(Loaded(settings)), "driver")
+    assert check.outcome is FAIL
+    assert check.detail.startswith(f"cannot load libnvidia-ml.so.1 from {broken}: ")
+    assert check.fix.startswith("install the NVIDIA driver, ")
+
+
 def test_missing_nodes_are_no_failure_where_the_runtime_makes_them() -> None:
     settings = replace(MIXED, pass_device_specs=False)
-    inventory = node(gpu(0, missing=("/dev/nvidia0",)))
+    inventory = node(gpu(0, missing_device_nodes=("/dev/nvidia0",)))
     assert named(node_checks(inventory, settings), "device nodes").outcome is WARN
     assert named(host_checks(settings), "container runtime").outcome is WARN
 

@@ -62,5 +62,19 @@ def test_a_failed_call_carries_its_code() -> None:
     assert not DriverCallFailed("x", code=999).gpu_lost
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        PluginError("it broke", "mend it"),
+        ConfigError("it\n broke", " mend\nit"),
+        DriverUnavailable("it broke", "mend it"),
+        DriverCallFailed("it broke", "mend it", code=999),
+    ],
+)
+def test_an_error_carries_what_happened_and_the_fix_apart(error: PluginError) -> None:
+    assert (error.what, error.fix, str(error)) == ("it broke", "mend it", "it broke; mend it")
+    assert str(PluginError("it broke")) == "it broke"
+
+
 def test_what_is_wrong_with_a_setting_is_one_line() -> None:
     assert str(ConfigError("key: 'a\nb\u2028c'\r\n is  not valid")) == "key: 'a b c' is not valid"

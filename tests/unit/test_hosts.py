@@ -22,12 +22,12 @@ from plugin.web.hosts import Hosts
         "node-7",
         "NODE-7.:9400",
         "gpu.example.com",
-        "a.nodes.example.com:443",
-        "a.b.nodes.example.com",
+        "a.device_nodes.example.com:443",
+        "a.b.device_nodes.example.com",
     ],
 )
 def test_names_that_belong_here(header: str | None) -> None:
-    assert Hosts(["node-7", "gpu.Example.com", "*.nodes.example.com"]).serves(header)
+    assert Hosts(["node-7", "gpu.Example.com", "*.device_nodes.example.com"]).serves(header)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_names_that_belong_here(header: str | None) -> None:
         "[]",
         "::1",
         "*",
-        "*.nodes.example.com.evil",
+        "*.device_nodes.example.com.evil",
     ],
 )
 def test_names_of_others(header: str) -> None:
-    assert not Hosts(["node-7", "gpu.example.com", "*.nodes.example.com"]).serves(header)
+    assert not Hosts(["node-7", "gpu.example.com", "*.device_nodes.example.com"]).serves(header)
 
 
 def test_an_unknown_node_name_is_no_name() -> None:

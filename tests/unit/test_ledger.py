@@ -15,18 +15,22 @@ from plugin.core.health.faults import Fault, Severity
 from plugin.core.health.ledger import (
     EMPTY,
     LONGEST_QUIET_SECONDS,
-    Condition,
     Escalation,
     Ledger,
     clear,
-    condition,
     cordon,
     from_document,
     record,
-    recover,
     to_document,
     uncordon,
     verdicts,
+)
+from plugin.core.health.recovery import (
+    ABSENT_CORDON_SECONDS,
+    ABSENT_SECONDS,
+    GpuHealth,
+    after_probe,
+    recover,
 )
 from plugin.core.inventory.model import Inventory
 
@@ -49,7 +53,12 @@ def _down(ledger: Ledger, inventory: Inventory = NODE) -> set[str]:
     }
 
 
-def _recover(ledger: Ledger, how: Condition, now: float, inventory: Inventory = NODE) -> Ledger:
+def _texts(ledger: Ledger) -> dict[str, tuple[str, ...]]:
+    found = verdicts(ledger, NODE)
+    return {uuid: tuple(reason.text for reason in reasons) for uuid, reasons in found.items()}
+
+
+def _recover(ledger: Ledger, how: GpuHealth, now: float, inventory: Inventory = NODE) -> Ledger:
     return recover(ledger, inventory, {GPU.uuid: how}, now, QUIET).ledger
 
 
@@ -77,7 +86,7 @@ def test_a_harmless_fault_is_counted_only() -> None:
 
 
 def test_recovers_after_a_quiet_period() -> None:
-    well = Condition(WELL, good_since=0.0)
+    well = GpuHealth(WELL, good_since=0.0)
     ledger = _fault(now=10)
     assert _down(_recover(ledger, well, 69)) == {DEVICE.uuid}
     assert recover(ledger, NODE, {GPU.uuid: well}, 69, QUIET).look_again == 70
@@ -90,7 +99,7 @@ def test_a_repeated_fault_starts_the_quiet_period_anew() -> None:
     ledger = _fault(now=50, ledger=_fault(now=10))
     assert len(ledger[DEVICE.uuid].reasons) == 1
     assert ledger[DEVICE.uuid].reasons[0].since == 10
-    assert _down(_recover(ledger, Condition(WELL, good_since=0.0), 100)) == {DEVICE.uuid}
+    assert _down(_recover(ledger, GpuHealth(WELL, good_since=0.0), 100)) == {DEVICE.uuid}
 
 
 def test_a_later_harmless_fault_clears_nothing() -> None:
@@ -98,18 +107,21 @@ def test_a_later_harmless_fault_clears_nothing() -> None:
 
 
 def test_no_recovery_while_the_driver_asks_for_one() -> None:
-    how = condition(Condition(WELL, good_since=0.0), replace(WELL, recovery_action=1), 20)
+    how = after_probe(GpuHealth(WELL, good_since=0.0), replace(WELL, recovery_action=1), 20)
     assert how.good_since is None
     assert _down(_recover(_fault(), how, 10_000)) == {DEVICE.uuid}
 
 
 def test_unknown_keeps_the_state() -> None:
-    for how in (Condition(), condition(Condition(WELL, 0.0), replace(WELL, error="no answer"), 20)):
+    for how in (
+        GpuHealth(),
+        after_probe(GpuHealth(WELL, 0.0), replace(WELL, error="no answer"), 20),
+    ):
         assert _down(_recover(_fault(), how, 10_000)) == {DEVICE.uuid}
 
 
 def test_a_gpu_that_is_not_enumerated_keeps_its_state() -> None:
-    ledger = _recover(_fault(), Condition(WELL, 0.0), 10_000, node(NODE.gpus[1]))
+    ledger = _recover(_fault(), GpuHealth(WELL, 0.0), 10_000, node(NODE.gpus[1]))
     assert _down(ledger) == {DEVICE.uuid}
 
 
@@ -118,26 +130,26 @@ def test_an_unreadable_device_keeps_its_state() -> None:
         GPU,
         mig_devices=tuple(replace(d, error="no") if d is DEVICE else d for d in GPU.mig_devices),
     )
-    ledger = _recover(_fault(), Condition(WELL, 0.0), 10_000, node(broken, NODE.gpus[1]))
+    ledger = _recover(_fault(), GpuHealth(WELL, 0.0), 10_000, node(broken, NODE.gpus[1]))
     assert _down(ledger) == {DEVICE.uuid}
 
 
 def test_an_instance_made_anew_is_another_device() -> None:
     anew = replace(DEVICE, uuid="MIG-anew")
     gpu = replace(GPU, mig_devices=tuple(anew if d is DEVICE else d for d in GPU.mig_devices))
-    ledger = _recover(_fault(), Condition(), 1, node(gpu))
+    ledger = _recover(_fault(), GpuHealth(), 1, node(gpu))
     assert DEVICE.uuid not in ledger
     assert _down(ledger, node(gpu)) == set()
 
 
 def test_a_fault_of_the_gpu_outlives_its_instances() -> None:
     anew = replace(GPU, mig_devices=tuple(replace(d, uuid=f"{d.uuid}x") for d in GPU.mig_devices))
-    ledger = _recover(_fault(WIDE), Condition(replace(WELL, recovery_action=1)), 1, node(anew))
+    ledger = _recover(_fault(WIDE), GpuHealth(replace(WELL, recovery_action=1)), 1, node(anew))
     assert len(_down(ledger, node(anew))) == 7
 
 
 def test_a_driver_that_cannot_answer_needs_a_reset() -> None:
-    silent = Condition(replace(WELL, recovery_action=None), good_since=0.0)
+    silent = GpuHealth(replace(WELL, recovery_action=None), good_since=0.0)
     assert _down(_recover(_fault(now=10), silent, 10_000)) == {DEVICE.uuid}
     assert _down(_recover(_fault(now=10), replace(silent, reset_seen=5.0), 10_000)) == {DEVICE.uuid}
     assert _down(_recover(_fault(now=10), replace(silent, reset_seen=20.0), 10_000)) == set()
@@ -145,7 +157,7 @@ def test_a_driver_that_cannot_answer_needs_a_reset() -> None:
 
 def test_a_clock_that_was_set_back_holds_nothing_down() -> None:
     ledger = _fault(now=1_000_000)
-    how = condition(Condition(WELL, good_since=1_000_000), WELL, 100)
+    how = after_probe(GpuHealth(WELL, good_since=1_000_000), WELL, 100)
     assert how.good_since == 100
     checked = recover(ledger, NODE, {GPU.uuid: how}, 100, QUIET)
     assert checked.look_again == 160
@@ -160,16 +172,16 @@ def test_times_that_are_none_are_refused() -> None:
 
 
 def test_a_gpu_that_was_lost_and_answers_again_was_reset() -> None:
-    lost = condition(Condition(), Probe(GPU.uuid, error="lost", lost=True), 10)
+    lost = after_probe(GpuHealth(), Probe(GPU.uuid, error="lost", lost=True), 10)
     assert lost.good_since is None
-    back = condition(lost, WELL, 20)
+    back = after_probe(lost, WELL, 20)
     assert (back.reset_seen, back.good_since) == (20, 20)
 
 
 def test_plain_probes_keep_what_a_thorough_one_found() -> None:
-    bad = condition(Condition(), replace(WELL, remap_failure=True), 10)
-    assert condition(bad, WELL, 20).good_since is None
-    assert condition(bad, replace(WELL, remap_failure=False), 20).good_since == 20
+    bad = after_probe(GpuHealth(), replace(WELL, remap_failure=True), 10)
+    assert after_probe(bad, WELL, 20).good_since is None
+    assert after_probe(bad, replace(WELL, remap_failure=False), 20).good_since == 20
 
 
 def test_flapping_doubles_the_quiet_period_up_to_a_cap() -> None:
@@ -178,18 +190,18 @@ def test_flapping_doubles_the_quiet_period_up_to_a_cap() -> None:
     waits = []
     for _ in range(10):
         ledger = _fault(now=now, ledger=ledger)
-        due = recover(ledger, NODE, {GPU.uuid: Condition(WELL, 0.0)}, now, QUIET).look_again
+        due = recover(ledger, NODE, {GPU.uuid: GpuHealth(WELL, 0.0)}, now, QUIET).look_again
         assert due is not None
         waits.append(due - now)
-        ledger = _recover(ledger, Condition(WELL, 0.0), due)
+        ledger = _recover(ledger, GpuHealth(WELL, 0.0), due)
         assert _down(ledger) == set()
         now = due + 1
     assert waits == [min(QUIET * 2**n, LONGEST_QUIET_SECONDS) for n in range(10)]
     # An hour of health forgives.
-    calm = _recover(ledger, Condition(WELL, 0.0), now + 3600)
+    calm = _recover(ledger, GpuHealth(WELL, 0.0), now + 3600)
     again = _fault(now=now + 3700, ledger=calm)
     assert (
-        recover(again, NODE, {GPU.uuid: Condition(WELL, 0.0)}, now + 3700, QUIET).look_again
+        recover(again, NODE, {GPU.uuid: GpuHealth(WELL, 0.0)}, now + 3700, QUIET).look_again
         == now + 3760
     )
 
@@ -217,11 +229,57 @@ def test_escalation_can_be_off() -> None:
 
 def test_cordon_needs_an_operator() -> None:
     ledger = cordon(_fault(), DEVICE.uuid, NODE, 1)
-    assert verdicts(ledger, NODE)[DEVICE.uuid] == ("XID 95", "cordoned")
-    healed = _recover(ledger, Condition(WELL, 0.0), 10_000)
-    assert verdicts(healed, NODE)[DEVICE.uuid] == ("cordoned",)
+    assert _texts(ledger)[DEVICE.uuid] == ("XID 95", "cordoned")
+    healed = _recover(ledger, GpuHealth(WELL, 0.0), 10_000)
+    assert _texts(healed)[DEVICE.uuid] == ("cordoned",)
     assert _down(uncordon(healed, DEVICE.uuid)) == set()
     assert _down(uncordon(ledger, DEVICE.uuid)) == {DEVICE.uuid}
+
+
+def _absent(ledger: Ledger, now: float, *, complete: bool = True) -> Ledger:
+    """The ledger after a look that does not show the GPU."""
+    return recover(ledger, node(NODE.gpus[1]), {}, now, QUIET, complete=complete).ledger
+
+
+def test_entries_of_a_gpu_that_was_taken_out_end_after_a_day() -> None:
+    ledger = _absent(_fault(WIDE, 5, _fault(now=5)), 100)
+    assert ledger.keys() == {GPU.uuid, DEVICE.uuid}
+    assert _absent(ledger, 99 + ABSENT_SECONDS).keys() == {GPU.uuid, DEVICE.uuid}
+    ended = recover(ledger, node(NODE.gpus[1]), {}, 100 + ABSENT_SECONDS, QUIET)
+    assert ended.ledger == {}
+    assert {uuid for uuid, _ in ended.cleared} == {GPU.uuid, DEVICE.uuid}
+
+
+def test_a_cordon_of_such_a_gpu_lasts_longer_than_its_faults() -> None:
+    ledger = _absent(cordon(_fault(WIDE), GPU.uuid, NODE, 1), 100)
+    later = _absent(ledger, 100 + ABSENT_SECONDS)
+    assert [reason.code for reason in later[GPU.uuid].reasons] == ["cordoned"]
+    assert later[GPU.uuid].recoveries == 0
+    assert _absent(later, 99 + ABSENT_CORDON_SECONDS).keys() == {GPU.uuid}
+    assert _absent(later, 100 + ABSENT_CORDON_SECONDS) == {}
+
+
+def test_absence_that_is_not_certain_ends_nothing() -> None:
+    ledger = _absent(_fault(), 100, complete=False)
+    assert ledger[DEVICE.uuid].absent_since is None
+    assert _absent(ledger, 10 * ABSENT_SECONDS).keys() == {DEVICE.uuid}
+    begun = _absent(_fault(), 100)
+    assert _absent(begun, 10 * ABSENT_SECONDS, complete=False) == begun
+
+
+def test_a_gpu_that_returns_keeps_everything() -> None:
+    ledger = _absent(_fault(WIDE), 100)
+    assert from_document(to_document(ledger))[GPU.uuid].absent_since == 100
+    back = _recover(ledger, GpuHealth(), 200)
+    assert back[GPU.uuid].absent_since is None
+    assert back[GPU.uuid].reasons == ledger[GPU.uuid].reasons
+    assert _absent(back, 100 + ABSENT_SECONDS).keys() == {GPU.uuid}
+
+
+def test_a_clock_that_was_set_back_ends_no_absence_early_and_none_late() -> None:
+    ledger = _absent(_absent(_fault(), 1_000_000), 100)
+    assert ledger[DEVICE.uuid].absent_since == 100
+    assert _absent(ledger, 100 + ABSENT_SECONDS) == {}
 
 
 def test_cordon_of_a_gpu_holds_for_instances_to_come() -> None:
@@ -233,7 +291,7 @@ def test_cordon_of_a_gpu_holds_for_instances_to_come() -> None:
 def test_an_operator_clears_faults_and_flapping_but_no_cordon() -> None:
     ledger = cordon(_fault(WIDE, 1, _fault()), DEVICE.uuid, NODE, 1)
     cleared = clear(ledger, GPU.uuid, NODE)
-    assert verdicts(cleared, NODE) == {DEVICE.uuid: ("cordoned",), GPU.uuid: ("cordoned",)}
+    assert _texts(cleared) == {DEVICE.uuid: ("cordoned",), GPU.uuid: ("cordoned",)}
 
 
 @given(

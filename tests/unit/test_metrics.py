@@ -12,9 +12,11 @@ import pytest
 
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.health.events import Probe
-from plugin.core.health.ledger import CORDONED, Condition, Entry, Ledger
+from plugin.core.health.ledger import Entry, Ledger
+from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.model import Inventory
 from plugin.core.inventory.samples import Samples
+from plugin.core.reasons import Code, Reason
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.view import ResourceStatus
 from plugin.web.metrics import dcgm
@@ -157,7 +159,10 @@ def test_every_family_and_no_other_is_there_with_its_labels() -> None:
 
 
 def test_nothing_is_made_up_on_a_node_of_which_nothing_is_known() -> None:
-    unknown = view(Inventory(), driver_error="no driver", driver_busy=0.0)
+    error = Reason(Code.DRIVER_UNAVAILABLE, "no driver")
+    unknown = view(Inventory(), driver_error=error, driver_busy=0.0)
+        Inventory(), driver_error=Reason(Code.DRIVER_UNAVAILABLE, "no driver"), driver_busy=0.0
+    )
     assert series(samples(unknown)).keys() & {(PREFIX + "driver_up", frozenset())}
     assert values(unknown, PREFIX + "driver_up") == [0]
     assert values(unknown, PREFIX + "holders_known") == [0]
@@ -196,7 +201,7 @@ def test_a_device_that_is_in_no_list_has_no_resource_and_says_why() -> None:
 
 def test_a_gpu_that_only_carries_mig_devices_is_no_device_but_has_a_history() -> None:
     cordoned: Ledger = {
-        "GPU-0": Entry("GPU-0", reasons=(reason(CORDONED),), xids={79: 1}, last_fault=950.0)
+        "GPU-0": Entry("GPU-0", reasons=(reason(Code.CORDONED),), xids={79: 1}, last_fault=950.0)
     }
     divided = view(
         node(mig_gpu(0, "1g.5gb", "1g.5gb")), ledger=cordoned, holders={"GPU-0": (TRAIN,)}
@@ -229,7 +234,7 @@ def test_a_gpu_offered_whole_under_none_is_a_device_although_it_carries_instance
 
 
 def test_each_reason_is_one_series_whatever_its_words() -> None:
-    lost = gpu(0, missing=("/dev/nvidia0", "/dev/nvidiactl"))
+    lost = gpu(0, missing_device_nodes=("/dev/nvidia0", "/dev/nvidiactl"))
     settings = Settings(mig_strategy=MigStrategy.MIXED, pass_device_specs=True)
     faults: Ledger = {
         "GPU-0": Entry("GPU-0", reasons=(reason("xid-79"), reason("recovery-action")))
@@ -273,7 +278,7 @@ def test_free_slices_are_not_guessed(card: Any) -> None:
 
 
 def test_row_remapping_that_only_a_probe_has_seen() -> None:
-    probed = view(node(gpu(0)), conditions={"GPU-0": Condition(Probe("GPU-0", remap_failure=True))})
+    probed = view(node(gpu(0)), gpu_health={"GPU-0": GpuHealth(Probe("GPU-0", remap_failure=True))})
     assert values(probed, PREFIX + "gpu_row_remap_failure") == [1]
     assert values(probed, "DCGM_FI_DEV_ROW_REMAP_FAILURE") == [1]
 

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from plugin.core.health.ledger import CORDONED, Entry
+from plugin.core.health.ledger import Entry
 from plugin.core.inventory.model import Inventory
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.core.reasons import Code
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.view import DURATION_BOUNDS, CallStats, Holder, ResourceStatus, View
 from plugin.web.metrics.family import PREFIX
@@ -134,7 +135,7 @@ def views(draw: st.DrawFn) -> View:
     known = st.sampled_from([*uuids, "GPU-gone"])
     names = st.text(max_size=3)
     reasons = st.lists(
-        st.sampled_from(["xid-31", "xid-79", CORDONED]).map(reason), max_size=3, unique=True
+        st.sampled_from(["xid-31", "xid-79", Code.CORDONED]).map(reason), max_size=3, unique=True
     )
     entries = st.builds(
         Entry,

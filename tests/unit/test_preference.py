@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.core.advertise.advertisement import Listed
+from plugin.core.advertise.listed import Listed
 from plugin.core.inventory.model import Gpu, MigDevice, Placement
 from plugin.core.preference import Preference, prefer
+from plugin.core.reasons import Reason
 from plugin.core.settings import Policy
 
 from .builders import gpu, ids, listing, mig_device
@@ -292,7 +293,8 @@ def test_replicas_follow_their_own_policy(
 
 
 SICK = tuple(
-    replace(item, reasons=("XID 79",)) if item.id == name(0, 0) else item for item in TWO_GPUS
+    replace(item, reasons=(Reason("xid-79", "XID 79"),)) if item.id == name(0, 0) else item
+    for item in TWO_GPUS
 )
 
 
@@ -439,7 +441,8 @@ def cases(draw: st.DrawFn, *, odd: bool = True, replicas: int = 3) -> Case:
     if odd:
         sick = draw(st.sets(st.sampled_from(ids(listed))))
         listed = tuple(
-            replace(item, reasons=("sick",)) if item.id in sick else item for item in listed
+            replace(item, reasons=(Reason("xid-79", "sick"),)) if item.id in sick else item
+            for item in listed
         )
         some = st.lists(st.sampled_from([*ids(listed), "x", "y", ""]), max_size=30)
         return Case(listed, draw(some), draw(some), draw(st.integers(-2, len(listed) + 4)))

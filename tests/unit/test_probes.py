@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from plugin.core.reasons import Code, Reason
 from plugin.core.view import ResourceStatus, View
 from plugin.web.health import HUNG_SECONDS, health, readiness
 
 from .builders import mig_gpu, node, snapshot
 
+ABSENT = Reason(Code.DRIVER_UNAVAILABLE, "no driver")
 RESOURCE = "nvidia.com/mig-1g.5gb"
 OPEN = ResourceStatus(RESOURCE, registered=True, registrations=1, stream_since=5.0)
 
@@ -28,7 +30,7 @@ def empty(**changes: Any) -> View:
 
 
 def test_a_daemon_that_runs_is_healthy_whatever_its_devices_and_kubelet_are() -> None:
-    assert health(seen(driver_error="no driver")).good
+    assert health(seen(driver_error=ABSENT)).good
     assert health(replace(seen(), driver_busy=HUNG_SECONDS)).good
 
 
@@ -79,8 +81,8 @@ def test_ready_with_nothing_to_advertise_when_the_driver_says_so() -> None:
 
 def test_not_ready_before_the_first_look_or_without_a_driver() -> None:
     assert not readiness(empty(generation=0)).good
-    assert readiness(empty(driver_error="no driver")).reasons == ("no driver",)
+    assert readiness(empty(driver_error=ABSENT)).reasons == ("no driver",)
 
 
 def test_a_driver_that_was_lost_later_leaves_what_is_registered_ready() -> None:
-    assert readiness(seen(OPEN, driver_error="no driver")).good
+    assert readiness(seen(OPEN, driver_error=ABSENT)).good

@@ -11,11 +11,13 @@ import pytest
 
 from plugin.core.advertise.advertisement import Advertisement, advertise
 from plugin.core.inventory.model import Inventory, MigMode
+from plugin.core.reasons import Code, Reason
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing, SingleResource
 
 from .builders import gpu, ids, mig_device, mig_gpu, node
 
 GPU = "nvidia.com/gpu"
+XID = Reason.held("xid-79", "XID 79", 5.0)
 ONE, TWO, THREE = "nvidia.com/mig-1g.5gb", "nvidia.com/mig-2g.10gb", "nvidia.com/mig-3g.20gb"
 
 PLAIN_0, PLAIN_1 = gpu(0), gpu(1, mig=False)
@@ -189,7 +191,9 @@ def test_a_node_that_breaks_the_rules_of_single_says_so_at_each_device(
     inventory: Inventory,
 ) -> None:
     advertisement = advertise(inventory, settings("single"))
-    assert set(advertisement.withheld.values()) == set(advertisement.problems)
+    assert {reason.text for reason in advertisement.withheld.values()} == set(
+        advertisement.problems
+    )
 
 
 def test_a_node_in_order_has_no_problems() -> None:
@@ -218,7 +222,7 @@ def test_nvidias_name_for_single_never_mixes_in_a_whole_gpu() -> None:
         node(ONES_0, BROKEN_1), settings("single", single_resource=SingleResource.GPU)
     )
     assert ids(advertisement.resources[GPU]) == [device.uuid for device in ONES_0.mig_devices]
-    assert advertisement.withheld == {"GPU-1": "GPU 1: it is lost"}
+    assert advertisement.withheld == {"GPU-1": Reason(Code.WITHHELD, "GPU 1: it is lost")}
 
 
 def test_lists_are_in_inventory_order_and_resources_by_name() -> None:
@@ -234,22 +238,25 @@ def test_lists_are_in_inventory_order_and_resources_by_name() -> None:
 
 def test_reasons_hold_a_device_down_and_keep_it_listed() -> None:
     broken = mig_device(
-        0, 0, error="reading its memory: Unknown Error", missing=("/dev/nvidia-caps/nvidia-cap66",)
+        0,
+        0,
+        error="reading its memory: Unknown Error",
+        missing_device_nodes=("/dev/nvidia-caps/nvidia-cap66",),
     )
     inventory = node(gpu(0, broken, mig_device(0, 1)))
-    advertisement = advertise(inventory, settings("mixed"), {broken.uuid: ("XID 79",)})
+    advertisement = advertise(inventory, settings("mixed"), {broken.uuid: (XID,)})
     bad, good = advertisement.resources[ONE]
     assert bad.reasons == (
-        "XID 79",
-        "reading its memory: Unknown Error",
-        "missing /dev/nvidia-caps/nvidia-cap66",
+        XID,
+        Reason(Code.UNREADABLE, "reading its memory: Unknown Error"),
+        Reason(Code.MISSING_NODE, "missing /dev/nvidia-caps/nvidia-cap66"),
     )
     assert not bad.healthy
     assert good.healthy
 
 
 def test_missing_nodes_count_only_where_we_hand_nodes_out() -> None:
-    inventory = node(gpu(0, missing=("/dev/nvidia0",)))
+    inventory = node(gpu(0, missing_device_nodes=("/dev/nvidia0",)))
     (listed,) = advertise(inventory, settings("none", pass_device_specs=False)).resources[GPU]
     assert listed.healthy
 

@@ -156,9 +156,9 @@ def test_the_driver_goes_and_comes(node: SimNode) -> None:
 
 def test_files_go_and_come(node: SimNode) -> None:
     perform(node, "remove-node", ["/dev/nvidia1"])
-    assert scan(node).gpus[1].missing == ("/dev/nvidia1",)
+    assert scan(node).gpus[1].missing_device_nodes == ("/dev/nvidia1",)
     perform(node, "restore-node", ["/dev/nvidia1"])
-    assert scan(node).gpus[1].missing == ()
+    assert scan(node).gpus[1].missing_device_nodes == ()
 
 
 def read_name(node: SimNode, index: int) -> str:

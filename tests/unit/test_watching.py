@@ -24,7 +24,7 @@ from plugin.sim.hardware.files import SimFiles
 from plugin.sim.nvml.library import SimLibrary
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.watching import Watcher
-from plugin.state.writer import Node
+from plugin.state.writer import Writer
 
 LONG = 1000.0
 
@@ -64,7 +64,7 @@ class Driver(NvmlDriver):
 
 @dataclass
 class Watched:
-    node: Node
+    node: Writer
     heartbeats: Heartbeats
     clock: Clock
 
@@ -74,7 +74,7 @@ async def watched(folder: Path, waiting: Callable[[], None]) -> AsyncIterator[Wa
     driver, worker, clock = Driver(waiting), DriverWorker(), Clock()
     worker.start()
     node, heartbeats = (
-        Node(driver, worker, Settings(), LedgerFile(folder / "ledger.json")),
+        Writer(driver, worker, Settings(), LedgerFile(folder / "ledger.json")),
         Heartbeats(clock),
     )
     await node.start()

@@ -15,6 +15,7 @@ from plugin.core.health.faults import judge
 from plugin.core.health.ledger import EMPTY, Escalation, Ledger
 from plugin.core.inventory.model import Inventory
 from plugin.core.inventory.samples import Activity, DeviceSample, Samples
+from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
 from plugin.core.view import Holder, ResourceStatus, View
@@ -152,7 +153,8 @@ def no_gpus() -> View:
     made = Node(Inventory(), Settings(mig_strategy=MigStrategy.MIXED))
     view = made.view({})
     error = "no NVIDIA driver: libnvidia-ml.so.1 was not found below /driver-root or by the loader"
-    return replace(view, snapshot=replace(view.snapshot, driver_error=error))
+    reason = Reason(Code.DRIVER_UNAVAILABLE, error, scope=Scope.NODE)
+    return replace(view, snapshot=replace(view.snapshot, driver_error=reason))
 
 
 def invalid_single() -> View:

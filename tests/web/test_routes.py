@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugin.core.inventory.samples import DeviceSample, Samples
+from plugin.core.reasons import Code, Reason
 from plugin.core.view import CallStats, Holder, ResourceStatus, View
 from plugin.web.http.message import Request, Response
 from plugin.web.routes import Page, Site, load_page
@@ -168,7 +169,7 @@ def test_what_is_no_text_costs_no_answer() -> None:
         view,
         resources=(replace(listed, registered=False, last_error=lone),),
         stuck=(lone,),
-        snapshot=replace(view.snapshot, driver_error=lone),
+        snapshot=replace(view.snapshot, driver_error=Reason(Code.DRIVER_UNAVAILABLE, lone)),
     )
     site = Site(lambda: view, hostname=lone, dcgm_names=True)
     for path in ("/", "/api/v1/state", "/metrics", "/healthz", "/readyz"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from plugin.core.health.events import DriverEvent, EventKind
+from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.reasons import Code, xid_code
 from plugin.core.settings import Settings
 
 #: Names of NVML's recovery actions (``nvmlDeviceGpuRecoveryAction_t``).
@@ -49,11 +50,15 @@ class Fault:
 
 #: Events that are no XID are judged as the XID that says the same.
 _AS_XID = {
-    EventKind.DOUBLE_BIT_ECC: (48, "double-bit ECC error"),
-    EventKind.DRAM_RETIREMENT: (63, "memory retired"),
-    EventKind.DRAM_RETIREMENT_FAILURE: (64, "retiring memory failed"),
-    EventKind.NON_FATAL_POISON: (94, "contained memory error"),
-    EventKind.FATAL_POISON: (95, "uncontained memory error"),
+    EventKind.DOUBLE_BIT_ECC: (48, Code.DOUBLE_BIT_ECC, "double-bit ECC error"),
+    EventKind.DRAM_RETIREMENT: (63, Code.DRAM_RETIREMENT, "memory retired"),
+    EventKind.DRAM_RETIREMENT_FAILURE: (
+        64,
+        Code.DRAM_RETIREMENT_FAILURE,
+        "retiring memory failed",
+    ),
+    EventKind.NON_FATAL_POISON: (94, Code.NON_FATAL_POISON, "contained memory error"),
+    EventKind.FATAL_POISON: (95, Code.FATAL_POISON, "uncontained memory error"),
 }
 
 #: Every other action takes a device out.
@@ -73,7 +78,7 @@ def judge(event: DriverEvent, inventory: Inventory, settings: Settings) -> Fault
 
     A MIG configuration or recovery action event is no fault by itself: it is a reason to look.
     """
-    gpu = next((gpu for gpu in inventory.gpus if gpu.uuid == event.gpu_uuid), None)
+    gpu = inventory.gpu(event.gpu_uuid)
     if gpu is None or not watching(settings):
         return None
     targets = attribute(event, gpu)
@@ -86,7 +91,7 @@ def judge(event: DriverEvent, inventory: Inventory, settings: Settings) -> Fault
             )
         case EventKind.GPU_UNAVAILABLE:
             return Fault(
-                "gpu-unavailable",
+                Code.GPU_UNAVAILABLE,
                 "the driver says the GPU is unavailable",
                 Severity.FATAL,
                 gpu.uuid,
@@ -95,14 +100,8 @@ def judge(event: DriverEvent, inventory: Inventory, settings: Settings) -> Fault
         case EventKind.MIG_CONFIG | EventKind.RECOVERY_ACTION:
             return None
         case kind:
-            xid, words = _AS_XID[kind]
-            return Fault(
-                kind.name.lower().replace("_", "-"),
-                words,
-                severity(xid, settings),
-                gpu.uuid,
-                targets,
-            )
+            xid, code, text = _AS_XID[kind]
+            return Fault(code, text, severity(xid, settings), gpu.uuid, targets)
 
 
 def watching(settings: Settings) -> bool:
@@ -142,21 +141,33 @@ def recovery_fault(gpu_uuid: str, action: int) -> Fault | None:
     """
     if action == 0:
         return None
-    words = RECOVERY_ACTIONS.get(action, f"unknown ({action})")
-    return Fault(
-        "recovery-action",
-        f"the driver asks to {words}"
-        if action in RECOVERY_ACTIONS
-        else f"the driver's recovery action is {words}",
-        Severity.FATAL,
-        gpu_uuid,
-        (gpu_uuid,),
+    known = RECOVERY_ACTIONS.get(action)
+    text = (
+        f"the driver asks to {known}"
+        if known
+        else f"the driver's recovery action is unknown ({action})"
     )
+    return Fault(Code.RECOVERY_ACTION, text, Severity.FATAL, gpu_uuid, (gpu_uuid,))
+
+
+def probe_faults(probe: Probe) -> tuple[Fault, ...]:
+    """What a probe says is wrong; being unable to ask is not among it."""
+    uuid = probe.gpu_uuid
+    faults = []
+    if probe.lost:
+        text = f"the GPU does not answer: {probe.error}"
+        faults.append(Fault(Code.GPU_LOST, text, Severity.FATAL, uuid, (uuid,)))
+    if probe.recovery_action is not None and (fault := recovery_fault(uuid, probe.recovery_action)):
+        faults.append(fault)
+    if probe.remap_failure:
+        text = "remapping a memory row failed"
+        faults.append(Fault(Code.REMAP_FAILURE, text, Severity.FATAL, uuid, (uuid,)))
+    return tuple(faults)
 
 
 def _xid_fault(xid: int, gpu: Gpu, targets: tuple[str, ...], settings: Settings) -> Fault:
     entry = CATALOGUE.get(xid)
     meaning = f"{entry.meaning}; {entry.action}" if entry else "not in NVIDIA's catalogue"
     return Fault(
-        f"xid-{xid}", f"XID {xid}: {meaning}", severity(xid, settings), gpu.uuid, targets, xid
+        xid_code(xid), f"XID {xid}: {meaning}", severity(xid, settings), gpu.uuid, targets, xid
     )

@@ -17,13 +17,11 @@ def carry_over(old: Inventory, new: Inventory) -> Inventory:
     known = {gpu.uuid: gpu for gpu in old.gpus}
     gpus = [_gpu(known.get(gpu.uuid), gpu) for gpu in new.gpus]
     seen = {gpu.uuid for gpu in new.gpus}
-    lost = [gpu for gpu in old.gpus if gpu.uuid not in seen and gpu.index in new.unreadable]
-    for gpu in lost:
-        words = next(
-            (w for w in new.warnings if w.startswith(f"GPU {gpu.index} ")),
-            f"GPU {gpu.index} does not answer",
-        )
-        gpus.append(replace(gpu, error=words))
+    gpus += [
+        replace(gpu, error=new.unreadable[gpu.index])
+        for gpu in old.gpus
+        if gpu.uuid not in seen and gpu.index in new.unreadable
+    ]
     return replace(new, gpus=tuple(sorted(gpus, key=lambda gpu: gpu.index)))
 
 
@@ -37,7 +35,7 @@ def _gpu(old: Gpu | None, new: Gpu) -> Gpu:
     before = {device.uuid: device for device in old.mig_devices}
     devices = [_mig(before.get(device.uuid), device) for device in new.mig_devices]
     devices += [
-        replace(device, error=f"MIG device {device.path} cannot be read any more")
+        replace(device, error=new.unreadable[device.index])
         for device in old.mig_devices
         if device.uuid not in found and device.index in new.unreadable
     ]

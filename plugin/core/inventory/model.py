@@ -6,7 +6,12 @@ driver did not say; it is never a fault.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+_NONE: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,9 +57,10 @@ class MigDevice:
 
     ``index`` is NVML's MIG index on the GPU. ``profile`` is the field's name (``1g.5gb``,
     ``1c.3g.20gb``, ``1g.10gb+me``), empty when it could not be read. ``memory_mib`` is in MiB.
-    ``nodes`` are the device nodes a container needs, as absolute paths below the device root
-    (``/dev/nvidia0``, ``/dev/nvidia-caps/nvidia-cap12``); ``missing`` names those files that should
-    be there and are not. ``error`` is what the driver said when the device could not be read.
+    ``device_nodes`` are those a container needs, as absolute paths below the device root
+    (``/dev/nvidia0``, ``/dev/nvidia-caps/nvidia-cap12``); ``missing_device_nodes`` names files
+    that should be there and are not. ``error`` is what the driver said when the device could not be
+    read.
     """
 
     uuid: str
@@ -70,10 +76,20 @@ class MigDevice:
     ci_slices: int = 0
     engines: Engines = Engines()
     placement: Placement | None = None
-    nodes: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    device_nodes: tuple[str, ...] = ()
+    missing_device_nodes: tuple[str, ...] = ()
     error: str | None = None
     numa: int | None = None
+
+    @property
+    def parts(self) -> tuple[MigDevice, ...]:
+        """Nothing is on a MIG device."""
+        return ()
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Its place among all devices."""
+        return self.gpu_index, self.gi, self.ci
 
     @property
     def path(self) -> str:
@@ -87,8 +103,8 @@ class Gpu:
 
     ``minor`` is the number in ``/dev/nvidia<minor>``. ``pci_bus_id`` is as sysfs writes it
     (``0000:00:06.0``). ``mig`` is ``None`` where the card has no MIG. ``warnings`` are things that
-    could not be read below it, and ``unreadable`` the MIG indices among them at which a device
-    exists that could not be identified.
+    could not be read below it. ``unreadable`` maps MIG indices at which a device exists that could
+    not be identified to what the driver said.
     """
 
     uuid: str
@@ -103,11 +119,30 @@ class Gpu:
     mig: MigMode | None = None
     mig_devices: tuple[MigDevice, ...] = ()
     memory_slices: int = 0
-    nodes: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    device_nodes: tuple[str, ...] = ()
+    missing_device_nodes: tuple[str, ...] = ()
     error: str | None = None
     warnings: tuple[str, ...] = ()
-    unreadable: tuple[int, ...] = ()
+    unreadable: Mapping[int, str] = field(default_factory=lambda: _NONE)
+
+    @property
+    def gpu_uuid(self) -> str:
+        """Its own UUID, as a MIG device has that of its GPU."""
+        return self.uuid
+
+    @property
+    def gpu_index(self) -> int:
+        return self.index
+
+    @property
+    def parts(self) -> tuple[MigDevice, ...]:
+        """The devices that are on it."""
+        return self.mig_devices
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Its place among all devices: before those that are on it."""
+        return self.index, -1, -1
 
     @property
     def path(self) -> str:
@@ -116,6 +151,16 @@ class Gpu:
     @property
     def mig_enabled(self) -> bool:
         return self.mig is not None and self.mig.current
+
+    def free_slices(self) -> tuple[int, ...] | None:
+        """Memory slices in no GPU instance, in order. ``None`` without MIG, and where the driver
+        does not say where the instances lie.
+        """
+        placements = {device.gi: device.placement for device in self.mig_devices}.values()
+        if not self.memory_slices or not self.mig_enabled or None in placements:
+            return None
+        used = {n for at in placements if at is not None for n in range(at.start, at.end)}
+        return tuple(n for n in range(self.memory_slices) if n not in used)
 
     @property
     def mig_pending(self) -> bool:
@@ -132,8 +177,8 @@ class Inventory:
     """One scan of a node.
 
     ``control_nodes`` are the nodes every GPU container needs and that exist (``/dev/nvidiactl`` …).
-    ``warnings`` are things that concern no known GPU, such as an index that has no readable UUID;
-    ``unreadable`` are those indices.
+    ``unreadable`` maps indices at which there is a GPU without a readable UUID to what the driver
+    said.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -141,8 +186,8 @@ class Inventory:
     nvml_version: str = ""
     cuda_version: tuple[int, int] | None = None
     control_nodes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    unreadable: tuple[int, ...] = ()
+    unreadable: Mapping[int, str] = field(default_factory=lambda: _NONE)
+    _devices: dict[str, Device] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def devices(self) -> tuple[Device, ...]:
         """Every GPU and every MIG device, in order."""
@@ -151,3 +196,25 @@ class Inventory:
             found.append(gpu)
             found.extend(gpu.mig_devices)
         return tuple(found)
+
+    def device(self, uuid: str) -> Device | None:
+        """The GPU or MIG device of this UUID."""
+        if not self._devices:
+            self._devices.update((device.uuid, device) for device in self.devices())
+        return self._devices.get(uuid)
+
+    def gpu(self, uuid: str) -> Gpu | None:
+        """The GPU of this UUID."""
+        found = self.device(uuid)
+        return found if isinstance(found, Gpu) else None
+
+    def warnings(self) -> tuple[str, ...]:
+        """Everything that the driver could not read."""
+        return (
+            *self.unreadable.values(),
+            *(
+                warning
+                for gpu in self.gpus
+                for warning in (*gpu.unreadable.values(), *gpu.warnings)
+            ),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pynvml
 
@@ -67,7 +68,7 @@ class NvmlDriver:
         except DriverMismatch as error:
             if self._worked:
                 raise DriverReplaced(
-                    f"{error}; ending, so that a new process loads the new library"
+                    error.what, "ending, so that a new process loads the new library"
                 ) from error
             raise
         self._initialised = self._worked = True
@@ -116,20 +117,18 @@ class NvmlDriver:
         try:
             count = nvml.call("counting the GPUs", pynvml.nvmlDeviceGetCount)
         except DriverCallFailed as error:
-            raise DriverUnavailable(f"{error}; the NVIDIA driver does not answer") from error
+            raise nvml.no_answer(error) from error
         self._require_same_gpus()
         control_nodes = self._files.control_nodes()
         gpus = []
-        warnings = []
-        unreadable = []
+        unreadable = {}
         for index in range(count):
             reader = self._readers.setdefault(index, GpuReader(index, self._files))
             try:
                 gpus.append(reader.read())
             except DriverCallFailed as error:
                 self._readers.pop(index)
-                warnings.append(f"GPU {index} cannot be read: {error}")
-                unreadable.append(index)
+                unreadable[index] = f"GPU {index} cannot be read: {error}"
         self._seen = tuple(gpus)
         cuda = _version(pynvml.nvmlSystemGetCudaDriverVersion_v2)
         return Inventory(
@@ -138,8 +137,7 @@ class NvmlDriver:
             nvml_version=_text(pynvml.nvmlSystemGetNVMLVersion),
             cuda_version=(cuda // 1000, cuda % 1000 // 10) if cuda is not None else None,
             control_nodes=control_nodes,
-            warnings=tuple(warnings),
-            unreadable=tuple(unreadable),
+            unreadable=MappingProxyType(unreadable),
         )
 
     def _require_same_gpus(self) -> None:
@@ -154,7 +152,7 @@ class NvmlDriver:
         changes = [f"{bus} came" for bus in sorted(now - before)]
         changes += [f"{bus} went" for bus in sorted(before - now)]
         raise DriverStale(
-            f"GPUs came or went ({', '.join(changes)}); NVML must be initialised again"
+            f"GPUs came or went ({', '.join(changes)})", "NVML must be initialised again"
         )
 
 

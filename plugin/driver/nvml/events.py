@@ -12,8 +12,8 @@ import pynvml
 from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind
 from plugin.driver.base import NO_XID_EVENTS
 from plugin.driver.nvml.binding import using
-from plugin.driver.nvml.library import call, failed
-from plugin.errors import DriverCallFailed, DriverUnavailable
+from plugin.driver.nvml.library import call, failed, no_answer
+from plugin.errors import DriverCallFailed
 
 _NOT_THIS_FINE = 0xFFFFFFFF
 
@@ -38,7 +38,7 @@ class NvmlEventSource:
             try:
                 self._set: Any = call("making an event set", pynvml.nvmlEventSetCreate)
             except DriverCallFailed as error:
-                raise DriverUnavailable(f"{error}; the NVIDIA driver does not answer") from error
+                raise no_answer(error) from error
             for uuid in gpu_uuids:
                 try:
                     self._register(uuid)

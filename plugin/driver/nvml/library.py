@@ -48,17 +48,18 @@ _NO_ANSWER = frozenset(
     }
 )
 
-_HINTS = {
+#: What to do about an initialisation that failed.
+_FIXES = {
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the kernel module is not loaded: is the driver "
     "installed on this node?",
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "library and kernel module differ in version: "
-    "finish the driver "
-    "upgrade (reload the module or reboot), and check which driver root is mounted",
+    "finish the driver upgrade (reload the module or reboot), and check which driver root is "
+    "mounted",
     pynvml.NVML_ERROR_NO_PERMISSION: "this process may not open the device nodes: run it "
-    "privileged or under "
-    "NVIDIA's runtime class",
+    "privileged or under NVIDIA's runtime class",
     pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the library is older than this plugin needs",
 }
+_KERNEL_LOG = "see the kernel log (dmesg) for NVRM messages"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,10 +115,10 @@ def load(path: Path | None) -> object:
             return load(late)
         where = f"from {path}" if path is not None else "on the loader's path"
         raise DriverUnavailable(
-            f"cannot load {LIBRARY} {where}: {error}; install the NVIDIA driver, run under "
-            "NVIDIA's runtime class, "
-            "or mount the driver root and name it with --driver-root / --driver-root-ctr-path "
-            "(--simulate runs without a GPU)"
+            f"cannot load {LIBRARY} {where}: {error}",
+            "install the NVIDIA driver, run under NVIDIA's runtime class, or mount the driver root "
+            "and name it with --driver-root / --driver-root-ctr-path (--simulate runs without a "
+            "GPU)",
         ) from error
 
 
@@ -136,10 +137,10 @@ def initialise() -> None:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        hint = _HINTS.get(error.value, "see the kernel log (dmesg) for NVRM messages")
         mismatch = error.value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
         kind = DriverMismatch if mismatch else DriverUnavailable
-        raise kind(f"initialising NVML failed: {error}; {hint}") from error
+        fix = _FIXES.get(error.value, _KERNEL_LOG)
+        raise kind(f"initialising NVML failed: {error}", fix) from error
 
 
 def shut_down() -> None:
@@ -172,3 +173,8 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None
 
 def failed(what: str, error: Any) -> DriverCallFailed:
     return DriverCallFailed(f"{what}: {error}", code=error.value, gpu_lost=error.value in LOST)
+
+
+def no_answer(error: DriverCallFailed) -> DriverUnavailable:
+    """A failed call without which nothing else can be asked."""
+    return DriverUnavailable(f"{error.what}; the NVIDIA driver does not answer", _KERNEL_LOG)

@@ -5,6 +5,7 @@ read.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import pynvml
@@ -69,7 +70,10 @@ class GpuReader:
         except DriverCallFailed as error:
             nodes, missing = self._files.gpu(self._static.minor)
             return replace(
-                self._static, nodes=nodes, missing=missing, error=f"GPU {self._index}: {error}"
+                self._static,
+                device_nodes=nodes,
+                missing_device_nodes=missing,
+                error=f"GPU {self._index}: {error}",
             )
 
     def _read_static(self, handle: Any, gpu: Gpu) -> Gpu:
@@ -90,7 +94,7 @@ class GpuReader:
 
     def _read_mig(self, handle: Any, gpu: Gpu) -> Gpu:
         nodes, missing = self._files.gpu(gpu.minor)
-        gpu = replace(gpu, nodes=nodes, missing=missing)
+        gpu = replace(gpu, device_nodes=nodes, missing_device_nodes=missing)
         mode = ask(pynvml.nvmlDeviceGetMigMode, handle)
         if mode is None:
             return gpu
@@ -98,14 +102,13 @@ class GpuReader:
             self._profiles = _read_profiles(handle)
         devices = []
         warnings: list[str] = []
-        unreadable = []
+        unreadable = {}
         for index in range(ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
             try:
                 found = self._identify(handle, gpu, index)
             except DriverCallFailed as error:
                 _raise_lost(error)
-                warnings.append(f"MIG device {gpu.index}:{index} cannot be read: {error}")
-                unreadable.append(index)
+                unreadable[index] = f"MIG device {gpu.index}:{index} cannot be read: {error}"
                 continue
             if found is not None:
                 device = self._describe(handle, gpu, *found, self._profiles, warnings)
@@ -118,7 +121,7 @@ class GpuReader:
             mig_devices=tuple(sorted(devices, key=lambda device: (device.gi, device.ci))),
             memory_slices=self._profiles.memory_slices,
             warnings=tuple(warnings),
-            unreadable=tuple(unreadable),
+            unreadable=MappingProxyType(unreadable),
         )
 
     def _identify(self, gpu_handle: Any, gpu: Gpu, index: int) -> tuple[Any, MigDevice] | None:
@@ -141,8 +144,8 @@ class GpuReader:
             gi,
             ci,
             profile="",
-            nodes=nodes,
-            missing=missing,
+            device_nodes=nodes,
+            missing_device_nodes=missing,
             numa=gpu.numa,
         )
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
-from plugin.core.advertise.advertisement import Listed
+from plugin.core.advertise.listed import Listed
 from plugin.core.allocation import ContainerAllocation
 
 VERSION = "v1beta1"

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from plugin.core.holders import Answer, Holdings, answered, device_of, of_devices
+from plugin.core.advertise.listed import device_uuid
+from plugin.core.holders import Answer, Holdings, answered, of_devices
 from plugin.core.settings import Settings
 from plugin.kubelet.podresources import checkpoint
 from plugin.kubelet.podresources.client import list_pods
@@ -64,7 +65,7 @@ class Observer:
             return answer
         ids = await asyncio.to_thread(checkpoint.allocated_ids, self.checkpoint)
         if ids is not None and devices is not None:
-            ids = frozenset(name for name in ids if device_of(name) in devices)
+            ids = frozenset(name for name in ids if device_uuid(name) in devices)
         return replace(answer, checkpoint=ids)
 
     async def _ask(self) -> Answer:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from prometheus_client.metrics_core import Metric
 
-from plugin.core.health.ledger import CORDONED
 from plugin.core.inventory.model import Gpu
 from plugin.core.inventory.samples import DeviceSample
+from plugin.core.reasons import Code
 from plugin.web.metrics.family import Family, Labels, Reading, counter, filled, gauge, info, read
 from plugin.web.metrics.subjects import CARD, DEVICE, HOLDER, IDENTITY, Card, Subject
 
@@ -25,7 +25,7 @@ HISTORY: tuple[Reading[Subject], ...] = (
         gauge(
             "device_cordoned", "Whether an operator has cordoned the device or its GPU", IDENTITY
         ),
-        lambda s: any(entry.reason(CORDONED) is not None for entry in (s.entry, s.of_gpu)),
+        lambda s: any(entry.reason(Code.CORDONED) is not None for entry in (s.entry, s.of_gpu)),
     ),
     (
         counter(
@@ -102,18 +102,18 @@ DEVICE_ECC = counter(
 
 
 def of_devices(devices: tuple[Subject, ...]) -> Iterator[Metric]:
-    standings = [
-        (s.device_labels, s.standing) for s in devices if s.allocatable and s.standing is not None
+    statuses = [
+        (s.device_labels, s.status) for s in devices if s.allocatable and s.status is not None
     ]
     yield from filled(
-        HEALTHY, [(labels, stands.health == "healthy") for labels, stands in standings]
+        HEALTHY, [(labels, status.health == "healthy") for labels, status in statuses]
     )
     yield from filled(
         REASON,
         [
             ({**labels, "reason": code}, 1)
-            for labels, stands in standings
-            for code in dict.fromkeys(why.code for why in stands.reasons)
+            for labels, status in statuses
+            for code in dict.fromkeys(str(reason.code) for reason in status.reasons)
         ],
     )
     yield from filled(
@@ -173,7 +173,7 @@ CARDS: tuple[Reading[Card], ...] = (
     ),
     (
         gauge("gpu_memory_slices_free", "Memory slices in no GPU instance", CARD),
-        lambda c: _free_slices(c.gpu),
+        lambda c: _count_free(c.gpu),
     ),
     (gauge("gpu_power_watts", "Power drawn", CARD), lambda c: c.sample.power),
     (gauge("gpu_temperature_celsius", "Temperature", CARD), lambda c: c.sample.temperature),
@@ -230,18 +230,9 @@ REMAPPED = gauge("gpu_remapped_rows", "Memory rows remapped in the card's life",
 CARD_ECC = counter("gpu_ecc_errors_total", "ECC errors in the card's life", (*CARD, "type"))
 
 
-def _free_slices(gpu: Gpu) -> int | None:
-    """Compute instances of one GPU instance share its placement."""
-    if (
-        not gpu.memory_slices
-        or not gpu.mig_enabled
-        or any(device.placement is None for device in gpu.mig_devices)
-    ):
-        return None
-    used = {
-        n for d in gpu.mig_devices if d.placement for n in range(d.placement.start, d.placement.end)
-    }
-    return gpu.memory_slices - len(used)
+def _count_free(gpu: Gpu) -> int | None:
+    free = gpu.free_slices()
+    return None if free is None else len(free)
 
 
 def of_cards(gpus: tuple[Card, ...]) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""What device metrics are about: each GPU and MIG device of a view with its labels, standing,
+"""What device metrics are about: each GPU and MIG device of a view with its labels, status,
 holders and sample.
 """
 
@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from plugin.core.advertise.advertisement import REPLICA_SEPARATOR
+from plugin.core.advertise.listed import device_uuid
 from plugin.core.health.events import Probe
-from plugin.core.health.ledger import Condition, Entry
+from plugin.core.health.ledger import Entry
+from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.model import Device, Gpu, MigDevice
 from plugin.core.inventory.samples import CardSample, DeviceSample
-from plugin.core.status import Standing, standing
+from plugin.core.status import DeviceStatus, status
 from plugin.core.view import Holder, View
 from plugin.web.metrics.family import Labels
 
@@ -22,7 +23,7 @@ DEVICE = (*IDENTITY, *HOLDER)
 CARD = ("gpu", "uuid")
 
 _NO_ENTRY = Entry("")
-_NO_CONDITION = Condition()
+_NO_HEALTH = GpuHealth()
 _NO_CARD = CardSample()
 
 
@@ -37,7 +38,7 @@ class Subject:
 
     device: Device
     gpu: Gpu
-    standing: Standing | None
+    status: DeviceStatus | None
     allocatable: bool
     entry: Entry
     of_gpu: Entry
@@ -83,7 +84,7 @@ def cards(view: View) -> tuple[Card, ...]:
         gpu.uuid: Card(
             gpu,
             samples.get(gpu.uuid, _NO_CARD),
-            view.snapshot.conditions.get(gpu.uuid, _NO_CONDITION).probe or Probe(gpu.uuid),
+            view.snapshot.gpu_health.get(gpu.uuid, _NO_HEALTH).probe or Probe(gpu.uuid),
             {"gpu": str(gpu.index), "uuid": gpu.uuid},
         )
         for gpu in view.snapshot.inventory.gpus
@@ -103,7 +104,7 @@ def _holders(by_id: Mapping[str, tuple[Holder, ...]]) -> dict[str, tuple[Holder,
     """By device: a container that has two replicas of one device holds it once."""
     found: dict[str, set[Holder]] = {}
     for name, holders in by_id.items():
-        found.setdefault(name.partition(REPLICA_SEPARATOR)[0], set()).update(holders)
+        found.setdefault(device_uuid(name), set()).update(holders)
     return {uuid: tuple(sorted(holders)) for uuid, holders in found.items()}
 
 
@@ -112,8 +113,8 @@ def _devices(gpu: Gpu) -> tuple[Device, ...]:
 
 
 def _subject(device: Device, gpu: Gpu, view: View, holders: tuple[Holder, ...]) -> Subject:
-    stands = standing(device, view.snapshot)
-    resource = (stands.resource if stands else None) or ""
+    found = status(device, view.snapshot)
+    resource = (found.resource if found else None) or ""
     instance = device if isinstance(device, MigDevice) else None
     allocatable = instance is not None or not gpu.mig_devices or bool(resource)
     identity = {
@@ -129,7 +130,7 @@ def _subject(device: Device, gpu: Gpu, view: View, holders: tuple[Holder, ...]) 
     return Subject(
         device=device,
         gpu=gpu,
-        standing=stands,
+        status=found,
         allocatable=allocatable,
         entry=ledger.get(device.uuid, _NO_ENTRY),
         of_gpu=ledger.get(gpu.uuid, _NO_ENTRY),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from plugin.core.reasons import Scope
 from plugin.web.page.sheets import Sheet, sheet
 from plugin.web.page.words import (
     OUT_OF_USE,
@@ -95,10 +96,10 @@ def legend(document: Json) -> list[str]:
 
 
 def gpus(document: Json, now: float) -> list[GpuView]:
-    return [_gpu(gpu, document["problems"], now) for gpu in document["gpus"]]
+    return [_gpu(gpu, now) for gpu in document["gpus"]]
 
 
-def _gpu(gpu: Json, problems: Iterable[str], now: float) -> GpuView:
+def _gpu(gpu: Json, now: float) -> GpuView:
     facts = (
         gpu["product"],
         gib(gpu["memoryMiB"] * 2**20) if gpu["memoryMiB"] else "",
@@ -113,7 +114,7 @@ def _gpu(gpu: Json, problems: Iterable[str], now: float) -> GpuView:
         facts=tuple(filter(None, facts)),
         state=None if whole else gpu["state"],
         rail=_rail(gpu),
-        notes=tuple(_notes(gpu, problems, now)),
+        notes=tuple(_notes(gpu, now)),
         sheets=tuple(sheet(_id(device), device, gpu, now) for device in shown),
     )
 
@@ -186,18 +187,18 @@ def _id(device: Json) -> str:
 # ---- notes
 
 
-def _notes(gpu: Json, problems: Iterable[str], now: float) -> Iterator[Note]:
-    """Each reason once, with its devices; without those that stand above for the whole node."""
-    shown_above = set(problems)
-    hit: dict[str, list[Json]] = {}
-    why: dict[str, Json] = {}
+def _notes(gpu: Json, now: float) -> Iterator[Note]:
+    """Each reason once, with its devices; without those of the whole node, which stand above."""
+    hit: dict[tuple[str, str], list[Json]] = {}
+    why: dict[tuple[str, str], Json] = {}
     for device in (gpu, *gpu["migDevices"]):
         for reason in device["reasons"]:
-            if reason["text"] not in shown_above:
-                hit.setdefault(reason["text"], []).append(device)
-                why.setdefault(reason["text"], reason)
-    for text, found in hit.items():
-        yield _note(gpu, found, why[text], now)
+            if reason["scope"] == Scope.DEVICE:
+                key = reason["code"], reason["text"]
+                hit.setdefault(key, []).append(device)
+                why.setdefault(key, reason)
+    for key, found in hit.items():
+        yield _note(gpu, found, why[key], now)
 
 
 def _note(gpu: Json, hit: list[Json], reason: Json, now: float) -> Note:

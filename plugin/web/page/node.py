@@ -81,8 +81,12 @@ def attention(document: Json) -> list[Line]:
     if driver["error"]:
         lines.append(Line("unhealthy", driver["error"]))
     lines += [Line("unhealthy", why) for why in document["health"]["reasons"]]
-    warnings = (*document["readiness"]["reasons"], *document["problems"])
-    lines += [Line("warning", why) for why in warnings if why != driver["error"]]
+    # The driver's error is shown above. It is the first of the problems, and it is why a node that
+    # advertises nothing is not ready.
+    if not driver["error"] or any(each["devices"] for each in document["resources"].values()):
+        lines += [Line("warning", why) for why in document["readiness"]["reasons"]]
+    problems = document["problems"][1 if driver["error"] else 0 :]
+    lines += [Line("warning", why) for why in problems]
     lines += [
         Line(
             "warning",

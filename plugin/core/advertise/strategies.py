@@ -1,0 +1,157 @@
+"""Which resource each device belongs to under each strategy, and which are in no list and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from plugin.core.inventory.model import Device, Gpu, Inventory, MigDevice
+from plugin.core.inventory.profiles import GPU_RESOURCE, resource_name
+from plugin.core.reasons import Code, Reason, Scope
+from plugin.core.settings import MigStrategy, Settings, SingleResource
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a strategy decides: devices by resource, UUIDs that are in no list with the reason, and
+    sentences about the node.
+    """
+
+    resources: Mapping[str, Sequence[Device]]
+    withheld: Mapping[str, Reason]
+    problems: tuple[str, ...]
+
+
+def plan(inventory: Inventory, settings: Settings) -> Plan:
+    """Which resource each device belongs to under the strategy of `settings`."""
+    return _STRATEGIES[settings.mig_strategy](inventory, settings)
+
+
+def _none(inventory: Inventory, settings: Settings) -> Plan:
+    del settings
+    planner = _Planner()
+    for gpu in inventory.gpus:
+        for device in gpu.mig_devices:
+            planner.withheld[device.uuid] = Reason(
+                Code.WITHHELD, "MIG devices are not advertised with --mig-strategy=none"
+            )
+        reason = _why_not_whole(gpu)
+        if reason is None and gpu.mig_enabled and not gpu.mig_devices:
+            reason = "MIG mode on and no MIG devices, so CUDA finds nothing there"
+        if reason is not None:
+            planner.withhold(gpu, reason)
+            continue
+        planner.add(GPU_RESOURCE, gpu)
+        if gpu.mig_enabled:
+            planner.note(
+                gpu,
+                "MIG mode on, but advertised whole; --mig-strategy=mixed or single advertises "
+                "MIG devices",
+            )
+    return planner.done()
+
+
+def _mixed(inventory: Inventory, settings: Settings) -> Plan:
+    del settings
+    planner = _Planner()
+    for gpu in inventory.gpus:
+        for device in gpu.mig_devices:
+            if device.profile:
+                planner.add(resource_name(device.profile), device)
+            else:
+                planner.withhold_mig(device, f"no readable profile: {device.error or 'no answer'}")
+        if gpu.mig_devices:
+            continue
+        reason = _why_not_whole(gpu) or (
+            "MIG mode on and no MIG devices" if gpu.mig_enabled else None
+        )
+        if reason is None:
+            planner.add(GPU_RESOURCE, gpu)
+        else:
+            planner.withhold(gpu, reason)
+    return planner.done()
+
+
+def _single(inventory: Inventory, settings: Settings) -> Plan:
+    readable = [gpu for gpu in inventory.gpus if not gpu.error or gpu.mig_devices]
+    if not any(gpu.mig_enabled or gpu.mig_devices for gpu in readable):
+        # No MIG anywhere: as NVIDIA's plugin does, the node's GPUs are offered whole.
+        return _none(inventory, settings)
+    mixed = _mixed(inventory, settings)
+    resources = {name: devices for name, devices in mixed.resources.items() if name != GPU_RESOURCE}
+    withheld = dict(mixed.withheld)
+    for gpu in mixed.resources.get(GPU_RESOURCE, ()):
+        text = gpu.error or "whole GPUs are not advertised beside MIG devices"
+        withheld[gpu.uuid] = Reason(Code.WITHHELD, text)
+    violation = _single_violation(readable)
+    if violation is not None:
+        text = (
+            f"--mig-strategy=single: {violation}; nothing is advertised until that is "
+            "mended (or use mixed)"
+        )
+        for device in inventory.devices():
+            if not device.parts:
+                withheld[device.uuid] = Reason(Code.WITHHELD, text, scope=Scope.NODE)
+        return Plan({}, withheld, (text, *mixed.problems))
+    if settings.single_resource is SingleResource.GPU:
+        devices = [device for devices in resources.values() for device in devices]
+        resources = {GPU_RESOURCE: devices} if devices else {}
+    return Plan(resources, withheld, mixed.problems)
+
+
+def _single_violation(gpus: list[Gpu]) -> str | None:
+    """Why these GPUs break the rules of ``single``; unreadable data breaks nothing."""
+    off = [gpu.path for gpu in gpus if not gpu.mig_enabled and not gpu.mig_devices]
+    if off:
+        return f"every GPU must have MIG mode on, but it is off on GPU {', '.join(off)}"
+    where: dict[str, list[str]] = {}
+    for gpu in gpus:
+        for profile in {d.profile: None for d in gpu.mig_devices if d.profile}:
+            where.setdefault(profile, []).append(gpu.path)
+    if len(where) > 1:
+        found = "; ".join(
+            f"{profile} on GPU {', '.join(paths)}" for profile, paths in sorted(where.items())
+        )
+        return f"every MIG device must have one profile, but there are {found}"
+    return None
+
+
+_STRATEGIES = {MigStrategy.NONE: _none, MigStrategy.MIXED: _mixed, MigStrategy.SINGLE: _single}
+
+
+def _why_not_whole(gpu: Gpu) -> str | None:
+    if gpu.mig_pending:
+        after = "on" if gpu.mig is not None and gpu.mig.pending else "off"
+        return f"MIG mode pending ({after} after a GPU reset)"
+    return None
+
+
+class _Planner:
+    """Collects what a strategy decides; what is the same for several GPUs is one problem,
+    not many.
+    """
+
+    def __init__(self) -> None:
+        self.withheld: dict[str, Reason] = {}
+        self._resources: dict[str, list[Device]] = {}
+        self._notes: dict[str, list[str]] = {}
+        self._problems: list[str] = []
+
+    def add(self, resource: str, device: Device) -> None:
+        self._resources.setdefault(resource, []).append(device)
+
+    def note(self, gpu: Gpu, what: str) -> None:
+        self._notes.setdefault(what, []).append(gpu.path)
+
+    def withhold(self, gpu: Gpu, reason: str) -> None:
+        self.withheld[gpu.uuid] = Reason(Code.WITHHELD, f"GPU {gpu.path}: {reason}")
+        self.note(gpu, reason)
+
+    def withhold_mig(self, device: MigDevice, reason: str) -> None:
+        text = f"MIG device {device.path} ({device.uuid}): {reason}"
+        self.withheld[device.uuid] = Reason(Code.WITHHELD, text)
+        self._problems.append(text)
+
+    def done(self) -> Plan:
+        notes = [f"GPU {', '.join(paths)}: {what}" for what, paths in self._notes.items()]
+        return Plan(self._resources, self.withheld, (*notes, *self._problems))

@@ -1,0 +1,41 @@
+"""Probing the GPUs on a schedule, and when somebody asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plugin.core.health.faults import watching
+from plugin.driver.base import Driver, Probe
+from plugin.driver.worker import DriverWorker
+from plugin.loops.heartbeats import Heartbeats
+from plugin.state.writer import Writer
+
+#: Every how many probes one is thorough.
+THOROUGH_EVERY = 15
+
+
+async def probe_regularly(
+    writer: Writer, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+) -> None:
+    """Probe every GPU on schedule, or when the writer asks, until cancelled; what is found goes to
+    the writer.
+    """
+    count = 0
+    while True:
+        settings = writer.store.snapshot.settings
+        heartbeats.beat("probes", settings.probe_seconds)
+        if watching(settings) and writer.is_open:
+            thorough = count % THOROUGH_EVERY == 0
+            count += 1
+            writer.on_probes(
+                await worker.call(_probe_all, driver, writer.probe_targets(), thorough)
+            )
+        seconds = settings.probe_seconds
+        look_again = writer.evaluate()
+        if look_again is not None:
+            seconds = min(seconds, max(look_again - writer.now(), 0.01))
+        await writer.wait_for_probe_request(seconds)
+
+
+def _probe_all(driver: Driver, gpus: Sequence[str], thorough: bool) -> list[Probe]:  # noqa: FBT001 — passed on
+    return [driver.probe(gpu, thorough=thorough) for gpu in gpus]

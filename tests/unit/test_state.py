@@ -1,0 +1,380 @@
+"""The steps of the state: a state and an input go in, a state, news and requests come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from plugin.core import state as steps
+from plugin.core.health.events import DriverEvent, EventKind, Probe
+from plugin.core.health.faults import Severity
+from plugin.core.health.ledger import EMPTY, cordon
+from plugin.core.health.recovery import ABSENT_SECONDS
+from plugin.core.inventory.model import Inventory, MigMode
+from plugin.core.news import Command, Commanded, Judged, ReasonCleared, UnknownInstance
+from plugin.core.reasons import Code, Reason
+from plugin.core.settings import HealthChecks, MigStrategy, Settings
+from plugin.core.state import State, Step
+
+from .builders import gpu, mig_device, mig_gpu, node
+
+MIXED = Settings(mig_strategy=MigStrategy.MIXED)
+ONE = "nvidia.com/mig-1g.5gb"
+FIRST, SECOND = mig_gpu(0, "1g.5gb", "1g.5gb"), mig_gpu(1, "1g.5gb")
+LEFT, RIGHT = FIRST.mig_devices
+OTHER = SECOND.mig_devices[0]
+NODE = node(FIRST, SECOND)
+WELL = [Probe(gpu.uuid, recovery_action=0) for gpu in NODE.gpus]
+
+#: Of LEFT, RIGHT, the whole FIRST, and an instance that nobody has seen.
+ON_LEFT = DriverEvent(EventKind.XID, FIRST.uuid, LEFT.gi, LEFT.ci, 95)
+ON_RIGHT = replace(ON_LEFT, gi=RIGHT.gi)
+ON_FIRST = DriverEvent(EventKind.XID, FIRST.uuid, data=79)
+ON_NOTHING = replace(ON_LEFT, gi=99)
+ON_OTHER = DriverEvent(EventKind.XID, SECOND.uuid, OTHER.gi, OTHER.ci, 95)
+CHANGED = DriverEvent(EventKind.MIG_CONFIG, FIRST.uuid)
+
+#: LEFT was destroyed and an instance made in its place, which got its ids.
+ANEW = replace(LEFT, uuid="MIG-anew")
+REMADE = node(replace(FIRST, mig_devices=(ANEW, RIGHT)), SECOND)
+
+
+def scanned(state: State, scan: Inventory = NODE, now: float = 0.0) -> Step:
+    return steps.scan_ended(steps.scan_begun(state), scan, now)
+
+
+def running(settings: Settings = MIXED, scan: Inventory = NODE) -> State:
+    """After the first scan and the first probes."""
+    first = scanned(steps.initial(settings, 0.0), scan)
+    return steps.probed(first.state, WELL, 0.0).state
+
+
+def down(state: State) -> dict[str, tuple[str, ...]]:
+    """Ids of unhealthy devices with the codes of their reasons."""
+    return {
+        item.id: tuple(str(reason.code) for reason in item.reasons)
+        for listed in state.snapshot.advertisement.resources.values()
+        for item in listed
+        if not item.healthy
+    }
+
+
+def requests(step: Step) -> set[str]:
+    return {name for name in ("rescan", "probe") if getattr(step, name)}
+
+
+# ---- scans
+
+
+def test_the_first_scan_is_the_first_generation_and_asks_for_probes() -> None:
+    before = steps.initial(MIXED, 3.0)
+    assert (before.snapshot.generation, before.snapshot.geometry_changed) == (0, 3.0)
+    step = scanned(before, now=5.0)
+    snapshot = step.state.snapshot
+    assert (snapshot.generation, snapshot.geometry, snapshot.geometry_changed) == (1, 1, 5.0)
+    assert [item.id for item in snapshot.advertisement.resources[ONE]] == [
+        LEFT.uuid,
+        RIGHT.uuid,
+        OTHER.uuid,
+    ]
+    assert requests(step) == {"probe"}
+
+
+def test_a_scan_that_shows_the_same_changes_nothing_and_asks_for_nothing() -> None:
+    before = running()
+    step = scanned(before, now=9.0)
+    assert step.state == before
+    assert step.state.snapshot is before.snapshot
+    assert (step.news, requests(step)) == ((), set())
+
+
+def test_a_scan_that_shows_nothing_at_all_is_a_generation_too() -> None:
+    assert scanned(steps.initial(MIXED, 0.0), node()).state.snapshot.generation == 1
+
+
+@pytest.mark.parametrize(
+    ("scan", "changed"),
+    [
+        pytest.param(node(replace(FIRST, warnings=("odd",)), SECOND), False, id="a warning"),
+        pytest.param(node(FIRST), True, id="a GPU went"),
+        pytest.param(REMADE, True, id="an instance was made anew"),
+        pytest.param(
+            node(replace(FIRST, mig=MigMode(current=False, pending=False)), SECOND),
+            True,
+            id="MIG mode",
+        ),
+    ],
+)
+def test_changes_of_the_set_of_devices_are_counted(
+    scan: Inventory,
+    changed: bool,  # noqa: FBT001
+) -> None:
+    snapshot = scanned(running(), scan, 9.0).state.snapshot
+    assert (snapshot.geometry, snapshot.geometry_changed) == ((2, 9.0) if changed else (1, 0.0))
+
+
+def test_a_driver_that_does_not_answer_holds_everything_down_until_it_does() -> None:
+    reason = steps.driver_unavailable("no answer")
+    failed = steps.scan_failed(steps.scan_begun(running()), reason).state
+    assert failed.snapshot.driver_error is reason
+    assert down(failed) == dict.fromkeys((LEFT.uuid, RIGHT.uuid, OTHER.uuid), (reason.code,))
+    assert steps.scan_failed(failed, reason).state.snapshot is failed.snapshot
+    assert down(scanned(failed).state) == {}
+
+
+def test_what_an_earlier_process_held_down_is_down_in_the_first_generation() -> None:
+    ledger = cordon(EMPTY, LEFT.uuid, NODE, 1.0)
+    before = steps.restored(steps.initial(MIXED, 0.0), ledger, rebooted=False)
+    assert before.snapshot.generation == 0
+    assert down(scanned(before).state) == {LEFT.uuid: (Code.CORDONED,)}
+
+
+def test_a_reboot_and_a_gpu_without_its_instances_count_as_resets() -> None:
+    rebooted = steps.restored(steps.initial(MIXED, 0.0), EMPTY, rebooted=True)
+    health = scanned(rebooted, now=5.0).state.snapshot.gpu_health
+    assert {each.reset_seen for each in health.values()} == {5.0}
+    emptied = scanned(running(), node(gpu(0, mig=True), SECOND), 7.0).state.snapshot.gpu_health
+    assert [emptied[each.uuid].reset_seen for each in NODE.gpus] == [7.0, None]
+    broken = scanned(running(), node(gpu(0, error="no"), SECOND), 7.0).state.snapshot.gpu_health
+    assert broken[FIRST.uuid].reset_seen is None
+
+
+# ---- events
+
+
+@pytest.mark.parametrize(
+    ("events", "out", "asked"),
+    [
+        pytest.param([], {}, set(), id="none"),
+        pytest.param([ON_LEFT], {LEFT.uuid: ("xid-95",)}, {"probe"}, id="of a device"),
+        pytest.param(
+            [ON_FIRST],
+            {LEFT.uuid: ("xid-79",), RIGHT.uuid: ("xid-79",)},
+            {"probe"},
+            id="of a GPU",
+        ),
+        pytest.param(
+            [ON_LEFT, ON_OTHER, ON_FIRST],
+            {
+                LEFT.uuid: ("xid-95", "xid-79"),
+                RIGHT.uuid: ("xid-79",),
+                OTHER.uuid: ("xid-95",),
+            },
+            {"probe"},
+            id="several",
+        ),
+        pytest.param([ON_NOTHING], {}, {"probe", "rescan"}, id="of an unknown instance"),
+        pytest.param([replace(ON_LEFT, gpu_uuid="GPU-9")], {}, {"probe"}, id="of an unknown GPU"),
+        pytest.param([CHANGED], {}, {"rescan"}, id="a configuration"),
+        pytest.param([CHANGED, ON_LEFT], {}, {"rescan", "probe"}, id="deferred"),
+        pytest.param(
+            [ON_LEFT, CHANGED], {LEFT.uuid: ("xid-95",)}, {"rescan", "probe"}, id="just before"
+        ),
+        pytest.param(
+            [CHANGED, ON_OTHER],
+            {OTHER.uuid: ("xid-95",)},
+            {"rescan", "probe"},
+            id="of another GPU",
+        ),
+        pytest.param(
+            [CHANGED, ON_FIRST],
+            {LEFT.uuid: ("xid-79",), RIGHT.uuid: ("xid-79",)},
+            {"rescan", "probe"},
+            id="of the whole GPU",
+        ),
+    ],
+)
+def test_events(
+    events: Sequence[DriverEvent], out: dict[str, tuple[str, ...]], asked: set[str]
+) -> None:
+    before = running()
+    step = steps.happened(before, events, 5.0)
+    assert down(step.state) == out
+    assert requests(step) == asked
+    assert step.state.snapshot.generation - before.snapshot.generation == bool(out) or (
+        ON_NOTHING in events
+    )
+
+
+def test_a_fault_of_an_unknown_instance_is_counted_for_the_gpu() -> None:
+    step = steps.happened(running(), [ON_NOTHING], 5.0)
+    unknown, judged = step.news
+    assert unknown == UnknownInstance(ON_NOTHING)
+    assert isinstance(judged, Judged)
+    assert [(fault.targets, fault.severity) for fault in judged.faults] == [
+        ((FIRST.uuid,), Severity.COUNTED)
+    ]
+    assert step.state.snapshot.ledger[FIRST.uuid].xids == {95: 1}
+
+
+_Move = Callable[[State], State]
+
+
+def happens(*events: DriverEvent) -> _Move:
+    return lambda state: steps.happened(state, events, 5.0).state
+
+
+def ends(scan: Inventory = NODE) -> _Move:
+    return lambda state: steps.scan_ended(state, scan, 6.0).state
+
+
+def fails(state: State) -> State:
+    return steps.scan_failed(state, steps.driver_unavailable("away")).state
+
+
+begins: _Move = steps.scan_begun
+UNREADABLE = node(gpu(0, error="no answer"), SECOND)
+
+
+@pytest.mark.parametrize(
+    ("moves", "out"),
+    [
+        pytest.param([happens(CHANGED, ON_LEFT), begins], set(), id="waits for the scan"),
+        pytest.param(
+            [happens(CHANGED), begins, happens(ON_LEFT)], set(), id="waits for the scan under way"
+        ),
+        pytest.param(
+            [happens(CHANGED, ON_LEFT), begins, ends(REMADE)], {ANEW.uuid}, id="the new instance"
+        ),
+        pytest.param(
+            [happens(CHANGED), begins, happens(ON_LEFT), ends(REMADE)],
+            {ANEW.uuid},
+            id="the new instance, in the middle of the scan",
+        ),
+        pytest.param(
+            [happens(CHANGED, ON_RIGHT), begins, ends(REMADE)], {RIGHT.uuid}, id="an old instance"
+        ),
+        pytest.param(
+            [begins, happens(CHANGED, ON_LEFT), ends()],
+            set(),
+            id="a scan that began before the change shows nothing",
+        ),
+        pytest.param(
+            [begins, happens(CHANGED, ON_LEFT), ends(), begins, ends(REMADE)],
+            {ANEW.uuid},
+            id="the next one does",
+        ),
+        pytest.param(
+            [happens(CHANGED), begins, happens(CHANGED, ON_LEFT), ends()],
+            set(),
+            id="changed again in the middle",
+        ),
+        pytest.param(
+            [happens(CHANGED, ON_LEFT), begins, fails, begins, ends(REMADE)],
+            {ANEW.uuid},
+            id="a scan that fails shows nothing",
+        ),
+        pytest.param(
+            [happens(CHANGED), begins, fails, happens(ON_LEFT), begins, ends(REMADE)],
+            {ANEW.uuid},
+            id="after a scan that failed",
+        ),
+        pytest.param(
+            [happens(CHANGED, ON_LEFT), begins, ends(UNREADABLE), begins, ends(REMADE)],
+            {ANEW.uuid},
+            id="a scan that cannot read the GPU shows nothing",
+        ),
+        pytest.param(
+            [happens(CHANGED, ON_LEFT), begins, ends(), happens(ON_RIGHT)],
+            {LEFT.uuid, RIGHT.uuid},
+            id="then at once again",
+        ),
+    ],
+)
+def test_events_of_reused_instance_ids(moves: Sequence[_Move], out: set[str]) -> None:
+    state = running()
+    for move in moves:
+        state = move(state)
+    assert {uuid for uuid, codes in down(state).items() if "xid-95" in codes} == out
+
+
+def test_disabled_checks_judge_nothing() -> None:
+    state = running(replace(MIXED, disable_healthchecks=HealthChecks(all=True)))
+    assert down(steps.happened(state, [ON_LEFT, ON_FIRST], 5.0).state) == {}
+    assert steps.watchable(state.snapshot) == ()
+
+
+# ---- probes and time
+
+
+def test_a_lost_gpu_is_told_once_and_looked_at_again_when_it_comes_and_goes() -> None:
+    lost = Probe(FIRST.uuid, error="it is lost", lost=True)
+    first = steps.probed(running(), [lost], 5.0)
+    assert requests(first) == {"rescan"}
+    assert down(first.state) == dict.fromkeys((LEFT.uuid, RIGHT.uuid), (Code.GPU_LOST,))
+    assert steps.watchable(first.state.snapshot) == (SECOND.uuid,)
+    again = steps.probed(first.state, [lost], 6.0)
+    assert (again.news, requests(again)) == ((), set())
+    back = steps.probed(again.state, WELL, 7.0)
+    assert requests(back) == {"rescan"}
+    assert steps.watchable(back.state.snapshot) == (FIRST.uuid, SECOND.uuid)
+
+
+def test_probes_that_find_nothing_change_nothing() -> None:
+    before = running()
+    assert steps.probed(before, WELL, 5.0).state.snapshot is before.snapshot
+
+
+def test_time_clears_what_its_rule_allows() -> None:
+    hit = steps.happened(running(), [ON_LEFT], 10.0).state
+    early = steps.ticked(hit, 11.0)
+    assert (early.look_again, early.news) == (70.0, ())
+    assert early.state.snapshot is hit.snapshot
+    due = steps.ticked(hit, 70.0)
+    (news,) = due.news
+    assert isinstance(news, ReasonCleared)
+    assert (news.uuid, news.reason.code) == (LEFT.uuid, "xid-95")
+    assert (down(due.state), due.look_again) == ({}, None)
+
+
+def test_absence_is_certain_only_with_a_driver_that_answers() -> None:
+    hit = steps.happened(running(), [ON_OTHER], 10.0).state
+    gone = scanned(hit, node(FIRST), 20.0).state
+    failed = steps.scan_failed(gone, steps.driver_unavailable("away")).state
+    late = 20.0 + ABSENT_SECONDS
+    assert OTHER.uuid in steps.ticked(failed, late).state.snapshot.ledger
+    assert OTHER.uuid not in steps.ticked(gone, late).state.snapshot.ledger
+    unread = scanned(hit, replace(node(FIRST), unreadable={3: "no UUID"}), 20.0).state
+    assert unread.snapshot.ledger[OTHER.uuid].absent_since is None
+
+
+def test_a_gpu_that_cannot_be_watched_is_down_until_it_can() -> None:
+    state = steps.watched(running(), {SECOND.uuid: "no events"}).state
+    assert state.snapshot.unwatched == {SECOND.uuid: Reason(Code.UNWATCHED, "no events")}
+    assert down(state) == {OTHER.uuid: (Code.UNWATCHED,)}
+    assert down(steps.watched(state, {}).state) == {}
+
+
+# ---- operators
+
+
+def test_cordon_and_uncordon() -> None:
+    step = steps.cordoned(running(), FIRST.uuid, 5.0)
+    assert down(step.state) == dict.fromkeys((LEFT.uuid, RIGHT.uuid), (Code.CORDONED,))
+    assert step.news == (Commanded(Command.CORDON, FIRST.uuid),)
+    again = steps.cordoned(step.state, FIRST.uuid, 6.0)
+    assert again.state.snapshot is step.state.snapshot
+    back = steps.uncordoned(step.state, FIRST.uuid)
+    assert (down(back.state), back.news) == ({}, (Commanded(Command.UNCORDON, FIRST.uuid),))
+
+
+def test_clearing_keeps_what_the_gpu_itself_says() -> None:
+    hit = steps.happened(running(), [ON_FIRST], 5.0).state
+    asked = steps.probed(hit, [replace(WELL[0], recovery_action=1)], 5.0).state
+    assert down(asked)[LEFT.uuid] == ("xid-79", Code.RECOVERY_ACTION)
+    step = steps.cleared(asked, FIRST.uuid, 6.0)
+    assert down(step.state)[LEFT.uuid] == (Code.RECOVERY_ACTION,)
+    assert (step.news, requests(step)) == ((Commanded(Command.CLEAR, FIRST.uuid),), {"probe"})
+
+
+def test_other_settings_decide_anew_and_have_everything_asked_again() -> None:
+    step = steps.configured(running(), Settings(mig_strategy=MigStrategy.NONE))
+    assert step.state.snapshot.advertisement.resources.keys() == {"nvidia.com/gpu"}
+    assert requests(step) == {"rescan", "probe"}
+
+
+def test_a_device_with_a_missing_node_is_down_though_nothing_happened() -> None:
+    broken = gpu(0, mig_device(0, 0, missing_device_nodes=("/dev/nvidia0",)))
+    assert down(running(scan=node(broken))) == {LEFT.uuid: (Code.MISSING_NODE,)}
