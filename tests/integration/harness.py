@@ -54,6 +54,7 @@ class Live:
         """Wait until everything sent so far has been judged and every probe it caused has been
         answered.
         """
+        assert await asyncio.to_thread(self.hardware.wait_heard, SECONDS)
         await self.node.probe_now()
         await self.node.probe_now()
 

@@ -287,6 +287,21 @@ def test_a_driver_that_is_not_loaded_cannot_be_opened(ampere: SimNode) -> None:
     simulate(ampere).driver.open()
 
 
+def test_events_are_heard_when_their_waiter_comes_back(ampere: SimNode) -> None:
+    queue = ampere.open_queue()
+    queue.register(ampere.gpu(0).uuid, EventKind.XID.value)
+    assert ampere.wait_heard(0)
+    ampere.xid(0, 13)
+    assert not ampere.wait_heard(0)
+    assert queue.wait(0) is not None
+    assert not ampere.wait_heard(0)
+    assert queue.wait(0) is None
+    assert ampere.wait_heard(0)
+    ampere.xid(0, 13)
+    ampere.close_queue(queue)
+    assert ampere.wait_heard(0)
+
+
 def test_events_reach_the_queues_registered_for_the_gpu(ampere: SimNode) -> None:
     queue = ampere.open_queue()
     ampere.xid(0, 13)  # before registration: not kept

@@ -154,6 +154,10 @@ class SimNode:
         with self._lock:
             self._queues.close(queue)
 
+    def wait_heard(self, seconds: float) -> bool:
+        """Wait until all events sent so far have been taken from the queues and dealt with."""
+        return all(queue.wait_heard(seconds) for queue in self._queues)
+
     # Slots
 
     def add_gpu(self, card: Card) -> GpuState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from plugin.driver.base import DriverEvent
 from plugin.sim.hardware.codes import Code, NodeError
@@ -23,6 +23,8 @@ class EventQueue:
         self._events: deque[DriverEvent] = deque()
         self._lost: set[str] = set()
         self._closed = False
+        #: An event was taken by a waiter that has not come back for the next.
+        self._carried = False
 
     def register(self, gpu_uuid: str, mask: int) -> None:
         """Receive kinds in ``mask`` (event bits) of a GPU; registering again widens the mask."""
@@ -48,14 +50,24 @@ class EventQueue:
         queue was closed.
         """
         with self._changed:
+            self._carried = False
+            self._changed.notify_all()
             self._changed.wait_for(self._ready, timeout)
             if self._closed:
                 raise NodeError(Code.INVALID_ARGUMENT, "waiting on a closed event queue")
             if self._events:
+                self._carried = True
                 return self._events.popleft()
             if self._lost & self._masks.keys():
                 raise NodeError(Code.GPU_IS_LOST, "waiting for events")
             return None
+
+    def wait_heard(self, seconds: float) -> bool:
+        """Wait until whoever waits here has taken every event and come back for the next."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._closed or not (self._events or self._carried), seconds
+            )
 
     def _ready(self) -> bool:
         return bool(self._closed or self._events or self._lost & self._masks.keys())
@@ -84,6 +96,9 @@ class EventQueues:
         if queue in self._queues:
             self._queues.remove(queue)
         queue.close()
+
+    def __iter__(self) -> Iterator[EventQueue]:
+        return iter(tuple(self._queues))
 
     def deliver(self, event: DriverEvent) -> None:
         for queue in self._queues:
