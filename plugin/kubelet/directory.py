@@ -24,8 +24,11 @@ FALLBACK_POLL_SECONDS = 0.5
 #: at as soon as the watch stands.
 FIRST_WATCH_SECONDS = 0.1
 
-#: So many names of deleted files are kept for whoever asks; kubelet's start deletes a few dozen.
+#: So many names of deleted sockets are kept for whoever asks; kubelet's start deletes a few dozen.
 MOST_DELETED = 1024
+#: What a socket that has gone already is told by. Kubelet writes its checkpoint in this directory,
+#: through files that come and go all the time.
+SOCKET_SUFFIX = ".sock"
 
 #: What a socket file is, across deletion and creation: device, inode and time of its last change in
 #: nanoseconds. Inode numbers alone are used again at once.
@@ -81,7 +84,7 @@ class SocketDirectory:
         return found
 
     def take_deleted(self) -> set[str]:
-        """Names of files that were deleted since the last call, as far as inotify saw it."""
+        """Names of sockets that were deleted since the last call, as far as inotify saw it."""
         deleted, self._deleted = self._deleted, set()
         return deleted
 
@@ -155,8 +158,8 @@ class SocketDirectory:
                     async with asyncio.timeout(seconds):
                         event = await inotify.get()
                 deleted = event is not None and bool(event.mask & (Mask.DELETE | Mask.MOVED_FROM))
-                if event is not None and deleted and len(self._deleted) < MOST_DELETED:
-                    self._deleted.add(str(event.name))
+                if event is not None and event.mask & Mask.DELETE:
+                    self._remember(str(event.name))
                 self._changed.fire()
                 if event is not None and event.mask & (Mask.DELETE_SELF | Mask.IGNORED):
                     return
@@ -165,6 +168,10 @@ class SocketDirectory:
                 if not self.path.is_dir() or self.path.stat().st_ino != watched:
                     return
                 seconds = FALLBACK_POLL_SECONDS if deleted else SAFETY_POLL_SECONDS
+
+    def _remember(self, name: str) -> None:
+        if name.endswith(SOCKET_SUFFIX) and len(self._deleted) < MOST_DELETED:
+            self._deleted.add(name)
 
 
 def _identity(status: os.stat_result) -> Identity:

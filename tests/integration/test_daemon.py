@@ -384,6 +384,26 @@ async def test_nothing_but_our_log_on_standard_error(
         json.loads(line)
 
 
+async def test_kubelets_own_files_are_no_plugins(
+    kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
+    """Kubelet writes its checkpoint beside the sockets, at each list and each pod."""
+    daemon = await start_daemon(NODE, LOG_LEVEL="debug")
+    await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
+    for number in range(20):
+        pod = Pod(f"p{number}", containers={"main": {ONE_SLICE: 1}})
+        assert (await kubelet.admit(pod)).phase == "Running"
+    assert "another plugin's socket has gone" not in daemon.log
+    assert len(kubelet.registrations) == 1
+    # The directory has been looked at since: what happened in it later is known.
+    rival = kubelet.directory / "plugin.sock"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(rival))
+    rival.unlink()
+    await daemon.logged("another plugin's socket has gone")
+    assert daemon.log.count("another plugin's socket has gone") == 1
+
+
 async def test_a_missing_directory_is_one_line(node_dir: Path, start_daemon: StartDaemon) -> None:
     daemon = await start_daemon(
         "p4d.24xlarge:all-balanced", KUBELET_SOCKET=str(node_dir / "nowhere" / "kubelet.sock")

@@ -86,6 +86,12 @@ async def test_a_socket_that_came_and_went_is_remembered() -> None:
         watching = asyncio.create_task(watched.watch())
         async with asyncio.timeout(directory.SAFETY_POLL_SECONDS / 2):
             await watched.changed()  # the watch stands
+            # As kubelet writes its checkpoint: no socket, and nothing that has gone.
+            (Path(folder) / ".123456").touch()
+            (Path(folder) / ".123456").rename(Path(folder) / "checkpoint")
+            (Path(folder) / "c.sock").touch()
+            (Path(folder) / "c.sock").rename(Path(folder) / "d")
+            (Path(folder) / "checkpoint").unlink()
             for name in ("a.sock", "b.sock"):
                 (Path(folder) / name).touch()
                 (Path(folder) / name).unlink()
