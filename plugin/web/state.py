@@ -156,7 +156,7 @@ def _counts(listed: tuple[Listed, ...], view: View, states: Mapping[str, str | N
     """Counts of ids; of several replicas of a device, some may be allocated and others free."""
     held = {name for name, who in (view.holders or {}).items() if who} | view.handed_out
     others = "free" if view.holders_known else "healthy"
-    allocated = () if view.holders is None else ("allocated",)
+    allocated = ("allocated",) if held or view.holders is not None else ()
     found = dict.fromkeys(("unhealthy", "cordoned", *allocated, others), 0)
     for item in listed:
         if not item.healthy:

@@ -161,8 +161,6 @@ def test_every_family_and_no_other_is_there_with_its_labels() -> None:
 def test_nothing_is_made_up_on_a_node_of_which_nothing_is_known() -> None:
     error = Reason(Code.DRIVER_UNAVAILABLE, "no driver")
     unknown = view(Inventory(), driver_error=error, driver_busy=0.0)
-        Inventory(), driver_error=Reason(Code.DRIVER_UNAVAILABLE, "no driver"), driver_busy=0.0
-    )
     assert series(samples(unknown)).keys() & {(PREFIX + "driver_up", frozenset())}
     assert values(unknown, PREFIX + "driver_up") == [0]
     assert values(unknown, PREFIX + "holders_known") == [0]

@@ -67,7 +67,14 @@ def test_which_options_need_a_restart() -> None:
         *("driver_root", "dev_root", "container_driver_root", "proc_root", "sys_root", "simulate"),
         *("ledger_file", "control_socket", "fail_on_init_error", "kubelet_socket"),
         *("log_level", "log_format", "config_file"),
-        *("http_address", "http_tls_cert", "http_tls_key", "dcgm_names", "pod_resources_socket"),
+        *(
+            "http_address",
+            "http_hosts",
+            "http_tls_cert",
+            "http_tls_key",
+            "dcgm_names",
+            "pod_resources_socket",
+        ),
     }
     assert {field.name for field in fields(Settings)} - {o.field for o in OPTIONS} == {"sharing"}
 

@@ -170,8 +170,8 @@ def test_ages(seconds: float, words: str) -> None:
 
 
 #: What only the daemon's own words stand in.
-OWN = {"state", "health", "clears"}
-AGELESS = {"since": None, "clears": "operator"}
+OWN = {"scope", "state", "health", "clears"}
+AGELESS = {"since": None, "clears": "operator", "scope": "device"}
 
 
 def with_texts(part: Any, text: str, key: str = "") -> Any:

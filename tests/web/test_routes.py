@@ -86,6 +86,9 @@ CHANGES: dict[str, st.SearchStrategy[Any]] = {
             max_size=2,
         ).map(tuple),
     ),
+    "handed_out": st.frozensets(st.sampled_from([DEVICE, f"{DEVICE}::1", GPU])),
+    "holders_complete": st.booleans(),
+    "held_twice": st.sampled_from([(), ("MIG-1 is held by 2 pods",)]),
     "samples": st.none()
     | st.builds(
         Samples,
