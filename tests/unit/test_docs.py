@@ -14,6 +14,8 @@ import pytest
 from plugin.cli import _SIM_VERBS, _parser
 from plugin.config.options import IGNORED_FLAGS, OPTIONS
 from plugin.core.advertise.advertisement import advertise
+from plugin.core.health.faults import Severity, severity
+from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
 from plugin.core.status import document
@@ -160,6 +162,28 @@ def test_every_verb_of_the_simulation_is_documented() -> None:
     shown = [verb for row in rows for verb in re.findall(r"`([^`]+)`", row)]
     assert {verb.split()[0] for verb in shown} == set(_SIM_VERBS)
     assert [verb for verb in shown if not parses(f"sim {verb}")] == []
+
+
+def numbers(text: str) -> set[int]:
+    """``1, 3–5``."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("–")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def test_the_table_of_xids_is_the_catalogue() -> None:
+    text = (ROOT / "docs/health.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([\d, –]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    documented = {xid: (action, effect) for action, xids, effect in rows for xid in numbers(xids)}
+    assert documented.keys() == CATALOGUE.keys()
+    assert sum(len(numbers(xids)) for _, xids, _ in rows) == len(CATALOGUE)
+    for xid, (action, effect) in documented.items():
+        if action in list(Action):
+            assert CATALOGUE[xid].action == action, xid
+        down = severity(xid, Settings()) is Severity.FATAL
+        assert down is (effect == "out of service"), xid
 
 
 # ---- messages
