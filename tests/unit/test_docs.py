@@ -136,7 +136,7 @@ def test_commands_are_taken_by_the_program(path: Path) -> None:
 def test_commands_are_found_where_they_stand() -> None:
     assert commands(ROOT / "README.md")
     assert commands(ROOT / "docs/image.md")
-    assert "health clear 7" in commands(ROOT / "docs/health.md")
+    assert "sim xid 7 119" in commands(ROOT / "docs/health.md")
     assert "cordon 0:3" in commands(ROOT / "docs/commands.md")
 
 
