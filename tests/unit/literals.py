@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "plugin"
 
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
 _METHODS = {
     "debug": "debug",
     "info": "info",
@@ -34,7 +35,7 @@ class LogCall:
 
 @functools.cache
 def log_calls() -> tuple[LogCall, ...]:
-    return tuple(sorted(call for module, tree in _modules() for call in _log_calls(module, tree)))
+    return tuple(sorted(call for module, tree in _modules() for call in log_calls_of(module, tree)))
 
 
 @functools.cache
@@ -70,16 +71,39 @@ def _modules() -> Iterator[tuple[str, ast.Module]]:
             yield name, ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _log_calls(module: str, tree: ast.Module) -> Iterator[LogCall]:
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="log" | "_log"), attr=method), args=arguments
-            ) if method in _METHODS:
-                message = _text(arguments[1 if method == "log" else 0])
-                if message is None:
-                    raise ValueError(f"{module}:{node.lineno}: a log message is not a literal")
-                yield LogCall(module, re.sub(r"%[sr]", "…", message), _METHODS[method])
+def log_calls_of(module: str, tree: ast.Module) -> Iterator[LogCall]:
+    for function, node in _calls_of(tree, _METHODS):
+        match node.func:
+            case ast.Attribute(value=ast.Name(id="log" | "_log"), attr=method):
+                for message in _messages(tree, function, node.args[method == "log"]):
+                    yield LogCall(module, re.sub(r"%[sr]", "…", message), _METHODS[method])
+
+
+def _messages(tree: ast.Module, function: _Function | None, message: ast.expr) -> Iterator[str]:
+    """The message; where it is a parameter of the function, what the function is called with."""
+    if (text := _text(message)) is not None:
+        yield text
+        return
+    if function is not None and isinstance(message, ast.Name):
+        place = [each.arg for each in function.args.args if each.arg != "self"].index(message.id)
+        for _, call in _calls_of(tree, {function.name}):
+            if (text := _text(call.args[place])) is not None:
+                yield text
+        return
+    raise ValueError(f"line {message.lineno}: a log message is not a literal")
+
+
+def _calls_of(tree: ast.AST, names: Container[str]) -> Iterator[tuple[_Function | None, ast.Call]]:
+    """Calls of anything with such a name, each with the function that it stands in."""
+    waiting: list[tuple[_Function | None, ast.AST]] = [(None, tree)]
+    while waiting:
+        function, node = waiting.pop()
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in names:
+                yield function, node
+        inner = node if isinstance(node, _Function) else function
+        waiting += [(inner, child) for child in ast.iter_child_nodes(node)]
 
 
 def _text(node: ast.AST) -> str | None:

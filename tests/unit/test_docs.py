@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -23,7 +24,7 @@ from plugin.sim.driver import SimDriver
 from plugin.sim.hardware.cards import catalog
 from plugin.sim.hardware.engine import parse_node
 from scripts import options_table
-from tests.unit.literals import log_calls, texts
+from tests.unit.literals import LogCall, log_calls, log_calls_of, texts
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "docs/logs.md"
@@ -204,6 +205,24 @@ def test_every_log_message_is_documented_with_its_level_and_room() -> None:
         levels, room = documented[call.message]
         assert f"{call.module}.".startswith(f"{room}."), f"{call.message!r} is of {call.module}"
         assert call.level in levels or not call.level, f"{call.message!r} is of level {call.level}"
+
+
+def test_messages_are_found_where_a_function_passes_them_on() -> None:
+    source = """
+class Endpoint:
+    def report(self, level, message, reason):
+        log.log(level, message, extra={"reason": reason})
+
+    def run(self):
+        self.report(logging.INFO, "lost", "why")
+        log.warning("%s changed", self.name)
+"""
+    assert set(log_calls_of("plugin.x", ast.parse(source))) == {
+        LogCall("plugin.x", "lost", ""),
+        LogCall("plugin.x", "… changed", "warning"),
+    }
+    with pytest.raises(ValueError, match="not a literal"):
+        list(log_calls_of("plugin.x", ast.parse("log.info(text())")))
 
 
 @every_document
