@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.11+ and make.
+# You need Python 3.11 or newer and make. Every target creates or updates .venv itself.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,14 +8,14 @@ BIN := $(VENV)/bin
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-# The product alone: what `make demo` needs.
+# The product alone, for `make demo`.
 $(VENV)/.product: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d: set PYTHON=" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-# Everything that development needs. pip learns dependency groups in 25.1.
+# The development tools. Dependency groups need pip 25.1.
 $(VENV)/.development: $(VENV)/.product
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
@@ -63,8 +63,8 @@ image: ## Build the image under the name that the chart pulls; IMAGE=, BUILD_IMA
 image-name:
 	@echo $(IMAGE)
 
-image-test: ## Build the image really and run it
+image-test: ## Build the image and run it
 	scripts/image-test.sh
 
-clean: ## Remove what the other targets made
+clean: ## Remove everything that the other targets create
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

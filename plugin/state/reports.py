@@ -35,10 +35,10 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
         known = old.inventory.warnings()
         for warning in dict.fromkeys(new.inventory.warnings()):
             if warning not in known:
-                log.warning("unreadable hardware", extra={**common, "reason": warning})
+                log.warning("hardware unreadable", extra={**common, "reason": warning})
     for problem in new.advertisement.problems:
         if problem not in old.advertisement.problems:
-            log.warning("not as it should be", extra={**common, "reason": problem})
+            log.warning("configuration problem", extra={**common, "reason": problem})
     for resource, listed in new.advertisement.resources.items():
         _resource(new.generation, resource, old.advertisement.resources.get(resource, ()), listed)
 

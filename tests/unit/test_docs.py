@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from plugin.cli import _SIM_VERBS, _parser
 from plugin.config.options import IGNORED_FLAGS, OPTIONS
 from plugin.core.advertise.advertisement import advertise
+from plugin.core.health.faults import Severity, severity
+from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
 from plugin.core.status import document
@@ -19,10 +24,15 @@ from plugin.sim.hardware.cards import catalog
 from plugin.sim.hardware.engine import parse_node
 from scripts import options_table
 from tests.simulated import scan
+from tests.unit.literals import LogCall, log_calls, log_calls_of, texts
 
 ROOT = Path(__file__).resolve().parents[2]
+LOGS = ROOT / "docs/logs.md"
 DOCUMENTS = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "CHANGELOG.md",
     ROOT / "charts/mig-device-plugin/README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
@@ -78,25 +88,182 @@ def test_files_that_are_named_exist(path: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def commands(path: Path) -> list[str]:
+    """Every command line of the program, in a block or in a line of text, without what is before
+    the program's name.
+    """
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    fenced = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    blocks = "\n".join(
+        block for language, block in fenced.findall(text) if language in {"", "console"}
+    )
+    prose = fenced.sub("", text)
+    started = r"mig-device-plugin ([a-z-][^\n]*)"
+    return [
+        *re.findall(rf"^(?:\$ )?(?:\w+=\S+ )*(?:[^$\n]* -- )?{started}", blocks, re.MULTILINE),
+        *re.findall(r"^docker run [^\n]* mig-device-plugin ([^\n]*)", blocks, re.MULTILINE),
+        *re.findall(r"`(?:[^`\n]* -- )?mig-device-plugin\s([^`]+)`", prose),
+    ]
+
+
+def parses(command: str) -> bool:
+    """Whether the program takes it; TARGET and the like stand for something that it takes."""
+    shown = re.sub(r"[][]", "", command.partition(" #")[0])
+    arguments = [_PLACEHOLDERS.get(word, word) for word in shlex.split(shown)]
+    try:
+        _parser(arguments).parse_args(arguments)
+    except SystemExit as end:
+        return not end.code
+    return True
+
+
+_PLACEHOLDERS = {
+    "COMMAND": "run",
+    "TARGET": "0:3",
+    "SECONDS": "60",
+    "GPU": "0",
+    "XID": "79",
+    "ACTION": "reset",
+    "GEOMETRY": "all-1g.5gb",
+    "NODE:GEOMETRY": "p4d.24xlarge:all-1g.5gb",
+}
+
+
 @every_document
-def test_commands_and_their_flags_exist(path: Path) -> None:
-    """Every line that starts the program, in a block or in a line of text."""
-    help_text = _help()
-    text = path.read_text(encoding="utf-8")
-    flags = {flag for option in OPTIONS for flag in option.flags} | {
-        "--output",
-        "--scan",
-        "--timeout",
-        "--double-bit",
-        "--help",
+def test_commands_are_taken_by_the_program(path: Path) -> None:
+    assert [command for command in commands(path) if not parses(command)] == []
+
+
+def test_commands_are_found_where_they_stand() -> None:
+    assert commands(ROOT / "README.md")
+    assert commands(ROOT / "docs/commands.md")
+    assert "sim xid 7 119" in commands(ROOT / "docs/health.md")
+    assert "cordon 0:3" in commands(ROOT / "docs/commands.md")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("devices --output json", True),
+        ("drain TARGET [--timeout SECONDS]", True),
+        ("COMMAND --help", True),
+        ("device", False),
+        ("devices --json", False),
+        ("cordon", False),
+        ("sim explode 0", False),
+    ],
+)
+def test_only_what_the_program_takes_parses(command: str, expected: bool) -> None:  # noqa: FBT001
+    assert parses(command) is expected
+
+
+def test_every_verb_of_the_simulation_is_documented() -> None:
+    text = (ROOT / "docs/simulation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[a-z][^|]*`) \|", text.partition("## Control")[2], re.MULTILINE)
+    shown = [verb for row in rows for verb in re.findall(r"`([^`]+)`", row)]
+    assert {verb.split()[0] for verb in shown} == set(_SIM_VERBS)
+    assert [verb for verb in shown if not parses(f"sim {verb}")] == []
+
+
+def numbers(text: str) -> set[int]:
+    """``1, 3–5``."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("–")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def test_the_table_of_xids_is_the_catalogue() -> None:
+    text = (ROOT / "docs/health.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([\d, –]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    documented = {xid: (action, effect) for action, xids, effect in rows for xid in numbers(xids)}
+    assert documented.keys() == CATALOGUE.keys()
+    assert sum(len(numbers(xids)) for _, xids, _ in rows) == len(CATALOGUE)
+    for xid, (action, effect) in documented.items():
+        if action in list(Action):
+            assert CATALOGUE[xid].action == action, xid
+        down = severity(xid, Settings()) is Severity.FATAL
+        assert down is (effect == "out of service"), xid
+
+
+# ---- messages
+
+
+def test_every_log_message_is_documented_with_its_level_and_room() -> None:
+    documented: dict[str, tuple[set[str], str]] = {}
+    for section in re.split(r"^### ", LOGS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        (room,) = re.findall(r"\(`([\w.]+)`\)$", section.partition("\n")[0])
+        for cell, levels in re.findall(
+            r"^\| (`[^|]*`) \| ([a-z, ]+) \|", section, flags=re.MULTILINE
+        ):
+            for message in re.findall(r"`([^`]+)`", cell):
+                assert message not in documented, f"{message!r} has two rows"
+                documented[message] = (set(levels.split(", ")), room)
+    assert documented.keys() == {call.message for call in log_calls()}
+    for call in log_calls():
+        levels, room = documented[call.message]
+        assert f"{call.module}.".startswith(f"{room}."), f"{call.message!r} is of {call.module}"
+        assert call.level in levels or not call.level, f"{call.message!r} is of level {call.level}"
+
+
+def test_messages_are_found_where_a_function_passes_them_on() -> None:
+    source = """
+class Endpoint:
+    def report(self, level, message, reason):
+        log.log(level, message, extra={"reason": reason})
+
+    def run(self):
+        self.report(logging.INFO, "lost", "why")
+        log.warning("%s changed", self.name)
+"""
+    assert set(log_calls_of("plugin.x", ast.parse(source))) == {
+        LogCall("plugin.x", "lost", ""),
+        LogCall("plugin.x", "… changed", "warning"),
     }
-    for line in re.findall(r"(?:^|`|\$ |-- )mig-device-plugin ([a-z][^`\n]*)", text, re.MULTILINE):
-        command, *arguments = line.split()
-        assert re.search(rf"^    {re.escape(command)}\b", help_text, re.MULTILINE), (
-            f"there is no command {command}"
-        )
-        given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
-        assert given <= flags
+    with pytest.raises(ValueError, match="not a literal"):
+        list(log_calls_of("plugin.x", ast.parse("log.info(text())")))
+
+
+@every_document
+def test_log_lines_that_are_shown_are_the_programs(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = re.findall(r"^\d\d:\d\d:\d\d (\w+) +(.+?)(?:  .*)?$", text, re.MULTILINE)
+    lines += re.findall(r'"level":"(\w+)".*"message":"([^"]+)"', text)
+    written = {(call.level, call.message) for call in log_calls()}
+    assert [line for line in lines if line not in written] == []
+    # In a sentence: the daemon logs `message`.
+    logged = re.findall(r"\blog(?:s|ged as)\s`([^`]+)`", text)
+    assert set(logged) <= {call.message for call in log_calls()}
+
+
+def test_messages_in_troubleshooting_are_the_programs() -> None:
+    """Each part between two ``…`` stands in the source."""
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| ([^|]*`[^|]*) \| ", text, re.MULTILINE)
+    quoted = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    assert len(quoted) > 40
+    assert [message for message in quoted if not in_source(message)] == []
+
+
+def in_source(message: str) -> bool:
+    """Whether each part of a message that is not ``…`` stands in the source."""
+    parts = [part.strip(" ;:,.()") for part in message.split("…")]
+    return any(parts) and all(any(part in text for text in texts()) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("registration lost", True),
+        ("GPU … cannot be read: …", True),
+        ("GPU … can not be read: …", False),
+        ("registration is lost", False),
+        ("…", False),
+    ],
+)
+def test_only_the_programs_messages_stand_in_the_source(message: str, expected: bool) -> None:  # noqa: FBT001
+    assert in_source(message) is expected
 
 
 def test_tests_that_are_named_exist() -> None:
@@ -162,16 +329,6 @@ def test_the_example_geometries_advertise_what_is_said() -> None:
             scan(parse_node(node)), Settings(mig_strategy=MigStrategy.MIXED)
         ).resources
         assert {name: len(ids) for name, ids in listed.items()} == wanted
-
-
-def _help() -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "plugin", "--help"],
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    return done.stdout
 
 
 def _fields(value: dict[str, Any], prefix: str = "") -> set[str]:
