@@ -36,6 +36,8 @@ REOPEN_SECONDS = 5.0
 COALESCE_SECONDS = 0.02
 #: So many events are judged in one go, in some 20 ms.
 MOST_EVENTS = 500
+#: Events that come so soon after others were judged wait, and are judged together.
+STORM_SECONDS = 0.005
 #: How long the thread that waits for events may take to end before the driver is opened again.
 CLOSE_SECONDS = 5.0
 #: How long :meth:`Writer.probe_now` waits for answers.
@@ -64,6 +66,7 @@ class Writer:
         self._probe_wanted = asyncio.Event()
         self._probed = Pulse()
         self._events: list[DriverEvent] = []
+        self._next_judging = 0.0
         self._received = self._judged = 0  # events so far
         self._judging = Pulse()
         self._epoch = 0
@@ -154,7 +157,9 @@ class Writer:
             "event", extra={"kind": event.kind.name, "gpu": event.gpu_uuid, "data": event.data}
         )
         if not self._events:
-            asyncio.get_running_loop().call_soon(self._judge_events)
+            loop = asyncio.get_running_loop()
+            # The first event at once, those of a storm behind it together.
+            loop.call_at(max(loop.time(), self._next_judging), self._judge_events)
         self._events.append(event)
         self._received += 1
 
@@ -166,6 +171,7 @@ class Writer:
         if self._events:
             asyncio.get_running_loop().call_soon(self._judge_events)
         self._take(steps.happened(self._state, events, self._clock()))
+        self._next_judging = asyncio.get_running_loop().time() + STORM_SECONDS
         self._judged += len(events)
         self._judging.fire()
 
