@@ -120,7 +120,7 @@ class Writer:
             await self._open()
         self._state = steps.scan_begun(self._state)
         scan = await self._read()
-        await self._judge_received()  # what came before the answer is about what was there before
+        await self.judged()  # what came before the answer is about what was there before
         self._take(steps.scan_ended(self._state, scan, self._clock()))
 
     async def _read(self) -> Inventory:
@@ -175,7 +175,7 @@ class Writer:
         self._judged += len(events)
         self._judging.fire()
 
-    async def _judge_received(self) -> None:
+    async def judged(self) -> None:
         """Wait until every event that has been received is judged."""
         received = self._received
         while self._judged < received:

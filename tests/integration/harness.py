@@ -55,6 +55,7 @@ class Live:
         answered.
         """
         assert await asyncio.to_thread(self.hardware.wait_heard, SECONDS)
+        await self.node.judged()
         await self.node.probe_now()
         await self.node.probe_now()
 
