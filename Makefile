@@ -45,6 +45,9 @@ generate: $(VENV)/.development ## Generate plugin/api from protos/
 bench: $(VENV)/.development ## Measure against the budgets
 	$(BIN)/python -m tests.benchmarks
 
+soak: $(VENV)/.development ## Ten minutes of churn: nothing may grow, the end has to be right
+	$(BIN)/python -m tests.soak
+
 wheel-test: $(VENV)/.development ## Install the built wheel into an empty environment and run it
 	scripts/wheel-test.sh $(BIN)/python
 
