@@ -20,9 +20,7 @@ OK, FAILED, BAD_USAGE = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status. Every expected error is one line on standard
-    error.
-    """
+    """Run a command; returns its exit status. Expected errors are one line on standard error."""
     given = sys.argv[1:] if argv is None else argv
     arguments = _parser(given).parse_args(given)
     try:
@@ -34,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mig-device-plugin: {error}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more while it exits.
+        # The reader closed the pipe. Without this, Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
@@ -65,13 +63,13 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     devices = add(
         "devices",
         _devices,
-        "Show GPUs and MIG devices, what they are advertised as, and their health.",
+        "Show GPUs and MIG devices with their resources and health.",
     )
     devices.add_argument(
         "--output", choices=("table", "json"), default="table", help="(default: table)"
     )
     devices.add_argument(
-        "--scan", action="store_true", help="look at the driver, even when a daemon is running"
+        "--scan", action="store_true", help="scan the driver, even if a daemon is running"
     )
     add_arguments(devices)
     add_arguments(
@@ -85,8 +83,8 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         "Replay the MIG walkthrough on a simulated p4d.24xlarge, with a stand-in kubelet.",
     )
     add("version", _version, "Print the version.")
-    for name, text in _MARKS.items():
-        _add_target(add(name, _mark, text)).set_defaults(verb=name)
+    for name, text in _DEVICE_VERBS.items():
+        _add_target(add(name, _change, text)).set_defaults(verb=name)
     drain = _add_target(
         add("drain", _drain, "Cordon a device and wait until no pod holds it; exit status 0: free.")
     )
@@ -95,24 +93,19 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         type=_timeout,
         default=0.0,
         metavar="SECONDS",
-        help="give up then (default: never)",
+        help="give up after this time (default: never)",
     )
     add_arguments(drain, ("pod_resources_socket",))
-    health = add("health", _mark, "Change what the running daemon knows of a device's health.")
+    health = add("health", _change, "Change the health that the running daemon keeps for a device.")
     changes = health.add_subparsers(title="changes", metavar="CHANGE", required=True)
-    text = (
-        "Take back every fault held against a device, as somebody who knows that it is well; "
-        "a cordon stays."
-    )
+    text = "Clear every fault of a device that you know to be well; a cordon stays."
     clear = _add_target(
         changes.add_parser("clear", help=text, description=text, allow_abbrev=False)
     )
     clear.set_defaults(verb="clear")
-    sim = add(
-        "sim", _sim, "Have something happen on the node of a running daemon that simulates it."
-    )
-    verbs = sim.add_subparsers(title="what happens", metavar="VERB", required=True)
-    # The daemon starts 3 ms sooner without.
+    sim = add("sim", _sim, "Change the simulated node of a running daemon.")
+    verbs = sim.add_subparsers(title="verbs", metavar="VERB", required=True)
+    # Saves 3 ms at the daemon's start.
     for name, (operands, text) in _SIM_VERBS.items() if "sim" in given else ():
         verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         verb.set_defaults(verb=name, operands=operands)
@@ -123,63 +116,60 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
                 metavar=operand,
             )
         if name == "ecc":
-            verb.add_argument(
-                "--double-bit", action="store_true", help="one that cannot be corrected"
-            )
+            verb.add_argument("--double-bit", action="store_true", help="an uncorrectable error")
         add_arguments(verb, _OF_DAEMON)
     return parser
 
 
 _TIMEOUT = seconds(0, most=1e6)
 
-#: The settings that say where the running daemon listens.
+#: The settings that locate the running daemon.
 _OF_DAEMON = ("control_socket", "config_file")
 
-_MARKS = {
-    "cordon": "Take a device out of service: kubelet places no more pods on it, those there go on.",
+_DEVICE_VERBS = {
+    "cordon": "Take a device out of service: it gets no new pods, running pods continue.",
     "uncordon": "Put a cordoned device back into service.",
 }
 
-#: Verb → its operands (in brackets: may be left out) and what it does. ``plugin.sim.verbs`` carries
-#: them out.
+#: Verb → operands (optional ones in brackets) and help. ``plugin.sim.verbs`` implements them.
 _SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
-    "xid": (("TARGET", "XID"), "An XID of a GPU, GPU:MIG, GPU/GI, GPU/GI/CI or UUID."),
+    "xid": (("TARGET", "XID"), "Send an XID for a GPU, GPU:MIG, GPU/GI, GPU/GI/CI or UUID."),
     "recovery": (
         ("GPU", "ACTION"),
-        "The driver recommends none, reset, reboot, drain-and-reset, …",
+        "Set the driver's recommendation: none, reset, reboot, drain-and-reset, …",
     ),
-    "ecc": (("GPU",), "An ECC error."),
-    "lose": (("GPU",), "The GPU falls off the bus."),
-    "restore": (("GPU",), "A lost GPU is back."),
-    "reset": (("GPU",), "The GPU is reset; its MIG instances are gone then."),
+    "ecc": (("GPU",), "Count an ECC error."),
+    "lose": (("GPU",), "Drop a GPU off the bus."),
+    "restore": (("GPU",), "Bring a lost GPU back."),
+    "reset": (("GPU",), "Reset a GPU, which removes its MIG instances."),
     "repartition": (
         ("GEOMETRY",),
-        "all-1g.5gb for the node, or 0=3g.20gb*2;1=off for the GPUs named.",
+        "Re-partition the node (all-1g.5gb) or single GPUs (0=3g.20gb*2;1=off).",
     ),
     "hold": (
         ("TARGET", "[PID]"),
-        "A process holds a device, which blocks resets and re-partitions.",
+        "Let a process hold a device, which blocks resets and re-partitions.",
     ),
-    "release": (("TARGET",), "Every process lets go of a device."),
-    "unplug": (("GPU",), "The GPU is pulled out of its slot."),
+    "release": (("TARGET",), "Let every process release a device."),
+    "unplug": (("GPU",), "Unplug a GPU."),
     "plug": (
         ("SLOT",),
-        "The GPU of a slot is there again, or a new card such as a100-40gb is added.",
+        "Plug an unplugged GPU back in, or add a new card such as a100-40gb.",
     ),
     "fail": (
         ("FUNCTION", "CODE", "[once|always]", "[TARGET]"),
-        "An NVML function answers with an error code.",
+        "Make an NVML function return an error code.",
     ),
-    "unfail": (("[FUNCTION]",), "It answers again, or all do."),
+    "unfail": (("[FUNCTION]",), "Let a function, or all of them, answer again."),
     "hang": (
         ("[FUNCTION]", "[TARGET]"),
-        "Every driver call blocks, or those of one NVML function.",
+        "Block every driver call, or those of one NVML function.",
     ),
-    "unhang": ((), "The driver answers again."),
-    "unload": ((), "The driver is unloaded."),
-    "load": ((), "The driver is loaded again."),
-    "remove-node": (("PATH",), "A device node or capability file is missing."),
-    "restore-node": (("PATH",), "A missing file is there again."),
+    "unhang": ((), "Let the driver answer again."),
+    "unload": ((), "Unload the driver."),
+    "load": ((), "Load the driver again."),
+    "remove-node": (("PATH",), "Remove a device node or capability file."),
+    "restore-node": (("PATH",), "Restore a removed file."),
 }
 
 
@@ -207,7 +197,7 @@ def _load(arguments: argparse.Namespace) -> Loaded:
 def _run(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments)
     logs.configure(loaded.settings.log_level, loaded.settings.log_format)
-    from plugin import app  # noqa: PLC0415 — each command imports what it needs, no more
+    from plugin import app  # noqa: PLC0415 — a command imports only its own modules
 
     return app.run(loaded, lambda: _load(arguments))
 
@@ -231,10 +221,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     return demo.play()
 
 
-def _mark(arguments: argparse.Namespace) -> int:
+def _change(arguments: argparse.Namespace) -> int:
     from plugin.commands import control  # noqa: PLC0415
 
-    return control.mark(_load(arguments).settings.control_socket, arguments.verb, arguments.target)
+    return control.change(
+        _load(arguments).settings.control_socket, arguments.verb, arguments.target
+    )
 
 
 def _drain(arguments: argparse.Namespace) -> int:

@@ -6,29 +6,28 @@
     ├── ConfigError            flag, environment or file; refused before start, exit status 2
     ├── SimulationError        unknown node or geometry, impossible placement
     ├── DriverError
-    │   ├── DriverUnavailable  no library, no driver loaded, initialisation failed: may come later
+    │   ├── DriverUnavailable  no library, no driver loaded, initialisation failed; retried
     │   │   ├── DriverMismatch library and kernel module differ in version
     │   │   └── DriverStale    GPUs came or went: opening it again is enough
     │   ├── DriverReplaced     upgraded under us: only a new process can load the new library
     │   └── DriverCallFailed   one call failed; carries NVML's code
-    ├── RequestError           kubelet asked for something that cannot be given
+    ├── RequestError           kubelet's request cannot be fulfilled
     │   ├── InvalidRequest     empty, duplicated or too many ids
     │   ├── UnknownDevice      no such id on this node
     │   └── DeviceUnavailable  known, but unhealthy or withdrawn
     ├── ControlError           a command to the running daemon cannot be carried out
     │   ├── TargetError        it names no device of this node
-    │   └── NotRunning         there is no daemon to give it to
+    │   └── NotRunning         no daemon listens on the control socket
     └── KubeletError           registration was refused or kubelet is not there
 
-An error carries what happened and the fix apart: ``what`` names what was being done and to what,
-``fix`` what to do next. As text they are one line, ``what; fix``.
+``what`` names the failed operation and its object, ``fix`` the next step. As text: ``what; fix``.
 """
 
 from __future__ import annotations
 
 
 class PluginError(Exception):
-    """Base of every error raised on purpose; its text is fit for an administrator."""
+    """Base of all errors; its text is fit for an administrator."""
 
     def __init__(self, what: str, fix: str = "") -> None:
         super().__init__(f"{what}; {fix}" if fix else what)
@@ -37,48 +36,46 @@ class PluginError(Exception):
 
 
 class ConfigError(PluginError):
-    """A setting is unknown or has a bad value. The text names the key, the value and the choices in
-    one line.
+    """A setting is unknown or invalid. The text names the key, the value and the choices in one
+    line.
     """
 
     def __init__(self, what: str, fix: str = "") -> None:
-        # What was given may hold line breaks.
+        # The quoted value may contain line breaks.
         super().__init__(" ".join(what.split()), " ".join(fix.split()))
 
 
 class SimulationError(PluginError):
-    """The simulated node was asked for something that the real hardware could not do."""
+    """The real hardware could not do what was asked of the simulated node."""
 
 
 class DriverError(PluginError):
-    """The NVIDIA driver did not answer as needed."""
+    pass
 
 
 class DriverUnavailable(DriverError):
-    """NVML cannot be used now; it may come later, so a daemon retries."""
+    """NVML cannot be used now; the daemon retries."""
 
 
 class DriverStale(DriverUnavailable):
-    """GPUs came or went, which NVML sees only when it is initialised again: close, open, scan."""
-
-
-class DriverMismatch(DriverUnavailable):
-    """Library and kernel module are of different versions,
-    as they are in the middle of an upgrade.
+    """GPUs were added or removed, which NVML notices only when initialised again: close, open,
+    scan.
     """
 
 
+class DriverMismatch(DriverUnavailable):
+    """Library and kernel module differ in version, as during an upgrade."""
+
+
 class DriverReplaced(DriverError):
-    """The driver was upgraded while its old library is loaded here: only a new process can load the
-    new one.
+    """The driver was upgraded while this process has the old library loaded: only a new process can
+    load the new one.
     """
 
 
 class DriverCallFailed(DriverError):
-    """One NVML call failed.
-
-    ``code`` is NVML's return code (``nvmlReturn_t``), ``gpu_lost`` tells the codes that mean the
-    GPU is gone.
+    """``code`` is NVML's return code (``nvmlReturn_t``); ``gpu_lost`` is true for codes that mean a
+    lost GPU.
     """
 
     def __init__(self, what: str, fix: str = "", *, code: int, gpu_lost: bool = False) -> None:
@@ -88,32 +85,32 @@ class DriverCallFailed(DriverError):
 
 
 class RequestError(PluginError):
-    """Kubelet's request cannot be fulfilled."""
+    pass
 
 
 class InvalidRequest(RequestError):
-    """The request itself is wrong: empty, duplicated or too many ids."""
+    pass
 
 
 class UnknownDevice(RequestError):
-    """The id is not, or no longer, on this node."""
+    pass
 
 
 class DeviceUnavailable(RequestError):
-    """The device exists but must not be handed out now."""
+    pass
 
 
 class KubeletError(PluginError):
-    """Kubelet could not be reached or refused the registration."""
+    pass
 
 
 class ControlError(PluginError):
-    """A command to the running daemon could not be carried out."""
+    pass
 
 
 class TargetError(ControlError):
-    """A command names a device that is not on this node."""
+    pass
 
 
 class NotRunning(ControlError):
-    """No daemon listens on the control socket."""
+    pass

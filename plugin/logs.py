@@ -1,4 +1,4 @@
-"""Log lines: one per event, as JSON for machines or as text for people, on standard error."""
+"""Log lines on standard error: one per event, as JSON or as text for terminals."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-#: What every record has; anything else was given by ``extra`` and belongs to the event.
+#: Attributes of every record; the others come from ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-#: From the standard library: it is on the way of every start.
+#: The standard library's, because it is imported at every start.
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What the event itself brought along, such as ``generation``, ``resource`` and ``devices``."""
+    """The event's own fields, such as ``generation``, ``resource`` and ``devices``."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
@@ -54,13 +54,11 @@ def _shown(value: object) -> str:
 
 
 def configure(level: str, form: str) -> None:
-    """Send everything of `level` and above to standard error, in the given form (``json`` or
-    ``console``).
-    """
+    """Log `level` and above to standard error, as ``json`` or ``console``."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # A library's chatter is not ours to repeat at debug level.
+    # asyncio's debug messages are noise.
     logging.getLogger("asyncio").setLevel(max(logging.INFO, root.level))

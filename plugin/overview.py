@@ -1,6 +1,4 @@
-"""Puts together what there is to see, from those who know it; asks nobody, so that looking costs
-nothing.
-"""
+"""Assembles the view of the daemon from its parts, without calling the driver or kubelet."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from plugin.state.writer import Writer
 
 @dataclass(frozen=True)
 class Overview:
-    """Called, it gives the view of this moment."""
+    """Calling it returns the current view."""
 
     writer: Writer
     supervisor: Supervisor

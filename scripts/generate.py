@@ -1,7 +1,5 @@
 #!/usr/bin/env python3
-"""Generate plugin/api from protos/, or with --check say whether what is committed is what would be
-generated.
-"""
+"""Generate plugin/api from protos/, or with --check report whether it is current."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ PROTOS = ROOT / "protos"
 
 
 def generate(target: Path) -> list[Path]:
-    """Write the generated modules below `target` and return their paths, relative to it."""
+    """Write the generated modules below `target`; returns their relative paths."""
     sources = sorted(PROTOS.rglob("*.proto"))
     options = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     subprocess.run(

@@ -1,7 +1,7 @@
-"""Runs inside the image: the simulated daemon as its own process beside the stand-in kubelet.
+"""Runs inside the image: the simulated daemon in its own process beside the stand-in kubelet.
 
 ``KUBELET_SOCKET`` and ``NODE`` (as for ``--simulate``) come from the environment. The root file
-system is expected to be read-only but for kubelet's directory.
+system is expected to be read-only, except for kubelet's directory.
 """
 
 from __future__ import annotations

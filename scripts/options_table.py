@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/configuration.md from plugin/core/settings.py, or say with --check
+"""Write the tables of docs/configuration.md from plugin/core/settings.py, or with --check report
 whether they are current.
 """
 
@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs/configuration.md"
 
 
 def tables() -> dict[str, str]:
-    """Name of a table in the document → its Markdown."""
+    """Table name → Markdown."""
     groups = [
         _group(name, list(options))
         for name, options in groupby(OPTIONS, key=lambda option: option.group)
@@ -32,7 +32,7 @@ def tables() -> dict[str, str]:
 
 
 def rewritten(text: str) -> str:
-    """The document with its tables made anew; each stands between two comments that name it."""
+    """The document with new tables; each stands between two comments that name it."""
     for name, table in tables().items():
         begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
         before, found, rest = text.partition(begin)

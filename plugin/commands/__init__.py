@@ -1,3 +1,1 @@
-"""What an administrator types, besides ``run``: each command shows something and returns an exit
-status.
-"""
+"""The commands besides ``run``: each prints something and returns an exit status."""

@@ -18,13 +18,13 @@ from plugin.kubelet.podresources.observer import Observer
 
 FREE, NOT_FREE = 0, 1
 
-#: Between two questions to kubelet, which answers at most 100 a second to all who ask.
+#: Pause between two requests; kubelet answers at most 100 a second in total.
 ASK_SECONDS = 0.5
-#: A kubelet that has left so many questions unanswered, and never answered one, is not there.
+#: After this many failures without any answer, kubelet counts as absent.
 UNANSWERED = 3
-#: So many answers in a row must say that nobody holds it.
+#: This many consecutive answers must list no holder.
 AGREEING = 2
-#: What is waited for is said again after a while, and then every so often.
+#: Repeat an unchanged notice after the first, then after every further interval.
 REMIND_FIRST_SECONDS, REMIND_SECONDS = 10.0, 60.0
 
 _MAY_HAVE_ENDED = (
@@ -32,23 +32,23 @@ _MAY_HAVE_ENDED = (
 )
 
 
-def mark(socket: str, verb: str, target: str) -> int:
-    """Have the daemon cordon, uncordon or clear a device, and print what it did."""
+def change(socket: str, verb: str, target: str) -> int:
+    """Cordon, uncordon or clear a device on the running daemon, and print the effect."""
     _show(ask(socket, verb, target))
     return 0
 
 
 def simulate(socket: str, verb: str, arguments: Sequence[str]) -> int:
-    """Have something happen on a simulated daemon's node."""
+    """Carry out a ``sim`` verb on the running daemon's simulated node, and print the effect."""
     _show(ask(socket, "sim", verb, *arguments))
     return 0
 
 
 def drain(settings: Settings, target: str, seconds: float) -> int:
-    """Cordon a device, then wait until no pod holds it, for at most `seconds` (0: without end).
+    """Cordon a device, then wait until no pod holds it, for at most `seconds` (0: forever).
 
-    Returns 0 when it is free and 1 when it is not by then. Raises ControlError, or KubeletError
-    when kubelet never answers; the device stays cordoned in each case.
+    Returns 0 if it is free and 1 otherwise. Raises ControlError, or KubeletError if kubelet never
+    answers; the device stays cordoned in each case.
     """
     if not settings.pod_resources_socket:
         raise ConfigError(
@@ -65,7 +65,7 @@ def drain(settings: Settings, target: str, seconds: float) -> int:
 async def wait_until_free(
     devices: Sequence[str], observer: Observer, known: Holdings, seconds: float
 ) -> int:
-    """`known` is what the daemon knew when the devices were cordoned: it hands out nothing of them
+    """`known` are the daemon's holdings when it cordoned the devices: it allocates none of them
     after that. Returns and raises as :func:`drain`.
     """
     clock = observer.clock
@@ -104,15 +104,15 @@ async def wait_until_free(
 
 
 class Notices:
-    """What to print of what is waited for: each change at once, and that it is still so."""
+    """Limits notices to changes and occasional reminders."""
 
     def __init__(self) -> None:
-        self._said = ""
+        self._last = ""
         self._again = 0.0
 
     def due(self, text: str, now: float) -> str | None:
-        if text != self._said:
-            self._said, self._again = text, now + REMIND_FIRST_SECONDS
+        if text != self._last:
+            self._last, self._again = text, now + REMIND_FIRST_SECONDS
             return text
         if now < self._again:
             return None
@@ -121,8 +121,8 @@ class Notices:
 
 
 def waiting_for(known: Holdings, problem: str) -> str:
-    """One line on what is missing before the device is certainly free; empty when nothing is.
-    `problem` is why kubelet did not answer.
+    """One line that says why the device may not be free; empty if it is. `problem` is the error of
+    the last request to kubelet.
     """
     holders = containers(known.holders)
     if problem or not known.trusted:
@@ -148,4 +148,4 @@ def _show(done: dict[str, Any]) -> None:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)  # at once, also into a pipe: somebody may be waiting for it
+    print(text, flush=True)  # at once, even into a pipe

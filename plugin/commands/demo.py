@@ -1,9 +1,8 @@
-"""``demo``: the MIG walkthrough on a simulated p4d.24xlarge, the daemon as its own process, real
-sockets between.
+"""``demo``: the MIG walkthrough on a simulated p4d.24xlarge, with the daemon as its own process and
+real sockets.
 
-One daemon lives through all of it: geometries, faults and cordons come over its control socket, as
-an administrator's commands do. Every number that a person would look for is compared with the right
-one; the exit status is 0 only when all agree.
+One daemon runs throughout: geometries, faults and cordons arrive over its control socket, as an
+administrator's commands would. Every figure is checked; the exit status is 0 only if all are right.
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
 NODE = "p4d.24xlarge"
-#: How long one step may take before the demo gives up; every one of them takes well under a second.
+#: Time limit of one step; each takes well under a second.
 STEP_SECONDS = 10.0
-#: Long enough for every fault of the second act to be seen before the first one heals, short enough
-#: to wait for.
+#: Long enough to see every fault of the second act before the first one recovers.
 QUIET_SECONDS = 3
 
 _ONE, _TWO, _THREE = (resource_name(profile) for profile in ("1g.5gb", "2g.10gb", "3g.20gb"))
@@ -48,9 +46,7 @@ def play() -> int:
 
 
 class _Daemon:
-    """The plugin as a process of its own, on the simulated node,
-    talking to the stand-in kubelet.
-    """
+    """The plugin in its own process, with the simulated node and the stand-in kubelet."""
 
     def __init__(self, folder: Path, kubelet_socket: Path) -> None:
         self._folder = folder
@@ -131,7 +127,7 @@ class _Demo:
         return 0
 
     async def _walkthrough(self, kubelet: SimKubelet, daemon: _Daemon) -> None:
-        """Three geometries, each made under the running daemon."""
+        """Three geometries, each set under the running daemon."""
         self._title("MIG off: whole GPUs")
         await self._allocatable(kubelet, {GPU_RESOURCE: 8})
         await self._draw(kubelet, daemon)
@@ -206,7 +202,7 @@ class _Demo:
         await self._draw(kubelet, daemon)
 
     async def _command(self, daemon: _Daemon, verb: str, *arguments: str) -> None:
-        """What an administrator would type, given to the daemon as that command gives it."""
+        """Send a command to the daemon, as the command line does."""
         self._out.print(
             f"  $ mig-device-plugin {' '.join((verb, *arguments))}", style="bold", markup=False
         )
@@ -283,7 +279,7 @@ def _registrations(kubelet: SimKubelet, resource: str) -> int:
 
 
 def _unhealthy(gpu: Mapping[str, Any]) -> dict[str, str]:
-    """UUID → why, for what is unhealthy on a GPU of the daemon's document."""
+    """UUID → reasons, for unhealthy devices of a GPU in the daemon's document."""
     devices: Sequence[Mapping[str, Any]] = (gpu, *gpu["migDevices"])
     return {
         device["uuid"]: "; ".join(reason["text"] for reason in device["reasons"])
@@ -293,7 +289,7 @@ def _unhealthy(gpu: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _gpu(gpu: Mapping[str, Any]) -> Gpu:
-    """As much of a GPU in the daemon's document as a picture needs."""
+    """A GPU of the daemon's document, as far as a picture needs it."""
     devices = tuple(
         MigDevice(
             uuid=device["uuid"],

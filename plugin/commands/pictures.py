@@ -1,4 +1,4 @@
-"""A GPU drawn as its memory slices, with the instances where they really are."""
+"""Draws a GPU as its memory slices, with each instance at its placement."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from rich.text import Text
 
 from plugin.core.inventory.model import Gpu, MigDevice
 
-#: Characters of one memory slice, its right border included: the longest usual name of a one-slice
-#: profile and air.
+#: Width of one memory slice with its right border: fits the longest common one-slice profile.
 _SLICE = 9
 _BUSY, _FREE, _UNHEALTHY = "black on green3", "black on grey70", "white on red3"
 
 
 def draw(gpu: Gpu, holders: Mapping[str, str], unhealthy: Mapping[str, str] | None = None) -> Text:
-    """One line. `holders` maps UUIDs to who runs there: those are coloured, and starred for where
-    colours are not.
+    """One line. `holders` maps UUIDs to pods: their devices are coloured, and starred for terminals
+    without colours.
     """
     line = Text(f"  GPU {gpu.index}  |")
     slices = max(gpu.memory_slices, 1)

@@ -1,6 +1,4 @@
-"""The terminal: colours and its own width where there is one, plain unbroken lines where there is
-none.
-"""
+"""The console: colours and the real width on a terminal, plain unbroken lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-#: Wide enough that no line of a table is broken when the output goes into a file or a pipe.
+#: Wide enough that no table row breaks in a file or a pipe.
 UNBROKEN = 400
 
 

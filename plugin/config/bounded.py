@@ -1,5 +1,5 @@
-"""Reading a file that somebody else writes, whatever it is: a pipe, a device or an endless file
-holds nobody up.
+"""Bounded reads of untrusted files: pipes, devices and endless files neither block nor fill
+memory.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ MEBIBYTE = 2**20
 
 
 def read(path: Path | str, limit: int = MEBIBYTE, *, follow: bool = True) -> bytes:
-    """The content of a regular file of at most `limit` bytes; with `follow` false, of no symbolic
-    link.
+    """Read a regular file of at most `limit` bytes; refuse symbolic links unless `follow`.
 
-    Raises OSError with ``EINVAL`` for what is no regular file and with ``EFBIG`` for a larger one;
-    and ValueError for a path with a zero byte, as every call of the kind does.
+    Raises OSError with ``EINVAL`` for other kinds of file and ``EFBIG`` for larger ones, and
+    ValueError for a path with a zero byte.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
-    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for a writer.
+    # Without O_NONBLOCK, opening a pipe would wait for a writer.
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
         chunks, left = [], limit + 1
-        # Until the end: files in /proc have no size, and a file may grow while it is read.
+        # Read to the end: files in /proc have no size, and a file may grow meanwhile.
         while left and (chunk := os.read(descriptor, left)):
             chunks.append(chunk)
             left -= len(chunk)

@@ -1,4 +1,4 @@
-"""Reading a file of YAML or JSON into plain values."""
+"""Reads a YAML or JSON file into plain values."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from plugin.config import bounded
 from plugin.core.quote import quote, shorten
 from plugin.errors import ConfigError
 
-#: What a document may hold, where an alias counts as often as it is used: a weight of one for each
-#: value and for each 64 characters. The configuration of any node is below a hundredth of it.
+#: The maximum weight of a document: one for each value and for each 64 characters; an alias counts
+#: at every use. A real configuration is below a hundredth of it.
 _MOST_WEIGHT = 40_000
 _CHARACTERS = 64
 
-#: Kubernetes' tools take these for text, PyYAML for numbers and dates: 1:3 (a MIG device) would
-#: become 63.
+#: Text in Kubernetes' tools, numbers and dates in PyYAML: 1:3 (a MIG device) would become 63.
 _TEXT_TO_KUBERNETES = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp"})
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+|0[0-7_]+)\Z")
 
 
 class _Refused(yaml.YAMLError):
-    """The document is well formed and has something that a configuration must not have."""
+    """Valid YAML that a configuration must not contain."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without sexagesimal numbers and dates, with limits, and with keys that are
-    unique.
-    """
+    """SafeLoader with limits and unique keys, without sexagesimal numbers and dates."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 — PyYAML's own attribute
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TEXT_TO_KUBERNETES]
@@ -76,27 +73,27 @@ def _place(node: yaml.Node) -> str:
     return f" (line {node.start_mark.line + 1})" if node.start_mark else ""
 
 
-def read(what: str, path: Path) -> object:
-    """The document in the file; `what` it is goes into messages. Raises :class:`ConfigError`."""
+def read(title: str, path: Path) -> object:
+    """Read the document in the file, called `title` in messages. Raises :class:`ConfigError`."""
     try:
         text = bounded.read(path).decode()
     except OSError as error:
-        raise ConfigError(f"{what}: cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"{title}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # no UTF-8, or a zero byte in the path
-        raise ConfigError(f"{what}: cannot be read: {error}") from error
-    return parse(what, text)
+        raise ConfigError(f"{title}: cannot be read: {error}") from error
+    return parse(title, text)
 
 
-def parse(what: str, text: str) -> object:
-    """The document in the text. Raises :class:`ConfigError`."""
+def parse(title: str, text: str) -> object:
+    """Raises :class:`ConfigError`."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 — a subclass of SafeLoader
     except RecursionError as error:
-        raise ConfigError(f"{what}: is nested too deeply") from error
+        raise ConfigError(f"{title}: is nested too deeply") from error
     except _Refused as error:
-        raise ConfigError(f"{what}: {error}") from error
-    # PyYAML lets out what int(), float() and its tables of words raise for a value that a tag does
-    # not fit.
+        raise ConfigError(f"{title}: {error}") from error
+    # PyYAML passes on whatever int(), float() and its own tables raise for a value that does not
+    # fit its tag.
     except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = shorten(" ".join(str(error).split()), 400)
-        raise ConfigError(f"{what}: is neither YAML nor JSON: {reason}") from error
+        raise ConfigError(f"{title}: is neither YAML nor JSON: {reason}") from error

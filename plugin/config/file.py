@@ -1,4 +1,4 @@
-"""What a configuration file says: ``flags`` by their keys, and ``sharing``."""
+"""The configuration file: ``flags`` by their keys, and ``sharing``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from plugin.core.quote import shorten
 from plugin.core.settings import SharedResource, Sharing
 from plugin.errors import ConfigError
 
-#: Settings by field, sharing, and warnings.
+#: (settings by field, sharing, warnings)
 Contents = tuple[dict[str, object], Sharing, list[str]]
 
 
 def read(path: Path) -> Contents:
-    """The settings in the file. Raises :class:`ConfigError`."""
+    """Raises :class:`ConfigError`."""
     where = f"config file {shorten(str(path))}"
     return parse_document(where, document.read(where, path))
 
 
 def parse_document(where: str, given: object) -> Contents:
-    """``({field: value}, sharing, warnings)`` of a configuration file."""
     if not given:
         raise ConfigError(f"{where}: holds no settings; begin with 'version: v1'")
     sections = _mapping(where, "the whole document", given)
@@ -58,9 +57,7 @@ def parse_document(where: str, given: object) -> Contents:
 
 
 def _flatten(where: str, name: str, value: object) -> list[tuple[str, object]]:
-    """``flags`` as ``(dotted key, value)``; only ``plugin`` nests, and what is ignored is not
-    looked into.
-    """
+    """``flags`` as ``(dotted key, value)``; only ``plugin`` nests."""
     flags = _mapping(where, name, value)
     inner = _mapping(where, "flags.plugin", flags.get("plugin"))
     outer = [(key, item) for key, item in flags.items() if key != "plugin"]
@@ -145,12 +142,11 @@ def _parse_shared(where: str, name: str, value: object) -> SharedResource:
     )
 
 
-#: More would time-slice nothing useful, and 7 MIG devices on 16 GPUs times this is what kubelet
-#: still takes well.
+#: Kubelet still handles 7 MIG devices on 16 GPUs times this many ids well.
 _MAX_REPLICAS = 256
 
 
-#: The part of an extended resource's name behind the slash, as Kubernetes demands it.
+#: Kubernetes' syntax of an extended resource's name.
 _RESOURCE = re.compile(
     re.escape(RESOURCE_PREFIX) + r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 )

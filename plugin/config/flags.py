@@ -11,7 +11,7 @@ from plugin.core.grammars import BOOLEAN
 
 
 def add_arguments(parser: argparse.ArgumentParser, only: Sequence[str] = ()) -> None:
-    """Give `parser` a flag per option (those named in `only`, or all), grouped for ``--help``."""
+    """Add a flag for each option (or those in `only`) to `parser`, grouped for ``--help``."""
     groups: dict[str, Any] = {}
     for option in OPTIONS:
         if only and option.field not in only:

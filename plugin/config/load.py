@@ -1,8 +1,7 @@
-"""Filling the settings: command line flag, then environment variable, then configuration file, then
-default.
+"""Loads the settings: flag over environment variable over configuration file over default.
 
-Everything is checked before anything starts; each error names the key, the value and the choices in
-one line.
+Everything is validated before anything starts; each error names the key, the value and the choices
+in one line.
 """
 
 from __future__ import annotations
@@ -20,18 +19,12 @@ from plugin.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings and what an administrator should know about how they came to be."""
-
     settings: Settings
     warnings: tuple[str, ...] = ()
 
 
 def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded:
-    """Settings from parsed `arguments` (by field, ``None`` for not given), `environment` and the
-    file they name.
-
-    Raises :class:`ConfigError`.
-    """
+    """`arguments` are parsed flags by field, ``None`` if not given. Raises :class:`ConfigError`."""
     warnings = []
     for flag, why in IGNORED_FLAGS.items():
         if arguments.get(f"ignored:{flag}") is not None:
@@ -45,7 +38,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
     flags: Mapping[str, Any] = {}
     sharing = Sharing()
     if path := outside.get("config_file"):
-        from plugin.config import file  # noqa: PLC0415 — 25 ms that only those with a file pay
+        from plugin.config import file  # noqa: PLC0415 — 25 ms, only with a file
 
         flags, sharing, file_warnings = file.read(Path(path))
         warnings += file_warnings
@@ -60,9 +53,9 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
 def _given(
     option: Option, arguments: Mapping[str, Any], environment: Mapping[str, str]
 ) -> list[tuple[str, Any]]:
-    """What flag or environment say, with the name that says it: one, or none."""
+    """The flag's or the variable's value with its name, if there is one."""
     if (value := arguments.get(option.field)) is not None:
         return [(option.flags[0], value)]
-    # An empty variable is what templates leave behind; it counts where empty has a meaning.
+    # Templates leave empty variables behind: ignored, unless empty has a meaning.
     found = [(name, environment[name]) for name in option.envs if name in environment]
     return [(name, value) for name, value in found if value or option.empty][:1]

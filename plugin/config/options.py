@@ -1,6 +1,4 @@
-"""The table of options, as the fields of ``Settings`` declare them, and NVIDIA's that have no
-meaning here.
-"""
+"""The table of options, and NVIDIA's options that have no effect."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from plugin.errors import ConfigError
 
 
 def _named(field: str, declared: Option) -> Option:
-    """The option with the names that follow from its field and its first flag."""
+    """Fill in the names that follow from the field and its first flag."""
     flags = declared.flags or ("--" + field.replace("_", "-"),)
     first, *rest = flags[0].removeprefix("--").split("-")
     key = declared.key or "plugin." + first + "".join(map(str.capitalize, rest))
@@ -33,7 +31,7 @@ OPTIONS = tuple(
 
 
 def written(value: object) -> str:
-    """A value as its option's grammar reads it; empty for none."""
+    """The value in its option's grammar; empty for none."""
     match value:
         case None:
             return ""
@@ -48,7 +46,7 @@ def written(value: object) -> str:
 
 
 def parse(option: Option, name: str, value: object) -> object:
-    """The value that `name` gives the option. Raises :class:`ConfigError`."""
+    """Raises :class:`ConfigError`, which names the option by `name`."""
     if value == "" and option.empty:
         return option.empty[0]
     try:
@@ -62,9 +60,8 @@ def refusal(name: str, value: object, choices: str) -> ConfigError:
     return ConfigError(f"{name}: {quote(value)} is not valid; choose {choices}")
 
 
-#: NVIDIA's options that have no meaning here; they are accepted, with a warning, so that a file or
-#: a manifest can be taken over as it is. Their environment variables are called as the flags:
-#: MPS_ROOT for --mps-root.
+#: NVIDIA's options that have no effect here. They are accepted with a warning, so that existing
+#: files and manifests work. Variables are named after the flags: MPS_ROOT for --mps-root.
 IGNORED_FLAGS = {
     "--mps-root": "MPS is not supported",
     "--device-discovery-strategy": "devices are always discovered through NVML",

@@ -1,4 +1,4 @@
-"""Reading the configuration again while the daemon runs, and what of it takes effect."""
+"""Reloads the configuration of the running daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plugin.core.option import Change
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError
 
-#: A file of the greatest size that is read takes a few seconds on a busy core.
+#: The largest accepted file takes a few seconds on a busy core.
 SECONDS = 20.0
 
 
@@ -28,7 +28,7 @@ class Refused(NamedTuple):
 
 
 def take(old: Settings, new: Settings) -> tuple[Settings, tuple[Refused, ...]]:
-    """The settings to go on with, and the changes that are not among them."""
+    """The settings that take effect, and the changes that need a restart."""
     fixed = [
         option
         for option in OPTIONS
@@ -47,7 +47,7 @@ def take(old: Settings, new: Settings) -> tuple[Settings, tuple[Refused, ...]]:
 
 
 class Reader:
-    """Reads in a thread of its own, so that kubelet is answered meanwhile."""
+    """Reads in its own thread, so that the event loop keeps answering kubelet."""
 
     def __init__(self, read: Callable[[], Loaded], seconds: float = SECONDS) -> None:
         self._read = read
@@ -55,9 +55,7 @@ class Reader:
         self.thread: threading.Thread | None = None
 
     async def read(self) -> Loaded:
-        """The configuration as it is now. Raises :class:`ConfigError`, also when that takes too
-        long: a file system may hang, and its thread with it.
-        """
+        """Raises :class:`ConfigError`, also after a time-out: the file system may hang."""
         if self.thread is not None and self.thread.is_alive():
             raise ConfigError("the configuration is still being read from the last time")
         loop = asyncio.get_running_loop()
@@ -67,12 +65,12 @@ class Reader:
             result, error = None, None
             try:
                 result = self._read()
-            except BaseException as raised:  # noqa: BLE001 — it belongs to whoever waits
+            except BaseException as raised:  # noqa: BLE001 — raised in the caller of read()
                 error = raised
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(_settle, future, result, error)
 
-        # A daemon thread, unlike asyncio's: one that hangs must not keep us from exiting.
+        # A daemon thread, unlike asyncio's: a hanging one must not block the exit.
         self.thread = threading.Thread(target=run, name="configuration", daemon=True)
         self.thread.start()
         try:
@@ -87,7 +85,7 @@ class Reader:
 def _settle(
     future: asyncio.Future[Loaded], result: Loaded | None, error: BaseException | None
 ) -> None:
-    if future.done():  # given up
+    if future.done():  # timed out
         return
     if error is not None:
         future.set_exception(error)

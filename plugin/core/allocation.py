@@ -1,6 +1,4 @@
-"""What a container is given for the ids that kubelet chose: a pure function of the request and the
-snapshot.
-"""
+"""Allocate: a pure function of the requested ids and the snapshot."""
 
 from __future__ import annotations
 
@@ -15,12 +13,12 @@ from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy
 from plugin.core.state import Snapshot
 from plugin.errors import DeviceUnavailable, InvalidRequest, UnknownDevice
 
-#: Where NVIDIA's container runtime looks for a device list given as mounts.
+#: NVIDIA's container runtime reads a device list given as mounts from this directory.
 VOLUME_MOUNTS_ROOT = "/var/run/nvidia-container-devices"
 
-#: Far more ids than a node has: 16 GPUs with 7 slices in 128 shares are 14,336.
+#: Far above any node: 16 GPUs with 7 slices and 128 replicas have 14,336 ids.
 MOST_IDS = 20_000
-#: Ids have at most 63 characters; whatever is longer is shortened where it is repeated.
+#: Ids have at most 63 characters; messages shorten anything longer.
 MOST_ID_CHARACTERS = 64
 
 
@@ -40,8 +38,6 @@ class DeviceSpec:
 
 @dataclass(frozen=True, slots=True)
 class ContainerAllocation:
-    """The answer for one container."""
-
     devices: tuple[Device, ...]
     envs: Mapping[str, str]
     mounts: tuple[Mount, ...] = ()
@@ -51,10 +47,10 @@ class ContainerAllocation:
 def allocate(
     resource: str, container_requests: Iterable[Sequence[str]], snapshot: Snapshot
 ) -> tuple[ContainerAllocation, ...]:
-    """Answer kubelet's Allocate; stateless, so that the same request always gets the same answer.
+    """Answer kubelet's Allocate. Stateless: the same request always gets the same answer.
 
-    Raises :class:`InvalidRequest`, :class:`UnknownDevice` or :class:`DeviceUnavailable` with a
-    sentence that names the id.
+    Raises :class:`InvalidRequest`, :class:`UnknownDevice` or :class:`DeviceUnavailable`, naming the
+    id.
     """
     requests = [list(ids) for ids in container_requests]
     if (count := sum(map(len, requests))) > MOST_IDS:
@@ -67,7 +63,7 @@ def allocate(
 
 
 def shortened(name: str) -> str:
-    """An id from outside, fit for a message."""
+    """An id from outside, shortened for a message."""
     if len(name) <= MOST_ID_CHARACTERS:
         return name
     return f"{name[:MOST_ID_CHARACTERS]}… ({len(name)} characters)"
@@ -133,13 +129,11 @@ def _container(devices: list[Device], snapshot: Snapshot) -> ContainerAllocation
     if DeviceListStrategy.ENVVAR in settings.device_list_strategy:
         envs["NVIDIA_VISIBLE_DEVICES"] = ",".join(names)
     if DeviceListStrategy.VOLUME_MOUNTS in settings.device_list_strategy:
-        # The runtime takes the list from the mounts when the variable holds their root; so this one
-        # wins over envvar.
+        # With this value the runtime reads the list from the mounts, so it overrides envvar.
         envs["NVIDIA_VISIBLE_DEVICES"] = VOLUME_MOUNTS_ROOT
         mounts = [Mount(f"{VOLUME_MOUNTS_ROOT}/{name}", "/dev/null") for name in names]
     if settings.cuda_visible_devices:
-        # Always UUIDs: CUDA counts its indices inside the container, where the node's mean
-        # something else.
+        # Always UUIDs: CUDA counts indices inside the container, not on the node.
         envs["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in devices)
     for enabled, name in (
         (settings.gdrcopy_enabled, "NVIDIA_GDRCOPY"),
@@ -156,12 +150,12 @@ def _container(devices: list[Device], snapshot: Snapshot) -> ContainerAllocation
 
 
 def _nodes(devices: Iterable[Device], snapshot: Snapshot) -> list[str]:
-    """Each node once, control nodes first, then in order of the devices."""
+    """Device nodes without duplicates: control nodes first, then in order of the devices."""
     nodes = dict.fromkeys(snapshot.inventory.control_nodes)
     for device in devices:
         nodes.update(dict.fromkeys(device.device_nodes))
-        # Only under `none` can a GPU with MIG devices be handed out whole: it is of no use without
-        # theirs. A missing one is left out, since a container that names it would not start at all.
+        # Under `none` a whole GPU may have MIG devices, and needs their nodes as well. A missing
+        # node is left out, because the container would not start.
         for part in device.parts:
             nodes.update(
                 dict.fromkeys(

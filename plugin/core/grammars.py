@@ -1,7 +1,7 @@
-"""Grammars of values, one for each kind.
+"""Grammars of option values.
 
-A grammar is pure: it makes the value that is used from a string, or from a plain value of a
-configuration file, and raises ValueError for everything else.
+A grammar is a pure function from a string, or a plain value of a configuration file, to the value
+that the program uses. It raises ValueError for anything else.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ DAY = 86_400
 
 
 class Grammar(NamedTuple, Generic[T_co]):
-    """A kind of value. ``choices`` names the values that `parse` takes, in messages and
-    documents.
-    """
+    """``choices`` describes the values that `parse` accepts, for messages and documents."""
 
     parse: Callable[[object], T_co]
     choices: str
@@ -34,7 +32,7 @@ def _word(value: object) -> str:
 
 
 def items(value: object) -> list[str]:
-    """The words of a list, or of a text with commas."""
+    """The items of a list or of a comma-separated string, in lower case."""
     given = value if isinstance(value, list | tuple) else str(value).split(",")
     return [_word(item) for item in given]
 
@@ -49,7 +47,7 @@ def _boolean(value: object) -> bool:
 def _path(value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
         raise ValueError(value)
-    value.encode(errors="surrogateescape")  # a text that names no file raises ValueError
+    value.encode(errors="surrogateescape")  # raises ValueError for a string that cannot name a file
     return value
 
 
@@ -65,7 +63,7 @@ TEXT = Grammar(_text, "text")
 
 
 def choice(choices: Iterable[S]) -> Grammar[S]:
-    """One of the words of an enumeration or a tuple."""
+    """One item of an enumeration or a tuple."""
     by_word = {str(item): item for item in choices}
 
     def parse(value: object) -> S:
@@ -78,7 +76,7 @@ def choice(choices: Iterable[S]) -> Grammar[S]:
 
 
 def several(choices: Iterable[S]) -> Grammar[tuple[S, ...]]:
-    """One or more of the words, each once."""
+    """One or more items, without duplicates."""
     one = choice(choices)
 
     def parse(value: object) -> tuple[S, ...]:
@@ -113,7 +111,7 @@ def count(least: int, most: int) -> Grammar[int]:
 
 
 class Address(NamedTuple):
-    """Where to listen; an empty host is every address of the machine, port 0 any that is free."""
+    """A listen address; an empty host means all addresses, port 0 any free port."""
 
     host: str
     port: int
@@ -122,7 +120,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-#: A host name, every name below a domain, or any name.
+#: A host name, ``*.DOMAIN`` or ``*``.
 _HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 #: A name or IPv4 address, or an IPv6 address in brackets.
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([\w.-]*)):([0-9]{1,5})", re.ASCII)

@@ -1,8 +1,8 @@
-"""Who holds which device: what is known after each answer of kubelet's pod resources.
+"""Allocations: which pod holds which device, after each answer of kubelet's pod resources API.
 
-Kubelet answers ``List`` with no pods at first after its start, then with some, then with all, and
-an API server that is away makes that last. So an answer from which holders are missing counts only
-once it is confirmed; until then nobody is believed gone. All times are of the monotonic clock.
+After its start, kubelet's ``List`` returns no pods at first, then some, then all; without an API
+server the list stays incomplete. So an answer that lacks earlier holders counts only once it is
+confirmed; until then the earlier holders remain. All times are of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 from plugin.core.advertise.listed import device_uuid
 from plugin.core.view import Holder
 
-#: How long a kubelet's answers must look whole before they are taken for whole: seen were two
-#: seconds from its start to its full list, on a small machine.
+#: Answers must look complete for this long before they are trusted. Measured on a small machine:
+#: two seconds from kubelet's start to its full list.
 SETTLE_SECONDS = 10.0
-#: The same where our own pod is not listed, which would prove that the API server's pods are there.
+#: The same if our own pod is not listed; its presence proves that the API server's pods are there.
 LONG_SETTLE_SECONDS = 60.0
-#: Kubelet lists a device right after Allocate; one that no list names by then went to no pod.
+#: Kubelet lists a device right after Allocate; an id that is still not listed went to no pod.
 HANDED_OUT_SECONDS = 10.0
-#: An allocation that no answer has settled by then is forgotten.
+#: Allocations that no answer confirmed or refuted expire after this.
 FORGOTTEN_SECONDS = 3600.0
-#: What was confirmed so long ago is not known any more.
+#: Confirmed holders are stale after this.
 STALE_SECONDS = 90.0
 
-#: Device id → who holds it. Ids of shared devices are those of their replicas (``uuid::n``).
+#: Device id → holders. Shared devices have one id per replica (``uuid::n``).
 Holders = Mapping[str, tuple[Holder, ...]]
 
 _NOBODY: Holders = MappingProxyType({})
@@ -35,13 +35,13 @@ _NOBODY: Holders = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of pod resources, asked for ``at`` that time.
+    """One answer of pod resources, requested at ``at``.
 
-    ``kubelet`` identifies the process that answered, ``None`` when it was replaced meanwhile, and
-    ``up`` is for how many seconds it has been listening. ``pods`` counts all pods listed, with
-    devices or without; ``own`` tells whether ours is among them. ``checkpoint`` are the ids that
-    kubelet's checkpoint gives to containers, ``None`` when it was not read. The file keeps what a
-    pod held after its end, until kubelet writes it again, but never lacks what a running one holds.
+    ``kubelet`` identifies the process that answered (``None`` if it was replaced during the call)
+    and ``up`` is its uptime in seconds. ``pods`` counts all listed pods, ``own`` is true if ours is
+    one of them. ``checkpoint`` has the ids that kubelet's checkpoint assigns to containers,
+    ``None`` if not read. The file lists ended pods until kubelet writes it again, and never lacks a
+    running one.
     """
 
     at: float
@@ -55,13 +55,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What is known about who holds devices.
-
-    ``holders`` are all who may still hold one. ``handed_out`` are ids that we allocated and that no
-    answer has named yet, with the times. ``confirmed`` is when it was last certain that there are
-    no other holders. ``trusted`` tells that the last answer was whole, and ``doubted`` since when
-    that is not so; ``settling`` is since when answers have looked whole, while not trusted.
-    ``vouched`` is the newest kubelet that was trusted.
+    """``holders`` are all that may still hold a device. ``handed_out`` are allocated ids that no
+    answer has listed yet, with the times. ``confirmed`` is when this was last complete for certain.
+    ``trusted``: the last answer was complete; ``doubted``: since when that is not so; ``settling``:
+    since when untrusted answers have looked complete. ``vouched`` is the last trusted kubelet.
     """
 
     holders: Holders = field(default_factory=lambda: _NOBODY)
@@ -77,25 +74,25 @@ class Holdings:
 
     @property
     def is_known(self) -> bool:
-        """Whether a device without a holder is free; otherwise that is unknown."""
+        """Whether a device without a holder is free, rather than unknown."""
         return self.confirmed is not None
 
     @property
     def certainly_free(self) -> bool:
-        """Whether the last answer was whole and nothing is held."""
+        """Whether the last answer was complete and nothing is held."""
         return self.trusted and not self.silent and not self.holders and not self.handed_out
 
 
 def answered(before: Holdings, answer: Answer) -> Holdings:
-    """Take an answer in. Without a checkpoint it may stay untrusted; the same answer with one may
-    then be taken in instead.
+    """The holdings after an answer. An answer without a checkpoint may stay untrusted; the caller
+    may then pass the same answer with one.
     """
     same = answer.kubelet is not None and answer.kubelet == before.kubelet
     whole = _looks_whole(before, answer)
     keeps_trust = (
         before.trusted and same and whole and answer.pods > 0 and not _loses_many(before, answer)
     )
-    # While in doubt the clock runs from the first answer of this kubelet that looks whole.
+    # The settle time starts with the first answer of this kubelet that looks complete.
     known_settling = before.settling if same and not before.trusted else None
     settling = (answer.at if known_settling is None else known_settling) if whole else None
     trusted = keeps_trust or _is_confirmed(before, answer, settling)
@@ -126,38 +123,36 @@ def answered(before: Holdings, answer: Answer) -> Holdings:
 
 
 def unanswered(before: Holdings) -> Holdings:
-    """Kubelet did not answer: what was known stays, until it is stale."""
+    """Kubelet did not answer: the last known holders remain until they are stale."""
     return replace(before, silent=True)
 
 
 def handed_out(before: Holdings, ids: Iterable[str], now: float) -> Holdings:
-    """We answered an Allocate; kubelet records it a moment later."""
-    # Where nobody asks kubelet, nothing else would ever take them out.
+    """After an Allocate, until kubelet lists the ids."""
+    # Without pod resources nothing else removes them.
     recent = {name: at for name, at in before.handed_out.items() if now - at < FORGOTTEN_SECONDS}
     return replace(before, handed_out={**recent, **dict.fromkeys(ids, now)})
 
 
 def as_of(holdings: Holdings, now: float) -> Holdings:
-    """What is left of it at that time: what was not confirmed for long is not known any more."""
+    """The holdings at a later time, when they may be stale."""
     confirmed = holdings.confirmed
     stale = confirmed is not None and now - confirmed > STALE_SECONDS
     return replace(holdings, confirmed=None) if stale else holdings
 
 
 def of_devices(holders: Holders, uuids: Collection[str]) -> Holders:
-    """The part that is about these devices and their replicas."""
+    """The holders of these devices and their replicas."""
     return {name: who for name, who in holders.items() if device_uuid(name) in uuids}
 
 
 def containers(holders: Holders) -> list[str]:
-    """Everybody who holds something, in words and in order."""
+    """Every holder once, as text, in order."""
     return [str(holder) for holder in sorted({each for who in holders.values() for each in who})]
 
 
 def to_json(holdings: Holdings, uuids: Collection[str], now: float) -> dict[str, Any]:
-    """What the daemon passes to ``drain`` about these devices; ``handedOut`` are ids and how many
-    seconds ago that was.
-    """
+    """These devices' holdings, for ``drain``; ``handedOut`` has seconds since the allocation."""
     return {
         "holders": {
             name: [[holder.namespace, holder.pod, holder.container] for holder in who]
@@ -171,7 +166,7 @@ def to_json(holdings: Holdings, uuids: Collection[str], now: float) -> dict[str,
 
 
 def from_json(document: Mapping[str, Any], now: float) -> Holdings:
-    """What another process knew at this moment. Nothing in it counts as confirmed here."""
+    """Another process's holdings. Nothing counts as confirmed in this process."""
     return Holdings(
         holders={
             name: tuple(Holder(*names) for names in who)
@@ -183,7 +178,7 @@ def from_json(document: Mapping[str, Any], now: float) -> Holdings:
 
 
 def conflicts(holders: Holders) -> tuple[str, ...]:
-    """A sentence for each id that several pods hold; containers of one pod may hand one on."""
+    """A sentence for each id that several pods hold; containers of one pod may share an id."""
     found = []
     for name, who in sorted(holders.items()):
         pods = sorted({(holder.namespace, holder.pod) for holder in who})
@@ -197,8 +192,8 @@ def conflicts(holders: Holders) -> tuple[str, ...]:
 
 
 def _looks_whole(before: Holdings, answer: Answer) -> bool:
-    """Whether the answer may be all there is. A node without a single pod is believed only of a
-    kubelet that has listed pods before.
+    """Whether the answer may be complete. An empty list is credible only from a kubelet that has
+    listed pods before.
     """
     has_ours = answer.own or not before.own_seen
     has_any = answer.pods > 0 or (answer.kubelet is not None and answer.kubelet == before.vouched)
@@ -206,19 +201,19 @@ def _looks_whole(before: Holdings, answer: Answer) -> bool:
 
 
 def _is_confirmed(before: Holdings, answer: Answer, settling: float | None) -> bool:
-    """Whether an answer that was in doubt is taken for whole."""
+    """Whether an untrusted answer becomes trusted."""
     if answer.checkpoint is not None and answer.kubelet is not None:
         if answer.checkpoint <= answer.holders.keys():
-            return True  # kubelet has given nothing to anybody whom it does not list
+            return True  # every id that kubelet assigned is listed
     elif settling is not None and before.kubelet is None and before.doubted is None:
-        # The first answer that we get, of a kubelet that has been there for long.
+        # Our first answer, from a kubelet that has been up for long.
         return answer.kubelet is not None and answer.up >= LONG_SETTLE_SECONDS
     patience = SETTLE_SECONDS if answer.own else LONG_SETTLE_SECONDS
     return settling is not None and answer.at - settling >= patience
 
 
 def _loses_many(before: Holdings, answer: Answer) -> bool:
-    """Whether most of several pods are gone at once, which need not be true."""
+    """Whether most of several pods vanished at once: suspicious."""
     held, holds = _pods(before.holders), _pods(answer.holders)
     lost = len(held - holds)
     return lost > 1 and 2 * lost > len(held)

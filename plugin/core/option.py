@@ -1,4 +1,4 @@
-"""Declaring an option on the field of ``Settings`` that holds it."""
+"""Declares an option on the field of ``Settings`` that holds it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Change(enum.StrEnum):
-    """When a changed value takes effect, once SIGHUP has the configuration read again."""
+    """When a changed value takes effect after SIGHUP."""
 
     AT_ONCE = "at once"
     NEXT_INTERVAL = "next interval"
@@ -20,8 +20,8 @@ class Change(enum.StrEnum):
 
 
 class Option(NamedTuple):
-    """An option as declared. ``plugin.config.options`` fills in `field` and the names that are
-    empty, since they follow from it.
+    """An option as declared. ``plugin.config.options`` fills in `field` and the names that follow
+    from it.
     """
 
     default: Any
@@ -31,28 +31,31 @@ class Option(NamedTuple):
     flags: tuple[str, ...] = ()
     envs: tuple[str, ...] = ()
     key: str = ""
-    #: Whether the configuration file can set it: no `key` otherwise, and no change without restart.
+    #: False: the file has no `key` for it, and a change needs a restart.
     in_file: bool = True
     change: Change = Change.AT_ONCE
-    #: The default in words, where it depends on something else.
+    #: Describes a default that depends on another option.
     default_meaning: str = ""
-    #: What an empty value means; in a tuple, because ``None`` may be it. ``()``: not given.
+    #: The value for an empty string, in a tuple because it may be ``None``. ``()``: empty is not
+    #: allowed.
     empty: tuple[Any, ...] = ()
     field: str = ""
 
 
 class Group(NamedTuple):
-    """Options that ``--help`` and the documents show together."""
+    """Options under one heading in ``--help`` and the documents."""
 
     title: str
 
-    def option(self, default: T, meaning: str, grammar: Grammar[T] | None = None, **said: Any) -> T:
-        """A field of ``Settings`` that flag, environment variable and configuration file can set.
-        For `said`, see :class:`Option`. The type of a truth value or word tells its grammar.
+    def option(
+        self, default: T, meaning: str, grammar: Grammar[T] | None = None, **attributes: Any
+    ) -> T:
+        """A field of ``Settings``. `attributes` are those of :class:`Option`. Booleans and
+        enumerations need no `grammar`.
         """
-        declared = Option(default, meaning, grammar or _grammar(default), self.title, **said)
-        made: T = dataclasses.field(default=default, metadata={"option": declared})
-        return made
+        declared = Option(default, meaning, grammar or _grammar(default), self.title, **attributes)
+        field: T = dataclasses.field(default=default, metadata={"option": declared})
+        return field
 
 
 def _grammar(default: Any) -> Grammar[Any]:

@@ -1,8 +1,8 @@
-"""Preferred allocation: which of the available ids to take.
+"""Preferred allocation: choose among the available ids.
 
-The answer is advice to kubelet, but an error would fail the pod, so odd input gets a best effort.
-The answer does not depend on the order of the ids in the request: ties are broken by the order of
-the inventory.
+The answer is advice to kubelet, but an error would fail the pod, so an inconsistent request gets a
+best effort. The answer does not depend on the order of the ids in the request: the order of the
+inventory breaks ties.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from plugin.core.settings import Policy
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """``ids`` are those chosen, never one twice; ``warnings`` say what was odd about the
-    request.
-    """
+    """``ids`` are distinct; ``warnings`` describe inconsistencies of the request."""
 
     ids: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -40,17 +38,16 @@ def prefer(
 ) -> Preference:
     """Choose `size` of the `available` ids of a resource whose full list is `listed`.
 
-    ``packed`` uses the fewest GPUs, of equally few those close to each other (one NUMA node), and
-    of equally close ones those whose loss leaves the longest free runs of memory slices elsewhere.
-    ``distributed`` takes the least loaded GPU first, of equally loaded ones a close one. A resource
-    with replicas follows `shared_policy`, among its GPUs and among the devices of a GPU.
+    ``packed`` uses the fewest GPUs; among equally few, those on one NUMA node; among those, the
+    devices whose allocation leaves the longest free runs of memory slices elsewhere.
+    ``distributed`` takes the least loaded GPU first, and a close one among equals. A resource with
+    replicas follows `shared_policy`, both between GPUs and between the devices of a GPU.
     """
     order = {item.id: number for number, item in enumerate(listed)}
     must = frozenset(must_include)
     offered = must.union(available)
     known = [item for item in listed if item.id in offered]
-    # Not listed any more, or not healthy: such an id is only better than an answer that is too
-    # short.
+    # Unknown or unhealthy ids: used only if the answer would be too short otherwise.
     doubtful = [item.id for item in known if not item.healthy] + sorted(offered - order.keys())
     board = _Board(listed, [item for item in known if item.healthy])
     chosen = [*(item.id for item in known if item.id in must), *sorted(must - order.keys())]
@@ -75,13 +72,13 @@ def _oddities(doubtful: Sequence[str], offered: int, must: int, size: int) -> It
         yield f"{must} must be included although {size} are wanted"
 
 
-#: First memory slice of a device, and how many it has.
+#: (first memory slice, number of slices) of a device.
 _Interval = tuple[int, int]
 
 
 @dataclass(slots=True, eq=False)
 class _Shares:
-    """One device's ids: how many there are and which are free, in order."""
+    """The ids of one device; ``free`` in order."""
 
     interval: _Interval
     total: int = 0
@@ -90,7 +87,7 @@ class _Shares:
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """One GPU's devices while a choice is being made."""
+    """One GPU's devices during a choice."""
 
     index: int
     numa: int | None
@@ -100,14 +97,12 @@ class _Slot:
     _runs: dict[_Interval, int] | None = None
 
     def runs(self) -> dict[_Interval, int]:
-        """Each interval that is wholly free → memory slices of the run of adjacent free intervals
-        it belongs to.
-        """
+        """Each free interval → memory slices of the free run that contains it."""
         if self._runs is None:
             devices = self.devices.values()
             partly = {device.interval for device in devices if len(device.free) < device.total}
             whole = sorted({device.interval for device in devices} - partly)
-            # Within a run of adjacent intervals, start minus the slices before it stays the same.
+            # Within a run of adjacent intervals, start minus the slices before it is constant.
             before = 0
             keyed = []
             for start, length in whole:
@@ -130,8 +125,8 @@ class _Slot:
         return name
 
     def take_some(self, count: int, *, spread: bool) -> list[str]:
-        """Take up to `count` ids: those that leave the longest runs, of replicas the least (or
-        most) shared.
+        """Take up to `count` ids: the device in the shortest free run first; of a shared device,
+        the least (with `spread`) or most shared first.
         """
         if count >= self.free:
             return [
@@ -153,7 +148,7 @@ class _Slot:
 
 
 class _Board:
-    """All GPUs of the resource while a choice is being made."""
+    """All GPUs of the resource during a choice."""
 
     def __init__(self, listed: Sequence[Listed], free: Iterable[Listed]) -> None:
         slots: dict[int, _Slot] = {}
@@ -177,7 +172,7 @@ class _Board:
         self.shared = any(shares.total > 1 for _, shares in self._places.values())
 
     def take(self, name: str) -> None:
-        """Take one id, if it is a known one; its GPU is in use then."""
+        """Take an id, if known, and count its GPU as used."""
         if name in self._places:
             slot, shares = self._places[name]
             self.used[slot.index] = slot
@@ -191,15 +186,14 @@ class _Board:
 
 def _packed(board: _Board, wanted: int) -> list[str]:
     chosen: list[str] = []
-    # Each but the last is taken whole, so the one with the longest run comes last and may keep a
-    # part of it.
+    # All but the last are taken whole, so the one with the longest run comes last.
     for slot in _fewest(board, wanted):
         chosen += slot.take_some(wanted - len(chosen), spread=False)
     return chosen
 
 
 def _fewest(board: _Board, wanted: int) -> list[_Slot]:
-    """GPUs to take from, in order: those already in use, then as few others as possible."""
+    """GPUs to take from, in order: the used ones, then as few others as possible."""
     used = sorted((slot for slot in board.used.values() if slot.free), key=_worth)
     missing = wanted - sum(slot.free for slot in used)
     if missing <= 0:
@@ -213,7 +207,7 @@ def _fewest(board: _Board, wanted: int) -> list[_Slot]:
         covers = [
             _cover(others, missing, {numa}) for numa in dict.fromkeys(slot.numa for slot in others)
         ]
-        # The closest; of equally close ones the one that gives away the shortest runs.
+        # The closest; among equals the one that gives up the shortest runs.
         cover = min(
             covers,
             key=lambda slots: (
@@ -226,18 +220,15 @@ def _fewest(board: _Board, wanted: int) -> list[_Slot]:
 
 
 def _worth(slot: _Slot) -> tuple[int, int, int]:
-    """What taking from a GPU costs: the longest run, then free ids; of equals the first GPU is
-    taken.
-    """
+    """The cost of taking from a GPU, for sorting: longest run, free ids, index."""
     return slot.longest_run(), slot.free, slot.index
 
 
 def _cover(slots: Sequence[_Slot], wanted: int, near: Collection[int | None]) -> list[_Slot]:
-    """As few of `slots`, which come by falling worth, as hold `wanted` free ids (all, when they
-    hold fewer).
+    """The fewest of `slots`, sorted by falling worth, that have `wanted` free ids (or all slots).
 
-    Goes through them from the one most worth keeping, a far one with long runs, and keeps it if the
-    rest can do; the answer begins at the other end.
+    Starts with the slot that is most worth keeping, a far one with long runs, and keeps it if the
+    rest suffice; the result is in reverse.
     """
     left = sorted(slot.free for slot in slots)
     few = held = 0
@@ -250,7 +241,7 @@ def _cover(slots: Sequence[_Slot], wanted: int, near: Collection[int | None]) ->
         if few == 0:
             break
         del left[bisect_left(left, slot.free)]
-        # What the fullest `few` of the rest hold less when this one is kept.
+        # Free ids that the fullest `few` of the rest lose without this slot.
         loss = max(slot.free - (left[-few] if few <= len(left) else 0), 0)
         if loss > spare:
             cover.append(slot)
@@ -285,7 +276,7 @@ def _distributed(board: _Board, wanted: int) -> list[str]:
 
 
 def _interval(item: Listed) -> _Interval:
-    """Memory slices of a device; where the driver does not tell, its GPU instance id keeps the
+    """Memory slices of a device. If the driver does not report them, the GPU instance id keeps the
     order.
     """
     device = item.device

@@ -1,4 +1,4 @@
-"""Values from outside as they stand in messages: in one piece when short, else cut."""
+"""Shortens values from outside for messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MOST_BITS = 200
 
 
 class _Quote(reprlib.Repr):
-    """Looks at the beginning of a value only, however large it is and however often it repeats."""
+    """Reads only the beginning of a value, so that large or recursive values cost little."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class _Quote(reprlib.Repr):
 
     def repr_int(self, x: int, level: int) -> str:
         del level
-        # Python refuses to write numbers of more than a few thousand digits.
+        # Python refuses to format numbers of more than a few thousand digits.
         return repr(x) if x.bit_length() <= _MOST_BITS else f"<number of {x.bit_length()} bits>"
 
 
@@ -27,10 +27,10 @@ _QUOTE = _Quote()
 
 
 def quote(value: object) -> str:
-    """The value as ``repr`` writes it, of at most :data:`MOST_CHARACTERS`."""
+    """``repr`` of the value, in at most :data:`MOST_CHARACTERS`."""
     return shorten(_QUOTE.repr(value))
 
 
 def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
-    """The beginning of a text, with dots when that is not all."""
+    """At most `most` characters, with an ellipsis if cut."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

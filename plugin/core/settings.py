@@ -1,4 +1,4 @@
-"""Everything that can be configured; ``plugin.config`` fills it from flags, environment and file.
+"""Every option of the plugin; ``plugin.config`` reads the values from flags, environment and file.
 
 Names and values are those of NVIDIA's device plugin wherever it has the option.
 """
@@ -34,9 +34,7 @@ class MigStrategy(enum.StrEnum):
 
 
 class SingleResource(enum.StrEnum):
-    """What the devices of a ``single`` node are called: by their profile, or ``nvidia.com/gpu`` as
-    NVIDIA does.
-    """
+    """The resource name under ``single``; NVIDIA uses ``nvidia.com/gpu``."""
 
     PROFILE = "profile"
     GPU = "gpu"
@@ -50,14 +48,14 @@ class DeviceListStrategy(enum.StrEnum):
 
 
 class DeviceIdStrategy(enum.StrEnum):
-    """What stands in that list."""
+    """The kind of id in the runtime's device list."""
 
     UUID = "uuid"
     INDEX = "index"
 
 
 class Policy(enum.StrEnum):
-    """Which devices to prefer: those that fill GPUs, or those that spread over them."""
+    """Preferred allocation: fill GPUs, or spread over them."""
 
     PACKED = "packed"
     DISTRIBUTED = "distributed"
@@ -67,8 +65,8 @@ class Policy(enum.StrEnum):
 class SharedResource:
     """One entry of ``sharing.timeSlicing.resources``.
 
-    ``devices`` selects what is shared: ``None`` for all, a number for that many, else indices and
-    UUIDs.
+    ``devices`` selects the devices to share: ``None`` for all, a number for that many, else indices
+    and UUIDs.
     """
 
     name: str
@@ -79,7 +77,7 @@ class SharedResource:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Time slicing: one device listed several times."""
+    """Time slicing: each device has several ids (replicas)."""
 
     resources: tuple[SharedResource, ...] = ()
     rename_by_default: bool = False
@@ -88,7 +86,7 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """A set of health checks: ``all`` of them, all ``xids``, or the XIDs in ``numbers``."""
+    """A set of health checks: ``all``, all ``xids``, or the XIDs in ``numbers``."""
 
     all: bool = False
     xids: bool = False
@@ -98,39 +96,39 @@ class HealthChecks:
         return self.all or self.xids or bool(self.numbers)
 
     def __str__(self) -> str:
-        words = ["all"] * self.all + ["xids"] * self.xids
-        return ",".join([*words, *map(str, sorted(self.numbers))])
+        groups = ["all"] * self.all + ["xids"] * self.xids
+        return ",".join([*groups, *map(str, sorted(self.numbers))])
 
     def covers(self, xid: int) -> bool:
         return self.all or self.xids or xid in self.numbers
 
 
 def _health_checks(value: object) -> HealthChecks:
-    words = set(items(value)) - {""}
-    numbers = words - {"all", "xids"}
+    checks = set(items(value)) - {""}
+    numbers = checks - {"all", "xids"}
     if not all(_XID.fullmatch(number) for number in numbers):
         raise ValueError(value)
-    return HealthChecks("all" in words, "xids" in words, frozenset(map(int, numbers)))
+    return HealthChecks("all" in checks, "xids" in checks, frozenset(map(int, numbers)))
 
 
 _XID = re.compile(r"[0-9]{1,5}")
 _CHECKS = Grammar(_health_checks, "all, xids, or XIDs separated by commas")
 
-_advertise = Group("what is advertised").option
-_allocate = Group("what a container is given").option
-_driver = Group("where the driver is").option
-_health = Group("what takes devices out of service, and what brings them back").option
-_daemon = Group("how the daemon runs").option
-_seen = Group("what can be seen").option
+_advertise = Group("advertising").option
+_allocate = Group("allocation").option
+_driver = Group("driver").option
+_health = Group("health").option
+_daemon = Group("daemon").option
+_observe = Group("observability").option
 
 _RESTART = Change.RESTART
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One field per option, with all there is to say about it. By default the flag follows from
-    the field's name, the variable and the key of the file (below ``flags.plugin``) from the flag,
-    and a change takes effect at once.
+    """One field per option. Unless the declaration says otherwise, the flag follows from the
+    field's name, the variable and the file key (under ``flags.plugin``) from the flag, and a change
+    takes effect at once.
     """
 
     sharing: Sharing = Sharing()
@@ -147,15 +145,15 @@ class Settings:
         "(nvidia.com/gpu)",
     )
 
-    pass_device_specs: bool = _allocate(True, "name the device nodes in the answer to kubelet")
+    pass_device_specs: bool = _allocate(True, "list the device nodes in the Allocate response")
     device_list_strategy: tuple[DeviceListStrategy, ...] = _allocate(
         (DeviceListStrategy.ENVVAR,),
-        "how the container runtime learns its devices: envvar, volume-mounts, or both by comma",
+        "how to pass the device list to the container runtime: envvar, volume-mounts, or both",
         several(DeviceListStrategy),
     )
     device_id_strategy: DeviceIdStrategy = _allocate(
         DeviceIdStrategy.UUID,
-        "what stands in that list: uuid, or index (0:3 is MIG device 3 of GPU 0)",
+        "ids in that list: uuid, or index (0:3 is MIG device 3 of GPU 0)",
         key="plugin.deviceIDStrategy",
     )
     cuda_visible_devices: bool = _allocate(
@@ -165,10 +163,10 @@ class Settings:
     )
     allocation_policy: Policy = _allocate(
         Policy.PACKED,
-        "which devices to prefer: packed (fewest GPUs) or distributed (least loaded GPU first)",
+        "preferred devices: packed (fewest GPUs) or distributed (least loaded GPU first)",
     )
     shared_devices_allocation_policy: Policy = _allocate(
-        Policy.DISTRIBUTED, "the same among the replicas of shared devices"
+        Policy.DISTRIBUTED, "the same for replicas of shared devices"
     )
     gdrcopy_enabled: bool = _allocate(
         False, "set NVIDIA_GDRCOPY=enabled in containers", key="gdrcopyEnabled"
@@ -180,7 +178,7 @@ class Settings:
 
     driver_root: str = _driver(
         "/",
-        "root of the driver installation on the host, such as /run/nvidia/driver",
+        "root of the driver installation on the host, for example /run/nvidia/driver",
         PATH,
         flags=("--driver-root", "--nvidia-driver-root"),
         envs=("NVIDIA_DRIVER_ROOT",),
@@ -199,18 +197,18 @@ class Settings:
     )
     container_driver_root: str = _driver(
         "/driver-root",
-        "where the driver root is mounted in our own container",
+        "mount point of the driver root in the plugin's container",
         PATH,
         flags=("--driver-root-ctr-path", "--container-driver-root"),
         envs=("DRIVER_ROOT_CTR_PATH", "CONTAINER_DRIVER_ROOT"),
         key="plugin.containerDriverRoot",
         change=_RESTART,
     )
-    proc_root: str = _driver("/proc", "where procfs is mounted", PATH, in_file=False)
-    sys_root: str = _driver("/sys", "where sysfs is mounted", PATH, in_file=False)
+    proc_root: str = _driver("/proc", "mount point of procfs", PATH, in_file=False)
+    sys_root: str = _driver("/sys", "mount point of sysfs", PATH, in_file=False)
     simulate: str = _driver(
         "",
-        "no GPU: simulate NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb or "
+        "simulate NODE[:GEOMETRY] without a GPU, for example p4d.24xlarge:all-1g.5gb or "
         "p5.48xlarge:all-balanced",
         TEXT._replace(metavar="NODE[:GEOMETRY]"),
         in_file=False,
@@ -218,42 +216,43 @@ class Settings:
 
     disable_healthchecks: HealthChecks = _health(
         HealthChecks(),
-        "all (watch nothing), xids, or XIDs by comma that never take a device out",
+        "checks to ignore: all (no health checks), xids, or XIDs separated by commas",
         _CHECKS,
         envs=("DP_DISABLE_HEALTHCHECKS",),
         key="plugin.disableHealthChecks",
     )
     enable_healthchecks: HealthChecks = _health(
         HealthChecks(),
-        "all, xids, or XIDs by comma that always take a device out; wins over what is disabled",
+        "checks that always take a device out of service, even if disabled: all, xids, or XIDs "
+        "separated by commas",
         _CHECKS,
         envs=("DP_ENABLE_HEALTHCHECKS",),
         key="plugin.enableHealthChecks",
     )
     quiet_seconds: float = _health(
         60.0,
-        "seconds without trouble before a healed device is offered again; doubles when it flaps, "
-        "up to an hour",
+        "hold-down: seconds without a fault before a recovered device returns to service; doubles "
+        "for a flapping device, up to an hour",
         seconds(0.1),
         flags=("--quiet-period",),
     )
     escalate_count: int = _health(
         10,
-        "so many faults of applications on one device within the window take it out; 0: never",
-        count(0, 1000),  # more would remember every fault of a month
+        "application faults within the window that take a device out of service; 0: never",
+        count(0, 1000),  # the ledger keeps every fault in the window
     )
     escalate_seconds: float = _health(
-        600.0, "the window in seconds", seconds(1), flags=("--escalate-window",)
+        600.0, "length of that window in seconds", seconds(1), flags=("--escalate-window",)
     )
     probe_seconds: float = _health(
         4.0,
-        "seconds between two probes for what has no event, such as a lost GPU",
+        "seconds between two probes for faults without an event, such as a lost GPU",
         seconds(0.1),
         flags=("--probe-interval",),
     )
     ledger_file: str = _health(
         "",
-        "where verdicts and cordons are kept over restarts",
+        "file that keeps faults and cordons across restarts",
         PATH,
         change=_RESTART,
         default_meaning="/var/lib/mig-device-plugin/ledger.json; a temporary file in a simulation",
@@ -261,17 +260,17 @@ class Settings:
 
     control_socket: str = _daemon(
         "/run/mig-device-plugin/control.sock",
-        "socket on which cordon, drain and health clear reach the running daemon; empty: none",
+        "control socket for cordon, drain and health clear; empty: none",
         PATH,
         change=_RESTART,
         empty=("",),
     )
     fail_on_init_error: bool = _daemon(
         True,
-        "exit when the driver cannot be initialised; false: stay up, advertise nothing, keep "
-        "trying",
+        "exit if the driver cannot be initialised; false: keep running and retrying, and advertise "
+        "nothing",
         key="failOnInitError",
-        change=_RESTART,  # only the start looks at it
+        change=_RESTART,  # used at start only
     )
     kubelet_socket: str = _daemon(
         "/var/lib/kubelet/device-plugins/kubelet.sock",
@@ -282,7 +281,7 @@ class Settings:
     )
     rescan_seconds: float = _daemon(
         30.0,
-        "seconds between two looks at the node's devices",
+        "seconds between two rescans of the node's devices",
         seconds(1),
         flags=("--rescan-interval",),
     )
@@ -293,46 +292,46 @@ class Settings:
         in_file=False,
     )
     log_format: str = _daemon(
-        "json", "json, or console for people", choice(("json", "console")), in_file=False
+        "json", "json, or console for terminals", choice(("json", "console")), in_file=False
     )
     config_file: str = _daemon(
         "", "YAML or JSON file with further settings", TEXT._replace(metavar="FILE"), in_file=False
     )
 
-    http_address: Address | None = _seen(
+    http_address: Address | None = _observe(
         Address("", 9400),
         "HOST:PORT for metrics, probes and the status page; empty: none",
         ADDRESS,
         change=_RESTART,
         empty=(None,),
     )
-    http_hosts: tuple[str, ...] = _seen(
+    http_hosts: tuple[str, ...] = _observe(
         (),
-        "host names by which clients may ask, beside IP addresses, localhost and the node's name",
+        "host names to accept, besides IP addresses, localhost and the node's name",
         HOST_NAMES,
         change=_RESTART,
     )
-    http_tls_cert: str = _seen(
+    http_tls_cert: str = _observe(
         "",
-        "certificate chain (PEM) for HTTPS; read again when it changes",
+        "certificate chain (PEM) for HTTPS; reloaded when it changes",
         PATH,
         key="plugin.httpTLSCert",
         change=_RESTART,
     )
-    http_tls_key: str = _seen(
-        "", "its private key (PEM)", PATH, key="plugin.httpTLSKey", change=_RESTART
+    http_tls_key: str = _observe(
+        "", "private key (PEM) for the certificate", PATH, key="plugin.httpTLSKey", change=_RESTART
     )
-    dcgm_names: bool = _seen(False, "expose dcgm-exporter's metric names as well", change=_RESTART)
-    sample_seconds: float = _seen(
+    dcgm_names: bool = _observe(False, "also expose dcgm-exporter's metric names", change=_RESTART)
+    sample_seconds: float = _observe(
         15.0,
-        "seconds between two measurements of the devices' use",
+        "seconds between two utilisation samples",
         seconds(1),
         flags=("--sample-interval",),
         change=Change.NEXT_INTERVAL,
     )
-    pod_resources_socket: str = _seen(
+    pod_resources_socket: str = _observe(
         "/var/lib/kubelet/pod-resources/kubelet.sock",
-        "kubelet's pod resources socket, which tells who holds a device; empty: do not ask",
+        "kubelet's pod resources socket, for the pods that hold devices; empty: not used",
         PATH,
         change=_RESTART,
         empty=("",),
@@ -340,5 +339,5 @@ class Settings:
 
     @property
     def host_dev_root(self) -> str:
-        """Root of the device nodes as the host (and so the container runtime) sees them."""
+        """Root of the device nodes on the host, where the container runtime resolves them."""
         return self.dev_root or self.driver_root

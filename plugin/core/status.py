@@ -1,6 +1,4 @@
-"""The node's state as one document of JSON's types: what ``devices`` shows and what a running
-daemon answers.
-"""
+"""The node's state as a JSON document, for ``devices`` and the running daemon."""
 
 from __future__ import annotations
 
@@ -13,13 +11,13 @@ from plugin.core.inventory.model import Device
 from plugin.core.reasons import Code, Reason
 from plugin.core.state import Snapshot
 
-#: Where a document comes from: a running daemon's state, or a look of its own.
+#: The origin of a document: the running daemon, or a scan by the command itself.
 Source = Literal["daemon", "scan"]
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """``health`` is healthy, unhealthy, or withheld (on the node, in no list)."""
+    """``health`` is healthy, unhealthy, or withheld (not advertised)."""
 
     resource: str | None
     health: str
@@ -27,7 +25,7 @@ class DeviceStatus:
 
 
 def status(device: Device, snapshot: Snapshot) -> DeviceStatus | None:
-    """``None`` for a GPU that only carries MIG devices and has nothing against it."""
+    """``None`` for a GPU that only carries MIG devices and has no reasons."""
     offer = snapshot.advertisement.offer(device.uuid)
     if offer is not None:
         item = offer.listed
@@ -47,7 +45,7 @@ def status(device: Device, snapshot: Snapshot) -> DeviceStatus | None:
 
 
 def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
-    """The JSON form; documented in docs/commands.md."""
+    """See docs/commands.md."""
     inventory, advertisement = snapshot.inventory, snapshot.advertisement
     return {
         "source": source,

@@ -1,6 +1,4 @@
-"""Everything there is to see at one moment: what metrics,
-probes and the status page are made of.
-"""
+"""The daemon's state at one moment, for metrics, probes and the status page."""
 
 from __future__ import annotations
 
@@ -11,8 +9,7 @@ from types import MappingProxyType
 from plugin.core.inventory.samples import Samples
 from plugin.core.state import Snapshot
 
-#: Upper bounds of the buckets of a call's duration, in seconds; one more bucket holds everything
-#: above.
+#: Upper bounds of the call duration buckets, in seconds; one more bucket holds longer calls.
 DURATION_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
 
 
@@ -30,8 +27,9 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class ResourceStatus:
-    """How a resource stands with kubelet. ``stream_since`` is a wall clock time, ``None`` without
-    an open stream. ``rival`` is the socket of another device plugin that serves the resource too.
+    """A resource's registration with kubelet. ``stream_since`` is a wall clock time, ``None``
+    without an open stream. ``rival`` is the socket of another device plugin that serves the same
+    resource.
     """
 
     resource: str
@@ -45,9 +43,7 @@ class ResourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class CallStats:
-    """Calls of one method for one resource: how many failed, and how long they took by
-    :data:`DURATION_BOUNDS`.
-    """
+    """Calls of one method for one resource; ``buckets`` are by :data:`DURATION_BOUNDS`."""
 
     buckets: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS) + 1)
     seconds: float = 0.0
@@ -60,15 +56,14 @@ class CallStats:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One moment. Times are seconds of the wall clock.
+    """Times are seconds of the wall clock.
 
-    ``geometry`` counts how often the set of devices on the node has changed, ``changed`` is when it
-    last did. ``holders`` maps device ids (of replicas too) to who holds them, as far as known;
-    ``None`` when kubelet is not asked. ``handed_out`` are ids that were allocated moments ago and
-    that kubelet does not list yet. With ``holders_complete`` nobody else holds anything, otherwise
-    that is unknown. ``held_twice`` are sentences about devices that two pods hold. ``calls`` is by
-    (resource, method). ``driver_busy`` is how long the driver's thread has been in one call.
-    ``stuck`` names the tasks of the daemon that should run and do not.
+    ``geometry`` counts changes of the node's set of devices, ``changed`` is the time of the last
+    one. ``holders`` maps device ids (of replicas too) to known holders; ``None`` if kubelet is not
+    asked. ``handed_out`` are allocated ids that kubelet does not list yet. Unless
+    ``holders_complete``, there may be other holders. ``held_twice`` has a sentence for each device
+    that two pods hold. ``calls`` is by (resource, method). ``driver_busy`` is the duration of the
+    driver call in progress. ``stuck`` names tasks that missed their heartbeat.
     """
 
     now: float

@@ -1,7 +1,7 @@
-"""Each of kubelet's APIs."""
+"""Kubelet's APIs."""
 
 import os
 
-# gRPC reads this when it is imported, which nobody does before this room is: its own lines of text
-# do not belong among the log's. Who wants them sets the variable.
+# gRPC reads this at import, which happens in this package only. It silences gRPC's own lines, which
+# would break the log's format; set the variable to see them.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,4 +1,4 @@
-"""Kubelet's plugin directory: notices at once when a socket in it comes, goes or is replaced."""
+"""Watches kubelet's plugin directory for sockets that appear, disappear or are replaced."""
 
 from __future__ import annotations
 
@@ -15,29 +15,25 @@ from plugin.loops.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
-#: Looking unasked: how often while inotify works (it can lose events), and when there is none.
+#: Poll intervals with inotify, which can lose events, and without it.
 SAFETY_POLL_SECONDS = 10.0
 FALLBACK_POLL_SECONDS = 0.5
 
-#: How long the watch waits at the start: importing asyncinotify takes 15 ms (it runs ldconfig to
-#: find the C library), which would delay the first registration. What happens meanwhile is looked
-#: at as soon as the watch stands.
+#: The watch starts after this delay: importing asyncinotify takes 15 ms (it runs ldconfig to find
+#: the C library), which would delay the first registration. Earlier changes are seen when it
+#: starts.
 FIRST_WATCH_SECONDS = 0.1
 
-#: So many names of deleted sockets are kept for whoever asks; kubelet's start deletes a few dozen.
+#: Limit of remembered names; kubelet's start deletes a few dozen sockets.
 MOST_DELETED = 1024
-#: What a socket that has gone already is told by. Kubelet writes its checkpoint in this directory,
-#: through files that come and go all the time.
+#: Identifies deleted sockets by name, since kubelet also creates and deletes checkpoint files here.
 SOCKET_SUFFIX = ".sock"
 
-#: What a socket file is, across deletion and creation: device, inode and time of its last change in
-#: nanoseconds. Inode numbers alone are used again at once.
+#: (device, inode, ctime in ns): identifies a socket file; inode numbers alone are reused at once.
 Identity = tuple[int, int, int]
 
 
 class Directory(Protocol):
-    """What the rest of this room needs of the directory."""
-
     path: Path
 
     def identity(self, name: str) -> Identity | None: ...
@@ -50,7 +46,7 @@ class Directory(Protocol):
 
 
 class SocketDirectory:
-    """Watches one directory; used from the event loop only."""
+    """Watches one directory. Used from the event loop only."""
 
     def __init__(self, path: Path, *, inotify: bool = True) -> None:
         self.path = path
@@ -60,9 +56,7 @@ class SocketDirectory:
         self._complaint = ""
 
     def identity(self, name: str) -> Identity | None:
-        """What the file `name` is now; ``None`` when it is not there. A new file never has an old
-        one's identity.
-        """
+        """The identity of the file `name`, unique over time; ``None`` if absent."""
         try:
             status = (self.path / name).stat() if name else None
         except OSError:
@@ -73,7 +67,7 @@ class SocketDirectory:
         return self.identity(name) is not None
 
     def sockets(self) -> dict[str, Identity]:
-        """Every socket by its name; none when the directory cannot be read."""
+        """Every socket by name; empty if the directory is unreadable."""
         found = {}
         with contextlib.suppress(OSError), os.scandir(self.path) as entries:
             for entry in entries:
@@ -84,7 +78,7 @@ class SocketDirectory:
         return found
 
     def take_deleted(self) -> set[str]:
-        """Names of sockets that were deleted since the last call, as far as inotify saw it."""
+        """Names of sockets deleted since the last call, as far as inotify reported them."""
         deleted, self._deleted = self._deleted, set()
         return deleted
 
@@ -93,17 +87,15 @@ class SocketDirectory:
             (self.path / name).unlink(missing_ok=True)
 
     def changed(self) -> Coroutine[None, None, object]:
-        """Wait for the next change after this call, or for the next look that is due anyway."""
+        """Wait for the next change after this call, or the next poll."""
         return self._changed.wait()
 
     async def watch(self) -> None:
-        """Watch until cancelled. Never fails: without inotify, or without the directory,
-        it polls.
-        """
+        """Watch until cancelled. Falls back to polling without inotify or without the directory."""
         await asyncio.sleep(FIRST_WATCH_SECONDS)
         while True:
             if not self.path.is_dir():
-                # Kubelet makes it at its first start.
+                # Kubelet creates it at its first start.
                 self._complain("kubelet's directory does not exist; is it mounted here?")
             elif self._inotify:
                 try:
@@ -119,7 +111,7 @@ class SocketDirectory:
             self._changed.fire()
 
     def _complain(self, complaint: str) -> None:
-        """Log what is wrong when that is something new, and once when it is over."""
+        """Log a new problem once, and its end."""
         if complaint == self._complaint:
             return
         self._complaint = complaint
@@ -132,9 +124,7 @@ class SocketDirectory:
             log.info("watching kubelet's directory", extra={"directory": str(self.path)})
 
     async def _watch_inotify(self) -> None:
-        """Returns when the directory itself went away; raises OSError when there are no watches
-        left.
-        """
+        """Returns when the directory is removed; raises OSError without free inotify watches."""
         from asyncinotify import Inotify, Mask  # noqa: PLC0415 — see FIRST_WATCH_SECONDS
 
         mask = (
@@ -149,11 +139,11 @@ class SocketDirectory:
             inotify.add_watch(self.path, mask)
             watched = self.path.stat().st_ino
             self._complain("")
-            self._changed.fire()  # whatever happened before the watch stood
+            self._changed.fire()  # for changes before the watch
             seconds = SAFETY_POLL_SECONDS
             while True:
                 event = None
-                # Not wait_for: before Python 3.12 it forgets a cancellation that meets an event.
+                # Not wait_for: before Python 3.12 it can swallow a cancellation.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         event = await inotify.get()
@@ -163,8 +153,8 @@ class SocketDirectory:
                 self._changed.fire()
                 if event is not None and event.mask & (Mask.DELETE_SELF | Mask.IGNORED):
                     return
-                # DELETE_SELF never comes while a socket is bound in the directory, as ours is; its
-                # files go before it.
+                # DELETE_SELF never arrives while our socket is bound in the directory; its files
+                # are deleted first.
                 if not self.path.is_dir() or self.path.stat().st_ino != watched:
                     return
                 seconds = FALLBACK_POLL_SECONDS if deleted else SAFETY_POLL_SECONDS

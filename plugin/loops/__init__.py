@@ -1,1 +1,1 @@
-"""How a loop waits, wakes, retries and shows that it still turns."""
+"""How loops wait, wake, retry and report that they are alive."""

@@ -1,4 +1,4 @@
-"""How long to wait before trying again."""
+"""Delays between retries."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 
 def delays(first: float, cap: float, jitter: Callable[[], float]) -> Iterator[float]:
-    """Seconds to wait before each further attempt: doubling from `first` up to `cap`.
+    """Seconds before each further attempt: doubling from `first` up to `cap`.
 
-    `jitter` gives numbers in 0..1; each delay lies between half and all of its step, so that many
-    nodes (and many resources of one node) do not retry in step.
+    `jitter` returns numbers in 0..1; each delay is between half and all of its step, so that nodes
+    and resources do not retry in lockstep.
     """
     step = first
     while True:
@@ -19,10 +19,8 @@ def delays(first: float, cap: float, jitter: Callable[[], float]) -> Iterator[fl
 
 
 class Backoff:
-    """Delays after failures in a row. Only what has stayed well for a while ends the row.
-
-    To begin well is not enough: a peer that drops what it has just accepted would be tried again at
-    full speed for ever.
+    """Delays after consecutive failures. Only a success that lasts resets them: otherwise a peer
+    that accepts and then drops us would be retried at full speed forever.
     """
 
     def __init__(
@@ -34,20 +32,18 @@ class Backoff:
         free: int = 0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`well` is how many seconds something must last to count as well; the first `free`
-        failures in a row cost no delay.
-        """
+        """A success must last `well` seconds to count; the first `free` failures have no delay."""
         self._first, self._cap, self._well, self._free = first, cap, well, free
         self._jitter = jitter
         self.reset()
 
     def reset(self) -> None:
-        """Start over: the failures so far say nothing about the next attempt."""
+        """Forget the failures so far."""
         self.failures = 0
         self._delays = delays(self._first, self._cap, self._jitter)
 
     def failed(self, lasted: float = 0.0) -> float:
-        """Seconds to wait, after something that was well for `lasted` seconds has failed."""
+        """Seconds to wait after a failure; `lasted` is how long the success before it held."""
         if lasted >= self._well:
             self.reset()
         self.failures += 1

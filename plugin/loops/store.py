@@ -1,4 +1,4 @@
-"""The newest snapshot, its one writer and its many readers."""
+"""The newest snapshot, with one writer and many readers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from plugin.loops.pulse import Pulse
 
 
 class Store:
-    """Holds the newest snapshot. Used from the event loop only.
+    """Used from the event loop only.
 
-    A reader never sees every generation, only ever the newest: bursts coalesce and a missed wake-up
-    costs nothing.
+    Readers see the newest snapshot, not every generation: bursts coalesce and a missed wake-up is
+    harmless.
     """
 
     def __init__(self, first: Snapshot) -> None:
@@ -32,13 +32,13 @@ class Store:
         self._changed.fire()
 
     async def newer_than(self, generation: int) -> Snapshot:
-        """Wait until there is a snapshot newer than `generation`."""
+        """Wait for a snapshot newer than `generation`."""
         while self._snapshot.generation <= generation:
             await self._changed.wait()
         return self._snapshot
 
     async def follow(self) -> AsyncIterator[Snapshot]:
-        """The newest snapshot now and whenever there is a newer one; ends by cancellation."""
+        """The newest snapshot now and after every change; ends by cancellation."""
         snapshot = self._snapshot
         while True:
             yield snapshot

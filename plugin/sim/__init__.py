@@ -1,1 +1,1 @@
-"""The simulated node: a driver, a kubelet and the rules that real ones keep."""
+"""The simulated node: hardware, NVML library and kubelet with the rules of the real ones."""

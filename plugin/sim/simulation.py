@@ -1,6 +1,4 @@
-"""A simulated machine from the hardware up: the node, the library over it, and the driver that
-real nodes run over both.
-"""
+"""A simulated machine: the node, the library over it, and the real NVML driver over both."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from plugin.sim.nvml.library import SimLibrary
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """``driver`` is not yet open."""
+    """``driver`` is not open yet."""
 
     node: SimNode
     library: SimLibrary
@@ -24,6 +22,6 @@ class Simulation:
 
 
 def simulate(node: SimNode, without: Collection[str] = ()) -> Simulation:
-    """The driver reads `node` through a library that lacks the functions in `without`."""
+    """`without` names library functions to leave out."""
     library = SimLibrary(node, without)
     return Simulation(node, library, NvmlDriver(DeviceFiles(source=SimFiles(node)), library))

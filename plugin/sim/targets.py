@@ -1,4 +1,4 @@
-"""How people name the parts of a simulated node."""
+"""Names of GPUs and MIG devices on a simulated node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plugin.sim.hardware.gpu import GpuState
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A GPU, or one of its instances. ``title`` names it to people."""
+    """A GPU, or one of its instances. ``title`` is for messages."""
 
     gpu: GpuState
     title: str
@@ -28,9 +28,7 @@ def find_gpu(engine: SimNode, text: str) -> GpuState:
 
 
 def find_target(engine: SimNode, text: str) -> Target:
-    """What ``GPU``, ``GPU:MIG``, ``GPU/GI``, ``GPU/GI/CI`` or a UUID names; GPU is the index that
-    NVML shows.
-    """
+    """Find ``GPU``, ``GPU:MIG``, ``GPU/GI``, ``GPU/GI/CI`` or a UUID; GPU is NVML's index."""
     for position, gpu in enumerate(engine.gpus):
         if text in {str(position), gpu.uuid}:
             return Target(gpu, title(engine, gpu), gpu.uuid)
@@ -42,7 +40,7 @@ def find_target(engine: SimNode, text: str) -> Target:
                 )
         for instance in gpu.instances:
             if text == f"{position}/{instance.id}":
-                # Nothing holds a GPU instance by itself: its first compute instance stands for it.
+                # Processes hold compute instances: the first one represents the GPU instance.
                 holder = instance.compute[0].uuid if instance.compute else gpu.uuid
                 return Target(
                     gpu, f"GPU instance {instance.id} of GPU {position}", holder, instance.id
@@ -53,7 +51,7 @@ def find_target(engine: SimNode, text: str) -> Target:
 
 
 def _choices(engine: SimNode) -> str:
-    """The GPUs, and how to name a part of one by the example of the first that is there."""
+    """The GPUs, and an example of how to name a part of one."""
     gpus = engine.gpus
     examples = [
         f"{n}:{slot.index} or {n}/{slot.gi.id}/{slot.ci.id}"

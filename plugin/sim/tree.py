@@ -1,6 +1,4 @@
-"""Writes a simulated node's files below a folder, so that code that reads them can be tried without
-hardware.
-"""
+"""Writes a simulated node's files below a folder, for code that reads them."""
 
 from __future__ import annotations
 
@@ -12,23 +10,22 @@ from plugin.sim.hardware.engine import SimNode
 from plugin.sim.hardware.files import node_files
 
 _TOPS = ("dev", "proc", "sys")
-_MARK = ".simulated-node"
+_MARKER = ".simulated-node"
 
 
 def write(engine: SimNode, folder: Path) -> None:
-    """Make ``folder`` hold ``dev``, ``proc`` and ``sys`` as the node has them now.
+    """Bring ``dev``, ``proc`` and ``sys`` below ``folder`` up to date with the node.
 
-    Files that are as they should be are left alone, others of an earlier state are removed with
-    their folders. Raises :class:`~plugin.errors.SimulationError` for a folder that has such files
-    from elsewhere, such as ``/``.
+    Changes only what differs. Raises :class:`~plugin.errors.SimulationError` for a folder with such
+    files from elsewhere, such as ``/``.
     """
-    mark = folder / _MARK
-    if not mark.exists() and any((folder / top).exists() for top in _TOPS):
+    marker = folder / _MARKER
+    if not marker.exists() and any((folder / top).exists() for top in _TOPS):
         raise SimulationError(
             f"{folder} has {', '.join(_TOPS)} that no simulation wrote; name an empty folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    marker.touch()
     wanted = {folder / path.lstrip("/"): text for path, text in node_files(engine).items()}
     for top in _TOPS:
         for folders, _, names in os.walk(folder / top, topdown=False):

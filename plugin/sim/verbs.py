@@ -1,6 +1,4 @@
-"""Words for what can be done to a simulated node from outside: each names a verb, its arguments and
-its effect.
-"""
+"""The verbs of ``sim``: each has a name, arguments and an effect on the simulated node."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from plugin.sim.targets import find_gpu, find_target, title
 
 _Perform = Callable[[SimNode, Sequence[str]], str]
 
-#: ``nvmlDeviceGpuRecoveryAction_t`` in one word each, as ``sim recovery`` takes them.
+#: ``nvmlDeviceGpuRecoveryAction_t`` by the words of ``sim recovery``.
 _ACTIONS = {
     "none": 0,
     "reset": 1,
@@ -36,13 +34,13 @@ _DOUBLE_BIT = "--double-bit"
 _HIGHEST_XID = 0xFFFF
 _HIGHEST_CODE = 999
 
-#: What a driver function can answer, as ``sim fail`` takes it.
+#: NVML's return codes by the words of ``sim fail``.
 _CODES = {code.name.lower().replace("_", "-"): code.value for code in Code if code.value}
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """``usage`` names the arguments as in a help text; ``least`` and ``most`` count them."""
+    """``usage`` names the arguments; ``least`` and ``most`` count them."""
 
     usage: str
     least: int
@@ -51,10 +49,9 @@ class Verb:
 
 
 def perform(engine: SimNode, verb: str, arguments: Sequence[str]) -> str:
-    """Do it; returns one sentence on what has been done.
+    """Carry out a verb; returns one sentence on its effect.
 
-    Raises :class:`~plugin.errors.SimulationError` with one line that names the choices, or what is
-    in the way.
+    Raises :class:`~plugin.errors.SimulationError`: one line with the choices, or the obstacle.
     """
     known = VERBS.get(verb)
     if known is None:
@@ -126,8 +123,8 @@ def _repartition(engine: SimNode, arguments: Sequence[str]) -> str:
     now = engine.gpus
     changed = [str(n) for n, gpu in enumerate(now) if _shape(gpu) != _shape(before.get(gpu.index))]
     devices = sum(len(tuple(gpu.devices())) for gpu in now)
-    what = f"changed GPU {', '.join(changed)}" if changed else "nothing to change"
-    return f"{what}; the node has {devices} MIG devices"
+    change = f"changed GPU {', '.join(changed)}" if changed else "nothing to change"
+    return f"{change}; the node has {devices} MIG devices"
 
 
 def _hold(engine: SimNode, arguments: Sequence[str]) -> str:
@@ -189,8 +186,8 @@ def _unfail(engine: SimNode, arguments: Sequence[str]) -> str:
     function = _function(arguments[0]) if arguments else None
     broken = engine.calls.broken()
     if function is not None and function not in broken:
-        there = ", ".join(sorted(broken)) or "none"
-        raise SimulationError(f"{function} has no fault; functions with faults: {there}")
+        names = ", ".join(sorted(broken)) or "none"
+        raise SimulationError(f"{function} has no fault; functions with faults: {names}")
     engine.calls.restore(function)
     return f"{function or 'every function'} answers again"
 
@@ -233,8 +230,8 @@ def _remove_node(engine: SimNode, arguments: Sequence[str]) -> str:
 
 def _restore_node(engine: SimNode, arguments: Sequence[str]) -> str:
     if arguments[0] not in engine.faults.removed:
-        there = ", ".join(sorted(engine.faults.removed)) or "none"
-        raise SimulationError(f"{arguments[0]} was not removed; removed nodes: {there}")
+        names = ", ".join(sorted(engine.faults.removed)) or "none"
+        raise SimulationError(f"{arguments[0]} was not removed; removed nodes: {names}")
     engine.faults.restore_node(arguments[0])
     return f"{arguments[0]} is there again"
 

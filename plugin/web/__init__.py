@@ -1,4 +1,4 @@
-"""What can be seen over HTTP: metrics, probes, the status page and its data."""
+"""The HTTP server: metrics, probes, the status page and its data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from plugin.web.routes import Site
 
 
 async def serve(settings: Settings, view: Callable[[], View], node_name: str) -> None:
-    """Serve until cancelled. The address being in use is complained of and tried again; nothing
-    else depends on it.
-    """
+    """Serve until cancelled. Retries if the address is in use; nothing else depends on HTTP."""
     tls = Tls(settings.http_tls_cert, settings.http_tls_key) if settings.http_tls_cert else None
     site = Site(view, hostname=node_name, hosts=settings.http_hosts, dcgm_names=settings.dcgm_names)
     await HttpServer(settings.http_address, site, tls=tls).run()

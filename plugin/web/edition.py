@@ -1,4 +1,4 @@
-"""Entity tags that cost no body."""
+"""Entity tags without rendering the body."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import secrets
 
 
 class Edition:
-    """The tag of one path: a new one whenever what its body is made of differs from last time.
+    """The tag of one path: a new one whenever the body's source differs from last time.
 
-    What is compared by ``==`` must be all that the body is a function of, and must never change in
-    place. Tags of one process mean nothing to the next, so its start is a part of them.
+    The source is compared by ``==``: it must determine the body and be immutable. Tags include the
+    process, because their numbers start again with it.
     """
 
     def __init__(self) -> None:
         self._process = secrets.token_hex(6)
         self._number = 0
-        self._made_of: object = None
+        self._source: object = None
 
-    def tag(self, made_of: object) -> str:
-        if self._made_of != made_of:
+    def tag(self, source: object) -> str:
+        if self._source != source:
             self._number += 1
-            self._made_of = made_of
+            self._source = source
         return f'"{self._process}-{self._number}"'

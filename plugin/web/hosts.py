@@ -1,9 +1,8 @@
-"""Which names a client may use for this server.
+"""Accepted host names, against DNS rebinding.
 
-A page of another site can make a browser ask here under that site's name, by letting the name
-resolve to this node (DNS rebinding), and then read the answer. It cannot make the browser send
-another name than its own, so only names that belong here are served. An IP address needs no
-resolving.
+A page of another site can point its own name at this node and so read our responses through the
+visitor's browser. But it cannot change the ``Host`` header from that name, so only our own names
+are accepted. IP addresses involve no name.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-#: Of a ``Host`` header: an IPv6 address in brackets or a name, and a port.
+#: A ``Host`` header: an IPv6 address in brackets or a name, and a port.
 _HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::\d*)?")
 
 
 class Hosts:
-    """``names`` beside literal IP addresses and localhost; ``*.NAME`` is every name below NAME, and
-    ``*`` every name.
+    """Accepts ``names`` besides IP addresses and localhost; ``*.NAME`` is every name below NAME,
+    ``*`` any.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -27,7 +26,7 @@ class Hosts:
         self._below = tuple(name.removeprefix("*") for name in known if name.startswith("*."))
 
     def serves(self, header: str | None) -> bool:
-        """Whether the ``Host`` header names this server. Without one (HTTP/1.0) it was no
+        """Whether to accept the ``Host`` header. Without one (HTTP/1.0) the client is no
         browser.
         """
         if header is None or "*" in self._exact:

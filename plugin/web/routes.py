@@ -1,4 +1,4 @@
-"""The routes: each answer is made of one view, at the moment of the request."""
+"""The routes; each response is rendered from one view at the time of the request."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _JSON = "application/json"
 _OPENMETRICS = "application/openmetrics-text"
 _METHODS = ("GET", "HEAD")
 _NOT_THIS_HOST = b"no host of this name is served here; --http-hosts adds names\n"
-#: The page says how long ago things were; a page that is older than this is made again.
+#: The page contains ages, so it is rendered again after this time.
 _PAGE_SECONDS = 30
 
 
 class RenderMetrics(Protocol):
-    """``plugin.web.metrics.scrape.render``: the body and its content type."""
+    """See :func:`plugin.web.metrics.scrape.render`: the body and its content type."""
 
     def __call__(
         self, view: View, *, openmetrics: bool, dcgm_names: bool, hostname: str
@@ -35,24 +35,22 @@ class RenderMetrics(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """How to render the page from a document and the present time, and the headers of its
-    answer.
-    """
+    """``render`` takes the document and the current time; ``headers`` go with the response."""
 
     render: Callable[[Mapping[str, Any], float], str]
     headers: Mapping[str, str]
 
 
 def load_page() -> Page:
-    """Takes 150 ms: the template language, and compiling the templates."""
+    """Takes 150 ms, to import the template language and compile the templates."""
     from plugin.web.page.render import HEADERS, render  # noqa: PLC0415
 
     return Page(render, HEADERS)
 
 
 class Site:
-    """Answers requests. Probes are answered at once; all else together takes at most half of the
-    event loop's time.
+    """Answers requests. Probes come first; all other routes take at most half of the event loop's
+    time.
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class Site:
         render_metrics: RenderMetrics = render,
         load_page: Callable[[], Page] = load_page,
     ) -> None:
-        """`hosts` are served beside `hostname`, as :class:`Hosts` says."""
+        """`hosts` are accepted besides `hostname`, see :class:`Hosts`."""
         self._view = view
         self._hostname = hostname
         self._hosts = Hosts((hostname, *hosts))
@@ -91,28 +89,28 @@ class Site:
     async def __call__(self, request: Request) -> Response:
         if not self._hosts.serves(request.headers.get("host")):
             return Response(421, _NOT_THIS_HOST)
-        probe, made = self._probes.get(request.path), self._pages.get(request.path)
-        if probe is None and made is None:
-            there = ", ".join((*self._pages, *self._probes))
-            return Response(404, f"there is nothing here; there are {there}\n".encode())
+        probe, page = self._probes.get(request.path), self._pages.get(request.path)
+        if probe is None and page is None:
+            paths = ", ".join((*self._pages, *self._probes))
+            return Response(404, f"there is nothing here; there are {paths}\n".encode())
         if request.method not in _METHODS:
             return Response(405, b"this can only be read\n", headers={"Allow": ", ".join(_METHODS)})
         if probe is not None:
             return probe()
-        if made == self._page and self._loaded is None:
-            # In a thread: kubelet's calls are answered meanwhile.
+        if page == self._page and self._loaded is None:
+            # In a thread, so that the loop keeps answering kubelet.
             self._loaded = await asyncio.to_thread(self._load_page)
-        return await self._in_turn(made, request) if made is not None else Response(404)
+        return await self._in_turn(page, request) if page is not None else Response(404)
 
-    async def _in_turn(self, made: Callable[[Request], Response], request: Request) -> Response:
-        """After each answer the loop is left alone for as long as that took: clients that ask a lot
-        wait.
+    async def _in_turn(self, page: Callable[[Request], Response], request: Request) -> Response:
+        """Pause after each response for as long as it took, so that busy clients cannot fill the
+        loop.
         """
         now = asyncio.get_running_loop().time
         async with self._turn:
             await asyncio.sleep(self._rested - now())
             started = now()
-            response = made(request)
+            response = page(request)
             self._rested = now() + (now() - started)
             return response
 
@@ -155,8 +153,8 @@ class Site:
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether an ``Accept`` header likes OpenMetrics at least as much as plain text; nothing said
-    means text.
+    """Whether an ``Accept`` header prefers OpenMetrics to plain text, or equally; without one,
+    plain text.
     """
     weights: dict[str, float] = {}
     for item in accept.split(","):
@@ -188,7 +186,7 @@ def _tagged(
     content_type: str,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
-    """The body, which is not made for a client whose copy is current."""
+    """The body, or 304 without rendering it if the client's copy is current."""
     headers = {**headers, "ETag": tag, "Cache-Control": "no-cache"}
     have = {
         item.strip().removeprefix("W/")

@@ -1,7 +1,7 @@
-"""The node's state as JSON for ``/api/v1/state``: what ``devices`` shows, with kubelet, pods and
-measured use.
+"""The node's state as JSON for ``/api/v1/state``: the document of ``devices`` with kubelet, pods
+and utilisation.
 
-It holds no time of its own making, so the same state makes the same bytes. Its schema is
+Contains no time of rendering, so the same state gives the same bytes. Schema:
 ``state.schema.json``.
 """
 
@@ -24,17 +24,16 @@ from plugin.core.reasons import Code
 from plugin.core.view import Holder, ResourceStatus, View
 from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
 
-#: Cards with eight memory slices have seven compute slices; on the others there are as many of
-#: both.
+#: Eight memory slices come with seven compute slices; otherwise the numbers are equal.
 _EIGHT, _SEVEN = 8, 7
 
 _Json = dict[str, Any]
 
 
 def still(view: View) -> View:
-    """The view without what the document leaves out: equal ones make equal documents."""
-    # Whole tens, so that a driver call does not make another state of every moment; rounded up
-    # when it hangs, so that it stays beyond the limit.
+    """The view reduced to what the document shows: equal views give equal documents."""
+    # Rounded to tens, so that a driver call does not change the state constantly; rounded up for a
+    # hanging call, so that it stays beyond the limit.
     busy, tens = view.driver_busy, view.driver_busy // 10 * 10
     return replace(
         view,
@@ -46,13 +45,13 @@ def still(view: View) -> View:
 
 
 def document(view: View, hostname: str = "") -> _Json:
-    """JSON's types; documented in docs/api.md. A function of :func:`still` of the view."""
+    """A function of :func:`still` of the view. See docs/api.md."""
     view = still(view)
     snapshot = view.snapshot
-    told = status.document(snapshot, "daemon")
+    state = status.document(snapshot, "daemon")
     known = {gpu.uuid: gpu for gpu in snapshot.inventory.gpus}
     holders = _by_device(view.holders or {})
-    for gpu in told["gpus"]:
+    for gpu in state["gpus"]:
         _complete(gpu, holders, view)
         gpu["freeRuns"] = _free_runs(known[gpu["uuid"]])
         for device in gpu["migDevices"]:
@@ -64,16 +63,16 @@ def document(view: View, hostname: str = "") -> _Json:
         "changed": view.changed,
         "health": _verdict(health(view)),
         "readiness": _verdict(readiness(view)),
-        **told,
+        **state,
         "driver": {
-            **told["driver"],
+            **state["driver"],
             "error": snapshot.driver_error.text if snapshot.driver_error else None,
             "busySeconds": int(view.driver_busy // 10 * 10),
         },
-        "problems": [*told["problems"], *view.held_twice],
+        "problems": [*state["problems"], *view.held_twice],
         "allocationsKnown": view.holders_known,
         "sampled": view.samples.time if view.samples else None,
-        "resources": _resources(view, told),
+        "resources": _resources(view, state),
         "gone": [
             {"uuid": uuid, "holders": [_holder(*held) for held in who]}
             for uuid, who in sorted(holders.items())
@@ -91,7 +90,7 @@ def _complete(device: _Json, holders: Mapping[str, list[tuple[str, Holder]]], vi
 
 
 def _state(device: _Json, *, known: bool, held: bool) -> str | None:
-    """One word; what keeps a device from use counts more than that it is used."""
+    """One word; a fault or cordon outranks an allocation."""
     match device["health"]:
         case "healthy" if held:
             return "allocated"
@@ -104,7 +103,7 @@ def _state(device: _Json, *, known: bool, held: bool) -> str | None:
 
 
 def _by_device(holders: Mapping[str, tuple[Holder, ...]]) -> dict[str, list[tuple[str, Holder]]]:
-    """UUID → (id, holder), those of its replicas included."""
+    """UUID → (id, holder), including the ids of replicas."""
     found: dict[str, list[tuple[str, Holder]]] = {}
     for listed, who in sorted(holders.items()):
         found.setdefault(device_uuid(listed), []).extend((listed, holder) for holder in who)
@@ -135,12 +134,12 @@ def _use(sample: DeviceSample | None) -> _Json | None:
     }
 
 
-def _resources(view: View, told: _Json) -> _Json:
+def _resources(view: View, state: _Json) -> _Json:
     statuses = {each.resource: each for each in view.resources}
     listed = view.snapshot.advertisement.resources
     states = {
         device["uuid"]: device["state"]
-        for gpu in told["gpus"]
+        for gpu in state["gpus"]
         for device in (gpu, *gpu["migDevices"])
     }
     return {
@@ -153,7 +152,7 @@ def _resources(view: View, told: _Json) -> _Json:
 
 
 def _counts(listed: tuple[Listed, ...], view: View, states: Mapping[str, str | None]) -> _Json:
-    """Counts of ids; of several replicas of a device, some may be allocated and others free."""
+    """Counts of ids; a device's replicas may be partly allocated."""
     held = {name for name, who in (view.holders or {}).items() if who} | view.handed_out
     others = "free" if view.holders_known else "healthy"
     allocated = ("allocated",) if held or view.holders is not None else ()
@@ -172,13 +171,13 @@ def _counts(listed: tuple[Listed, ...], view: View, states: Mapping[str, str | N
 
 
 def _kubelet(known: ResourceStatus | None) -> _Json:
-    how = known or ResourceStatus("", registered=False)
+    status = known or ResourceStatus("", registered=False)
     return {
-        "registered": how.registered,
-        "registrations": how.registrations,
-        "streamSince": how.stream_since,
-        "listsSent": how.lists_sent,
-        "lastError": how.last_error or None,
+        "registered": status.registered,
+        "registrations": status.registrations,
+        "streamSince": status.stream_since,
+        "listsSent": status.lists_sent,
+        "lastError": status.last_error or None,
     }
 
 
@@ -187,11 +186,9 @@ def _verdict(verdict: Verdict) -> _Json:
 
 
 def _free_runs(gpu: Gpu) -> list[_Json]:
-    """Memory slices without an instance, in runs; none where it is not known where the instances
-    lie.
+    """Runs of memory slices without an instance; none if placements are unknown.
 
-    A run is of no use when the instances there are have all compute slices; ``None`` when that is
-    not known.
+    A run is unusable if the instances have all compute slices; ``None`` if that is unknown.
     """
     free = gpu.free_slices()
     if free is None:
@@ -204,14 +201,14 @@ def _free_runs(gpu: Gpu) -> list[_Json]:
 
 def _runs(slices: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """``(start, size)`` of each run of adjacent slices."""
-    # Within a run of adjacent numbers, the number minus its position stays the same.
+    # Within a run of adjacent numbers, the number minus its position is constant.
     for _, run in groupby(enumerate(slices), lambda pair: pair[1] - pair[0]):
         found = [number for _, number in run]
         yield found[0], len(found)
 
 
 def _compute_slices(gpu: Gpu) -> int | None:
-    """Compute slices that the GPU instances have together."""
+    """Compute slices of all GPU instances."""
     slices = {device.gi: _gi_slices(device) for device in gpu.mig_devices}
     return None if 0 in slices.values() else sum(slices.values())
 

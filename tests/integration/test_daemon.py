@@ -170,7 +170,7 @@ async def test_accepted_but_never_watched(node_dir: Path, start_daemon: StartDae
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(directory / "kubelet.sock"))  # nobody listens
         daemon = await start_daemon(NODE)
-        await daemon.logged("not registered, trying again")
+        await daemon.logged("registration failed, retrying")
     async with SimKubelet(directory, readmission_s=None) as kubelet:
         await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
 
@@ -372,7 +372,7 @@ async def test_nothing_but_our_log_on_standard_error(
     daemon = await start_daemon(NODE, LOG_FORMAT="json")
     await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
     await kubelet.stop()
-    await daemon.logged("not registered, trying again")
+    await daemon.logged("registration failed, retrying")
     (kubelet.directory / "kubelet.sock").unlink()
     async with goaway(kubelet.directory / "kubelet.sock") as peer:
         await becomes(lambda: peer.calls > 0)

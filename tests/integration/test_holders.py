@@ -265,7 +265,7 @@ async def test_two_pods_with_one_device_are_a_problem(
         manager.assignments["default/plugin", "main", whole] = type(held)(
             "default/plugin", "main", whole, dict(held.ids), held.response
         )
-        await daemon.logged("a device is held twice")
+        await daemon.logged("device held by several pods")
         await answers(page.state)
         problems = (await page.state())["problems"]
     (uuid,) = held.ids

@@ -47,7 +47,7 @@ async def test_a_taken_address_is_tried_again(caplog: pytest.LogCaptureFixture) 
         running = asyncio.create_task(subject.server.run())
         await becomes(lambda: bool(errors(caplog)))
         (error, *_) = errors(caplog)
-        assert error.getMessage() == "HTTP is not served, trying again"
+        assert error.getMessage() == "cannot serve HTTP, retrying"
         assert "in use" in vars(error)["reason"]
         assert not subject.server.listening.is_set()
     async with asyncio.timeout(SECONDS):

@@ -81,7 +81,7 @@ async def test_a_new_certificate_is_used_and_a_bad_one_is_not(
         assert await named(subject, trusting(tmp_path), "three")
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert {record.getMessage() for record in warnings} == {
-        "the new certificate cannot be used, the old one stays"
+        "new certificate unusable, keeping the old one"
     }
     assert errors(caplog) == []
 

@@ -21,7 +21,7 @@ from plugin.kubelet.deviceplugin.pacing import (
     SETTLE_SECONDS,
     WELL_SECONDS,
 )
-from plugin.kubelet.deviceplugin.rivals import LOOK_SECONDS, UPDATE_SECONDS, Rivals
+from plugin.kubelet.deviceplugin.rivals import POLL_SECONDS, UPDATE_SECONDS, Rivals
 from plugin.kubelet.deviceplugin.servicer import ResourceServicer
 from plugin.loops.store import Store
 
@@ -210,8 +210,8 @@ def test_one_line_of_log_for_each_change_of_state(caplog: pytest.LogCaptureFixtu
         ("serving", None),
         ("registered", None),
         ("registration lost", "kubelet ended ListAndWatch"),
-        ("not registered, trying again", "kubelet is not in the mood"),
-        ("not registered, trying again", "kubelet is tired"),
+        ("registration failed, retrying", "kubelet is not in the mood"),
+        ("registration failed, retrying", "kubelet is tired"),
         ("registered", None),
     ]
 
@@ -323,7 +323,7 @@ def test_a_plugin_that_goes_is_followed_by_one_registration(name: str, end: str,
             else:
                 on.directory.dead.add(name)
             await until(lambda: len(on.kubelet.registrations) > registrations)
-            assert SETTLE_SECONDS <= on.now() - began <= SETTLE_SECONDS + LOOK_SECONDS + 0.1
+            assert SETTLE_SECONDS <= on.now() - began <= SETTLE_SECONDS + POLL_SECONDS + 0.1
             assert [step for step in on.kubelet.order if step != "stop"][-2:] == [
                 "stream ended",
                 "register",

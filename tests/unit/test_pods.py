@@ -85,4 +85,4 @@ def test_silence_is_unknown_and_logged_once(caplog: pytest.LogCaptureFixture) ->
 
     with caplog.at_level(logging.WARNING):
         run(scene())
-    assert [record.getMessage() for record in caplog.records] == ["pods are not known"] * 2
+    assert [record.getMessage() for record in caplog.records] == ["pod resources unavailable"] * 2

@@ -144,14 +144,14 @@ def test_only_what_dead_processes_of_ours_left_is_removed(name: str, *, removed:
         rivals = Rivals(
             directory, KUBELET, lambda: (), accepts=directory.accepts, wall_clock=lambda: age
         )
-        rivals.look()
+        rivals.poll()
         assert directory.exists(name)  # so young that it may be about to listen
         age = STALE_SECONDS
-        rivals.look()
+        rivals.poll()
         assert directory.exists(name) != removed
         directory.dead.clear()
         directory.create(name)
-        rivals.look()
+        rivals.poll()
         assert directory.exists(name)
 
     run(scene())

@@ -1,1 +1,1 @@
-"""Kubelet's device plugin API: one server per resource, registered and kept registered."""
+"""Kubelet's device plugin API: one registered server per resource."""

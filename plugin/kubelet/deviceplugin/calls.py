@@ -1,4 +1,4 @@
-"""Kubelet's calls, counted by resource and method, with their durations."""
+"""Counts and durations of kubelet's calls, by resource and method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plugin.core.view import DURATION_BOUNDS, CallStats
 
 
 class CallCounts:
-    """Counts since the process started. Used from the event loop only."""
+    """Totals since the process started. Used from the event loop only."""
 
     def __init__(self) -> None:
         self._buckets: dict[tuple[str, str], list[int]] = {}
@@ -21,7 +21,7 @@ class CallCounts:
 
     @contextlib.contextmanager
     def timed(self, resource: str, method: str) -> Iterator[None]:
-        """Time one call; an exception makes it an error."""
+        """Time one call; an exception counts as an error."""
         key = resource, method
         began = time.perf_counter()
         try:

@@ -1,6 +1,4 @@
-"""One resource as kubelet sees it: a server on a socket of its own, registered and kept
-registered.
-"""
+"""One resource: a server on its own socket that stays registered with kubelet."""
 
 from __future__ import annotations
 
@@ -31,17 +29,15 @@ from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
 
-#: Kubelet opens ListAndWatch right after it has accepted a registration; longer than this and it
-#: never will.
+#: Kubelet opens ListAndWatch right after accepting a registration, or never.
 STREAM_SECONDS = 5.0
-#: How long a vanishing resource's empty list, or a stream that is to end, may take with a client
-#: that does not read.
+#: Time limit for a client to read the empty list of a removed resource, or the end of its stream.
 FAREWELL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A registration that kubelet has accepted. ``since`` is by the loop's clock."""
+    """An accepted registration. ``since`` is by the loop's clock."""
 
     kubelet: Identity | None
     stream: Stream | None
@@ -49,12 +45,11 @@ class Registered:
 
 
 class Endpoint:
-    """Serves and registers one resource from the moment :meth:`run` starts until the resource is
-    gone.
+    """Serves and registers one resource from :meth:`run` until the resource disappears.
 
-    Serve first, then register, then see ListAndWatch opened. Whatever breaks that starts over;
-    streams that are still open are ended *before* registering again, because kubelet drops the
-    newer registration when an older stream ends after it.
+    Serve, register, wait for ListAndWatch; start over after any failure. Open streams end *before*
+    a new registration, because kubelet drops the newer registration when an older stream ends
+    later.
     """
 
     def __init__(
@@ -69,9 +64,7 @@ class Endpoint:
         serve: Serve = serve,
         register: Register = register,
     ) -> None:
-        """`kubelet_socket` is a file name in `directory`; empty means to serve without
-        registering.
-        """
+        """`kubelet_socket` is a file name in `directory`; empty: serve without registering."""
         self._resource = resource
         self._store = store
         self._directory = directory
@@ -91,7 +84,7 @@ class Endpoint:
 
     def status(self) -> ResourceStatus:
         rival = self._rivals.live(self._resource) if self._kubelet else ""
-        # Without a kubelet, to be served is all there is.
+        # Without a kubelet there is nothing to register with.
         registered = not self._kubelet or (self._registered is not None and not self._is_flapping())
         return ResourceStatus(
             self._resource,
@@ -120,9 +113,8 @@ class Endpoint:
         try:
             done, _ = await asyncio.wait({keeping, gone}, return_when=asyncio.FIRST_COMPLETED)
             if keeping in done:
-                await keeping  # it never returns, so this raises what ended it
-            # Kubelet forgets a resource only slowly by itself; an empty list takes it to zero at
-            # once.
+                await keeping  # raises its error
+            # Kubelet keeps a resource for minutes; an empty list sets it to zero at once.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_SECONDS):
                     await self._servicer.listed(self._store.snapshot.generation)
@@ -143,20 +135,20 @@ class Endpoint:
         while True:
             last, before = before, self._directory.identity(self._kubelet)
             if before != last:
-                self._pacing.new_kubelet()  # it may not listen yet, but soon will
+                self._pacing.new_kubelet()
             try:
                 await self._have_server()
                 self._registered = await self._register()
             except (KubeletError, OSError) as error:
                 delay = self._pacing.refused()
                 self._report(
-                    logging.WARNING, "not registered, trying again", str(error), seconds=delay
+                    logging.WARNING, "registration failed, retrying", str(error), seconds=delay
                 )
-                # A new kubelet is a better sign than any delay, also one that came while we tried
-                # or pause here; but it must not make us spin.
+                # A new kubelet ends the delay, even one that appeared during the attempt, but must
+                # not cause a busy loop.
                 await asyncio.sleep(FIRST_DELAY_SECONDS / 2)
                 await self._pause(delay, before)
-                await self._end_streams()  # one that came too late to count
+                await self._end_streams()  # opened too late
                 continue
             self._pacing.accepted()
             loss = await self._until_lost(self._registered)
@@ -168,14 +160,13 @@ class Endpoint:
                 await self._pause(delay, before)
 
     async def _pause(self, seconds: float, kubelet: Identity | None) -> None:
-        """Wait, or until there is another kubelet than that one."""
+        """Wait, or until kubelet's socket is another one."""
         await _first(asyncio.sleep(seconds), self._replaced(kubelet))
 
     async def _have_server(self) -> None:
-        """Have a server whose socket exists, once there is a socket of kubelet's."""
+        """Wait for kubelet's socket, then make sure that our server has one."""
         if self._kubelet and not self._directory.exists(self._kubelet):
-            # Kubelet deletes every socket when it starts and makes its own last: ours would not
-            # survive that.
+            # At its start kubelet deletes every socket before it creates its own.
             path = self._directory.path / self._kubelet
             self._report(
                 logging.WARNING,
@@ -192,7 +183,7 @@ class Endpoint:
             log.info("serving", extra={"resource": self._resource, "socket": str(path)})
 
     async def _register(self) -> Registered:
-        """Register and see ListAndWatch opened."""
+        """Register, and wait for ListAndWatch."""
         if not self._kubelet:
             return Registered(None, None, _now())
         opened = self._servicer.next_stream()
@@ -201,7 +192,7 @@ class Endpoint:
 
         def is_served() -> bool:
             nonlocal kubelet
-            # Only now: the socket's file can be an older kubelet's until the connection stands.
+            # Not earlier: until the connection is established the file may be an older kubelet's.
             kubelet = self._directory.identity(self._kubelet)
             return self._directory.exists(self._socket)
 
@@ -236,14 +227,14 @@ class Endpoint:
         return Loss.RIVAL
 
     async def _settled(self) -> None:
-        """Log that a resource whose registrations did not last is registered; never returns."""
+        """Log that a flapping resource is registered again; never returns."""
         if self._is_flapping():
             await asyncio.sleep(WELL_SECONDS)
             self._report_registered()
         await asyncio.Event().wait()
 
     async def _broken(self, kubelet: Identity | None) -> None:
-        """Until our socket or that kubelet's is gone or replaced."""
+        """Until our socket or that kubelet's disappears or is replaced."""
         while self._directory.exists(self._socket) and (
             self._directory.identity(self._kubelet) == kubelet
         ):
@@ -254,8 +245,8 @@ class Endpoint:
             await self._directory.changed()
 
     async def _rival_gone(self, since: float) -> None:
-        """Until another plugin that may have registered for the resource after `since` has gone,
-        and others that go with it have gone, too.
+        """Until another plugin that may have registered for the resource after `since` has ended,
+        together with any that end right after it.
         """
         at = await self._rivals.departed(self._resource, since)
         until = at + self._pacing.rival_gone(_now() - since)
@@ -266,9 +257,7 @@ class Endpoint:
             until = min(at + SETTLE_SECONDS, limit)
 
     async def _end_streams(self) -> None:
-        """End every stream; one whose client does not read goes with the server, and there will be
-        another.
-        """
+        """End every stream; if a client does not read, stop the server as well."""
         try:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._servicer.end_streams()
@@ -276,11 +265,11 @@ class Endpoint:
             await self._stop()
 
     async def _stop(self) -> None:
-        """Stop serving and leave no socket behind."""
+        """Stop serving and remove the socket."""
         if self._server is None:
             return
         server, self._server = self._server, None
-        # stop() waits its whole grace while a stream is open, so those end first.
+        # stop() waits its whole grace while a stream is open, so end those first.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._servicer.end_streams()
@@ -288,7 +277,7 @@ class Endpoint:
         self._directory.remove(self._socket)
 
     def _report(self, level: int, message: str, reason: str, seconds: float | None = None) -> None:
-        """Keep why the resource is not registered; log it unless that was logged already."""
+        """Keep the reason why the resource is not registered; log a repeated one at debug level."""
         self._last_error = reason
         level = logging.DEBUG if self._logged == reason else level
         self._logged = reason
@@ -317,7 +306,7 @@ def _now() -> float:
 
 
 async def _first(*awaitables: Awaitable[object]) -> None:
-    """Wait for the first of them and cancel the others; errors are the callers' to look for."""
+    """Wait for the first and cancel the others. Callers check for errors themselves."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

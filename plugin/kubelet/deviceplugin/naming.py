@@ -1,4 +1,4 @@
-"""Names of the sockets in kubelet's directory: ours, and whose another one is."""
+"""Names of the sockets in kubelet's directory, and the plugins behind them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 
-#: Process ids repeat between containers, so a process is told apart by a random word.
+#: Distinguishes processes: process ids repeat between containers.
 PROCESS = os.urandom(4).hex()
 _NUMBERS = itertools.count(1)
 
@@ -15,8 +15,8 @@ _NVIDIAS = re.compile(r"nvidia-(?P<name>.+)\.sock")
 
 
 def new_name(resource: str) -> str:
-    """A name that no server has had: a server that stops may delete the socket of the next one at
-    the same path.
+    """A new name every time: a stopping server may delete the socket of the next one at the same
+    path.
     """
     return f"{resource.replace('/', '-')}-{PROCESS}-{next(_NUMBERS)}.sock"
 
@@ -27,16 +27,16 @@ def is_of_this_process(name: str) -> bool:
 
 
 def is_of_this_plugin(name: str) -> bool:
-    """Whether this process, or another one of the same program, has made it."""
+    """Whether a process of this program created the socket."""
     return _OURS.fullmatch(name) is not None
 
 
 def serves(name: str, resource: str) -> bool | None:
-    """Whether a socket called `name` serves `resource`; ``None`` when its name does not say.
+    """Whether a socket called `name` serves `resource`; ``None`` if the name does not tell.
 
-    Known are the names of this plugin and of NVIDIA's (``nvidia-mig-1g.5gb.sock``). To ask its
-    server is no way to know: there is no call for it, and NVIDIA's plugin loses an update when a
-    second client opens its stream.
+    Knows the names of this plugin and of NVIDIA's (``nvidia-mig-1g.5gb.sock``). The server cannot
+    be asked: the API has no call for it, and NVIDIA's plugin loses an update when a second client
+    opens its stream.
     """
     if match := _OURS.fullmatch(name):
         return match["resource"] == resource.replace("/", "-")

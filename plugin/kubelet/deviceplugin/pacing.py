@@ -1,4 +1,4 @@
-"""How soon a resource is registered again, by what ended its registration and how long it held."""
+"""Delays between registrations, by the cause of the loss and the duration of the registration."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from plugin.loops.backoff import Backoff
 
 FIRST_DELAY_SECONDS = 0.05
 LONGEST_DELAY_SECONDS = 5.0
-#: A registration that has lasted so long was a good one, whatever ends it.
+#: A registration that lasted this long was good, whatever ends it.
 WELL_SECONDS = 10.0
-#: So many registrations in a row that did not last are no hiccup.
+#: Consecutive short registrations that count as flapping.
 FLAPPING = 3
-#: Whoever deletes our socket does not refuse us: so often in a row it is replaced at once.
+#: This many deletions of our socket in a row cause no delay: a deletion is no refusal.
 FREE_DELETIONS = 20
-#: After another plugin has gone: several sockets that go together cause one registration.
+#: Several plugins that end together cause one registration after this time.
 SETTLE_SECONDS = 1.0
-#: Where one goes after the other, the registration waits no longer than so many times that.
+#: Limit of that time, as a multiple, for plugins that end one after the other.
 MOST_SETTLES = 5
-#: Every registration costs kubelet a moment without devices, and a plugin of somebody else's may
-#: be in a crash loop.
+#: Every registration leaves kubelet without devices for a moment, and the other plugin may be in a
+#: crash loop.
 LONGEST_SETTLE_SECONDS = 60.0
 
 
 class Loss(enum.Enum):
-    """Why a registration no longer holds; the value is for logs and the status."""
+    """Why a registration was lost; the value is for logs and the status."""
 
     OWN_SOCKET = "our socket was deleted"
     NEW_KUBELET = "kubelet made a new socket"
@@ -35,7 +35,7 @@ class Loss(enum.Enum):
 
 
 class Pacing:
-    """The history of one resource's registrations. Durations are in seconds."""
+    """The registration history of one resource. Durations are in seconds."""
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         def backoff(free: int) -> Backoff:
@@ -48,7 +48,7 @@ class Pacing:
             )
 
         self._refusals = backoff(0)
-        # The first is tried again at once: the end of an older stream takes a good one with it.
+        # The first loss has no delay: the end of an older stream drops a good registration.
         self._dropped = backoff(1)
         self._deletions = backoff(FREE_DELETIONS)
         self._rivals = Backoff(
@@ -56,7 +56,7 @@ class Pacing:
         )
 
     def new_kubelet(self) -> None:
-        """What an older one did says nothing about it."""
+        """Forget failures of the previous kubelet."""
         self._refusals.reset()
         self._dropped.reset()
 
@@ -64,11 +64,11 @@ class Pacing:
         self._refusals.reset()
 
     def refused(self) -> float:
-        """How long to wait after an attempt that did not lead to a registration."""
+        """Delay after a failed attempt."""
         return self._refusals.failed()
 
     def lost(self, loss: Loss, lasted: float) -> float:
-        """How long to wait after the loss of a registration."""
+        """Delay after the loss of a registration."""
         match loss:
             case Loss.STREAM:
                 return self._dropped.failed(lasted)
@@ -78,12 +78,10 @@ class Pacing:
                 return 0.0
 
     def rival_gone(self, lasted: float) -> float:
-        """How long to let things settle, after another plugin has gone, before giving up our own
-        registration.
-        """
+        """Time to wait for further departures before giving up our registration."""
         return self._rivals.failed(lasted)
 
     def is_flapping(self, lasted: float) -> bool:
-        """Registrations did not last lately, and the present one has not proved better yet."""
+        """Recent registrations were short, and the current one has not lasted yet."""
         failures = max(self._dropped.failures, self._deletions.failures - FREE_DELETIONS)
         return failures >= FLAPPING and lasted < WELL_SECONDS

@@ -1,4 +1,4 @@
-"""Telling kubelet that a resource is served."""
+"""Registers a resource with kubelet."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.errors import KubeletError
 from plugin.kubelet.deviceplugin.wire import VERSION
 
-#: Kubelet dials back inside the call and gives up after 10 s; a little longer lets its own words
-#: arrive.
+#: Kubelet dials back during the call and gives up after 10 s; slightly more lets its error arrive.
 REGISTER_SECONDS = 12.0
 
-#: A subchannel of its own per attempt: gRPC shares its reconnection back-off, a second and more,
-#: between channels.
+#: One subchannel per attempt: otherwise channels share gRPC's reconnection back-off of a second and
+#: more.
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
-    # A peer that answers every stream with GOAWAY would be tried again without a pause, and each
-    # attempt keeps its memory.
+    # Without this, a peer that answers with GOAWAY is retried without a pause, and each attempt
+    # leaks memory.
     ("grpc.enable_retries", 0),
 )
 
-#: (kubelet's socket, resource, name of our socket, whether that is served) → registered, or
+#: (kubelet's socket, resource, name of our socket, is our socket served) → registered, or
 #: KubeletError.
 Register = Callable[[Path, str, str, Callable[[], bool]], Awaitable[None]]
 
@@ -34,12 +33,11 @@ Register = Callable[[Path, str, str, Callable[[], bool]], Awaitable[None]]
 async def register(
     kubelet_socket: Path, resource: str, endpoint: str, is_served: Callable[[], bool]
 ) -> None:
-    """Register `resource`, served on the socket called `endpoint` beside kubelet's.
+    """Register `resource`, served on the socket `endpoint` in kubelet's directory.
 
-    `is_served` is asked once the connection stands: a kubelet deletes every socket before it
-    listens, so one that is there then will stay, while an endpoint that is gone would make kubelet
-    dial it for 10 s. Raises
-    :class:`KubeletError` with kubelet's words.
+    `is_served` is called once the connection is established: a kubelet deletes every socket before
+    it listens, so a socket that exists then stays. A missing endpoint would make kubelet dial it
+    for 10 s. Raises :class:`KubeletError` with kubelet's message.
     """
     request = pb.RegisterRequest(
         version=VERSION,
@@ -61,13 +59,13 @@ async def register(
 
 
 async def _connected(channel: grpc.aio.Channel, socket: Path) -> None:
-    """Wait for the connection, or for the first failure to make or to keep one."""
+    """Wait for the connection, or its first failure."""
     state = channel.get_state(try_to_connect=True)
     try:
         async with asyncio.timeout(REGISTER_SECONDS):
             await channel.wait_for_state_change(state)
-            # Idle again is a failure, too: a peer that sends everybody away at once would be
-            # dialled again and again.
+            # Going idle is a failure as well: a peer that closes every connection would be dialled
+            # forever.
             while (state := channel.get_state()) is grpc.ChannelConnectivity.CONNECTING:
                 await channel.wait_for_state_change(state)
     except TimeoutError:

@@ -1,9 +1,9 @@
-"""Other plugins' sockets in kubelet's directory: who serves our resources too, and who has gone.
+"""Other plugins' sockets in kubelet's directory: live rivals for our resources, and departed ones.
 
-When another plugin registers for a resource of ours and then goes, kubelet keeps our stream and
-counts our lists, but sends every Allocate to the plugin that is gone, until somebody registers
-again. Kubelet tells nobody. What can be seen is that plugin's socket: it vanishes, or, when its
-process was killed, refuses connections.
+When another plugin registers for a resource of ours and then ends, kubelet keeps our stream and
+counts our lists, but sends every Allocate to the ended plugin until somebody registers again, and
+reports none of this. The only sign is that plugin's socket: it disappears or, if the process was
+killed, refuses connections.
 """
 
 from __future__ import annotations
@@ -23,24 +23,22 @@ from plugin.loops.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
-#: Nobody announces that a process was killed.
-LOOK_SECONDS = 2.0
-#: A server makes its socket a moment before it listens; a socket of this age that refuses
-#: connections has lost its process.
+#: Poll interval: a killed process causes no directory event.
+POLL_SECONDS = 2.0
+#: A server creates its socket a moment before it listens. A socket of this age that refuses
+#: connections belongs to a dead process.
 STALE_SECONDS = 2.0
-#: During an update an old and a new instance of this plugin serve the same resource for a while,
-#: and the new one must become ready before the old one ends.
+#: During an update an old and a new instance of this plugin serve the same resource.
 UPDATE_SECONDS = 30.0
-#: The directory's deletions are read one by one: one that a look has shown already may be read so
-#: much later.
+#: A deletion event may arrive this long after a poll that already missed the socket.
 LATE_SECONDS = 1.0
-#: A kubelet has fewer plugins than this; a directory full of sockets is not asked one by one.
+#: Far more than any kubelet's plugins; limits the connections to probe.
 MOST_SOCKETS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A socket at one look. ``age`` is that of its file, in seconds."""
+    """A socket in one poll. ``age`` is its file's, in seconds."""
 
     identity: Identity
     alive: bool
@@ -49,10 +47,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A socket over several looks: seen since when, and whether its end would mean a departure.
+    """A socket over several polls. ``counts``: its end would be a departure.
 
-    ``counts`` is false for one whose end has been taken note of, and for one that was dead when we
-    came: its process cannot have registered after us.
+    Not for a socket whose end was already counted, or that was dead at our start: its process
+    cannot have registered after us.
     """
 
     identity: Identity
@@ -67,10 +65,10 @@ def step(
     deleted: Collection[str],
     now: float,
 ) -> tuple[dict[str, Known], tuple[str, ...]]:
-    """What is known after a look, and whose process has gone since the last one.
+    """(sockets known after a poll, names whose process ended since the last poll).
 
-    `known` is ``None`` before the first look. `deleted` are names that were deleted in between, of
-    which some may never have been seen.
+    `known` is ``None`` before the first poll. `deleted` are names deleted in between, including
+    sockets that no poll saw.
     """
     if known is None:
         return {
@@ -96,9 +94,7 @@ def step(
 
 
 def live_rival(known: Mapping[str, Known], resource: str, now: float) -> str:
-    """The socket of another plugin that serves `resource` too, by its name; empty when there is
-    none.
-    """
+    """The name of another plugin's socket that serves `resource`; empty if there is none."""
     for name, one in sorted(known.items()):
         update = is_of_this_plugin(name) and now - one.since < UPDATE_SECONDS
         if one.alive and not update and serves(name, resource):
@@ -107,7 +103,7 @@ def live_rival(known: Mapping[str, Known], resource: str, now: float) -> str:
 
 
 def accepts_connections(path: Path) -> bool:
-    """Whether a process listens there. Only a refusal says no: what cannot be asked may live."""
+    """Whether a process listens on the socket. Any error but a refusal counts as yes."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)  # noqa: FBT003 — the standard library's signature
@@ -120,7 +116,7 @@ def accepts_connections(path: Path) -> bool:
 
 
 class Rivals:
-    """Follows the sockets that are not of this process. Used from the event loop only."""
+    """Follows the sockets of other processes. Used from the event loop only."""
 
     def __init__(
         self,
@@ -131,7 +127,7 @@ class Rivals:
         accepts: Callable[[Path], bool] = accepts_connections,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`kubelet` is the name of kubelet's own socket; `resources` names what we serve now."""
+        """`kubelet` is the name of kubelet's socket; `resources` returns what we serve now."""
         self._directory = directory
         self._kubelet = kubelet
         self._resources = resources
@@ -144,11 +140,11 @@ class Rivals:
         self._changed = Pulse()
 
     def live(self, resource: str) -> str:
-        """The socket of another plugin that serves `resource` too; empty when there is none."""
+        """See :func:`live_rival`."""
         return live_rival(self._known or {}, resource, asyncio.get_running_loop().time())
 
     async def departed(self, resource: str, since: float) -> float:
-        """Wait until a plugin that may have served `resource` has gone after `since`; returns when,
+        """Wait until a plugin that may have served `resource` ends after `since`; returns the time
         by the loop's clock.
         """
         while True:
@@ -160,18 +156,18 @@ class Rivals:
             await self._changed.wait()
 
     async def run(self) -> None:
-        """Look until cancelled: at every change of the directory, and on schedule while there are
+        """Poll until cancelled: at every change of the directory, and regularly while there are
         such sockets.
         """
         while True:
             changed = self._directory.changed()
-            self.look()
+            self.poll()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS if self._known else None):
+                async with asyncio.timeout(POLL_SECONDS if self._known else None):
                     await changed
 
-    def look(self) -> None:
-        """Look once. Removes what dead processes of this program have left."""
+    def poll(self) -> None:
+        """Poll once. Removes sockets of dead processes of this program."""
         now = asyncio.get_running_loop().time()
         found = self._find()
         before = self._known or {}
@@ -188,7 +184,7 @@ class Rivals:
             log.info("another plugin's socket has gone", extra={"socket": name})
             self._departures[name] = now
         if gone:
-            # Each start of a plugin makes a new name; the newest departures are those that matter.
+            # Names are new at every start of a plugin; keep the newest departures.
             newest = sorted(self._departures.items(), key=lambda item: item[1])[-MOST_SOCKETS:]
             self._departures = dict(newest)
             self._changed.fire()

@@ -1,4 +1,4 @@
-"""A gRPC server of the DevicePlugin service on a socket of its own."""
+"""A gRPC server of the DevicePlugin service on its own socket."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from plugin.kubelet.deviceplugin.servicer import ResourceServicer
 
 
 class Server(Protocol):
-    """What an endpoint needs of a running server."""
-
     async def stop(self, grace: float | None, /) -> None: ...
 
 
-#: Starts a server on a path that nothing is at. Raises OSError.
+#: Starts a server on a path that does not exist yet. Raises OSError.
 Serve = Callable[[ResourceServicer, Path], Awaitable[Server]]
 
 

@@ -1,4 +1,4 @@
-"""The DevicePlugin service of one resource: every answer is a function of the newest snapshot."""
+"""The DevicePlugin service of one resource; every response is a function of the newest snapshot."""
 
 from __future__ import annotations
 
@@ -33,18 +33,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(eq=False, slots=True)
 class Stream:
-    """One open ListAndWatch: ``generation`` is that of the newest snapshot whose list the client
-    has.
-    """
+    """One open ListAndWatch. ``generation`` is that of the last list sent."""
 
     generation: int = -1
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class ResourceServicer(pb_grpc.DevicePluginServicer):
-    """Serves one resource; any number of clients may have a stream open,
-    each gets every list.
-    """
+    """Serves one resource to any number of clients; every stream gets every list."""
 
     def __init__(
         self,
@@ -53,9 +49,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
         calls: CallCounts,
         on_allocated: Callable[[Sequence[str]], None],
     ) -> None:
-        """`on_allocated` is called with the ids after each successful Allocate: a pod holds them
-        soon.
-        """
+        """`on_allocated` gets the ids of each successful Allocate."""
         self._resource = resource
         self._store = store
         self._calls = calls
@@ -69,17 +63,17 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
     # ---- for the endpoint
 
     def next_stream(self) -> asyncio.Future[Stream]:
-        """Resolves to the next ListAndWatch that is opened: after Register, that is kubelet's."""
+        """Resolves to the next ListAndWatch: after Register, kubelet's."""
         self._opened = asyncio.get_running_loop().create_future()
         return self._opened
 
     async def listed(self, generation: int) -> None:
-        """Wait until every open stream has had the list of `generation`."""
+        """Wait until every open stream has sent the list of `generation`."""
         while any(stream.generation < generation for stream in self._streams):
             await self._progress.wait()
 
     async def end_streams(self) -> None:
-        """End every open stream and wait until they are gone; new ones can be opened afterwards."""
+        """End every open stream and wait for it; clients may open new ones afterwards."""
         self._closing.fire()
         while self._streams:
             await self._progress.wait()
@@ -145,8 +139,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
                 "allocation refused", extra={"resource": self._resource, "reason": str(error)}
             )
             await context.abort(_STATUS[type(error)], str(error))
-        # Kubelet waits for the answer and nobody for the log line: that is written once the answer
-        # is on its way.
+        # Log after the response is sent: kubelet waits for it.
         ids = [name for item in request.container_requests for name in item.devices_ids]
         asyncio.get_running_loop().call_soon(self._report, snapshot.generation, allocations, ids)
         return wire.allocate_response(allocations)
@@ -154,7 +147,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
     async def PreStartContainer(  # noqa: N802
         self, request: pb.PreStartContainerRequest, context: Context
     ) -> pb.PreStartContainerResponse:
-        del request, context  # not asked for in our options, so kubelet has no reason to call it
+        del request, context  # kubelet does not call it: our options do not ask for it
         return pb.PreStartContainerResponse()
 
     async def GetPreferredAllocation(  # noqa: N802
@@ -176,7 +169,7 @@ class ResourceServicer(pb_grpc.DevicePluginServicer):
                 )
             for warning in preference.warnings:
                 log.warning(
-                    "odd preferred allocation request",
+                    "inconsistent preferred allocation request",
                     extra={"resource": self._resource, "reason": warning},
                 )
             responses.append(pb.ContainerPreferredAllocationResponse(deviceIDs=preference.ids))

@@ -1,4 +1,4 @@
-"""An endpoint for each advertised resource, as resources come and go."""
+"""Starts an endpoint for each advertised resource."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
 
-#: Where endpoints are served when there is no kubelet to register with.
+#: Directory of the sockets without a kubelet.
 DEFAULT_DIRECTORY = Path("/var/lib/kubelet/device-plugins")
 
 
 class Supervisor:
-    """Starts an endpoint when a resource appears; endpoints end themselves when theirs vanishes."""
+    """Starts an endpoint when a resource appears; endpoints end when their resource disappears."""
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class Supervisor:
         serve: Serve = serve,
         register: Register = register,
     ) -> None:
-        """`kubelet_socket` is the path of ``kubelet.sock``; empty means to serve without
-        registering. `directory` is its folder, unless another one is given.
+        """`kubelet_socket` is the path of ``kubelet.sock``; empty: serve without registering.
+        `directory` defaults to its folder.
         """
         self._calls = calls or CallCounts()
         self._on_allocated = on_allocated
@@ -56,7 +56,7 @@ class Supervisor:
         return tuple(endpoint.status() for endpoint, _ in self._endpoints.values())
 
     async def run(self) -> None:
-        """Run until cancelled; then every endpoint is stopped and no socket is left. An endpoint's
+        """Run until cancelled; then stop every endpoint and remove every socket. An endpoint's
         error ends all.
         """
         watches = {
@@ -91,9 +91,7 @@ class Supervisor:
         self._endpoints[resource] = endpoint, task
 
     async def _wait(self, watches: set[asyncio.Task[None]], generation: int) -> None:
-        """Until there is a newer snapshot or an endpoint has ended;
-        a resource may be back by then.
-        """
+        """Until there is a newer snapshot, or an endpoint ended whose resource may be back."""
         newer = asyncio.create_task(self._store.newer_than(generation))
         endpoints = [task for _, task in self._endpoints.values()]
         try:

@@ -1,4 +1,4 @@
-"""Our values as protobuf messages."""
+"""Conversion of our values to protobuf messages."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from plugin.core.allocation import ContainerAllocation
 
 VERSION = "v1beta1"
 
-#: ``(id, healthy, NUMA node)`` of each device: all that kubelet learns, and so what has to change
-#: for a new message.
+#: (id, healthy, NUMA node) of each device: everything that kubelet's list contains.
 DeviceList = tuple[tuple[str, bool, int | None], ...]
 
 
@@ -25,14 +24,14 @@ def list_response(devices: DeviceList) -> pb.ListAndWatchResponse:
 
 
 @functools.lru_cache(maxsize=8192)
-def _device(name: str, healthy: bool, numa: int | None) -> pb.Device:  # noqa: FBT001 — as it stands in the list
-    """Made once: from one list to the next all but a few devices are the same, and making them is
-    most of the work.
+def _device(name: str, healthy: bool, numa: int | None) -> pb.Device:  # noqa: FBT001 — as in the list
+    """Cached: consecutive lists differ in a few devices, and creating messages is most of
+    the work.
     """
     return pb.Device(
         ID=name,
         health="Healthy" if healthy else "Unhealthy",
-        # An unknown NUMA node must be left out: kubelet would take 0 for an answer.
+        # Left out if unknown: kubelet would take 0 as a known node.
         topology=pb.TopologyInfo(nodes=[pb.NUMANode(ID=numa)]) if numa is not None else None,
     )
 

@@ -1,1 +1,1 @@
-"""Kubelet's pod resources API: which container holds which device."""
+"""Kubelet's pod resources API: allocations of devices to containers."""

@@ -1,4 +1,4 @@
-"""Which container holds which device, as kubelet's pod resources API tells it."""
+"""Reads allocations from kubelet's pod resources API."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from plugin.core.holders import Holders
 from plugin.core.view import Holder
 from plugin.errors import KubeletError
 
-#: One answer usually takes milliseconds; kubelet may be starting.
+#: Usually milliseconds, longer while kubelet starts.
 LIST_SECONDS = 5.0
 
-#: Kubelet's own clients allow answers of this size; gRPC's default of 4 MiB is too small for a full
-#: node.
+#: As kubelet's own clients; gRPC's default of 4 MiB is too small for a full node.
 _OPTIONS = (
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.use_local_subchannel_pool", 1),
-    # As for registrations: a peer that answers with GOAWAY is asked once.
+    # As for registrations: no endless retries against GOAWAY.
     ("grpc.enable_retries", 0),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One answer: who holds devices, and the names of all pods listed, with devices or without."""
+    """One response: the holders of devices, and the names of all listed pods."""
 
     holders: Holders
     pods: frozenset[str]
 
 
 def holders(pods: Iterable[pb.PodResources]) -> Holders:
-    """Device id → who holds it."""
+    """Device id → holders."""
     found: dict[str, list[Holder]] = {}
     for pod in pods:
         for container in pod.containers:

@@ -1,5 +1,5 @@
-"""An answer of pod resources together with what tells whether it is whole: which kubelet gave it,
-for how long that has been up, whether our own pod is listed, and kubelet's checkpoint.
+"""A response of pod resources with the evidence of its completeness: which kubelet gave it, its
+uptime, whether our own pod is listed, and kubelet's checkpoint.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from plugin.core.settings import Settings
 from plugin.kubelet.podresources import checkpoint
 from plugin.kubelet.podresources.client import list_pods
 
-#: What a socket file is, across deletion and creation: inode numbers alone are used again at once.
+#: (device, inode, ctime in ns): identifies a socket file; inode numbers alone are reused at once.
 Identity = tuple[int, int, int]
 
 
 def own_pod(environment: Mapping[str, str] = os.environ) -> str:
-    """The name of the pod that this process runs in, should it run in one: a pod's host name is the
-    pod's name, unless it uses the host's network.
+    """The name of our pod, if any: unless it uses the host's network, a pod's host name is its
+    name.
     """
     return environment.get("POD_NAME") or socket.gethostname()
 
 
 @dataclass(frozen=True)
 class Observer:
-    """Asks kubelet at ``socket``. ``checkpoint`` is kubelet's file, ``None`` where it is not known.
+    """Asks kubelet at ``socket``. ``checkpoint`` is kubelet's file, ``None`` if unknown.
 
-    Kubelet makes its socket anew at its start, so the file tells one kubelet from the next.
+    Kubelet creates its socket at every start, so the file identifies the process.
     """
 
     socket: Path
@@ -44,7 +44,7 @@ class Observer:
 
     @classmethod
     def of(cls, settings: Settings) -> Observer:
-        """As the settings name kubelet's folders."""
+        """From the settings."""
         beside = Path(settings.kubelet_socket).parent if settings.kubelet_socket else None
         return cls(
             Path(settings.pod_resources_socket),
@@ -53,10 +53,10 @@ class Observer:
         )
 
     async def ask(self, known: Holdings, devices: Collection[str] | None = None) -> Answer:
-        """Ask once; the checkpoint is read when that may decide whether the answer is whole.
+        """Ask once; read the checkpoint if it may decide whether the answer is complete.
 
-        ``known`` is what was known before. With ``devices`` only these and their replicas count.
-        Raises :class:`KubeletError`.
+        ``known`` are the holdings so far. ``devices`` limits the answer to these and their
+        replicas. Raises :class:`KubeletError`.
         """
         answer = await self._ask()
         if devices is not None:

@@ -1,4 +1,4 @@
-"""Following which pod holds which device: on schedule, and soon after each allocation."""
+"""Follows which pod holds which device: on a schedule, and soon after each allocation."""
 
 from __future__ import annotations
 
@@ -13,53 +13,53 @@ from plugin.errors import KubeletError
 
 log = logging.getLogger(__name__)
 
-#: Without an allocation pods only end; that may be seen a little later.
+#: Without allocations pods can only end, which is less urgent.
 SCHEDULE_SECONDS = 15.0
-#: Kubelet records an allocation after Allocate has returned.
+#: Kubelet records an allocation shortly after Allocate returns.
 SETTLE_SECONDS = 0.5
-#: Between two questions while an answer has not been confirmed, for at most so long.
+#: Interval while an answer is unconfirmed, and the limit of that time.
 CONFIRM_SECONDS, CONFIRM_FOR_SECONDS = 2.0, 30.0
 
 
 def pause(holdings: Holdings, now: float) -> float:
-    """Seconds to the next question, should nothing be allocated."""
+    """Seconds to the next request, unless a device is allocated."""
     if holdings.trusted or holdings.silent or holdings.doubted is None:
         return SCHEDULE_SECONDS
     return CONFIRM_SECONDS if now - holdings.doubted < CONFIRM_FOR_SECONDS else SCHEDULE_SECONDS
 
 
 class Observes(Protocol):
-    """Asks kubelet, as :class:`plugin.kubelet.podresources.observer.Observer` does."""
+    """See :class:`plugin.kubelet.podresources.observer.Observer`."""
 
     @property
     def clock(self) -> Callable[[], float]:
-        """Seconds that only grow."""
+        """A monotonic clock."""
 
     async def ask(self, known: Holdings) -> Answer:
         """Raises :class:`KubeletError`."""
 
 
 class PodFollower:
-    """Keeps what is known about who holds devices."""
+    """Keeps the current holdings."""
 
     def __init__(self, observer: Observes) -> None:
         self._observer = observer
         self._wanted = asyncio.Event()
         self.holdings = Holdings()
-        #: Devices that are held twice, a sentence each.
+        #: A sentence for each device held by several pods.
         self.conflicts: tuple[str, ...] = ()
 
     def current(self) -> Holdings:
-        """What is known at this moment: unconfirmed answers and allocations have their time."""
+        """The holdings, with those expired that are too old."""
         return as_of(self.holdings, self._observer.clock())
 
     def allocated(self, ids: Iterable[str]) -> None:
-        """A container has been given these; have a look soon."""
+        """Note an allocation and ask kubelet soon."""
         self.holdings = handed_out(self.holdings, ids, self._observer.clock())
         self._wanted.set()
 
     async def run(self) -> None:
-        """Ask until cancelled. Logs once that kubelet does not answer."""
+        """Ask until cancelled."""
         logged = ""
         while True:
             before = self.holdings
@@ -71,7 +71,7 @@ class PodFollower:
                 self.holdings = unanswered(self.holdings)
                 if str(error) != logged:
                     logged = str(error)
-                    log.warning("pods are not known", extra={"reason": logged})
+                    log.warning("pod resources unavailable", extra={"reason": logged})
             self._report(before)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause(self.holdings, self._observer.clock())):
@@ -82,11 +82,11 @@ class PodFollower:
     def _report(self, before: Holdings) -> None:
         now = self.holdings
         if before.trusted and not now.trusted:
-            log.info("kubelet's list of pods is not complete; nobody is taken for gone until it is")
+            log.info("kubelet's pod list is incomplete, keeping known allocations")
         if not now.trusted:
-            return  # who held a device before a restart and who does now may both be in it
+            return  # may contain holders from before and after a restart
         found = conflicts(now.holders)
         for conflict in found:
             if conflict not in self.conflicts:
-                log.warning("a device is held twice", extra={"reason": conflict})
+                log.warning("device held by several pods", extra={"reason": conflict})
         self.conflicts = found

@@ -1,1 +1,1 @@
-"""The simulated machine: cards, the rules of MIG, faults and sensors."""
+"""The simulated machine: cards, MIG rules, faults and sensors."""

@@ -1,4 +1,4 @@
-"""Faults of single calls of the driver's library, by function, and how often each was called."""
+"""Counts and faults of the simulated library's calls, by function."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The call does nothing and returns this code."""
+    """The call has no effect and returns this code."""
 
     code: int
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """The call blocks until the fault is lifted, then goes on."""
+    """The call blocks until the fault is lifted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Garble:
-    """Every text that the call returns is these bytes, which by default are no UTF-8."""
+    """Every string that the call returns has these bytes, by default invalid UTF-8."""
 
     data: bytes = b"\xff\xfe\xfa"
 
@@ -47,10 +47,10 @@ class _Injected:
 
 
 class Calls:
-    """What the calls of a simulated library meet at its border. Thread-safe."""
+    """Faults and counts at the library's border. Thread-safe."""
 
     def __init__(self) -> None:
-        #: Calls by function, failed and hanging ones among them.
+        #: Calls by function, including failed and hanging ones.
         self.counts: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._injected: list[_Injected] = []
@@ -64,16 +64,18 @@ class Calls:
         times: int | None = None,
         target: str | None = None,
     ) -> None:
-        """Break the next `times` calls of a function, by default all that come.
+        """Break the next `times` calls of a function, by default all.
 
-        `target` is the UUID of a GPU, for calls about it or anything on it, or of a MIG device.
-        Where several faults fit a call, the one injected first is taken.
+        `target` limits this to calls about a GPU (or anything on it) or a MIG device, by UUID. Of
+        several faults that match a call, the first injected one applies.
         """
         with self._changed:
             self._injected.append(_Injected(function, fault, target, times))
 
     def restore(self, function: str | None = None, kind: type[CallFault] | None = None) -> None:
-        """Lift the faults, of any or one kind, of a function or of all; calls that hang go on."""
+        """Lift the faults of one kind or all kinds, of one function or all; hanging calls
+        continue.
+        """
         with self._changed:
             for injected in self._injected:
                 injected.lifted = function in {None, injected.function} and (
@@ -83,17 +85,19 @@ class Calls:
             self._changed.notify_all()
 
     def broken(self) -> frozenset[str]:
-        """Functions that have a fault that was not lifted."""
+        """Functions with faults."""
         with self._changed:
             return frozenset(injected.function for injected in self._injected)
 
     def wait_hanging(self, function: str, seconds: float) -> bool:
-        """Wait until a call of the function hangs; tells whether one does."""
+        """Wait until a call of the function hangs; returns whether one does."""
         with self._changed:
             return self._changed.wait_for(lambda: self._hanging[function] > 0, seconds)
 
     def enter(self, function: str, concerns: Callable[[], Collection[str]]) -> CallFault | None:
-        """What a call meets; blocks in one that hangs. `concerns` gives the UUIDs it is about."""
+        """Count a call and return its fault; blocks if that hangs. `concerns` returns the UUIDs
+        that the call is about.
+        """
         with self._changed:
             self.counts[function] += 1
             met = self._meet(function, concerns) if self._injected else None

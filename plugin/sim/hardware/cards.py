@@ -1,4 +1,4 @@
-"""Cards, MIG profiles and node types that can be simulated, read from ``cards.json``."""
+"""Simulated cards, MIG profiles and node types, from ``cards.json``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _COMPUTE_PREFIX = re.compile(r"(?P<slices>\d+)c\.(?P<rest>.+)")
 class CardProfile:
     """A GPU instance profile of one card.
 
-    ``id`` is what instances are created with, ``nvml_index`` the number under which NVML is asked
-    for the profile. ``compute_slices`` are the sizes of compute instances that fit into it.
+    ``id`` is for creating instances, ``nvml_index`` for querying the profile. ``compute_slices``
+    are the sizes of its compute instances.
     """
 
     name: str
@@ -37,15 +37,15 @@ class CardProfile:
 
     @property
     def media(self) -> bool:
-        """The profile takes the card's one set of media engines (``+me``, ``+me.all``)."""
+        """The profile includes the card's only set of media engines (``+me``, ``+me.all``)."""
         return "+me" in self.name
 
     def multiprocessors_of(self, compute: int) -> int:
-        """Multiprocessors of a compute instance of ``compute`` slices."""
+        """Multiprocessors of a compute instance with ``compute`` slices."""
         return self.multiprocessors * compute // self.slices
 
     def device_name(self, compute: int) -> str:
-        """Name of a device whose compute instance has ``compute`` slices."""
+        """Name of a device with a compute instance of ``compute`` slices."""
         return self.name if compute == self.slices else f"{compute}c.{self.name}"
 
 
@@ -69,21 +69,21 @@ class Card:
 
     @property
     def mig_mode_needs_reset(self) -> bool:
-        """Ampere switches MIG mode with the next GPU reset, later architectures at once."""
+        """Ampere switches MIG mode at the next GPU reset, later architectures at once."""
         return self.architecture == "ampere"
 
     @property
     def remaps_rows(self) -> bool:
-        """From Ampere on memory rows are remapped, earlier cards retire pages."""
+        """Ampere and later remap memory rows, earlier cards retire pages."""
         return self.architecture != "turing"
 
     @property
     def samples_instances(self) -> bool:
-        """The driver offers GPM, that is activity per GPU instance (Hopper and later)."""
+        """The driver has GPM, activity per GPU instance (Hopper and later)."""
         return self.compute_capability >= (9, 0)
 
     def profile(self, name: str) -> CardProfile:
-        """The profile called ``name``; ``1g.5gb.me`` is taken as ``1g.5gb+me``."""
+        """The profile called ``name``; accepts ``1g.5gb.me`` for ``1g.5gb+me``."""
         wanted = canonical(name)
         for profile in self.profiles:
             if profile.name == wanted:
@@ -108,23 +108,21 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Every card and every node type (``{name: (card, number of GPUs)}``) by name."""
+    """Cards and node types (``{name: (card, number of GPUs)}``) by name."""
 
     cards: dict[str, Card]
     nodes: dict[str, tuple[Card, int]]
 
 
 def canonical(name: str) -> str:
-    """A profile's name as the driver writes it: resource names have dots where attributes have a
-    plus.
-    """
+    """The driver's name of a profile: a plus before attributes, where resource names have a dot."""
     head, unit, attributes = name.partition("gb")
     return f"{head}{unit}+{attributes[1:]}" if attributes.startswith(".") else name
 
 
 @functools.cache
 def catalog() -> Catalog:
-    """The packaged tables; read on first use."""
+    """The packaged tables, read on first use."""
     raw = json.loads(Path(__file__).with_name("cards.json").read_bytes())
     compute = {int(k): tuple(v) for k, v in raw["compute_instance_profiles"].items() if k.isdigit()}
     cards = {

@@ -1,4 +1,4 @@
-"""NVML's return codes, and the error that carries one out of the simulated node."""
+"""NVML's return codes, and the error that carries one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from plugin.errors import SimulationError
 
 
 class Code(enum.IntEnum):
-    """``nvmlReturn_t`` as far as the simulation answers with it."""
+    """``nvmlReturn_t``, as far as the simulation returns it."""
 
     SUCCESS = 0
     UNINITIALIZED = 1
@@ -34,7 +34,7 @@ class Code(enum.IntEnum):
     UNKNOWN = 999
 
 
-#: What ``nvmlErrorString`` says for each code.
+#: ``nvmlErrorString`` by code.
 MESSAGES: dict[Code, str] = {
     Code.SUCCESS: "Success",
     Code.UNINITIALIZED: "Uninitialized",
@@ -62,7 +62,7 @@ MESSAGES: dict[Code, str] = {
 
 
 class NodeError(SimulationError):
-    """The simulated driver refuses a call. ``code`` is what NVML would return."""
+    """The simulated driver refuses a call with NVML's return code."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(f"{message}: {MESSAGES[code]}")

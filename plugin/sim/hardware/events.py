@@ -1,4 +1,4 @@
-"""Event queues of the simulated node: what an NVML event set is to the real one."""
+"""Event queues of the simulated node, the counterpart of NVML event sets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from plugin.sim.hardware.codes import Code, NodeError
 
 
 class EventQueue:
-    """Receives events of the GPUs registered with it, from registration on.
+    """Receives events of registered GPUs.
 
-    Thread-safe: one thread waits, any other delivers. Made by
+    Thread-safe, for one waiting thread. Created by
     :meth:`plugin.sim.hardware.engine.SimNode.open_queue`.
     """
 
@@ -23,11 +23,11 @@ class EventQueue:
         self._events: deque[DriverEvent] = deque()
         self._lost: set[str] = set()
         self._closed = False
-        #: An event was taken by a waiter that has not come back for the next.
+        #: A waiter took an event and has not returned for the next one.
         self._carried = False
 
     def register(self, gpu_uuid: str, mask: int) -> None:
-        """Receive kinds in ``mask`` (event bits) of a GPU; registering again widens the mask."""
+        """Receive the kinds in ``mask`` (event bits) of a GPU; repeated calls widen the mask."""
         with self._changed:
             self._masks[gpu_uuid] = self._masks.get(gpu_uuid, 0) | mask
 
@@ -38,16 +38,16 @@ class EventQueue:
                 self._changed.notify_all()
 
     def mark_lost(self, gpu_uuid: str, *, lost: bool) -> None:
-        """A lost GPU makes every wait fail until it is back."""
+        """Every wait fails while a registered GPU is lost."""
         with self._changed:
             (self._lost.add if lost else self._lost.discard)(gpu_uuid)
             self._changed.notify_all()
 
     def wait(self, timeout: float | None) -> DriverEvent | None:
-        """The next event, ``None`` after ``timeout`` seconds without one.
+        """The next event, ``None`` after ``timeout`` seconds.
 
-        Raises :class:`~plugin.sim.hardware.codes.NodeError` when a registered GPU is lost or the
-        queue was closed.
+        Raises :class:`~plugin.sim.hardware.codes.NodeError` if a registered GPU is lost or the
+        queue is closed.
         """
         with self._changed:
             self._carried = False
@@ -63,7 +63,7 @@ class EventQueue:
             return None
 
     def wait_heard(self, seconds: float) -> bool:
-        """Wait until whoever waits here has taken every event and come back for the next."""
+        """Wait until the waiter has taken every event and returned for the next one."""
         with self._changed:
             return self._changed.wait_for(
                 lambda: self._closed or not (self._events or self._carried), seconds
@@ -79,13 +79,13 @@ class EventQueue:
 
 
 class EventQueues:
-    """Every queue that is open. Its owner locks."""
+    """All open queues. The owner locks."""
 
     def __init__(self) -> None:
         self._queues: list[EventQueue] = []
 
     def open(self, lost: Iterable[str]) -> EventQueue:
-        """A new queue, which knows these GPUs as lost."""
+        """`lost` are the UUIDs of lost GPUs."""
         queue = EventQueue()
         for gpu_uuid in lost:
             queue.mark_lost(gpu_uuid, lost=True)

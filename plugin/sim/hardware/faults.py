@@ -1,5 +1,5 @@
-"""What is broken on a simulated node: unreadable parts, missing files, a driver that hangs or is
-not there.
+"""Faults of a simulated node: unreadable parts, missing files, a driver that hangs or is not
+loaded.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from plugin.sim.hardware.codes import Code, NodeError
 
 
 class Aspect(enum.Enum):
-    """Part of a device that can be made unreadable.
+    """A part of a device that can be made unreadable.
 
-    ``GPU_INSTANCES`` of a GPU is what a process without the right to monitor all instances cannot
-    read.
+    ``GPU_INSTANCES`` of a GPU is unreadable without the right to monitor all instances.
     """
 
     HANDLE = "handle"
@@ -35,7 +34,7 @@ class Aspect(enum.Enum):
 
 
 class Faults:
-    """Faults of the driver and its files. Thread-safe; ``changes`` counts what was done here."""
+    """Faults of the driver and its files. Thread-safe; ``changes`` counts them."""
 
     def __init__(self) -> None:
         self.changes = 0
@@ -46,49 +45,45 @@ class Faults:
         self._running = threading.Event()
         self._running.set()
 
-    # Asked by whatever plays a driver
+    # Queried by the simulated library and files
 
     def enter(self) -> None:
-        """What every driver call meets first: a hang blocks it, a driver that is not loaded refuses
-        it.
+        """Every driver call passes here: it blocks during a hang, and fails without a loaded
+        driver.
         """
-        if not self._running.is_set():  # cheaper than to wait for what is so
+        if not self._running.is_set():  # cheaper than wait()
             self._running.wait()
         if not self._available:
             raise NodeError(Code.DRIVER_NOT_LOADED, "asking the simulated driver")
 
     def code(self, uuid: str, aspect: Aspect) -> Code | None:
-        """The code that reading this part of a device answers with,
-        ``None`` when it can be read.
-        """
+        """The return code of reading this part of a device; ``None`` if readable."""
         return self._unreadable.get((uuid, aspect))
 
     def check(self, uuid: str, aspect: Aspect) -> None:
-        """Raise the fault of this part of a device, if it has one."""
+        """Raise if this part of a device is unreadable."""
         code = self.code(uuid, aspect)
         if code is not None:
             raise NodeError(code, f"reading {aspect.value} of {uuid}")
 
     @property
     def available(self) -> bool:
-        """Whether the driver is loaded."""
         return self._available
 
     @property
     def removed(self) -> frozenset[str]:
-        """Absolute paths of files that should exist and do not."""
+        """Absolute paths of removed files."""
         return self._removed
 
     # Injected by tests and demonstrations
 
     def fail(self, uuid: str, aspect: Aspect, code: Code = Code.UNKNOWN) -> None:
-        """Make one part of one GPU or MIG device unreadable, until healed, reset or destroyed."""
+        """Make a part of a GPU or MIG device unreadable, until healed, reset or destroyed."""
         with self._lock:
             self._unreadable = {**self._unreadable, (uuid, aspect): code}
             self.changes += 1
 
     def heal(self, uuids: Collection[str]) -> None:
-        """Make devices readable again."""
         with self._lock:
             self._unreadable = {
                 key: code for key, code in self._unreadable.items() if key[0] not in uuids
@@ -96,7 +91,7 @@ class Faults:
             self.changes += 1
 
     def remove_node(self, path: str) -> None:
-        """Take away a device node or capability file, by its absolute path."""
+        """Remove a device node or capability file, by its absolute path."""
         with self._lock:
             self._removed |= {path}
             self.changes += 1
@@ -107,7 +102,6 @@ class Faults:
             self.changes += 1
 
     def set_available(self, *, available: bool) -> None:
-        """Load or unload the driver."""
         with self._lock:
             self._available = available
             self.changes += 1

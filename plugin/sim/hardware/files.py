@@ -1,4 +1,4 @@
-"""The files that a driver makes on a simulated node: device nodes, capabilities, NUMA nodes."""
+"""The driver's files on a simulated node: device nodes, capabilities, NUMA nodes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import Iterator, Mapping
 from plugin.sim.hardware.engine import SimNode
 from plugin.sim.hardware.geometry import MAX_GPUS
 
-#: Control nodes of a node whose driver is loaded; ``nvidia-modeset`` exists only where a display
-#: driver runs.
+#: Control nodes of a loaded driver; ``nvidia-modeset`` needs a display driver.
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 MIG_MINORS = "/proc/driver/nvidia-caps/mig-minors"
 
 _GPU_INSTANCES = 15
 _COMPUTE_INSTANCES = 8
 _CAPABILITIES = "/proc/driver/nvidia/capabilities"
-_READABLE = 292  # 0444: what instances and the monitor have
-_OWNER_ONLY = 256  # 0400: what the config capability has
+_READABLE = 292  # 0444: instances and the monitor
+_OWNER_ONLY = 256  # 0400: the config capability
 
 
 class SimFiles:
-    """The files in memory: a :class:`plugin.driver.files.FileSource` that writes nothing."""
+    """The files in memory, as a :class:`plugin.driver.files.FileSource`."""
 
     def __init__(self, engine: SimNode) -> None:
         self._engine = engine
@@ -42,7 +41,7 @@ class SimFiles:
 
     def _files(self) -> Mapping[str, str]:
         generation, files = self._known
-        now = self._engine.generation  # read first: what changes meanwhile is read again
+        now = self._engine.generation  # read before the files, so that later changes are seen
         if generation != now:
             files = node_files(self._engine)
             self._known = now, files
@@ -50,21 +49,19 @@ class SimFiles:
 
 
 def node_files(engine: SimNode) -> dict[str, str]:
-    """Text of every file that is there, by its absolute path."""
+    """Absolute path → text of every file."""
     removed = engine.faults.removed
     return {path: text for path, text in _paths(engine) if path not in removed}
 
 
 def capability_minor(gpu_minor: int, gi: int, ci: int | None = None) -> int:
-    """Minor of ``/dev/nvidia-caps/nvidia-cap<minor>`` for a GPU instance or a compute instance in
-    it.
-    """
+    """Minor of ``/dev/nvidia-caps/nvidia-cap<minor>`` for a GPU or compute instance."""
     minor = 3 + 135 * gpu_minor + 9 * gi
     return minor if ci is None else minor + 1 + ci
 
 
 def _paths(engine: SimNode) -> Iterator[tuple[str, str]]:
-    """Absolute path and text of every file, those that were removed among them."""
+    """Absolute path and text of every file, including removed ones."""
     for node in CONTROL_NODES:
         yield node, ""
     yield MIG_MINORS, mig_minors()
@@ -93,7 +90,7 @@ def _capability(path: str, minor: int, mode: int = _READABLE) -> Iterator[tuple[
 
 @functools.cache
 def mig_minors() -> str:
-    """The driver's table of capability minors, which lists everything that could exist."""
+    """The driver's table of capability minors for all possible instances."""
     lines = ["config 1", "monitor 2"]
     for gpu in range(MAX_GPUS):
         for gi in range(_GPU_INSTANCES):

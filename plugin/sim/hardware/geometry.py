@@ -1,4 +1,4 @@
-"""What a simulated node is asked to look like: ``NODE[:GEOMETRY]``."""
+"""Parses the description of a simulated node: ``NODE[:GEOMETRY]``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from plugin.core.quote import quote
 from plugin.errors import SimulationError
 from plugin.sim.hardware.cards import Card, catalog
 
-#: Capability files of the driver name this many GPUs.
+#: The driver's capability table covers this many GPUs.
 MAX_GPUS = 32
 
-#: Profiles asked for on one GPU; ``None`` is MIG off, an empty tuple is MIG on without instances.
+#: Profiles of one GPU; ``None`` is MIG off, an empty tuple MIG on without instances.
 GpuGeometry = tuple[str, ...] | None
 
-#: Numbers of three digits: more is asked for by mistake, and would be built before it is refused.
+#: At most three digits, so that a mistyped count is refused before it is built.
 _COUNTED = re.compile(r"(?P<count>\d{1,3})x(?P<card>.+)")
 _GPU_RANGE = re.compile(r"(?P<first>\d{1,3})(?:-(?P<last>\d{1,3}))?")
 _TIMES = re.compile(r"(?P<name>[^*]+?)(?:\*(?P<count>\d{1,3}))?")
@@ -27,8 +27,8 @@ _GEOMETRIES = (
 
 
 def parse_fleet(node: str) -> tuple[Card, ...]:
-    """Cards of ``p4d.24xlarge``, ``2xa100-40gb+2xa30-24gb`` or ``p4d.24xlarge+g4dn.12xlarge``, in
-    order.
+    """The cards of ``p4d.24xlarge``, ``2xa100-40gb+2xa30-24gb`` or
+    ``p4d.24xlarge+g4dn.12xlarge``.
     """
     cards = tuple(
         itertools.chain.from_iterable(_parse_part(part.strip(), node) for part in node.split("+"))
@@ -57,7 +57,7 @@ def _parse_part(part: str, node: str) -> Sequence[Card]:
 
 
 def parse_geometry(text: str, cards: Sequence[Card]) -> tuple[GpuGeometry, ...]:
-    """Profiles per GPU. GPUs without MIG are left alone by ``all-…``."""
+    """Profiles per GPU; ``all-…`` skips GPUs without MIG."""
     text = text.strip()
     if text in {"", "mig-off", "all-disabled"}:
         return (None,) * len(cards)
@@ -78,30 +78,28 @@ def parse_geometry(text: str, cards: Sequence[Card]) -> tuple[GpuGeometry, ...]:
 
 
 def named_gpus(text: str, count: int) -> frozenset[int]:
-    """GPUs that a geometry says something about: all for the words, those on the left of ``=``
-    otherwise.
-    """
+    """GPUs that a geometry configures: those left of ``=``, or all."""
     if "=" not in text:
         return frozenset(range(count))
     entries = filter(None, (part.strip() for part in text.split(";")))
     return frozenset(gpu for entry in entries for gpu in _gpus_of(entry, count))
 
 
-def _whole_card(what: str, card: Card) -> GpuGeometry:
-    if what == "enabled":
+def _whole_card(geometry: str, card: Card) -> GpuGeometry:
+    if geometry == "enabled":
         return ()
-    if what == "balanced":
+    if geometry == "balanced":
         names = [
             next(p.name for p in card.profiles if p.nvml_index == index)
             for index in (0, 1, 2)[: _kinds(card)]
         ]
         return (names[0], *names)
-    profile, slices = card.device_profile(what)
+    profile, slices = card.device_profile(geometry)
     return (profile.device_name(slices),) * (profile.max_instances * (profile.slices // slices))
 
 
 def _kinds(card: Card) -> int:
-    """How many sizes a balanced GPU mixes: 1g, 2g and 3g, or 1g and 2g on a card of four slices."""
+    """The number of sizes in ``balanced``: 1g, 2g and 3g, or 1g and 2g on a card of four slices."""
     return 3 if card.compute_slices >= 7 else 2  # noqa: PLR2004 - the slices of a full-size card
 
 

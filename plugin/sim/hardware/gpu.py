@@ -1,4 +1,4 @@
-"""State of one simulated GPU as a frozen value, and the rules by which instances are made on it."""
+"""The state of a simulated GPU as a frozen value, and the rules for creating instances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from plugin.core.inventory.model import Placement
 from plugin.sim.hardware.cards import Card, CardProfile
 from plugin.sim.hardware.codes import Code, NodeError
-from plugin.sim.hardware.placement import compute_placements
+from plugin.sim.hardware.placement import PlannedInstance, compute_placements
 
 _NAMESPACE = uuid.UUID("6f1d9c52-8a34-4d1e-9b7a-51c1f7d0a4ce")
 _BUSES = (0x10, 0x20, 0x90, 0xA0)
@@ -42,7 +42,7 @@ class GpuInstance:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that holds a device. ``memory`` is in bytes."""
+    """``memory`` is in bytes."""
 
     pid: int
     memory: int = 0
@@ -50,9 +50,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Wear:
-    """What a GPU reports about its memory: ECC errors since boot, remapped rows, retirements to
-    come.
-    """
+    """Memory health: ECC errors since boot, remapped rows, pending retirements."""
 
     single_bit_ecc: int = 0
     double_bit_ecc: int = 0
@@ -65,19 +63,18 @@ class Wear:
 
 @dataclass(frozen=True, slots=True)
 class MigSlot:
-    """One MIG device with NVML's index for it."""
+    """One MIG device with NVML's index."""
 
     index: int
     gi: GpuInstance
     ci: ComputeInstance
 
 
-@dataclass(frozen=True)  # without slots, which the look-up below needs
+@dataclass(frozen=True)  # without slots, for the cached property
 class GpuState:
-    """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` where the node does not say.
+    """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` if unknown.
 
-    ``index`` is that of its slot and its minor number. NVML's index is its position among the GPUs
-    that are there.
+    ``index`` is the slot and the minor number; NVML's index is the position among present GPUs.
     """
 
     index: int
@@ -98,8 +95,13 @@ class GpuState:
         return self.index
 
     def devices(self) -> Iterator[MigSlot]:
-        """MIG devices in the order in which NVML counts them."""
+        """MIG devices in NVML's order."""
         return iter(self._slots.values())
+
+    @property
+    def holdable(self) -> tuple[str, ...]:
+        """UUIDs that a process may hold: the GPU's and its MIG devices'."""
+        return (self.uuid, *self._slots)
 
     def device(self, uuid: str) -> MigSlot | None:
         return self._slots.get(uuid)
@@ -116,17 +118,25 @@ class GpuState:
         raise NodeError(Code.NOT_FOUND, f"GPU {self.index} has no GPU instance {gi}")
 
     def with_instance(self, instance: GpuInstance) -> GpuState:
-        """This GPU with an instance added or replaced."""
+        """With an instance added or replaced."""
         others = (other for other in self.instances if other.id != instance.id)
         return replace(self, instances=tuple(sorted((*others, instance), key=lambda i: i.id)))
 
     def without_instance(self, gi: int) -> GpuState:
         return replace(self, instances=tuple(i for i in self.instances if i.id != gi))
 
+    def matches(self, planned: Sequence[PlannedInstance] | None) -> bool:
+        """Whether MIG mode and instances are as planned; ``None`` is MIG off."""
+        if planned is None or not self.mig or not self.mig_pending:
+            return planned is None and not self.mig and not self.mig_pending
+        placed = [
+            (i.profile.name, i.placement, tuple(c.slices for c in i.compute))
+            for i in self.instances
+        ]
+        return sorted(placed) == sorted((p.profile.name, p.placement, p.compute) for p in planned)
+
     def free_placements(self, profile: CardProfile) -> tuple[Placement, ...]:
-        """Where an instance of this profile could be made now. The same with MIG off, as real
-        drivers answer.
-        """
+        """Possible placements of a new instance. The same with MIG off, as on real drivers."""
         same = sum(instance.profile.name == profile.name for instance in self.instances)
         media = profile.media and any(instance.profile.media for instance in self.instances)
         if same >= profile.max_instances or media:
@@ -137,15 +147,13 @@ class GpuState:
         )
 
     def remaining(self, profile: CardProfile) -> int:
-        """How many more instances of this profile could be made."""
+        """The number of further instances of this profile."""
         same = sum(instance.profile.name == profile.name for instance in self.instances)
         return min(len(self.free_placements(profile)), profile.max_instances - same)
 
 
 def new_gpu(node: str, index: int, card: Card, numa: int | None) -> GpuState:
-    """GPU ``index`` of a node: its UUID depends on the node's name, its bus id is laid out as on a
-    p4d.
-    """
+    """GPU ``index`` of a node: the UUID depends on the node's name, the bus id is as on a p4d."""
     domain, position = divmod(index, _GPUS_PER_DOMAIN)
     return GpuState(
         index=index,
@@ -157,14 +165,12 @@ def new_gpu(node: str, index: int, card: Card, numa: int | None) -> GpuState:
 
 
 def mig_uuid(gpu_uuid: str, gi: int, ci: int, count: int) -> str:
-    """UUID of a MIG device; ``count`` rises with every instance made, so a new instance has a new
-    UUID.
-    """
+    """``count`` rises with every instance created, so every instance has a new UUID."""
     return f"MIG-{uuid.uuid5(_NAMESPACE, f'{gpu_uuid}/{gi}/{ci}/{count}')}"
 
 
 def instance_id(card: Card, at: Placement) -> int:
-    """GPU instance id from the placement, numbered like a binary tree as real drivers do.
+    """GPU instance id by placement, numbered like a binary tree as on real drivers.
 
     On eight memory slices: 0 for the whole card, 1-2 for halves, 3-6 for quarters, 7-14 for single
     slices.
@@ -173,20 +179,21 @@ def instance_id(card: Card, at: Placement) -> int:
 
 
 def add_gi(gpu: GpuState, profile: str, wanted: Placement | None) -> tuple[GpuState, GpuInstance]:
-    """The GPU with a new instance at the wanted placement, or at the first that is free."""
+    """Add an instance at the wanted or the first free placement."""
     known = gpu.card.profile(profile)
     free = gpu.free_placements(known)
-    what = f"creating {known.name} on GPU {gpu.index}"
+    operation = f"creating {known.name} on GPU {gpu.index}"
     if wanted is not None and wanted not in known.placements:
         choices = ", ".join(f"{at.start}:{at.size}" for at in known.placements)
         raise NodeError(
-            Code.INVALID_ARGUMENT, f"{what} at {wanted.start}:{wanted.size}, possible are {choices}"
+            Code.INVALID_ARGUMENT,
+            f"{operation} at {wanted.start}:{wanted.size}, possible are {choices}",
         )
     if not free or (wanted is not None and wanted not in free):
         taken = ", ".join(
             f"{i.profile.name} at {i.placement.start}:{i.placement.size}" for i in gpu.instances
         )
-        raise NodeError(Code.INSUFFICIENT_RESOURCES, f"{what} beside {taken}")
+        raise NodeError(Code.INSUFFICIENT_RESOURCES, f"{operation} beside {taken}")
     at = wanted or free[0]
     made = GpuInstance(instance_id(gpu.card, at), known, at)
     return gpu.with_instance(made), made
@@ -195,8 +202,8 @@ def add_gi(gpu: GpuState, profile: str, wanted: Placement | None) -> tuple[GpuSt
 def add_ci(
     gpu: GpuState, gi: int, slices: int | None, count: int
 ) -> tuple[GpuState, ComputeInstance]:
-    """The GPU with a new compute instance (by default as large as its GPU instance), the
-    ``count``-th ever made.
+    """Add a compute instance, by default of the GPU instance's size; ``count`` as in
+    :func:`mig_uuid`.
     """
     instance = gpu.instance(gi)
     size = instance.profile.slices if slices is None else slices
@@ -206,8 +213,10 @@ def add_ci(
         )
     free = free_compute(instance, size)
     if not free:
-        what = f"creating {size}c in GPU instance {gi} of GPU {gpu.index}, which has no room left"
-        raise NodeError(Code.INSUFFICIENT_RESOURCES, what)
+        raise NodeError(
+            Code.INSUFFICIENT_RESOURCES,
+            f"creating {size}c in GPU instance {gi} of GPU {gpu.index}, which has no room left",
+        )
     used = {ci.id for ci in instance.compute}
     number = next(n for n in range(len(used) + 1) if n not in used)
     made = ComputeInstance(number, free[0], mig_uuid(gpu.uuid, gi, number, count))
@@ -216,7 +225,7 @@ def add_ci(
 
 
 def free_compute(instance: GpuInstance, slices: int) -> tuple[Placement, ...]:
-    """Where a compute instance of ``slices`` could be made inside a GPU instance now."""
+    """Possible placements of a new compute instance within a GPU instance."""
     taken: Sequence[Placement] = [ci.placement for ci in instance.compute]
     return tuple(
         at

@@ -1,4 +1,4 @@
-"""Where the instances of a simulated GPU can be placed."""
+"""Placement of instances on a simulated GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plugin.sim.hardware.cards import Card, CardProfile
 
 @dataclass(frozen=True, slots=True)
 class PlannedInstance:
-    """One GPU instance to create and the sizes of the compute instances inside it."""
+    """A GPU instance to create, with the sizes of its compute instances."""
 
     profile: CardProfile
     placement: Placement
@@ -21,11 +21,10 @@ class PlannedInstance:
 
 
 def plan(card: Card, names: Sequence[str], gpu: int = 0) -> tuple[PlannedInstance, ...]:
-    """Instances that give one GPU exactly these devices, in order of placement.
+    """The instances for exactly these devices on one GPU, by placement.
 
-    Devices with compute instances smaller than their GPU instance share GPU instances as far as
-    they fit. Raises :class:`~plugin.errors.SimulationError` with the reason when there is no
-    placement.
+    Smaller compute instances share GPU instances as far as they fit. Raises
+    :class:`~plugin.errors.SimulationError` with the reason if there is no placement.
     """
     groups = _group(card, names)
     placements = place(card, [profile for profile, _ in groups])
@@ -44,7 +43,7 @@ def plan(card: Card, names: Sequence[str], gpu: int = 0) -> tuple[PlannedInstanc
 
 
 def _group(card: Card, names: Sequence[str]) -> list[tuple[CardProfile, tuple[int, ...]]]:
-    """GPU instances with their compute instances, first fit, larger compute instances first."""
+    """GPU instances with their compute instances: first fit, largest first."""
     wanted = [card.device_profile(name) for name in names]
     open_groups: list[tuple[CardProfile, list[int]]] = []
     for profile, slices in sorted(wanted, key=lambda w: -w[1]):
@@ -70,14 +69,14 @@ def _starts(profile: CardProfile, compute: Sequence[int]) -> list[Placement]:
 
 
 def compute_placements(profile: CardProfile, slices: int) -> tuple[Placement, ...]:
-    """Where a compute instance of this size can lie within a GPU instance, in compute slices."""
+    """Placements of a compute instance in a GPU instance, in compute slices."""
     return tuple(
         Placement(start, slices) for start in range(0, profile.slices - slices + 1, slices)
     )
 
 
 def compute_start(profile: CardProfile, taken: Sequence[Placement], slices: int) -> int | None:
-    """First free compute slice for an instance of ``slices``, ``None`` when it does not fit."""
+    """First free compute slice for an instance of ``slices``; ``None`` if it does not fit."""
     for at in compute_placements(profile, slices):
         if not any(at.overlaps(other) for other in taken):
             return at.start
@@ -85,10 +84,9 @@ def compute_start(profile: CardProfile, taken: Sequence[Placement], slices: int)
 
 
 def place(card: Card, wanted: Sequence[CardProfile]) -> tuple[Placement, ...] | None:
-    """A placement for each wanted profile on an empty GPU; ``None`` when there is none.
+    """A placement for each profile on an empty GPU; ``None`` if impossible.
 
-    Backtracking, largest first. Equal profiles take rising places, so that permutations are not
-    tried again.
+    Backtracking, largest first. Equal profiles take rising placements, to skip permutations.
     """
     if _why_not(card, wanted) is not None:
         return None
@@ -118,7 +116,7 @@ def place(card: Card, wanted: Sequence[CardProfile]) -> tuple[Placement, ...] | 
 
 
 def _why_not(card: Card, wanted: Sequence[CardProfile]) -> str | None:
-    """A reason that needs no search, in words."""
+    """A reason that needs no search."""
     maximum = {profile.name: profile.max_instances for profile in wanted}
     for name, count in Counter(profile.name for profile in wanted).items():
         if count > maximum[name]:

@@ -1,6 +1,4 @@
-"""What the sensors of a simulated card show, in NVML's units, by the share of it (0..1) that is
-busy.
-"""
+"""Sensors of a simulated card, in NVML's units, by its busy share (0..1)."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ MEMORY_CLOCK = 1215  # MHz, whether busy or not
 _MIB = 1 << 20
 _RESERVED = 503316480  # bytes, as recorded on an H100
 
-#: Percent of time where every slice is busy, as of a training job.
+#: Percent of time with every slice busy, as during training.
 _ACTIVITY = {
     "sm_active": 80.0,
     "sm_occupancy": 45.0,
@@ -26,7 +24,7 @@ _ACTIVITY = {
 
 
 class Memory(NamedTuple):
-    """Bytes; what is reserved counts neither as used nor as free."""
+    """Bytes; reserved memory is neither used nor free."""
 
     total: int
     used: int
@@ -35,7 +33,7 @@ class Memory(NamedTuple):
 
 
 def memory(gpu: GpuState, slot: MigSlot | None, used: int) -> Memory:
-    """That of a GPU or one of its MIG devices, on which processes use so many bytes."""
+    """Of a GPU or a MIG device, whose processes use `used` bytes."""
     total = gpu.card.memory_bytes if slot is None else slot.gi.profile.memory_mib * _MIB
     used = min(total, used)
     reserved = min(_RESERVED, total - used)
@@ -48,7 +46,7 @@ def power(busy: float) -> int:
 
 
 def temperature(busy: float) -> int:
-    """Degrees Celsius; any work makes it warmer."""
+    """Degrees Celsius."""
     return 31 + round(27 * busy)
 
 
@@ -58,19 +56,19 @@ def sm_clock(busy: float) -> int:
 
 
 def utilisation(busy: float) -> tuple[int, int]:
-    """Percent of time in which something ran, and in which memory was read or written."""
+    """Percent of time with work, and with memory accesses."""
     return (90, 40) if busy else (0, 0)
 
 
 def activity(name: str, before: float, after: float) -> float:
-    """Percent of the time between two samples, by the field of
+    """Percent of the time between two samples, for a field of
     :class:`~plugin.core.inventory.samples.Activity`.
     """
     return _ACTIVITY[name] * (before + after) / 2
 
 
 class EnergyMeter:
-    """Adds up joules by UUID; whoever changes the power settles before. Thread-safe."""
+    """Adds up joules by UUID; settle before the power changes. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

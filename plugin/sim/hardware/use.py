@@ -1,4 +1,4 @@
-"""Who uses the devices of a simulated node, and what that costs: memory, busy slices, energy."""
+"""Processes on a simulated node, with the memory, slices and energy that they use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plugin.sim.hardware.sensors import EnergyMeter, power
 
 
 class Use:
-    """Processes by the UUID of what they hold. Its owner locks."""
+    """Processes by the UUID of their device. The owner locks."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._processes: dict[str, tuple[Process, ...]] = {}
@@ -19,12 +19,12 @@ class Use:
         return self._processes.get(uuid, ())
 
     def hold(self, uuid: str, process: Process) -> None:
-        """The same pid again replaces itself."""
+        """Replaces a process of the same pid."""
         others = (p for p in self.processes(uuid) if p.pid != process.pid)
         self._processes[uuid] = tuple(sorted((*others, process), key=lambda p: p.pid))
 
-    def let_go(self, uuid: str, pid: int | None = None) -> None:
-        """A process, or every process, lets go of a device."""
+    def release(self, uuid: str, pid: int | None = None) -> None:
+        """Release one process, or all."""
         self._processes[uuid] = tuple(
             p for p in self.processes(uuid) if pid is not None and p.pid != pid
         )

@@ -1,4 +1,4 @@
-"""Admission and life of pods on the stand-in kubelet: schedule, allocate, restart, fail, delete."""
+"""Pods on the stand-in kubelet: schedule, allocate, restart, fail, delete."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 class PodLedger:
-    """The pods of one node, admitted one at a time. They outlive the kubelet process and its device
-    manager.
-    """
+    """The pods of one node, admitted one at a time. Survives restarts of the kubelet."""
 
     def __init__(
         self,
@@ -27,7 +25,7 @@ class PodLedger:
         schedulable: Callable[[str], int],
         changed: Callable[[], None],
     ) -> None:
-        """``schedulable`` is how many devices of a resource the scheduler believes the node has."""
+        """``schedulable`` returns a resource's devices as known to the scheduler."""
         self._manager = manager
         self._schedulable = schedulable
         self._changed = changed
@@ -35,9 +33,7 @@ class PodLedger:
         self.pods: dict[str, PodResult] = {}
 
     async def admit(self, pod: Pod) -> PodResult:
-        """Schedule and start a pod. The result lives on: it changes with the pod until the pod is
-        deleted.
-        """
+        """Schedule and start a pod. The result is updated until the pod is deleted."""
         if pod.key in self.pods:
             raise SimulationError(f"pod {pod.key} exists; delete it first")
         result = self.pods[pod.key] = PodResult(pod)
@@ -45,13 +41,13 @@ class PodLedger:
         return result
 
     async def reschedule(self) -> None:
-        """Try pending pods again, oldest first, as the scheduler does when a node changes."""
+        """Try pending pods again, oldest first, as the scheduler does after a node change."""
         for result in list(self.pods.values()):
             if result.phase == "Pending" and not result.admitted:
                 await self._schedule(result)
 
     async def delete(self, pod: Pod) -> None:
-        """Delete a pod and free what it held. An unknown pod is a :class:`SimulationError`."""
+        """Delete a pod and free its devices. An unknown pod is a :class:`SimulationError`."""
         async with self._lock:
             if self.pods.pop(pod.key, None) is None:
                 raise SimulationError(f"there is no pod {pod.key}")
@@ -59,21 +55,21 @@ class PodLedger:
             self._changed()
 
     def finish(self, pod: Pod) -> None:
-        """Let every container end well; what it held is free with the next allocation."""
+        """Let every container succeed; the next allocation frees its devices."""
         result = self._container(pod, next(iter(pod.containers)))
         result.phase, result.reason, result.waiting = "Succeeded", "", set()
         self._changed()
 
     def crash(self, pod: Pod, container: str) -> None:
-        """Let a container end and wait for its restart."""
+        """Let a container exit and wait for its restart."""
         self._container(pod, container).waiting.add(container)
         self._changed()
 
     async def restart_container(self, pod: Pod, container: str) -> PodResult:
-        """Start a container again with the stored answers, without Allocate; a device gone or
-        unhealthy fails the pod.
+        """Restart a container with the stored responses, without Allocate; a missing or unhealthy
+        device fails the pod.
 
-        While the plugin is away nothing is known against the devices, and the container starts.
+        While the plugin is away, devices count as healthy.
         """
         async with self._lock:
             result = self._container(pod, container)
@@ -84,7 +80,7 @@ class PodLedger:
                         pod.key,
                         container,
                         resource,
-                    ) not in manager.assignments:  # lost with the checkpoint
+                    ) not in manager.assignments:  # the checkpoint was lost
                         await manager.allocate(pod.key, container, [(resource, count)])
                     elif manager.live(resource):
                         manager.check_held(pod.key, container, resource)
@@ -96,7 +92,7 @@ class PodLedger:
             return result
 
     async def readmit(self) -> None:
-        """Admit every pod anew that has a container which is not running, as kubelet does after its
+        """Admit again every pod with a container that is not running, as kubelet does after its
         start.
         """
         for result in self.admitted():
@@ -116,7 +112,7 @@ class PodLedger:
             self._changed()
 
     def _shortage(self, pod: Pod) -> str:
-        """Return the first resource of which the scheduler sees too little; it counts requests, not
+        """The first resource with too little capacity; the scheduler counts requests, not
         devices.
         """
         others = [entry.pod.wanted() for entry in self.admitted()]
@@ -163,8 +159,8 @@ class PodLedger:
             result.phase, result.reason = "Running", ""
 
     def show_health(self, resource: str, devices: tuple[ListedDevice, ...]) -> None:
-        """Show the health of devices that pods hold. Devices that left the list keep what was shown
-        last.
+        """Update the shown health of held devices. Devices that left the list keep their last
+        health.
         """
         health = {device.id: device.health for device in devices}
         for held in self._manager().assignments.values():
@@ -177,7 +173,7 @@ class PodLedger:
         return [result for result in self.pods.values() if result.admitted]
 
     def admitted_once(self) -> list[PodResult]:
-        """These and the ones that have ended."""
+        """The same, and pods that have ended."""
         return [result for result in self.pods.values() if result.containers]
 
     def _container(self, pod: Pod, container: str) -> PodResult:

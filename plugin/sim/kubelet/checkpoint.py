@@ -1,5 +1,5 @@
-"""The file in which kubelet keeps, over restarts, which container holds which device and what the
-plugin answered.
+"""Kubelet's checkpoint: the devices of each container and the plugin's responses, across
+restarts.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def save(
 
 
 def load(directory: Path) -> tuple[list[Assignment], list[str]]:
-    """Return what was saved, resources by name; nothing when there is no file. A damaged file is
-    refused.
-    """
+    """The saved assignments and resources; empty without a file. Refuses a damaged file."""
     path = directory / NAME
     try:
         file = json.loads(path.read_bytes())

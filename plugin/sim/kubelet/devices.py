@@ -1,6 +1,4 @@
-"""What the stand-in kubelet knows of one resource's devices, and the rules that names and lists
-must keep.
-"""
+"""One resource's devices on the stand-in kubelet, and the rules for names and lists."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 HEALTHY = "Healthy"
 UNHEALTHY = "Unhealthy"
 
-#: Longest device id that the API allows, in characters.
+#: The API's longest device id, in characters.
 MAX_ID_LENGTH = 63
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -28,10 +26,10 @@ _MAX_DOMAIN_LENGTH = 253
 
 
 def is_extended_resource_name(name: str) -> bool:
-    """Tell whether kubelet takes ``name`` for a plugin's resource.
+    """Whether kubelet accepts ``name`` for a plugin's resource.
 
-    It must be ``domain/name`` outside ``kubernetes.io``, and must stay a qualified name when a
-    quota puts ``requests.`` before it, which is why it may not begin so itself.
+    It must be ``domain/name`` outside ``kubernetes.io``, must not begin with ``requests.``, and
+    must remain a qualified name with that prefix, which quotas add.
     """
     domain, slash, rest = name.partition("/")
     if not slash or "kubernetes.io/" in name or name.startswith(_QUOTA_PREFIX):
@@ -42,7 +40,7 @@ def is_extended_resource_name(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ListedDevice:
-    """One device as a plugin listed it; ``numa`` are the ids of its NUMA nodes."""
+    """``numa`` are the ids of its NUMA nodes."""
 
     id: str
     health: str
@@ -54,7 +52,7 @@ class ListedDevice:
 
 
 def listed(response: pb.ListAndWatchResponse) -> tuple[ListedDevice, ...]:
-    """Return the devices of one ListAndWatch message, in the message's order."""
+    """The devices of one ListAndWatch message, in its order."""
     return tuple(
         ListedDevice(device.ID, device.health, tuple(node.ID for node in device.topology.nodes))
         for device in response.devices
@@ -62,7 +60,7 @@ def listed(response: pb.ListAndWatchResponse) -> tuple[ListedDevice, ...]:
 
 
 def list_faults(devices: Iterable[ListedDevice]) -> Iterator[str]:
-    """Name everything in a list that breaks the protocol, one sentence each."""
+    """A sentence for each breach of the protocol in a list."""
     for name, times in Counter(device.id for device in devices).items():
         if not name:
             yield "a device has an empty id"
@@ -77,11 +75,10 @@ def list_faults(devices: Iterable[ListedDevice]) -> Iterator[str]:
 
 @dataclass(slots=True)
 class ResourceView:
-    """The devices of one resource as kubelet's device manager holds them.
+    """One resource's devices in kubelet's device manager.
 
     ``devices`` is the last list. ``healthy`` and ``unhealthy`` are ids; when the plugin is lost all
-    of them become unhealthy here, while ``devices`` keeps the health that was listed last: pod
-    status is made from that one.
+    become unhealthy, while ``devices``, the source of the pod status, keeps the last health.
     """
 
     devices: dict[str, ListedDevice] = field(default_factory=dict)
@@ -89,7 +86,7 @@ class ResourceView:
     unhealthy: set[str] = field(default_factory=set)
 
     def update(self, devices: Iterable[ListedDevice]) -> None:
-        """Take a whole new list; of two devices with one id the last counts."""
+        """Replace the list; of two devices with one id the last counts."""
         self.devices = {device.id: device for device in devices}
         self.healthy = {device.id for device in self.devices.values() if device.healthy}
         self.unhealthy = self.devices.keys() - self.healthy

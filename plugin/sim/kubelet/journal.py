@@ -1,4 +1,4 @@
-"""Everything that plugins did to the stand-in kubelet, with times, and a way to wait for more."""
+"""A record of everything that plugins did, with times."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """One Register call; ``error`` is empty when it was taken. ``time`` is its arrival on the
-    kubelet's clock.
-    """
+    """One Register call; ``error`` is empty if accepted. ``time`` is by the kubelet's clock."""
 
     time: float
     resource: str
@@ -35,8 +33,6 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class ListMessage:
-    """One ListAndWatch message."""
-
     time: float
     resource: str
     endpoint: str
@@ -54,7 +50,7 @@ class Violation:
 
 
 class Journal:
-    """The record of one stand-in over all its restarts. Belongs to one event loop."""
+    """The record across restarts of the stand-in. Belongs to one event loop."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -68,10 +64,10 @@ class Journal:
         self.violations.append(Violation(self.clock(), kind, resource, detail))
 
     def changed(self) -> None:
-        """Wake everybody who waits."""
+        """Wake every waiter."""
         self._change.fire()
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
-        """Return as soon as ``predicate`` holds; it is asked at once and after every change."""
+        """Return as soon as ``predicate`` holds; evaluated now and after every change."""
         while not predicate():
             await self._change.wait()

@@ -1,10 +1,8 @@
-"""A stand-in for kubelet, as strict as the real one: plugins register with it and it admits pods
-onto their devices.
+"""A stand-in for kubelet, as strict as the real one: plugins register, and pods get their devices.
 
-It speaks the device plugin and pod resources APIs over real sockets in a directory of its own.
-Where the real kubelet behaves oddly (a failed registration orphans a live plugin, the end of an
-older stream disconnects the newer one, lost checkpoints) this one does the same. Node status is
-immediate unless it is held.
+It serves the device plugin and pod resources APIs on real sockets in its own directory, and copies
+kubelet's oddities: a failed registration orphans a live plugin, the end of an older stream
+disconnects the newer one, checkpoints can be lost. Node status is immediate unless held.
 """
 
 from __future__ import annotations
@@ -39,11 +37,11 @@ SOCKET = "kubelet.sock"
 class SimKubelet:
     """One node's kubelet; ``async with`` starts and stops it. Belongs to one event loop.
 
-    ``register_timeout_s`` bounds the dial inside Register. ``readmission_s`` is how long after a
-    start pods whose containers are not running are admitted again; ``None`` leaves that to
-    :meth:`readmit`. ``relisting`` is how pod resources fill after a start, and with
-    ``lists_ended_pods`` they name pods that have ended too, as kubelets before 1.32 do. ``clock``
-    gives seconds.
+    ``register_timeout_s`` limits the dial inside Register. ``readmission_s`` after a start, pods
+    with containers that are not running are admitted again; ``None`` leaves that to
+    :meth:`readmit`. ``relisting`` is how pod resources fill after a start; with
+    ``lists_ended_pods`` they include ended pods, as before Kubernetes 1.32. ``clock`` returns
+    seconds.
     """
 
     def __init__(
@@ -81,8 +79,8 @@ class SimKubelet:
     # The process
 
     async def start(self) -> None:
-        """Remove every socket in the directory, then listen on a new ``kubelet.sock``; the
-        checkpoint is read.
+        """Remove every socket in the directory, read the checkpoint, listen on a new
+        ``kubelet.sock``.
         """
         if self._servers:
             raise SimulationError("the stand-in kubelet is running already; stop it first")
@@ -124,14 +122,14 @@ class SimKubelet:
         journal.changed()
 
     async def stop(self) -> None:
-        """Drop every connection. Socket files, the checkpoint and pods stay, as when the real
-        process ends.
+        """Drop every connection. Socket files, the checkpoint and pods stay, as with the real
+        process.
         """
         if self._readmission is not None:
             self._readmission.cancel()
             await asyncio.gather(self._readmission, return_exceptions=True)
             self._readmission = None
-        # Servers first: no registration may come in while the connections are closed.
+        # Servers first, so that no plugin registers while connections close.
         while self._servers:
             await self._servers.pop().stop()
         if self._registry is not None:
@@ -150,9 +148,7 @@ class SimKubelet:
         await self.stop()
 
     def forget_checkpoint(self) -> None:
-        """Lose the checkpoint; it is to be called while stopped, for a running kubelet soon writes
-        it again.
-        """
+        """Lose the checkpoint. Call it while stopped: a running kubelet soon writes it again."""
         (self.directory / checkpoint.NAME).unlink(missing_ok=True)
 
     # What plugins did
@@ -187,12 +183,12 @@ class SimKubelet:
         return view.allocatable if view else 0
 
     def devices(self, resource: str) -> dict[str, ListedDevice]:
-        """Return the last list of the resource by id."""
+        """The resource's last list, by id."""
         view = self._fresh().views.get(resource)
         return dict(view.devices) if view else {}
 
     def holders(self, resource: str) -> dict[str, str]:
-        """Return device id → ``namespace/name`` of the pod for which kubelet has marked it."""
+        """Device id → ``namespace/name`` of its pod."""
         held = self._running_manager().assignments.values()
         return {
             device: entry.pod
@@ -202,7 +198,7 @@ class SimKubelet:
         }
 
     def node_status(self) -> dict[str, tuple[int, int]]:
-        """Return resource → (capacity, allocatable); a resource that went away stays with zeros."""
+        """Resource → (capacity, allocatable); zeros for a resource that disappeared."""
         self._known |= self._fresh().views.keys()
         return {
             resource: (self.capacity(resource), self.allocatable(resource))
@@ -210,8 +206,8 @@ class SimKubelet:
         }
 
     def hold_node_status(self) -> None:
-        """Let the scheduler see the node as it is now until :meth:`sync_node_status`, like between
-        two ticks.
+        """Freeze the scheduler's view of the node until :meth:`sync_node_status`, as between two
+        ticks.
         """
         self._held_status = {
             resource: numbers[1] for resource, numbers in self.node_status().items()
@@ -224,8 +220,8 @@ class SimKubelet:
 
     async def wait_for(self, predicate: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109 - the
         # time-out is turned into an error that tells the state, which a caller's own could not do.
-        """Wait until ``predicate`` holds, asked after every change; TimeoutError after ``timeout``
-        seconds.
+        """Wait until ``predicate`` holds, evaluated after every change; TimeoutError after
+        ``timeout`` seconds.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -239,7 +235,7 @@ class SimKubelet:
         await self.wait_for(lambda: self.allocatable(resource) == count, timeout)
 
     def describe(self) -> str:
-        """Return the state in a few lines."""
+        """The state in a few lines."""
         journal = self._journal
         lines = [
             f"  {resource}: capacity {numbers[0]}, allocatable {numbers[1]}, "
@@ -268,25 +264,21 @@ class SimKubelet:
 
     @property
     def pods(self) -> dict[str, PodResult]:
-        """Every pod, failed and pending ones too, by ``namespace/name``."""
+        """Every pod, including failed and pending ones, by ``namespace/name``."""
         return self._pods.pods
 
     async def admit(self, pod: Pod) -> PodResult:
-        """Schedule and start a pod. The result lives on: it changes with the pod until the pod is
-        deleted.
-        """
+        """See :meth:`PodLedger.admit`, and below likewise."""
         return await self._pods.admit(pod)
 
     async def reschedule(self) -> None:
-        """Try pending pods again, oldest first, as the scheduler does when a node changes."""
         await self._pods.reschedule()
 
     async def delete(self, pod: Pod) -> None:
-        """Delete a pod and free what it held. An unknown pod is a :class:`SimulationError`."""
         await self._pods.delete(pod)
 
     async def deploy(self, name: str, resource: str, replicas: int) -> tuple[int, int]:
-        """Admit ``replicas`` pods of one device each; return how many are (running, pending)."""
+        """Admit ``replicas`` pods of one device each; returns (running, pending)."""
         results = [
             await self.admit(Pod(f"{name}-{number}", containers={"main": {resource: 1}}))
             for number in range(replicas)
@@ -295,25 +287,15 @@ class SimKubelet:
         return phases.count("Running"), phases.count("Pending")
 
     def finish(self, pod: Pod) -> None:
-        """Let every container end well: the pod stays until it is deleted, and holds nothing."""
         self._pods.finish(pod)
 
     def crash(self, pod: Pod, container: str) -> None:
-        """Let a container end and wait for its restart."""
         self._pods.crash(pod, container)
 
     async def restart_container(self, pod: Pod, container: str) -> PodResult:
-        """Start a container again with the stored answers, without Allocate; a device gone or
-        unhealthy fails the pod.
-
-        While the plugin is away nothing is known against the devices, and the container starts.
-        """
         return await self._pods.restart_container(pod, container)
 
     async def readmit(self) -> None:
-        """Admit every pod anew that has a container which is not running, as kubelet does after its
-        start.
-        """
         await self._pods.readmit()
 
     async def _readmit_later(self, delay_s: float) -> None:

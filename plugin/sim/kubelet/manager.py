@@ -1,6 +1,4 @@
-"""The stand-in kubelet's device manager: which devices there are, who holds them, and how one is
-given out.
-"""
+"""The stand-in kubelet's device manager: devices, their holders, and allocation."""
 
 from __future__ import annotations
 
@@ -22,23 +20,21 @@ if TYPE_CHECKING:
     from plugin.sim.kubelet.journal import Kind
     from plugin.sim.kubelet.wire import PluginConnection
 
-#: Kubelet forgets a resource whose plugin has been away for so long, in seconds.
+#: Seconds after which kubelet forgets a resource without its plugin.
 STOP_GRACE_S = 300.0
 
 
 @dataclass(slots=True)
 class EndpointInfo:
-    """Where Allocate goes. ``connection`` is ``None`` for a resource known from the checkpoint
-    only.
-    """
+    """The target of Allocate. ``connection`` is ``None`` for a resource from the checkpoint."""
 
     connection: PluginConnection | None
     options: pb.DevicePluginOptions | None
     stopped_at: float | None = None
 
     def running(self, resource: str) -> PluginConnection:
-        """The connection that calls go to. Raises :class:`KubeletError` when its plugin has gone,
-        also when an older plugin's stream is still open.
+        """The connection for calls. Raises :class:`KubeletError` if its plugin is gone, even while
+        an older plugin's stream is open.
         """
         if self.connection is None:
             raise KubeletError(f"no device plugin is known for {resource}")
@@ -48,10 +44,10 @@ class EndpointInfo:
 
 
 class DeviceManager:
-    """Device state of one kubelet process; a restarted kubelet makes a new one from the checkpoint.
+    """Device state of one kubelet process; a restart creates a new one from the checkpoint.
 
-    A resource has a view once a list came, and an endpoint once a plugin connected: as in kubelet,
-    these are two things, and a failed registration leaves an endpoint behind that nobody watches.
+    A resource has a view once a list arrived, and an endpoint once a plugin connected. As in
+    kubelet these are separate, and a failed registration leaves an unwatched endpoint behind.
     """
 
     def __init__(
@@ -62,9 +58,7 @@ class DeviceManager:
         now: float,
         report: Callable[[Kind, str, str], None],
     ) -> None:
-        """``report`` takes (kind, resource, sentence) for every breach of the protocol by a
-        plugin.
-        """
+        """``report`` takes (kind, resource, sentence) for every breach of the protocol."""
         self._directory = directory
         self._rng = rng
         self._report = report
@@ -76,7 +70,7 @@ class DeviceManager:
             self.views[resource] = ResourceView()
             self.endpoints[resource] = EndpointInfo(None, None, stopped_at=now)
 
-    # What plugins do
+    # Calls by plugins
 
     def connected(self, connection: PluginConnection, options: pb.DevicePluginOptions) -> None:
         self.endpoints[connection.resource] = EndpointInfo(connection, options)
@@ -105,13 +99,11 @@ class DeviceManager:
             self.save()
 
     def live(self, resource: str) -> bool:
-        """Tell whether kubelet believes that the plugin is there, which after a failed registration
-        may be wrong.
-        """
+        """Whether kubelet believes that the plugin is there; wrong after a failed registration."""
         endpoint = self.endpoints.get(resource)
         return endpoint is not None and endpoint.stopped_at is None
 
-    # What pods do
+    # Calls by pods
 
     def held(self, resource: str) -> set[str]:
         return {
@@ -119,23 +111,22 @@ class DeviceManager:
         }
 
     def container(self, pod: str, container: str) -> ContainerResult:
-        """Return what the container was given, out of the stored answers."""
+        """The container's devices, from the stored responses."""
         return merge(
             a for a in self.assignments.values() if (a.pod, a.container) == (pod, container)
         )
 
     def release(self, active: Container[str]) -> None:
-        """Forget what pods hold that are not ``active`` any more."""
+        """Forget the devices of pods that are no longer ``active``."""
         kept = {key: a for key, a in self.assignments.items() if a.pod in active}
         if len(kept) != len(self.assignments):
             self.assignments = kept
             self.save()
 
     async def allocate(self, pod: str, container: str, requests: Iterable[tuple[str, int]]) -> None:
-        """Give a container its devices. What it holds already it keeps, provided that it is
-        healthy.
+        """Allocate a container's devices. It keeps devices that it holds, if healthy.
 
-        Raises :class:`KubeletError` with kubelet's reason; what was given before that stays given.
+        Raises :class:`KubeletError` with kubelet's reason; earlier allocations stay.
         """
         for resource, count in requests:
             if count == 0 or not self._is_ours(resource):
@@ -148,7 +139,7 @@ class DeviceManager:
         self.save()
 
     async def prepare(self, pod: str, container: str) -> None:
-        """Call PreStartContainer for the plugins that want it."""
+        """Call PreStartContainer for plugins that require it."""
         for held in [
             a for a in self.assignments.values() if (a.pod, a.container) == (pod, container)
         ]:
@@ -162,9 +153,7 @@ class DeviceManager:
                 await endpoint.connection.pre_start(self._shuffled(held.ids))
 
     def check_held(self, pod: str, container: str, resource: str) -> None:
-        """Raise :class:`KubeletError` unless the devices that the container holds are there and
-        healthy.
-        """
+        """Raise :class:`KubeletError` unless the container's devices exist and are healthy."""
         view = self._healthy_view(resource)
         missing = self.assignments[pod, container, resource].ids.keys() - view.healthy
         if missing:
@@ -233,7 +222,7 @@ class DeviceManager:
         return next(iter(self.views[resource].devices[device].numa), -1)
 
     def _shuffled(self, ids: Iterable[str]) -> list[str]:
-        # Sorted first, for a set's order differs between runs and a seed would mean nothing.
+        # Sorted, since a set's order differs between runs despite the seed.
         order = sorted(ids)
         self._rng.shuffle(order)
         return order

@@ -1,4 +1,4 @@
-"""The pod resources API of the stand-in kubelet: which container holds which device."""
+"""The stand-in kubelet's pod resources API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ONE_OF_SO_MANY_IS_LATE = 10
 
 
 class TokenBucket:
-    """Lets ``burst`` calls through at once and ``rate`` a second on average."""
+    """Allows ``burst`` calls at once and ``rate`` a second on average."""
 
     def __init__(
         self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic
@@ -45,15 +45,15 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class Relisting:
-    """How List fills after kubelet's start: no pods at first, ``first_s`` after the start most of
-    those that were there before, and ``all_s`` after it all. Pods admitted meanwhile are listed.
+    """How List fills after kubelet's start: no earlier pods at first, most after ``first_s`` and
+    all after ``all_s``. Pods admitted meanwhile are listed.
     """
 
     first_s: float
     all_s: float
 
     def plan(self, pods: Iterable[str], start: float, rng: random.Random) -> dict[str, float]:
-        """When each pod is listed again."""
+        """Pod → time of its next listing."""
         order = sorted(pods)
         rng.shuffle(order)
         late = -(-len(order) // _ONE_OF_SO_MANY_IS_LATE) if len(order) > 1 else 0
@@ -63,12 +63,12 @@ class Relisting:
         }
 
 
-#: What Kubernetes 1.36 was seen to do with 33 pods.
+#: Measured on Kubernetes 1.36 with 33 pods.
 AS_SEEN = Relisting(first_s=1.6, all_s=2.1)
 
 
 class PodResources(pb_grpc.PodResourcesListerServicer):
-    """Answers out of the device manager; as in kubelet every device is an entry of its own."""
+    """Answers from the device manager; as in kubelet every device is a separate entry."""
 
     def __init__(
         self,
@@ -77,8 +77,8 @@ class PodResources(pb_grpc.PodResourcesListerServicer):
         clock: Callable[[], float],
         listed_from: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """``pods`` returns the pods that kubelet lists, and ``listed_from`` tells from when on it
-        does so after its start.
+        """``pods`` returns the pods to list, ``listed_from`` the times from which to list them
+        after a start.
         """
         self._manager = manager
         self._on_node = pods

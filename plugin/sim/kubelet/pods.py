@@ -1,4 +1,4 @@
-"""Pods as the stand-in kubelet admits them, and what their containers are given."""
+"""Pods on the stand-in kubelet, and their containers' devices."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _CDI_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*=[A-Za-z0-9][\w.:-]
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What a user asks for: ``containers`` is container name → resource name → count.
+    """A pod as specified: ``containers`` is container name → resource name → count.
 
-    ``bound`` stands for a pod whose manifest names the node, so that no scheduler looks at it.
+    ``bound``: the manifest names the node, so the scheduler is not involved.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Pod:
         return f"{self.namespace}/{self.name}"
 
     def wanted(self) -> dict[str, int]:
-        """Return how many devices of each resource all containers want together."""
+        """Resource → number of devices for all containers."""
         total: dict[str, int] = {}
         for requests in self.containers.values():
             for resource, count in requests.items():
@@ -59,9 +59,7 @@ class DeviceNode:
 
 @dataclass(frozen=True, slots=True)
 class ContainerResult:
-    """What one container got. ``device_ids`` is resource → ids in the order of the Allocate
-    request.
-    """
+    """``device_ids`` is resource → ids in the order of the Allocate request."""
 
     device_ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
     envs: dict[str, str] = field(default_factory=dict)
@@ -73,11 +71,10 @@ class ContainerResult:
 
 @dataclass(slots=True)
 class PodResult:
-    """The pod as the API server would show it now; the stand-in keeps it up to date until the pod
-    is deleted.
+    """The pod as the API server shows it, updated until the pod is deleted.
 
     ``device_health`` is device id → health as in ``allocatedResourcesStatus``. ``waiting`` are
-    containers that are not running at the moment, for example in a crash loop.
+    containers that are not running, for example in a crash loop.
     """
 
     pod: Pod
@@ -103,7 +100,7 @@ class PodResult:
         return self.phase not in {"Failed", "Succeeded"} and bool(self.containers)
 
     def fail(self, reason: str) -> None:
-        """Fail for good: no kubelet takes a failed pod back."""
+        """Final: no kubelet accepts a failed pod again."""
         self.phase = "Failed"
         self.reason = reason
         self.waiting = set()
@@ -111,10 +108,9 @@ class PodResult:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Devices that one container holds of one resource, with the plugin's answer, kept for the
-    pod's lifetime.
+    """A container's devices of one resource with the plugin's response, kept as long as the pod.
 
-    ``ids`` is device id → NUMA node, -1 where the plugin named none.
+    ``ids`` is device id → NUMA node, -1 if unknown.
     """
 
     pod: str
@@ -125,8 +121,8 @@ class Assignment:
 
 
 def merge(assignments: Iterable[Assignment]) -> ContainerResult:
-    """Put the answers for one container together: nodes, mounts and CDI names add up, of equal keys
-    the later wins.
+    """Combine a container's responses: nodes, mounts and CDI names add up; of equal keys the last
+    wins.
     """
     result = ContainerResult()
     mounts: dict[str, ContainerMount] = {}
@@ -159,9 +155,7 @@ def merge(assignments: Iterable[Assignment]) -> ContainerResult:
 
 
 def response_faults(response: pb.AllocateResponse) -> Iterator[str]:
-    """Name everything in an answer to a one-container request that breaks the protocol, one
-    sentence each.
-    """
+    """A sentence for each breach of the protocol in a response for one container."""
     if len(response.container_responses) != 1:
         yield f"one container was asked for and {len(response.container_responses)} were answered"
     for container in response.container_responses:

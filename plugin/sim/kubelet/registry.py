@@ -1,4 +1,4 @@
-"""Registration as kubelet does it: dial inside the call, then follow ListAndWatch until it ends."""
+"""Registration as in kubelet: dial during the call, then follow ListAndWatch until it ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VERSION = "v1beta1"
 
 
 def _check_request(request: pb.RegisterRequest) -> None:
-    """Raise :class:`KubeletError` for what kubelet refuses without a look at the plugin."""
+    """Raise :class:`KubeletError` for requests that kubelet refuses without dialling."""
     if request.version != VERSION:
         raise KubeletError(f"API version {request.version!r} is not supported; {VERSION!r} is")
     if not is_extended_resource_name(request.resource_name):
@@ -40,10 +40,9 @@ def _check_request(request: pb.RegisterRequest) -> None:
 class Registry(pb_grpc.RegistrationServicer):
     """Registered plugins of one kubelet process.
 
-    Kubelet keeps one *client* per resource, the one that registered last, and one stream per
-    connection. Whichever stream ends, the client of that resource is disconnected, be it another
-    one; a failed registration removes the client without touching the stream. Both look like
-    mistakes and are what the real one does.
+    Kubelet keeps one *client* per resource, the last registered, and one stream per connection.
+    Whichever stream ends, the resource's client is disconnected, even another one; a failed
+    registration removes the client and leaves the stream. Both are the real kubelet's behaviour.
     """
 
     def __init__(
@@ -56,9 +55,7 @@ class Registry(pb_grpc.RegistrationServicer):
         on_list: Callable[[str, tuple[ListedDevice, ...]], None],
         timeout_s: float,
     ) -> None:
-        """``sockets`` remembers endpoint → (resource, identity of the file) over restarts of the
-        stand-in.
-        """
+        """``sockets`` keeps endpoint → (resource, identity of the file) across restarts."""
         self._directory = directory
         self._manager = manager
         self._journal = journal
@@ -76,7 +73,7 @@ class Registry(pb_grpc.RegistrationServicer):
         context: grpc.aio.ServicerContext[pb.RegisterRequest, pb.Empty],
     ) -> pb.Empty:
         arrived = self._journal.clock()
-        # Kubelet does not stop dialling when its caller gives up, hence a task of its own.
+        # A separate task, because kubelet continues dialling when its caller gives up.
         connecting = self._spawn(
             self._register(request, arrived), f"register {request.resource_name}"
         )
@@ -90,7 +87,7 @@ class Registry(pb_grpc.RegistrationServicer):
         return len(self._streams.get(resource, ()))
 
     async def close(self) -> None:
-        """Drop every connection; what is known of the devices stays as it is."""
+        """Drop every connection; device state stays."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -122,8 +119,8 @@ class Registry(pb_grpc.RegistrationServicer):
         try:
             options = await connection.options(self._timeout_s)
         except KubeletError as error:
-            # This is how a live plugin is orphaned: its stream goes on, but nobody is left to
-            # disconnect at its end.
+            # This orphans a live plugin: its stream continues without a client to disconnect at its
+            # end.
             self._clients.pop(resource, None)
             await connection.close()
             raise KubeletError(
@@ -179,7 +176,7 @@ class Registry(pb_grpc.RegistrationServicer):
     def _check_socket(self, resource: str, endpoint: str) -> None:
         try:
             status = (self._directory / endpoint).stat()
-        except FileNotFoundError:  # removed between the dial and now; kubelet does not look either
+        except FileNotFoundError:  # removed since the dial; kubelet does not check either
             return
         identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
         before = self._sockets.setdefault(endpoint, (resource, identity))

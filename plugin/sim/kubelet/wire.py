@@ -1,6 +1,4 @@
-"""The stand-in kubelet's connections: one client per registered plugin, and servers whose socket
-outlives them.
-"""
+"""The stand-in kubelet's connections: a client per plugin, and servers that leave their socket."""
 
 from __future__ import annotations
 
@@ -23,11 +21,11 @@ if TYPE_CHECKING:
 
     Answer = TypeVar("Answer")
 
-#: Kubelet gives a plugin this many seconds to prepare a container; Allocate has no limit at all.
+#: Time limit of PreStartContainer in seconds; Allocate has none.
 PRE_START_TIMEOUT_S = 30.0
 
 _CHANNEL_OPTIONS = (
-    # Two registrations of one socket must be two connections, as they are for kubelet.
+    # Separate connections for two registrations of one socket, as in kubelet.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -36,8 +34,8 @@ _CHANNEL_OPTIONS = (
 
 
 class PluginConnection:
-    """One dialled plugin. Every failed call is a :class:`KubeletError` that carries the plugin's
-    own words.
+    """One dialled plugin. Every failed call is a :class:`KubeletError` with the plugin's
+    message.
     """
 
     def __init__(self, resource: str, endpoint: str, path: Path) -> None:
@@ -47,9 +45,7 @@ class PluginConnection:
         self._stub: DevicePluginAsyncStub = pb_grpc.DevicePluginStub(self._channel)
 
     async def options(self, timeout_s: float) -> pb.DevicePluginOptions:
-        """Dial and ask for the options; a socket on which nobody listens takes the whole
-        ``timeout_s``.
-        """
+        """Dial and ask for the options; a dead socket takes the whole ``timeout_s``."""
         call = self._stub.GetDevicePluginOptions(pb.Empty(), timeout=timeout_s, wait_for_ready=True)
         return await self._answer("GetDevicePluginOptions", call)
 
@@ -81,7 +77,7 @@ class PluginConnection:
         )
 
     async def lists(self) -> AsyncGenerator[pb.ListAndWatchResponse, None]:
-        """Open ListAndWatch and yield its messages until the stream ends in whatever way."""
+        """Open ListAndWatch and yield its messages until the stream ends for any reason."""
         call = self._stub.ListAndWatch(pb.Empty())
         while True:
             try:
@@ -102,8 +98,8 @@ class PluginConnection:
             code = error.code().name
             raise KubeletError(f"{method} on {self.endpoint}: {code}: {error.details()}") from error
         except asyncio.CancelledError:
-            # A closed channel cancels its calls; that must not look as if this task had been
-            # cancelled.
+            # Closing the channel cancels its calls, which must not look like a cancellation of this
+            # task.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -111,13 +107,11 @@ class PluginConnection:
 
 
 class SocketServer:
-    """A gRPC server on ``directory/name`` whose socket file stays after it stopped, as with a
-    killed process.
+    """A gRPC server on ``directory/name`` whose socket file remains, as after a killed process.
 
-    gRPC unlinks the path it was given. The path given here leads through a descriptor of the
-    directory, and that descriptor is turned elsewhere before the server stops, so there is nothing
-    to unlink. The file itself is made by ``bind`` in its final place: watchers see what they see
-    with the real kubelet.
+    gRPC unlinks its path when it stops. This path goes through a descriptor of the directory that
+    points elsewhere by then, so nothing is unlinked. ``bind`` still creates the file in its final
+    place, as watchers expect.
     """
 
     def __init__(self, directory: Path, name: str) -> None:

@@ -1,1 +1,1 @@
-"""The simulated libnvidia-ml: what pynvml calls, over the simulated machine."""
+"""The simulated libnvidia-ml, over the simulated machine."""

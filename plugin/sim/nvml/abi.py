@@ -1,6 +1,4 @@
-"""The border between ctypes and the simulated node: exported functions, opaque handles, return
-codes.
-"""
+"""The C interface: exported functions, opaque handles, return codes."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ class CiRef:
 
 @dataclass(eq=False, slots=True)
 class Sample:
-    """A GPM sample: the share of slices, 0..1, that was busy when it was taken, ``None`` before."""
+    """A GPM sample: the busy share of slices, 0..1; ``None`` before it is taken."""
 
     busy: float | None = None
 
@@ -67,11 +65,10 @@ Target = GpuRef | MigRef | GiRef | CiRef | EventQueue | Sample
 
 
 class Session:
-    """One process's use of the library: how often it was initialised and which handles it was
-    given.
+    """One process's use of the library: initialisations and handles.
 
-    A handle is the address of a small buffer kept alive here, so that addresses that were never
-    handed out are refused. The same target keeps its handle.
+    A handle is the address of a small buffer kept alive here, so unknown addresses are refused. The
+    same target keeps its handle.
     """
 
     def __init__(self, engine: SimNode) -> None:
@@ -82,15 +79,13 @@ class Session:
         self._targets: dict[int, Target] = {}
 
     def start(self) -> None:
-        """NVML knows the GPUs that are there when it is initialised for the first time, by
-        position, and no others.
-        """
+        """NVML knows the GPUs that are present at its first initialisation, by position."""
         if not self.initialised:
             self.slots = tuple(gpu.index for gpu in self.engine.gpus)
         self.initialised += 1
 
     def handle(self, target: Target, kind: Any) -> Any:
-        """A pointer of ctypes type ``kind`` to hand out for a target."""
+        """A pointer of ctypes type ``kind`` for a target."""
         buffer = self._buffers.get(target)
         if buffer is None:
             buffer = self._buffers[target] = ctypes.create_string_buffer(8)
@@ -102,20 +97,20 @@ class Session:
         del self._targets[ctypes.addressof(buffer)]
 
     def known(self, handle: Any) -> Target | None:
-        """What a handle stands for, ``None`` for one that was never given out."""
+        """A handle's target; ``None`` for an unknown handle."""
         address = ctypes.cast(handle, ctypes.c_void_p).value
         return self._targets.get(address) if address is not None else None
 
     def target(self, handle: Any) -> Target:
-        """What a handle stands for."""
+        """A handle's target; refuses unknown handles."""
         found = self.known(handle)
         if found is None:
             raise NodeError(Code.INVALID_ARGUMENT, "using a handle that was never given out")
         return found
 
     def device(self, handle: Any) -> tuple[GpuState, MigSlot | None]:
-        """The GPU of a device handle and, where it is a MIG device's, that device. Refused when the
-        GPU is lost.
+        """The GPU of a device handle and, for a MIG device's handle, that device. Refuses lost
+        GPUs.
         """
         target = self.target(handle)
         if not isinstance(target, GpuRef | MigRef):
@@ -140,7 +135,7 @@ class Session:
         return gpu
 
     def mig(self, handle: Any, aspect: Aspect) -> tuple[GpuState, MigSlot]:
-        """The MIG device of a handle; a whole GPU has no such thing."""
+        """The MIG device of a handle; refuses whole GPUs."""
         gpu, slot = self.device(handle)
         if slot is None:
             raise NodeError(Code.NOT_SUPPORTED, "asking a GPU for what only a MIG device has")
@@ -160,8 +155,8 @@ Body = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """One C function: its argument types and the Python function that answers it, with the session
-    first.
+    """A C function: its argument types, and the Python function that implements it, with the
+    session first.
     """
 
     name: str
@@ -171,10 +166,8 @@ class Export:
 
 
 class Exports(dict[str, Export]):
-    """C functions by name."""
-
     def add(self, name: str, *arguments: Any, before_init: bool = False) -> Callable[[Body], Body]:
-        """Decorator: export a function under the library's name for it."""
+        """Decorator: export a function under the library's name."""
 
         def register(body: Body) -> Body:
             self[name] = Export(name, arguments, body, before_init)
@@ -184,7 +177,7 @@ class Exports(dict[str, Export]):
 
 
 def write_text(out: Any, length: int, text: str) -> None:
-    """Copy a string with its end mark into a caller's buffer of ``length`` bytes."""
+    """Copy a string with its terminator into a buffer of ``length`` bytes."""
     data = text.encode() + b"\0"
     require(out)
     if len(data) > length:
@@ -199,7 +192,7 @@ def require(*pointers: Any) -> None:
 
 
 def require_version(found: int, known: int) -> None:
-    """Refuse a structure of a version that the library does not know."""
+    """Refuse a structure of an unknown version."""
     if found != known:
         raise NodeError(
             Code.ARGUMENT_VERSION_MISMATCH,

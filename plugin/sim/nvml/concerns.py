@@ -1,4 +1,4 @@
-"""Which GPU and MIG devices a call of the library is about."""
+"""The GPU and MIG devices that a call is about."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plugin.sim.nvml.abi import (
 
 _Choose = Callable[[MigSlot, Any], bool]
 
-#: What a function is about beyond its handle: the devices that fit its second argument.
+#: Devices that a function is about beyond its handle: those that match its second argument.
 _PARTS: Mapping[str, _Choose] = MappingProxyType(
     {
         "nvmlDeviceGetMigDeviceHandleByIndex": lambda slot, index: bool(slot.index == index),
@@ -31,7 +31,7 @@ _PARTS: Mapping[str, _Choose] = MappingProxyType(
 
 
 def concerns(session: Session, function: str, arguments: Sequence[Any]) -> frozenset[str]:
-    """UUIDs of the GPU and, where the call is about MIG devices, of those."""
+    """UUIDs of the GPU and of the MIG devices that the call is about."""
     found: Iterable[str] = ()
     if function == "nvmlDeviceGetHandleByIndex_v2":
         found = [

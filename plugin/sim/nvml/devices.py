@@ -1,4 +1,4 @@
-"""The stand-in NVML library: the system, GPUs and what a device handle can be asked."""
+"""The simulated NVML library: system, GPUs and device queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a faulty library writes where its caller waits for texts and numbers."""
+"""Distorts the output of a faulty call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WHOLE = (ctypes.c_uint, ctypes.c_int, ctypes.c_ulonglong, ctypes.c_longlong, ct
 
 
 def distort(types: Sequence[Any], arguments: Sequence[Any], fault: Garble | Exaggerate) -> None:
-    """Overwrite what a call has written through its arguments. In an array, only the first item."""
+    """Overwrite the output arguments of a call; in arrays only the first item."""
     for position, (kind, argument) in enumerate(zip(types, arguments, strict=True)):
         if not argument:
             continue
@@ -40,7 +40,7 @@ def _structure(structure: Any, fault: Garble | Exaggerate) -> None:
 
 
 def _is_structure(kind: Any) -> bool:
-    # Handles point to structures without fields.
+    # Handles have no fields.
     return (
         isinstance(kind, type) and issubclass(kind, ctypes.Structure) and hasattr(kind, "_fields_")
     )

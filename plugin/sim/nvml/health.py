@@ -1,4 +1,4 @@
-"""The stand-in NVML library: events, field values, wear, sensors and activity."""
+"""The simulated NVML library: events, field values, wear, sensors and activity."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXPORTS = Exports()
 
 _NOT_THIS_FINE = 0xFFFFFFFF
 
-#: Which activity each GPM metric is; the other shares of time are taken for the multiprocessors'.
+#: GPM metrics by activity; the remaining shares use the multiprocessors' value.
 _METRICS = {
     pynvml.NVML_GPM_METRIC_GRAPHICS_UTIL: "graphics_active",
     pynvml.NVML_GPM_METRIC_SM_OCCUPANCY: "sm_occupancy",
@@ -107,8 +107,8 @@ def _free(session: Session, event_set: Any) -> None:
     session.engine.close_queue(queue)
 
 
-# Bindings pass a reference to the array, which is no pointer to its first element: any address is
-# taken.
+# Accepts any address: bindings pass a reference to the array rather than a pointer to its first
+# element.
 @EXPORTS.add("nvmlDeviceGetFieldValues", DEVICE, ctypes.c_int, ctypes.c_void_p)
 def _field_values(session: Session, handle: Any, count: int, values: int | None) -> None:
     gpu = session.gpu(handle)
@@ -188,9 +188,7 @@ def _memory_errors(
 
 
 def _sensed(session: Session, handle: Any) -> tuple[GpuState, float]:
-    """A GPU and the share of it that is busy; refused when its sensors are,
-    and for a MIG device.
-    """
+    """A GPU and its busy share; refuses unreadable sensors and MIG devices."""
     gpu = session.gpu(handle, Aspect.SENSORS, Code.NOT_SUPPORTED)
     return gpu, session.engine.busy_share(gpu)
 

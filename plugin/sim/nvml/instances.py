@@ -1,4 +1,4 @@
-"""The stand-in NVML library: MIG mode, profiles, GPU instances and compute instances."""
+"""The simulated NVML library: MIG mode, profiles, GPU instances and compute instances."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _GI_OUT = ctypes.POINTER(GPU_INSTANCE)
 _CI_OUT = ctypes.POINTER(COMPUTE_INSTANCE)
 _PLACEMENTS = ctypes.POINTER(pynvml.c_nvmlGpuInstancePlacement_t)
 
-#: Compute slices by NVML's compute instance profile, whose index and id are the same.
+#: Compute slices by NVML's compute instance profile; index and id are equal.
 _COMPUTE_PROFILES = {0: 1, 1: 2, 2: 3, 3: 4, 4: 7}
 
 
@@ -92,7 +92,7 @@ def _attributes(session: Session, handle: Any, out: Any) -> None:
 
 
 def _profile_at(gpu: GpuState, index: int) -> CardProfile:
-    """The profile under NVML's index for it; answers to holes are as recorded."""
+    """The profile with this NVML index; gaps answer as recorded."""
     for profile in gpu.card.profiles:
         if profile.nvml_index == index:
             return profile
@@ -155,7 +155,7 @@ def _possible_placements(
 ) -> None:
     profile = _profile_with(session.gpu(handle), profile_id)
     require(count)
-    # Without an array only the number is asked for; with one, its length is the caller's promise.
+    # Without an array the call returns the count; with one, the caller gives its length.
     if out:
         if count[0] < len(profile.placements):
             raise NodeError(Code.INSUFFICIENT_SIZE, f"listing {len(profile.placements)} placements")

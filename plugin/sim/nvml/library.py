@@ -1,6 +1,4 @@
-"""A stand-in for the loaded ``libnvidia-ml.so.1``: the object whose attributes pynvml calls with
-ctypes references.
-"""
+"""The simulated ``libnvidia-ml.so.1``: an object whose attributes pynvml calls through ctypes."""
 
 from __future__ import annotations
 
@@ -19,22 +17,21 @@ from plugin.sim.nvml.distortion import distort
 
 _log = logging.getLogger(__name__)
 
-#: Every function of the library but the one that names errors.
+#: All functions but ``nvmlErrorString``.
 _EXPORTS = devices.EXPORTS | health.EXPORTS | instances.EXPORTS
 FUNCTIONS = frozenset(_EXPORTS)
 
 
 class SimLibrary:
-    """Answers NVML's C functions from a simulated node.
+    """Implements NVML's C functions over a simulated node.
 
-    Attributes are C function pointers with argument types, so that references, structures and
-    strings are marshalled as for the real library and an argument of a wrong type fails. A function
-    that is not here, or is in ``without`` (to play an older driver), raises :class:`AttributeError`
-    as a loaded library does.
+    Attributes are C function pointers with argument types, so ctypes marshals as for the real
+    library and rejects wrong types. Missing functions, and those in ``without`` (an older driver),
+    raise :class:`AttributeError` as in a loaded library.
 
-    Give it to :class:`plugin.driver.nvml.NvmlDriver` as its library, or make pynvml call it with
-    :func:`plugin.driver.nvml.binding.using`. ``SimNode.calls`` says which of its functions were
-    called, and breaks them.
+    Pass it to :class:`plugin.driver.nvml.NvmlDriver` as its library, or use
+    :func:`plugin.driver.nvml.binding.using` for pynvml. ``SimNode.calls`` counts and breaks its
+    functions.
     """
 
     def __init__(self, engine: SimNode, without: Collection[str] = ()) -> None:
@@ -48,14 +45,12 @@ class SimLibrary:
             function = _c_function(self._session, _EXPORTS[name])
         else:
             raise AttributeError(f"undefined symbol: {name}")
-        setattr(self, name, function)  # as ctypes.CDLL, which makes each function once
+        setattr(self, name, function)  # cached, as in ctypes.CDLL
         return function
 
 
 def _c_function(session: Session, export: Export) -> Any:
-    """A real C function pointer. Arguments of a wrong type are refused by ctypes before anything is
-    called.
-    """
+    """A real C function pointer, so that ctypes checks the arguments."""
 
     def answer(*arguments: Any) -> int:
         try:
@@ -72,7 +67,7 @@ def _c_function(session: Session, export: Export) -> Any:
                 distort(export.arguments, arguments, fault)
         except NodeError as error:
             return error.code
-        except Exception:  # noqa: BLE001 - nothing can be raised through C
+        except Exception:  # noqa: BLE001 - exceptions cannot pass through C
             _log.exception("the simulated %s failed", export.name)
             return Code.UNKNOWN
         return Code.SUCCESS
@@ -81,7 +76,7 @@ def _c_function(session: Session, export: Export) -> Any:
 
 
 def _error_string() -> Any:
-    """``const char *nvmlErrorString(nvmlReturn_t)``; texts live as long as the function."""
+    """``const char *nvmlErrorString(nvmlReturn_t)``; the function keeps its strings alive."""
     texts = {
         code.value: ctypes.create_string_buffer(text.encode()) for code, text in MESSAGES.items()
     }

@@ -1,1 +1,1 @@
-"""HTTP over asyncio, with limits that no client can stretch."""
+"""HTTP over asyncio, with fixed limits per client."""

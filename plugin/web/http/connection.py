@@ -1,6 +1,4 @@
-"""One HTTP connection: requests in, responses out, within limits of size and time that no client
-can stretch.
-"""
+"""One HTTP connection, with limits of size and time."""
 
 from __future__ import annotations
 
@@ -23,16 +21,14 @@ log = logging.getLogger(__name__)
 
 Answer = Callable[[Request], Awaitable[Response]]
 
-#: Read at once; the head may be larger than its limit by this much.
+#: Read size; the head may exceed its limit by this much.
 _CHUNK = 4096
 _LONGEST_LOGGED = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client may cost. ``idle_seconds`` is longer than the usual minute between two
-    scrapes.
-    """
+    """Limits per client. ``idle_seconds`` exceeds the usual minute between two scrapes."""
 
     connections: int = 64
     head_bytes: int = 16 * 1024
@@ -45,19 +41,19 @@ class Limits:
 
 
 class _Refused(Exception):
-    """The request is answered with this status, and the connection ends."""
+    """Answer with this status and close the connection."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
 
 
 class Connection:
-    """Serves one client until it leaves, errs, idles or is too slow. ``since`` is when the present
-    step began.
+    """Serves one client until it leaves, fails, idles or is too slow. ``since`` is the start of the
+    current step.
 
-    ``idle`` is true between an answer and the first byte of the next request. Times are those of
-    the event loop.
+    ``idle`` is true between a response and the first byte of the next request. Times are the event
+    loop's.
     """
 
     def __init__(
@@ -77,13 +73,12 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
         self.idle = False
         self.since = self._now()
-        # So that waiting for a write means waiting for the client, not for room in a buffer of
-        # ours.
+        # drain() then waits for the client rather than for room in our buffer.
         writer.transport.set_write_buffer_limits(high=0)
 
     async def run(self) -> None:
-        """Raises OSError (TimeoutError among them) when the client is gone or too slow to be told
-        anything.
+        """Raises OSError (including TimeoutError) when the client is gone or too slow for a
+        response.
         """
         try:
             while await self._exchange():
@@ -93,7 +88,7 @@ class Connection:
             self._writer.transport.abort()
 
     async def _exchange(self) -> bool:
-        """One request and its response; false when the connection has to end."""
+        """One request and its response; false if the connection must close."""
         started = time.perf_counter()
         request: Request | None = None
         try:
@@ -106,10 +101,12 @@ class Connection:
             response = Response(refused.status, f"{refused}\n".encode())
         except h11.RemoteProtocolError as error:
             response = Response(error.error_status_hint, f"{error}\n".encode())
-        goes_on = self._http.their_state is h11.DONE
+        keep_alive = self._http.their_state is h11.DONE
         self.idle, self.since = False, self._now()
         await self._send(
-            response, head_only=request is not None and request.method == "HEAD", close=not goes_on
+            response,
+            head_only=request is not None and request.method == "HEAD",
+            close=not keep_alive,
         )
         log.debug(
             "request",
@@ -122,7 +119,7 @@ class Connection:
                 "client": self._peer,
             },
         )
-        if goes_on and self._http.our_state is h11.DONE:
+        if keep_alive and self._http.our_state is h11.DONE:
             return True
         await self._leave()
         return False
@@ -131,13 +128,13 @@ class Connection:
         try:
             return await self._answer(request)
         except Exception:
-            log.exception("a request failed", extra={"path": request.path[:_LONGEST_LOGGED]})
+            log.exception("request failed", extra={"path": request.path[:_LONGEST_LOGGED]})
             return Response(500, b"internal error; the log has the reason\n")
 
     # ---- reading
 
     async def _receive(self) -> Request | None:
-        """The next request, its body discarded; ``None`` when the client left or did not send any.
+        """The next request, its body discarded; ``None`` if the client left or sent nothing.
 
         Raises :class:`_Refused` and ``h11.RemoteProtocolError``.
         """
@@ -149,10 +146,10 @@ class Connection:
                 if not isinstance(event, h11.Request):
                     return None
                 headers = _headers(event)
-                # Two lengths: a proxy before us may have read another request than we do.
+                # With both, a proxy may have parsed another request than we do (request smuggling).
                 if "content-length" in headers and "transfer-encoding" in headers:
                     raise _Refused(400, "either Content-Length or Transfer-Encoding, not both")
-                # Checked by the library: a short number.
+                # h11 has checked that it is a short number.
                 if (
                     headers.get("expect")
                     or int(headers.get("content-length", 0)) > limits.body_bytes
@@ -209,9 +206,7 @@ class Connection:
             await self._writer.drain()
 
     async def _leave(self) -> None:
-        """Close so that the client sees the answer: unread data would make the kernel reset the
-        connection.
-        """
+        """Let the client read the response: closing with unread data would reset the connection."""
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(self._limits.linger_seconds):
                 if self._writer.can_write_eof():
@@ -229,7 +224,7 @@ def _phrase(status: int) -> bytes:
 
 def _path(target: bytes) -> str:
     text = target.decode("ascii", "replace")
-    if not text.startswith("/"):  # as a proxy is asked
+    if not text.startswith("/"):  # absolute form, as sent to proxies
         try:
             return urlsplit(text).path or "/"
         except ValueError:

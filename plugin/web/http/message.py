@@ -1,4 +1,4 @@
-"""A request and a response, as the routes see them."""
+"""Requests and responses as the routes see them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``path`` is without the query; ``headers`` have names in lower case, repeated ones joined by
+    """``path`` is without the query; header names are lower case, repeated headers are joined by
     commas.
     """
 
@@ -21,7 +21,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """``headers`` are those beside content type, length and date."""
+    """``headers`` besides content type, length and date."""
 
     status: int
     body: bytes = b""
@@ -30,8 +30,8 @@ class Response:
 
 
 def utf8(text: str) -> bytes:
-    """The text's bytes. Names come from files and drivers: a lone surrogate, which cannot be
-    encoded, becomes U+FFFD.
+    """Names come from files and drivers: a lone surrogate, which cannot be encoded, becomes
+    U+FFFD.
     """
     try:
         return text.encode()

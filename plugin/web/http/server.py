@@ -1,4 +1,4 @@
-"""The HTTP server: an address that may be taken, connections that are counted, and TLS."""
+"""The HTTP server: listening with retries, a limit of connections, and TLS."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0
 _BACKLOG = 128
-#: A family that the kernel does not have, or of which it has no address.
+#: The kernel lacks the address family, or has no address of it.
 _ABSENT = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
 @dataclass(slots=True, eq=False)
 class _Client:
-    """Somebody who connected at `since`; ``connection`` is there after the handshake."""
+    """``connection`` is set after the handshake."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -38,18 +38,15 @@ class _Client:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Whom to drop first: whoever has its answer and idles, then whoever has kept us busy for
-        the longest.
-        """
+        """Drop order: idle clients first, then the longest busy."""
         if self.connection is None:
             return True, self.since
         return not self.connection.idle, self.connection.since
 
 
 class HttpServer:
-    """Serves HTTP while :meth:`run` runs. Whatever happens here is logged and never raised.
-
-    Without an `address` it serves nothing.
+    """Serves HTTP during :meth:`run`, or nothing without an `address`. Logs errors and never
+    raises.
     """
 
     def __init__(
@@ -67,18 +64,18 @@ class HttpServer:
         self._certificate: Certificate | None = None
         self._open: dict[asyncio.Task[None], _Client] = {}
         self._serving = False
-        #: The port, once it listens; other than in the address when that says 0.
+        #: The listening port; differs from the address if that has port 0.
         self.port: int | None = None
         self.listening = asyncio.Event()
 
     @property
     def connections(self) -> int:
-        """Clients that are connected now."""
+        """The number of connected clients."""
         return len(self._open)
 
     async def run(self) -> None:
-        """Listen until cancelled. A taken address or an unusable certificate is tried again:
-        kubelet needs no HTTP.
+        """Listen until cancelled. Retries a taken address or an unusable certificate: kubelet needs
+        no HTTP.
         """
         if self._address is None:
             return
@@ -89,8 +86,8 @@ class HttpServer:
                 listeners = await _listen(self._address)
             except OSError as error:
                 wait = next(retry)
-                log.error(  # noqa: TRY400 — an administrator's matter, which has no use for a traceback
-                    "HTTP is not served, trying again",
+                log.error(  # noqa: TRY400 — a traceback would not help an administrator
+                    "cannot serve HTTP, retrying",
                     extra={
                         "address": str(self._address),
                         "reason": str(error),
@@ -121,9 +118,8 @@ class HttpServer:
             await asyncio.Event().wait()
 
     async def _start(self, listener: socket.socket) -> asyncio.Server:
-        # asyncio accepts as many clients at once as its backlog says, and complains as many times
-        # when there is no descriptor for one. With 1 others run between; the kernel's own queue
-        # stays as long as it was.
+        # asyncio accepts as many clients at once as its backlog, and complains as often without a
+        # free descriptor. With 1, other tasks run in between; the kernel's queue stays as long.
         server = await asyncio.start_server(
             self._accept, sock=listener, limit=self._limits.head_bytes, backlog=1
         )
@@ -131,12 +127,12 @@ class HttpServer:
         return server
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self._serving:  # it was accepted just before the end
+        if not self._serving:  # accepted just before the end
             writer.transport.abort()
             return
         if self._certificate is not None:
-            # What the client sends belongs to the handshake, which begins in the task. TLS begins
-            # there so that a client counts from the moment it connects.
+            # The handshake starts in the task, so that a client counts from its connection on;
+            # until then nothing may be read.
             writer.transport.pause_reading()  # type: ignore[attr-defined]
         if sum(not client.dropped for client in self._open.values()) >= self._limits.connections:
             self._drop_oldest()
@@ -147,7 +143,7 @@ class HttpServer:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        # Here, since a task that is cancelled before it starts closes nothing itself.
+        # Not in the task: one that is cancelled before it starts closes nothing.
         self._open.pop(task).writer.transport.abort()
 
     def _drop_oldest(self) -> None:
@@ -175,15 +171,15 @@ class HttpServer:
                 client.reader, client.writer, self._answer, self._limits, client.peer
             )
             await client.connection.run()
-        except OSError as error:  # it left, was too slow, or does not speak TLS
+        except OSError as error:  # left, too slow, or no TLS
             reason = str(error) or type(error).__name__
-            log.debug("a connection broke", extra={"client": client.peer, "reason": reason})
+            log.debug("connection broken", extra={"client": client.peer, "reason": reason})
         except Exception:
-            log.exception("a connection failed", extra={"client": client.peer})
+            log.exception("connection failed", extra={"client": client.peer})
 
 
 async def _listen(where: Address) -> list[socket.socket]:
-    """A listening socket for each address of the host. Raises OSError when there is none, or one is
+    """A listening socket for each address of the host. Raises OSError if there is none, or one is
     taken.
     """
     loop = asyncio.get_running_loop()
@@ -195,7 +191,7 @@ async def _listen(where: Address) -> list[socket.socket]:
         absent: OSError | None = None
         for family, *_, address in dict.fromkeys(infos):
             try:
-                # All families get the same port, also when the first was given any.
+                # All families get the same port, even a port chosen by the kernel.
                 chosen = listeners[0].getsockname()[1] if listeners else where.port
                 listener = socket.create_server(
                     (address[0], chosen), family=family, backlog=_BACKLOG

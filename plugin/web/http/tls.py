@@ -1,4 +1,4 @@
-"""The server's certificate, read again when its files change."""
+"""The server's certificate, reloaded when its files change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: A chain of certificates takes some thousands.
+#: A certificate chain has some thousand bytes.
 _LARGEST = 2**20
 
 _Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -21,40 +21,39 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files: the certificate with its chain, and the private key (not encrypted)."""
+    """PEM files: the certificate with its chain, and the unencrypted private key."""
 
     certificate: str
     key: str
 
 
 class Certificate:
-    """Gives the context for the next handshake. A pair that cannot be used is told once and the one
-    before stays.
+    """Provides the TLS context of the next handshake. A bad new pair is logged once and the old one
+    stays in use.
     """
 
     def __init__(self, files: Tls) -> None:
-        """Raises OSError (``ssl.SSLError`` among them) when the pair cannot be used."""
+        """Raises OSError (including ``ssl.SSLError``) for an unusable pair."""
         self._files = files
         self._stamp = _stamp(files)
         self._context = _load(files)
 
     def context(self) -> ssl.SSLContext:
-        """The newest usable pair. Two calls of ``stat``, and reading only what changed."""
+        """The newest usable pair. Costs two ``stat`` calls; reads changed files only."""
         stamp = _stamp(self._files)
         if stamp == self._stamp:
             return self._context
-        # Noted before reading: a file that is written meanwhile is read again next time, whatever
-        # comes of this.
+        # Stamp before reading, so that a file that changes meanwhile is read again.
         self._stamp = stamp
         try:
             self._context = _load(self._files)
         except OSError as error:
             log.warning(
-                "the new certificate cannot be used, the old one stays",
+                "new certificate unusable, keeping the old one",
                 extra={"reason": str(error)},
             )
         else:
-            log.info("certificate read again", extra={"file": self._files.certificate})
+            log.info("certificate reloaded", extra={"file": self._files.certificate})
         return self._context
 
 
@@ -62,12 +61,12 @@ def _load(files: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    # With an empty password an encrypted key is an error; without one, OpenSSL would ask at the
+    # An empty password makes an encrypted key an error; without one, OpenSSL would prompt on the
     # terminal.
     try:
         with _regular(files.certificate) as certificate, _regular(files.key) as key:
             context.load_cert_chain(certificate, key, password="")
-    except OSError as error:  # which names no file
+    except OSError as error:  # does not name the file
         raise OSError(
             f"{files.certificate} and {files.key} are not a certificate and its key: {error}"
         ) from error
@@ -76,8 +75,8 @@ def _load(files: Tls) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _regular(path: str) -> Iterator[str]:
-    """A path by which OpenSSL opens this very file. Reading anything but a regular file, such as a
-    FIFO, could take for ever.
+    """A path by which OpenSSL opens exactly this file. Refuses anything but regular files, since
+    reading a FIFO could block forever.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -92,7 +91,7 @@ def _regular(path: str) -> Iterator[str]:
 
 
 def _stamp(files: Tls) -> _Stamp:
-    """What changes when a file is written or, as for a mounted secret, its folder is exchanged."""
+    """Changes when a file is written or, as for a mounted secret, its folder is replaced."""
     return tuple(_state(path) for path in (files.certificate, files.key))
 
 

@@ -1,8 +1,6 @@
-"""dcgm-exporter's names and labels for the same values, so that dashboards made for it go on
-working.
+"""The same values under dcgm-exporter's names and labels, for existing dashboards.
 
-Values of a card are there once per card, and not for each instance on it: sums over instances are
-right.
+A card's values appear once per card, not once per instance, so sums over instances are right.
 """
 
 from __future__ import annotations
@@ -69,7 +67,7 @@ INSTANCES: tuple[Reading[DeviceSample], ...] = (
     ),
 )
 
-#: Counters whose names lack ``_total`` are of unknown kind, which ``rate()`` does not mind.
+#: Counters without ``_total`` have kind unknown, which ``rate()`` accepts.
 CARDS: tuple[Reading[Card], ...] = (
     (_card("DCGM_FI_DEV_GPU_UTIL", "Utilisation, %"), lambda c: _scaled(c.sample.utilisation, 100)),
     (_card("DCGM_FI_DEV_GPU_TEMP", "Temperature, degrees Celsius"), lambda c: c.sample.temperature),
@@ -122,7 +120,7 @@ def _latest_xid(on_card: Sequence[Subject]) -> int:
     return next(reversed(list(latest.xids))) if latest is not None else 0
 
 
-#: Read from everything on the card: the latest fault names the XID.
+#: The XID of the latest fault among everything on the card.
 XID: Reading[Sequence[Subject]] = (
     _card(
         "DCGM_FI_DEV_XID_ERRORS",
@@ -164,7 +162,7 @@ def _own_labels(gpu: Gpu, driver: str, hostname: str) -> Labels:
         "pci_bus_id": _bus_id(gpu.pci_bus_id),
         "device": f"nvidia{gpu.index if gpu.minor is None else gpu.minor}",
         "modelName": gpu.product,
-        # It writes the first in its GPU series and the second in some others; dashboards use both.
+        # dcgm-exporter uses both spellings in different series, and dashboards use both.
         "Hostname": hostname,
         "hostname": hostname,
         "DCGM_FI_DRIVER_VERSION": driver,
@@ -172,7 +170,7 @@ def _own_labels(gpu: Gpu, driver: str, hostname: str) -> Labels:
 
 
 def _instance_labels(subject: Subject) -> Labels:
-    """``GPU_I_CI_ID`` is ours: without it two compute instances of one GPU instance would be one
+    """``GPU_I_CI_ID`` is our addition: without it compute instances of one GPU instance share a
     series.
     """
     instance = subject.device if isinstance(subject.device, MigDevice) else None
@@ -185,7 +183,7 @@ def _instance_labels(subject: Subject) -> Labels:
 
 
 def _bus_id(sysfs: str) -> str:
-    """``0000:0f:00.0`` as NVML writes it, ``00000000:0F:00.0``."""
+    """From ``0000:0f:00.0`` to NVML's ``00000000:0F:00.0``."""
     domain, colon, rest = sysfs.partition(":")
     return f"{domain:0>8}{colon}{rest}".upper() if colon else sysfs
 

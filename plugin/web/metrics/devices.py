@@ -1,4 +1,4 @@
-"""Metrics of devices (what a container is given) and of the cards they are on."""
+"""Metrics of devices and of the cards they are on."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def of_cards(gpus: tuple[Card, ...]) -> Iterator[Metric]:
     )
 
 
-#: In the order in which a scrape has them.
+#: In scrape order.
 FAMILIES: tuple[Family, ...] = (
     HEALTHY,
     REASON,

@@ -1,10 +1,8 @@
-"""Metrics as text, in Prometheus' and OpenMetrics' formats, byte for byte as prometheus_client
-writes them.
+"""Writes Prometheus' and OpenMetrics' text formats, byte for byte as prometheus_client does.
 
-The library's own ``generate_latest`` writes every label of every sample anew, some 17 µs a sample
-with ten labels: three times the budget of a scrape. Here a set of labels that several samples share
-is written once. What this project does not use is left out: exemplars, time stamps, ``_created``
-series, UTF-8 names.
+The library's ``generate_latest`` formats every label of every sample, some 17 µs a sample with ten
+labels: three times the budget of a scrape. Here samples share formatted label sets. Unused features
+are left out: exemplars, time stamps, ``_created`` series, UTF-8 names.
 """
 
 from __future__ import annotations
@@ -18,14 +16,13 @@ from prometheus_client.utils import floatToGoString
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-#: A number as Go writes it.
+#: A number in Go's format.
 number: Callable[[float], str] = floatToGoString
 
 _ESCAPED = {"\\": r"\\", "\n": r"\n", '"': r"\""}
 _SPECIAL = re.compile(r'[\\\n"]')
 
-#: What the text format, which is older, calls OpenMetrics' kinds, and what it adds to the family's
-#: name.
+#: Text format: OpenMetrics kind → (kind, suffix of the family's name).
 _TEXT_KINDS = {
     "counter": ("counter", "_total"),
     "info": ("gauge", "_info"),
@@ -36,7 +33,7 @@ _TEXT_KINDS = {
 def expose(collector: Collector, *, openmetrics: bool) -> tuple[bytes, str]:
     """The body and its content type."""
     lines: list[str] = []
-    # By identity: the metrics are kept until the end, so that no two sets of labels have one.
+    # By identity: `metrics` keeps the label sets alive, so identities stay unique.
     metrics = list(collector.collect())
     written: dict[int, str] = {}
     for metric in metrics:
@@ -58,7 +55,7 @@ def expose(collector: Collector, *, openmetrics: bool) -> tuple[bytes, str]:
             lines.append(f"{sample.name}{block} {number(sample.value)}\n")
     if openmetrics:
         lines.append("# EOF\n")
-    # A driver's name for a card is not ours to trust: what is no text must not cost the scrape.
+    # A card's name comes from the driver; invalid text must not break the scrape.
     return "".join(lines).encode("utf-8", "replace"), OPENMETRICS if openmetrics else TEXT
 
 

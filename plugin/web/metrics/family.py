@@ -1,6 +1,4 @@
-"""A family of metrics: its name, kind, meaning and labels, and how it is filled from what it tells
-of.
-"""
+"""Metric families, and how to fill them from what they describe."""
 
 from __future__ import annotations
 
@@ -16,15 +14,12 @@ PREFIX = "mig_device_plugin_"
 
 _UNITS = frozenset({"bytes", "celsius", "hertz", "joules", "ratio", "seconds", "watts"})
 
-#: Every series of one thing shares one of these, so that it is written out once; nobody changes
-#: them.
+#: Series with equal labels share one object, which is formatted once; never modified.
 Labels = dict[str, str]
 
 
 class Kind(enum.StrEnum):
-    """What a family's numbers are, in OpenMetrics' words. ``UNKNOWN`` is for foreign names that
-    break its rules.
-    """
+    """OpenMetrics' kinds. ``UNKNOWN`` is for foreign names that break its rules."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -38,9 +33,7 @@ _SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``name`` is the whole name as it is queried: of counters with ``_total``, of infos with
-    ``_info``.
-    """
+    """``name`` is the full name: with ``_total`` for counters, ``_info`` for infos."""
 
     name: str
     kind: Kind
@@ -48,7 +41,7 @@ class Family:
     labels: tuple[str, ...] = ()
 
     def metric(self) -> Metric:
-        """The library's form of it, without samples."""
+        """As the library's class, without samples."""
         base = self.name.removesuffix(_SUFFIXES.get(self.kind, ""))
         unit = base.rpartition("_")[2]
         return Metric(base, self.meaning, self.kind.value, unit if unit in _UNITS else "")
@@ -68,12 +61,12 @@ def info(name: str, meaning: str, labels: tuple[str, ...]) -> Family:
 
 T = TypeVar("T")
 
-#: A family and what it reads of a subject; ``None`` makes no series.
+#: (family, value of a subject); ``None`` gives no series.
 Reading = tuple[Family, Callable[[T], float | None]]
 
 
 def read(readings: Iterable[Reading[T]], subjects: Sequence[tuple[Labels, T]]) -> Iterator[Metric]:
-    """Each family with one series for each subject that has a value."""
+    """Each family with a series for every subject that has a value."""
     for family, value_of in readings:
         metric, name = family.metric(), family.name
         metric.samples = [
@@ -86,5 +79,5 @@ def read(readings: Iterable[Reading[T]], subjects: Sequence[tuple[Labels, T]]) -
 
 
 def filled(family: Family, series: Iterable[tuple[Labels, float]]) -> Iterator[Metric]:
-    """A family whose labels and values are known."""
+    """A family with known labels and values."""
     return read([(family, float)], list(series))

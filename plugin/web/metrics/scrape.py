@@ -1,6 +1,4 @@
-"""The node's metrics: one view in, the body of a scrape out. docs/metrics.md says what each family
-means.
-"""
+"""Renders a view as the body of a scrape. Families: docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -32,14 +30,14 @@ from plugin.web.metrics.subjects import cards, subjects
 
 
 def render(view: View, *, openmetrics: bool, dcgm_names: bool, hostname: str) -> tuple[bytes, str]:
-    """The body of a scrape and its content type. ``hostname`` is a label of dcgm-exporter's."""
+    """The body and its content type. ``hostname`` is for dcgm-exporter's labels."""
     registry = CollectorRegistry()
     registry.register(ViewCollector(view, dcgm_names=dcgm_names, hostname=hostname))
     return expose(registry, openmetrics=openmetrics)
 
 
 class ViewCollector:
-    """One view as metric families. Families without a series are left out."""
+    """Families without a series are left out."""
 
     def __init__(self, view: View, *, dcgm_names: bool, hostname: str) -> None:
         self._view = view
@@ -47,7 +45,7 @@ class ViewCollector:
         self._hostname = hostname
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering it does not collect."""
+        """Empty, so that registration does not collect."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -213,7 +211,7 @@ def _histogram(labels: Labels, stats: CallStats) -> Iterator[Sample]:
     yield Sample(f"{name}_sum", labels, stats.seconds)
 
 
-#: Every family of our own names, in the order in which a scrape has them.
+#: Our own families, in scrape order.
 FAMILIES: tuple[Family, ...] = (
     BUILD,
     *(family for family, _ in NODE),

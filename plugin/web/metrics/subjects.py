@@ -1,5 +1,5 @@
-"""What device metrics are about: each GPU and MIG device of a view with its labels, status,
-holders and sample.
+"""The subjects of device metrics: each GPU and MIG device with its labels, status, holders and
+sample.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Subject:
 
     ``device_labels`` are :data:`DEVICE`, ``identity`` the same without a holder. ``holders`` are
     distinct and sorted. ``allocatable`` is false for a GPU that only carries MIG devices. ``entry``
-    and ``of_gpu`` are what the ledger says of it and of its GPU.
+    and ``of_gpu`` are the ledger entries of the device and of its GPU.
     """
 
     device: Device
@@ -50,7 +50,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One physical GPU with its newest sample and probe, which are empty where there is none."""
+    """One physical GPU with its newest sample and probe, empty if there is none."""
 
     gpu: Gpu
     sample: CardSample
@@ -59,7 +59,7 @@ class Card:
 
     @property
     def remap_failure(self) -> bool | None:
-        """As the sample says, or else the probe, which asks this where nothing is sampled."""
+        """From the sample, or from the probe if nothing is sampled."""
         return (
             self.probe.remap_failure
             if self.sample.remap_failure is None
@@ -93,7 +93,7 @@ def cards(view: View) -> tuple[Card, ...]:
 
 
 def holder_labels(holders: tuple[Holder, ...]) -> Labels:
-    """Of one holder its names; of several none, since naming one of them would be a guess."""
+    """The names of a single holder; empty for several, since one of them would be a guess."""
     if len(holders) != 1:
         return dict.fromkeys(HOLDER, "")
     (holder,) = holders
@@ -101,7 +101,7 @@ def holder_labels(holders: tuple[Holder, ...]) -> Labels:
 
 
 def _holders(by_id: Mapping[str, tuple[Holder, ...]]) -> dict[str, tuple[Holder, ...]]:
-    """By device: a container that has two replicas of one device holds it once."""
+    """By device; a container with two replicas of one device counts once."""
     found: dict[str, set[Holder]] = {}
     for name, holders in by_id.items():
         found.setdefault(device_uuid(name), set()).update(holders)
@@ -134,7 +134,7 @@ def _subject(device: Device, gpu: Gpu, view: View, holders: tuple[Holder, ...]) 
         allocatable=allocatable,
         entry=ledger.get(device.uuid, _NO_ENTRY),
         of_gpu=ledger.get(gpu.uuid, _NO_ENTRY),
-        # A GPU that has been divided since it was sampled is no device any more.
+        # A GPU that was divided after the sample is no longer a device.
         sample=view.samples.devices.get(device.uuid) if view.samples and allocatable else None,
         holders=holders,
         identity=identity,

@@ -1,4 +1,4 @@
-"""The GPUs: memory slices as a rail of tiles, and the notes below it."""
+"""The GPUs: memory slices as a rail of tiles, with notes below."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ from plugin.web.page.words import (
     title,
 )
 
-#: The style has classes for this many slices; no card has more than eight.
+#: The style sheet has classes up to this number; no card has more than eight slices.
 _MOST_SLICES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What the rail shows of a device; its sheet has the rest. The pod's name may break after its
-    namespace.
-    """
+    """A device on the rail. The pod's name may break after its namespace."""
 
     id: str
     title: str
@@ -45,7 +43,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Memory slices of the rail: the compute instances of a GPU instance, or a free run."""
+    """A stretch of the rail: the compute instances of a GPU instance, or a free run."""
 
     start: int
     size: int
@@ -57,7 +55,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A reason, which devices it takes out of use, and the pods that have them."""
+    """A reason, the devices it takes out of use, and their pods."""
 
     state: str
     text: str
@@ -69,8 +67,8 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Rail:
-    """``whole``: the GPU is the one device. ``loose``: where the instances lie is not known.
-    Otherwise ``placed`` on `total` slices.
+    """``whole``: the GPU is the only device. ``loose``: placements are unknown. Otherwise
+    ``placed`` on `total` slices.
     """
 
     kind: str
@@ -90,9 +88,9 @@ class GpuView:
 
 
 def legend(document: Json) -> list[str]:
-    """The states that there are."""
-    there = {device["state"] for device in devices(document)}
-    return [state for state in STATES if state in there]
+    """The states on the page."""
+    shown = {device["state"] for device in devices(document)}
+    return [state for state in STATES if state in shown]
 
 
 def gpus(document: Json, now: float) -> list[GpuView]:
@@ -120,9 +118,7 @@ def _gpu(gpu: Json, now: float) -> GpuView:
 
 
 def _is_whole(gpu: Json) -> bool:
-    """Whether the GPU itself is the device to draw: it has neither MIG devices nor room for
-    them.
-    """
+    """Whether to draw the GPU itself: it has neither MIG devices nor free slices."""
     return not gpu["migDevices"] and not gpu["freeRuns"]
 
 
@@ -151,7 +147,7 @@ def _rail(gpu: Json) -> Rail:
 
 
 def _instances(found: Iterable[Json]) -> Iterator[Piece]:
-    """A piece for each GPU instance, with its compute instances side by side."""
+    """A piece per GPU instance, with its compute instances side by side."""
     instances: dict[int, list[Json]] = {}
     for device in found:
         instances.setdefault(device["gi"], []).append(device)
@@ -188,17 +184,17 @@ def _id(device: Json) -> str:
 
 
 def _notes(gpu: Json, now: float) -> Iterator[Note]:
-    """Each reason once, with its devices; without those of the whole node, which stand above."""
+    """Each reason once, with its devices; reasons of the whole node are shown above."""
     hit: dict[tuple[str, str], list[Json]] = {}
-    why: dict[tuple[str, str], Json] = {}
+    reasons: dict[tuple[str, str], Json] = {}
     for device in (gpu, *gpu["migDevices"]):
         for reason in device["reasons"]:
             if reason["scope"] == Scope.DEVICE:
                 key = reason["code"], reason["text"]
                 hit.setdefault(key, []).append(device)
-                why.setdefault(key, reason)
+                reasons.setdefault(key, reason)
     for key, found in hit.items():
-        yield _note(gpu, found, why[key], now)
+        yield _note(gpu, found, reasons[key], now)
 
 
 def _note(gpu: Json, hit: list[Json], reason: Json, now: float) -> Note:

@@ -1,4 +1,4 @@
-"""The upper part of the page: the node, what needs attention, and the resources."""
+"""The top of the page: the node, attention lines, and the resources."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Line:
 
 
 def attention(document: Json) -> list[Line]:
-    """What is wrong with the node as a whole, and which GPUs show the rest."""
+    """Problems of the whole node, and links to GPUs with problems."""
     driver = document["driver"]
     lines = []
     if driver["busySeconds"]:
@@ -80,13 +80,13 @@ def attention(document: Json) -> list[Line]:
         lines.append(Line("unhealthy", busy))
     if driver["error"]:
         lines.append(Line("unhealthy", driver["error"]))
-    lines += [Line("unhealthy", why) for why in document["health"]["reasons"]]
-    # The driver's error is shown above. It is the first of the problems, and it is why a node that
-    # advertises nothing is not ready.
+    lines += [Line("unhealthy", reason) for reason in document["health"]["reasons"]]
+    # The driver's error is already shown. It is the first of the problems, and the reason why a
+    # node that advertises nothing is not ready.
     if not driver["error"] or any(each["devices"] for each in document["resources"].values()):
-        lines += [Line("warning", why) for why in document["readiness"]["reasons"]]
+        lines += [Line("warning", reason) for reason in document["readiness"]["reasons"]]
     problems = document["problems"][1 if driver["error"] else 0 :]
-    lines += [Line("warning", why) for why in problems]
+    lines += [Line("warning", problem) for problem in problems]
     lines += [
         Line(
             "warning",
@@ -116,7 +116,7 @@ def _out_of_use(document: Json) -> Iterator[Line]:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One stretch of a resource's bar."""
+    """A stretch of a resource's bar."""
 
     start: int
     size: int
@@ -125,9 +125,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """``stream`` is when kubelet opened its stream; ``kubelet`` says how the resource stands with
-    kubelet.
-    """
+    """``stream`` is when kubelet opened its stream; ``kubelet`` describes the registration."""
 
     prefix: str
     name: str
@@ -157,7 +155,7 @@ def _resource(name: str, found: Json, now: float) -> Resource:
         name=short,
         devices=found["devices"],
         bar=tuple(_bar(counts)),
-        # That nothing is free is worth a figure too.
+        # Zero free devices are worth showing.
         figures=tuple(
             (state, number)
             for state, number in counts.items()

@@ -1,8 +1,7 @@
-"""The status page: a node's GPUs drawn as memory slices, from the same document as
-``/api/v1/state``.
+"""The status page, from the document of ``/api/v1/state``.
 
-The templates beside this module hold the markup, and functions from values to values make what they
-show. Importing this module loads Jinja2 and compiles the templates.
+The templates beside this module hold the markup; pure functions prepare their values. Importing
+this module loads Jinja2 and compiles the templates.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ def _source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-#: The page brings everything along, so nothing else may be loaded or run, whatever a pod's name
-#: contains.
+#: The page is self-contained, so nothing else may load or run, whatever a pod's name contains.
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": (
@@ -48,8 +46,8 @@ HEADERS: Mapping[str, str] = MappingProxyType(
 
 
 class _Indentation(Extension):
-    """A line break with its indentation is nothing beside a tag, and a space within one or within
-    text: so templates are indented for their readers, and the page has no white space of theirs.
+    """Removes line breaks with their indentation beside tags, and turns them into a space within
+    tags and text: templates are indented, the page is not.
     """
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
@@ -58,29 +56,27 @@ class _Indentation(Extension):
 
 
 def _environment() -> Environment:
-    """Every template is compiled already: the first page shall not wait for that."""
-    made = Environment(
+    """Compiles every template, so that the first page does not wait for it."""
+    environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         extensions=[_Indentation],
         auto_reload=False,
     )
-    made.globals["marks"] = MARKS
-    for name in made.list_templates(extensions=["html"]):
-        made.get_template(name)
-    return made
+    environment.globals["marks"] = MARKS
+    for name in environment.list_templates(extensions=["html"]):
+        environment.get_template(name)
+    return environment
 
 
 _PAGE = _environment().get_template("page.html")
 
 
 def render(document: Json, now: float) -> str:
-    """The whole page. `document` is :func:`plugin.web.state.document`, `now` the wall clock's
-    time.
-    """
+    """The whole page. `document` is :func:`plugin.web.state.document`; `now` is wall clock time."""
     return _PAGE.render(
-        style=Markup(_STYLE),  # noqa: S704 — ours, and its hash is in the policy
+        style=Markup(_STYLE),  # noqa: S704 — ours, with its hash in the policy
         script=Markup(_SCRIPT),  # noqa: S704 — as the style
         now=now,
         version=document["version"],

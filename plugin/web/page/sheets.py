@@ -1,4 +1,4 @@
-"""The sheet of a device: all that is known about it."""
+"""The details of a device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plugin.web.page.words import Json, Moment, gib, is_gpu, moment, path, slice
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """``facts`` are pairs of a term and what is known."""
+    """``facts`` are (term, value)."""
 
     id: str
     title: str
@@ -31,8 +31,8 @@ def sheet(name: str, device: Json, gpu: Json, now: float) -> Sheet:
         path=path(device, gpu),
         state=device["state"] or "withheld",
         reasons=tuple(
-            (why["text"], None if why["since"] is None else moment(why["since"], now))
-            for why in device["reasons"]
+            (reason["text"], None if reason["since"] is None else moment(reason["since"], now))
+            for reason in device["reasons"]
         ),
         pods=tuple(
             f"{who['namespace']}/{who['pod']}, container {who['container']}"
@@ -61,10 +61,10 @@ def _use(use: Json | None) -> Iterator[tuple[str, str]]:
         yield "Memory used", f"{gib(use['memoryUsedBytes'])} of {gib(use['memoryTotalBytes'])}"
     if use["processes"] is not None:
         yield "Processes", str(use["processes"])
-    for key, words in (
+    for key, term in (
         ("smActive", "SM activity"),
         ("tensorActive", "Tensor activity"),
         ("dramActive", "DRAM activity"),
     ):
         if use[key] is not None:
-            yield words, f"{use[key]:.0%}"
+            yield term, f"{use[key]:.0%}"

@@ -1,4 +1,4 @@
-"""Words, marks and times as the page writes them."""
+"""Texts, marks and times on the page."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-#: JSON's types, as in the document of ``/api/v1/state``.
+#: The document of ``/api/v1/state``, or a part of it.
 Json = Mapping[str, Any]
 
-#: How a state is drawn where colours are not visible.
+#: A state's mark, for readers who cannot see its colour.
 MARKS: Mapping[str, str] = MappingProxyType(
     {
         "allocated": "●",
@@ -24,16 +24,16 @@ MARKS: Mapping[str, str] = MappingProxyType(
         "warning": "!",
     }
 )
-#: States of devices, in the order in which they are listed.
+#: Device states in display order.
 STATES = tuple(MARKS)[:6]
-#: The end of the calendar.
+#: The last representable time.
 _LATEST = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
 OUT_OF_USE = ("unhealthy", "cordoned", "withheld")
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A time as seconds of the wall clock, in ISO 8601, and in relation to now."""
+    """A time: in seconds of the wall clock, in ISO 8601, and relative to now."""
 
     at: str
     iso: str
@@ -41,13 +41,13 @@ class Moment:
 
 
 def moment(when: float, now: float) -> Moment:
-    when = min(max(0.0, when), _LATEST)  # also of no number, which a file may hold
+    when = min(max(0.0, when), _LATEST)  # files may contain NaN
     iso = datetime.fromtimestamp(when, UTC).isoformat(timespec="seconds")
     return Moment(f"{when:.0f}", iso, age(now - when))
 
 
 def age(seconds: float) -> str:
-    """The script writes ages in the same words and keeps them up to date."""
+    """The page's script formats ages in the same way."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit} ago"
@@ -68,19 +68,19 @@ def slices(at: Json) -> str:
 
 
 def pods(holders: Iterable[Json]) -> list[str]:
-    """``namespace/pod`` of each holder, each pod once."""
+    """Each holder's ``namespace/pod``, without duplicates."""
     return list(dict.fromkeys(f"{who['namespace']}/{who['pod']}" for who in holders))
 
 
 def title(device: Json) -> str:
-    """A MIG device by its profile, a GPU by its product."""
+    """A MIG device's profile or a GPU's product."""
     if is_gpu(device):
         return str(device["product"] or "GPU")
     return str(device["profile"] or "unreadable")
 
 
 def path(device: Json, gpu: Json) -> str:
-    """``GPU`` or ``GPU:device``, as the commands take it."""
+    """``GPU`` or ``GPU:device``, as the commands accept it."""
     return str(gpu["index"]) if is_gpu(device) else f"{gpu['index']}:{device['index']}"
 
 
