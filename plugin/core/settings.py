@@ -136,9 +136,9 @@ class Settings:
     sharing: Sharing = Sharing()
 
     mig_strategy: MigStrategy = _advertise(
-        MigStrategy.NONE,
-        "none: whole GPUs as nvidia.com/gpu; mixed: each MIG device as nvidia.com/mig-<profile>; "
-        "single: the same, where all MIG devices of the node must be of one profile",
+        MigStrategy.MIXED,
+        "mixed: each MIG device as nvidia.com/mig-<profile>, other GPUs as nvidia.com/gpu; single: "
+        "the same, where all MIG devices of the node must be of one profile; none: whole GPUs only",
         key="migStrategy",
     )
     single_resource: SingleResource = _advertise(

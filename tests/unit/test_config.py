@@ -290,6 +290,10 @@ def test_the_node_to_simulate(load_from: Load) -> None:
     )
 
 
+def test_a_plugin_for_mig_advertises_mig_devices_unless_told_otherwise(load_from: Load) -> None:
+    assert load_from().settings.mig_strategy == "mixed"
+
+
 def test_an_empty_variable_is_as_good_as_none(load_from: Load) -> None:
     env = {name: "" for o in OPTIONS for name in o.envs if not o.empty}
     assert load_from(env=env) == Loaded(DEFAULTS)
