@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from plugin.core.grammars import (
     ADDRESS,
     HOST_NAMES,
+    NODE_NAME,
     PATH,
     TEXT,
     Address,
@@ -147,7 +148,11 @@ class Settings:
         "(nvidia.com/gpu)",
     )
 
-    pass_device_specs: bool = _allocate(True, "name the device nodes in the answer to kubelet")
+    pass_device_specs: bool = _allocate(
+        True,
+        "name the device nodes in the answer to kubelet",
+        default_meaning="true; false in a simulation",
+    )
     device_list_strategy: tuple[DeviceListStrategy, ...] = _allocate(
         (DeviceListStrategy.ENVVAR,),
         "how the container runtime learns its devices: envvar, volume-mounts, or both by comma",
@@ -259,6 +264,13 @@ class Settings:
         default_meaning="/var/lib/mig-device-plugin/ledger.json; a temporary file in a simulation",
     )
 
+    node_name: str = _daemon(
+        "",
+        "the node's name on the page, in the state and in metrics",
+        NODE_NAME,
+        in_file=False,
+        default_meaning="the host's name",
+    )
     control_socket: str = _daemon(
         "/run/mig-device-plugin/control.sock",
         "socket on which cordon, drain and health clear reach the running daemon; empty: none",
