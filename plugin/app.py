@@ -8,7 +8,6 @@ import functools
 import importlib
 import logging
 import signal
-import socket
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
@@ -77,11 +76,10 @@ def library_roots(settings: Settings) -> tuple[Path, ...]:
 
 def device_files(settings: Settings) -> DeviceFiles:
     """Device nodes as this process sees them: below the mounted driver root, the root itself, or
-    ``/``.
+    ``/``. Where the device root is another than the driver's, the host's ``/dev`` may still be
+    mounted below the former: our own is a copy that was made when the container started.
     """
-    roots = [settings.host_dev_root, "/"]
-    if settings.host_dev_root == settings.driver_root:
-        roots.insert(0, settings.container_driver_root)
+    roots = (settings.container_driver_root, settings.host_dev_root, "/")
     return DeviceFiles(
         *map(Path, roots), proc=Path(settings.proc_root), sys=Path(settings.sys_root)
     )
@@ -258,7 +256,7 @@ async def _serve_web(settings: Settings, overview: Callable[[], View]) -> None:
     await asyncio.sleep(WEB_AFTER_SECONDS)
     # 100 ms of imports, in a thread so that kubelet's calls are answered meanwhile.
     web = await asyncio.to_thread(importlib.import_module, "plugin.web")
-    await web.serve(settings, overview, socket.gethostname())
+    await web.serve(settings, overview)
 
 
 async def _follow_configuration(

@@ -58,7 +58,7 @@ class _Daemon:
         arguments = (
             "run",
             f"--simulate={NODE}",
-            "--mig-strategy=mixed",
+            "--pass-device-specs",
             "--log-format=console",
             f"--quiet-period={QUIET_SECONDS}",
             f"--control-socket={self._control_socket}",

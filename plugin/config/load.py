@@ -42,7 +42,14 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
 
         flags, sharing, file_warnings = file.read(Path(path))
         warnings += file_warnings
-    settings = Settings(**{**flags, **outside}, sharing=sharing)
+    given = {**flags, **outside}
+    # Simulated device nodes exist in the simulation alone: a container that names one never starts.
+    if given.get("simulate") and given.setdefault("pass_device_specs", False):
+        warnings.append(
+            "--pass-device-specs with --simulate: the device nodes are not on this machine, so a "
+            "real kubelet cannot start containers that name them"
+        )
+    settings = Settings(**given, sharing=sharing)
     if bool(settings.http_tls_cert) != bool(settings.http_tls_key):
         names = ("--http-tls-cert", "--http-tls-key")
         given, missing = names if settings.http_tls_cert else reversed(names)

@@ -17,6 +17,7 @@ from typing import Any
 
 from plugin.control.listener import Listener, peer
 from plugin.control.verbs import Simulate, Verbs
+from plugin.core.denial import explained
 from plugin.core.holders import Holdings
 from plugin.errors import ControlError, PluginError
 from plugin.state.writer import Writer
@@ -70,7 +71,7 @@ class Control:
                 if not complained:
                     log.warning(
                         "commands cannot reach this daemon",
-                        extra={"socket": str(self._path), "reason": str(error)},
+                        extra={"socket": str(self._path), "reason": _reason(error)},
                     )
                 complained = True
                 await asyncio.sleep(LOOK_SECONDS)
@@ -140,6 +141,12 @@ class Control:
             return {"error": "a request ends with a line break"}
         except PluginError as error:
             return {"error": " ".join(str(error).split())}
+
+
+def _reason(error: ControlError | OSError) -> str:
+    if isinstance(error, OSError):
+        return explained("listening there failed", error, user=os.geteuid())
+    return str(error)
 
 
 def _parse(line: bytes) -> tuple[str, list[str]]:

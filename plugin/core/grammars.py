@@ -137,6 +137,23 @@ def _address(value: object) -> Address:
     return Address(match[1] or match[2], int(match[3]))
 
 
+#: As Kubernetes wants the names of its nodes (RFC 1123).
+_NODE_NAME = re.compile(
+    r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII
+)
+_NODE_NAME_CHARACTERS = 253
+
+
+def _node_name(value: object) -> str:
+    if (
+        not isinstance(value, str)
+        or len(value) > _NODE_NAME_CHARACTERS
+        or not _NODE_NAME.fullmatch(value)
+    ):
+        raise ValueError(value)
+    return value
+
+
 def _host_names(value: object) -> tuple[str, ...]:
     names = tuple(filter(None, items(value)))
     if not all(map(_HOST_NAME.fullmatch, names)):
@@ -144,5 +161,10 @@ def _host_names(value: object) -> tuple[str, ...]:
     return names
 
 
+NODE_NAME = Grammar(
+    _node_name,
+    "a node's name: a-z and 0-9 with '-' and '.' between them (RFC 1123)",
+    "NAME",
+)
 HOST_NAMES = Grammar(_host_names, "host names or *.DOMAIN, separated by commas; * for all")
 ADDRESS = Grammar(_address, "HOST:PORT, :PORT, [IPV6]:PORT", "HOST:PORT")

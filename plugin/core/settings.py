@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from plugin.core.grammars import (
     ADDRESS,
     HOST_NAMES,
+    NODE_NAME,
     PATH,
     TEXT,
     Address,
@@ -134,9 +135,9 @@ class Settings:
     sharing: Sharing = Sharing()
 
     mig_strategy: MigStrategy = _advertise(
-        MigStrategy.NONE,
-        "none: whole GPUs as nvidia.com/gpu; mixed: each MIG device as nvidia.com/mig-<profile>; "
-        "single: the same, where all MIG devices of the node must be of one profile",
+        MigStrategy.MIXED,
+        "mixed: each MIG device as nvidia.com/mig-<profile>, other GPUs as nvidia.com/gpu; single: "
+        "the same, where all MIG devices of the node must be of one profile; none: whole GPUs only",
         key="migStrategy",
     )
     single_resource: SingleResource = _advertise(
@@ -145,7 +146,11 @@ class Settings:
         "(nvidia.com/gpu)",
     )
 
-    pass_device_specs: bool = _allocate(True, "list the device nodes in the Allocate response")
+    pass_device_specs: bool = _allocate(
+        True,
+        "list the device nodes in the Allocate response",
+        default_meaning="true; false in a simulation",
+    )
     device_list_strategy: tuple[DeviceListStrategy, ...] = _allocate(
         (DeviceListStrategy.ENVVAR,),
         "how to pass the device list to the container runtime: envvar, volume-mounts, or both",
@@ -258,6 +263,13 @@ class Settings:
         default_meaning="/var/lib/mig-device-plugin/ledger.json; a temporary file in a simulation",
     )
 
+    node_name: str = _daemon(
+        "",
+        "the node's name on the page, in the state and in metrics",
+        NODE_NAME,
+        in_file=False,
+        default_meaning="the host's name",
+    )
     control_socket: str = _daemon(
         "/run/mig-device-plugin/control.sock",
         "control socket for cordon, drain and health clear; empty: none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 from plugin.core.settings import Settings
@@ -10,8 +11,14 @@ from plugin.web.http.server import HttpServer, Tls
 from plugin.web.routes import Site
 
 
-async def serve(settings: Settings, view: Callable[[], View], node_name: str) -> None:
+async def serve(settings: Settings, view: Callable[[], View]) -> None:
     """Serve until cancelled. Retries if the address is in use; nothing else depends on HTTP."""
     tls = Tls(settings.http_tls_cert, settings.http_tls_key) if settings.http_tls_cert else None
-    site = Site(view, hostname=node_name, hosts=settings.http_hosts, dcgm_names=settings.dcgm_names)
+    own = socket.gethostname()
+    site = Site(
+        view,
+        hostname=settings.node_name or own,
+        hosts=(own, *settings.http_hosts),
+        dcgm_names=settings.dcgm_names,
+    )
     await HttpServer(settings.http_address, site, tls=tls).run()

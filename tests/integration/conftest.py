@@ -87,6 +87,7 @@ async def start_daemon(node_dir: Path) -> AsyncIterator[StartDaemon]:
             arguments.append(f"--simulate={simulate}")
         variables = {
             "MIG_STRATEGY": "mixed",
+            "PASS_DEVICE_SPECS": "true",
             "LOG_FORMAT": "console",
             "KUBELET_SOCKET": str(node_dir / "plugins" / "kubelet.sock"),
             "CONTROL_SOCKET": str(node_dir / "control" / "control.sock"),

@@ -37,6 +37,7 @@ GPU, ONE, TWO = "nvidia.com/gpu", "nvidia.com/mig-1g.5gb", "nvidia.com/mig-2g.10
 A, B, C = "MIG-0-7-0", "MIG-0-8-0", "MIG-1-7-0"
 NODE = node(mig_gpu(0, "1g.5gb", "1g.5gb", "2g.10gb"), mig_gpu(1, "1g.5gb"), gpu(2))
 MIXED = Settings(mig_strategy=MigStrategy.MIXED)
+WHOLE = Settings(mig_strategy=MigStrategy.NONE)
 
 
 def one(resource: str, *requested: str, **changes: Any) -> ContainerAllocation:
@@ -172,7 +173,7 @@ def test_a_gpu_handed_out_whole_brings_the_nodes_of_its_mig_devices_that_exist()
         mig_device(0, 0),
         mig_device(0, 1, missing_device_nodes=("/dev/nvidia-caps/nvidia-cap73",)),
     )
-    allocation = allocate(GPU, [["GPU-0"]], snapshot(node(gpu(0, there, missing)), Settings()))[0]
+    allocation = allocate(GPU, [["GPU-0"]], snapshot(node(gpu(0, there, missing)), WHOLE))[0]
     assert paths(allocation) == [
         *CONTROL,
         "/dev/nvidia0",

@@ -167,6 +167,14 @@ SAMPLES = {
     "sample_seconds": Sample(5, "7", "10s", (5.0, 7.0, 10.0), "0", "seconds from 1 to 86400"),
     "pod_resources_socket": path(),
     "log_level": words("debug", "warning", "error", "debug, info, warning, error"),
+    "node_name": Sample(
+        None,
+        "worker-7",
+        "ip-10-0-0-1.ec2.internal",
+        (None, "worker-7", "ip-10-0-0-1.ec2.internal"),
+        "Worker_7",
+        "a-z and 0-9 with",
+    ),
     "log_format": words("json", "console", "json", "json, console"),
 }
 #: These take any text; they have tests of their own.
@@ -288,6 +296,41 @@ def test_the_node_to_simulate(load_from: Load) -> None:
         load_from("--simulate=p4d.24xlarge:all-1g.5gb", env=env).settings.simulate
         == "p4d.24xlarge:all-1g.5gb"
     )
+
+
+def test_a_plugin_for_mig_advertises_mig_devices_unless_told_otherwise(load_from: Load) -> None:
+    assert load_from().settings.mig_strategy == "mixed"
+
+
+@pytest.mark.parametrize(
+    ("file", "env", "flags", "expected"),
+    [
+        (None, {"SIMULATE": "p5.48xlarge"}, (), False),
+        (None, {}, ("--simulate=p5.48xlarge",), False),
+        (document("plugin.passDeviceSpecs", "yes"), {"SIMULATE": "p5.48xlarge"}, (), True),
+        (None, {"SIMULATE": "p5.48xlarge", "PASS_DEVICE_SPECS": "true"}, (), True),
+        (None, {}, ("--simulate=p5.48xlarge", "--pass-device-specs"), True),
+        (None, {"SIMULATE": ""}, (), True),
+        (None, {}, (), True),
+    ],
+)
+def test_device_nodes_of_a_simulation_are_handed_out_when_asked_for(
+    load_from: Load,
+    file: object,
+    env: Mapping[str, str],
+    flags: Sequence[str],
+    expected: bool,  # noqa: FBT001 — one column of the table
+) -> None:
+    loaded = load_from(*flags, env=env, file=file)
+    assert loaded.settings.pass_device_specs is expected
+    simulated = bool(loaded.settings.simulate)
+    assert bool(loaded.warnings) == (simulated and expected)
+
+
+@pytest.mark.parametrize("name", ["-a", "a-", "a..b", "a.", "A", "a_b", "a b", "a" * 254, "ä"])
+def test_a_name_that_no_node_can_have_is_refused(load_from: Load, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"NODE_NAME: .* is not valid; choose a node's name"):
+        load_from(env={"NODE_NAME": name})
 
 
 def test_an_empty_variable_is_as_good_as_none(load_from: Load) -> None:

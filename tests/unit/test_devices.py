@@ -20,6 +20,7 @@ from plugin.errors import ConfigError
 
 from .builders import gpu, mig_device, mig_gpu, node, snapshot
 
+WHOLE = Settings(mig_strategy=MigStrategy.NONE)
 MIXED = Settings(mig_strategy=MigStrategy.MIXED)
 SINGLE = Settings(mig_strategy=MigStrategy.SINGLE)
 ONE = "nvidia.com/mig-1g.5gb"
@@ -77,7 +78,7 @@ def test_status(
             mig_device(1),
             "MIG mode on, but it is off on GPU 0",
         ),
-        (node(gpu(0, mig_device())), Settings(), mig_device(), "--mig-strategy=none"),
+        (node(gpu(0, mig_device())), WHOLE, mig_device(), "--mig-strategy=none"),
     ],
 )
 def test_what_is_withheld_says_why(
@@ -124,7 +125,7 @@ def test_a_cordon_of_a_device_is_told_on_it_alone() -> None:
 
 def test_a_gpu_offered_whole_tells_the_reasons_of_its_parts() -> None:
     inventory = node(gpu(0, mig_device()))
-    told = held(inventory, cordon(EMPTY, mig_device().uuid, inventory, 5.0), Settings())
+    told = held(inventory, cordon(EMPTY, mig_device().uuid, inventory, 5.0), WHOLE)
     assert status(inventory.gpus[0], told) == DeviceStatus(
         "nvidia.com/gpu", "unhealthy", (BY_HAND,)
     )

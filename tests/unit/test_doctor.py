@@ -149,6 +149,13 @@ def test_missing_nodes_are_no_failure_where_the_runtime_makes_them() -> None:
     assert named(host_checks(settings), "container runtime").outcome is WARN
 
 
+def test_a_simulation_gets_no_advice_about_device_nodes() -> None:
+    for specs in (False, True):
+        settings = replace(MIXED, simulate="p4d.24xlarge", pass_device_specs=specs)
+        check = named(host_checks(settings), "container runtime")
+        assert (check.outcome, check.fix) == (PASS, "")
+
+
 # ---- the host
 
 

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plugin.app import device_files
+from plugin.core.settings import Settings
 from plugin.driver.files import DeviceFiles, parse_mig_minors, sysfs_bus_id
 
 
@@ -54,6 +56,34 @@ def test_the_first_root_with_a_driver_counts_and_may_come_late(tmp_path: Path) -
     files.control_nodes()
     assert files.root == mounted.root
     assert files.exists("/dev/nvidia0")
+
+
+@pytest.mark.parametrize(
+    ("driver_root", "dev_root", "with_nodes", "expected"),
+    [
+        ("/run/driver", "", ("mounted", "host"), "mounted"),
+        ("/run/driver", "host", ("mounted", "host"), "mounted"),
+        ("/run/driver", "host", ("host",), "host"),
+        ("host", "", ("host",), "host"),
+        ("/run/driver", "host", (), "/"),
+    ],
+)
+def test_device_nodes_are_looked_for_where_the_host_s_may_be_mounted(
+    tmp_path: Path, driver_root: str, dev_root: str, with_nodes: tuple[str, ...], expected: str
+) -> None:
+    def placed(root: str) -> str:
+        return root if root.startswith("/") or not root else str(tmp_path / root)
+
+    for name in with_nodes:
+        Host(tmp_path / name).write("/dev/nvidiactl")
+    settings = Settings(
+        driver_root=placed(driver_root),
+        dev_root=placed(dev_root),
+        container_driver_root=str(tmp_path / "mounted"),
+    )
+    files = device_files(settings)
+    files.control_nodes()
+    assert str(files.root) == placed(expected)
 
 
 def test_nodes_of_a_gpu(host: Host) -> None:

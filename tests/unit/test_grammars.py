@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.config.options import OPTIONS, parse, written
-from plugin.core.grammars import Address
+from plugin.core.grammars import NODE_NAME, Address
 from plugin.core.option import Option
 from plugin.core.settings import DeviceListStrategy, HealthChecks
 from plugin.errors import ConfigError
@@ -96,6 +96,8 @@ def examples(chosen: Option) -> st.SearchStrategy[object]:
     """Values that the option may have."""
     if isinstance(chosen.default, str) and ", " in chosen.grammar.choices:
         return st.sampled_from(chosen.grammar.choices.split(", "))
+    if chosen.grammar is NODE_NAME:
+        return st.sampled_from(["worker-7", "0", "ip-10-0-0-1.ec2.internal"])
     if isinstance(chosen.default, str):
         return st.sampled_from(chosen.empty) | PATHS if chosen.empty else PATHS
     return BY_TYPE[type(chosen.default)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +11,7 @@ from typing import Protocol
 import grpc
 
 from plugin.api.deviceplugin_v1beta1_pb2_grpc import add_DevicePluginServicer_to_server
+from plugin.core.denial import explained
 from plugin.kubelet.deviceplugin.servicer import ResourceServicer
 
 
@@ -26,8 +29,20 @@ async def serve(servicer: ResourceServicer, path: Path) -> Server:
     try:
         server.add_insecure_port(f"unix:{path}")
     except RuntimeError as error:
-        raise OSError(
-            f"cannot serve on {path}: {error}; is the directory there and writable?"
-        ) from error
+        raise OSError(why_not(path, str(error))) from error
     await server.start()
     return server
+
+
+def why_not(path: Path, otherwise: str) -> str:
+    """Why nothing can listen on `path`. gRPC names no reason, so this binds a socket itself;
+    `otherwise` is what gRPC said, should that succeed.
+    """
+    what = f"cannot serve on {path}"
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.bind(str(path))
+        except OSError as error:
+            return explained(what, error, user=os.geteuid())
+    path.unlink(missing_ok=True)
+    return f"{what}: {otherwise}"

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import random
 import socket
 from dataclasses import dataclass
 
+from plugin.core.denial import explained
 from plugin.core.grammars import Address
 from plugin.loops.backoff import delays
 from plugin.web.http.connection import Answer, Connection, Limits
@@ -198,7 +200,8 @@ async def _listen(where: Address) -> list[socket.socket]:
                 )
             except OSError as error:
                 if error.errno not in _ABSENT:
-                    raise
+                    what = f"listening on {address[0]} failed"
+                    raise OSError(explained(what, error, user=os.geteuid(), port=chosen)) from error
                 absent = error
                 continue
             undo.callback(listener.close)
