@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin.config.options import IGNORED_FLAGS, OPTIONS, parse
+from plugin.config.places import control_socket
 from plugin.core.option import Option
 from plugin.core.settings import Settings, Sharing
 from plugin.errors import ConfigError
@@ -49,7 +50,8 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
 
         flags, sharing, file_warnings = file.read(Path(path))
         warnings += file_warnings
-    settings = Settings(**{**flags, **outside}, sharing=sharing)
+    places = {"control_socket": control_socket(environment, simulate=bool(outside.get("simulate")))}
+    settings = Settings(**{**places, **flags, **outside}, sharing=sharing)
     if bool(settings.http_tls_cert) != bool(settings.http_tls_key):
         names = ("--http-tls-cert", "--http-tls-key")
         given, missing = names if settings.http_tls_cert else reversed(names)

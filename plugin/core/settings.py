@@ -264,6 +264,8 @@ class Settings:
         "socket on which cordon, drain and health clear reach the running daemon; empty: none",
         PATH,
         change=_RESTART,
+        default_meaning="/run/mig-device-plugin/control.sock; a simulation without root: in "
+        "$XDG_RUNTIME_DIR or ~/.local/state",
         empty=("",),
     )
     fail_on_init_error: bool = _daemon(

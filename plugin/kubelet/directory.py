@@ -39,6 +39,8 @@ class Directory(Protocol):
     """What the rest of this room needs of the directory."""
 
     path: Path
+    #: At which level to log that kubelet is missing.
+    absent_level: int
 
     def identity(self, name: str) -> Identity | None: ...
     def exists(self, name: str) -> bool: ...
@@ -52,8 +54,11 @@ class Directory(Protocol):
 class SocketDirectory:
     """Watches one directory; used from the event loop only."""
 
-    def __init__(self, path: Path, *, inotify: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, inotify: bool = True, absent_level: int = logging.WARNING
+    ) -> None:
         self.path = path
+        self.absent_level = absent_level
         self._inotify = inotify
         self._changed = Pulse()
         self._deleted: set[str] = set()
@@ -104,7 +109,9 @@ class SocketDirectory:
         while True:
             if not self.path.is_dir():
                 # Kubelet makes it at its first start.
-                self._complain("kubelet's directory does not exist; is it mounted here?")
+                self._complain(
+                    "kubelet's directory does not exist; is it mounted here?", self.absent_level
+                )
             elif self._inotify:
                 try:
                     await self._watch_inotify()
@@ -118,13 +125,14 @@ class SocketDirectory:
             await asyncio.sleep(FALLBACK_POLL_SECONDS)
             self._changed.fire()
 
-    def _complain(self, complaint: str) -> None:
+    def _complain(self, complaint: str, level: int = logging.WARNING) -> None:
         """Log what is wrong when that is something new, and once when it is over."""
         if complaint == self._complaint:
             return
         self._complaint = complaint
         if complaint:
-            log.warning(
+            log.log(
+                level,
                 "kubelet's directory cannot be watched",
                 extra={"directory": str(self.path), "reason": complaint},
             )

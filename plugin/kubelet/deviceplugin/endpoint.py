@@ -178,7 +178,7 @@ class Endpoint:
             # survive that.
             path = self._directory.path / self._kubelet
             self._report(
-                logging.WARNING,
+                self._directory.absent_level,
                 "waiting for kubelet",
                 f"{path} does not exist; is kubelet running?",
             )
