@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types format generate bench image image-name image-test wheel-test clean
+.PHONY: help demo playground test lint types format generate bench image image-name image-test wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -23,6 +23,9 @@ $(VENV)/.development: $(VENV)/.product
 
 demo: $(VENV)/.product ## Play the MIG walkthrough on a simulated node
 	$(BIN)/mig-device-plugin demo
+
+playground: $(VENV)/.product ## Run a simulated node with its page until Ctrl-C; NODE=, PORT=
+	@$(BIN)/mig-device-plugin demo --stay $(if $(NODE),--simulate='$(NODE)') $(if $(PORT),--port='$(PORT)')
 
 test: $(VENV)/.development ## Run every test
 	$(BIN)/python -m pytest

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -154,9 +155,9 @@ class Daemon:
         self.worker.start()
         await self.writer.start()
 
-    def edges(self) -> Edges:
+    def edges(self, absent_level: int = logging.WARNING) -> Edges:
         """Build everything else. Imports gRPC, which takes 70 ms: call it while the first scan
-        runs, or later.
+        runs, or later. `absent_level` is the level at which a missing kubelet is logged.
         """
         from plugin.kubelet.deviceplugin.calls import CallCounts  # noqa: PLC0415 — gRPC, see above
         from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
@@ -167,12 +168,17 @@ class Daemon:
 
         settings, writer, beats = self.settings, self.writer, self.heartbeats
         calls = CallCounts()
-        pods = PodFollower(Observer.of(settings)) if settings.pod_resources_socket else None
+        pods = (
+            PodFollower(Observer.of(settings), absent_level=absent_level)
+            if settings.pod_resources_socket
+            else None
+        )
         supervisor = Supervisor(
             writer.store,
             settings.kubelet_socket,
             calls=calls,
             on_allocated=pods.allocated if pods is not None else lambda _: None,
+            absent_level=absent_level,
         )
         sampler = Sampler(writer, self.driver, self.worker, beats)
         overview = Overview(writer, supervisor, calls, sampler, self.worker, beats, pods)
@@ -222,7 +228,7 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
     starting = asyncio.create_task(daemon.start(), name="first scan")
     # Hands the first scan to the driver's thread, which works while we import.
     await asyncio.sleep(0)
-    edges = daemon.edges()
+    edges = daemon.edges(_absent_level(settings))
 
     stop, reread = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -249,6 +255,20 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
         # The driver is not closed: that could hang as any call to it, and the kernel frees what a
         # process held.
         log.info("stopped")
+
+
+def _absent_level(settings: Settings) -> int:
+    """At which level to log that kubelet is missing. Where a node is only simulated nothing
+    is wrong then: one line, and the parts stay quiet.
+    """
+    path = settings.kubelet_socket
+    # Unlike Path's, this is false also where we may not look.
+    if not settings.simulate or not path or os.path.exists(path):  # noqa: PTH110
+        return logging.WARNING
+    log.info(
+        "no kubelet here, devices are registered once its socket exists", extra={"socket": path}
+    )
+    return logging.DEBUG
 
 
 async def _serve_web(settings: Settings, overview: Callable[[], View]) -> None:

@@ -77,10 +77,28 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
             "doctor", _doctor, "Check this node; exit status 0: all pass, 1: warnings, 2: failures."
         )
     )
-    add(
+    demo = add(
         "demo",
         _demo,
-        "Replay the MIG walkthrough on a simulated p4d.24xlarge, with a stand-in kubelet.",
+        "Replay the MIG walkthrough on a simulated p4d.24xlarge, with a stand-in kubelet; or, with "
+        "--stay, run a simulated node with its page until Ctrl-C.",
+    )
+    demo.add_argument(
+        "--stay",
+        action="store_true",
+        help="pods come and go, and commands to try are printed; needs no root",
+    )
+    demo.add_argument(
+        "--simulate",
+        default="",
+        metavar="NODE[:GEOMETRY]",
+        help="the node of --stay (default: p4d.24xlarge:all-balanced)",
+    )
+    demo.add_argument(
+        "--port",
+        type=_port,
+        metavar="PORT",
+        help="the page's port with --stay (default: 9400, or any that is free)",
     )
     add("version", _version, "Print the version.")
     for name, text in _DEVICE_VERBS.items():
@@ -122,6 +140,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
 
 _TIMEOUT = seconds(0, most=1e6)
+_HIGHEST_PORT = 65535
 
 #: The settings that locate the running daemon.
 _OF_DAEMON = ("control_socket", "config_file")
@@ -190,6 +209,14 @@ def _timeout(text: str) -> float:
         ) from None
 
 
+def _port(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) <= _HIGHEST_PORT:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"{quote(text)} is not valid; choose a number from 1 to {_HIGHEST_PORT}"
+    )
+
+
 def _load(arguments: argparse.Namespace) -> Loaded:
     return load(vars(arguments), os.environ)
 
@@ -215,7 +242,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    del arguments
+    if arguments.stay:
+        from plugin.commands import playground  # noqa: PLC0415
+
+        return playground.play(arguments.simulate, arguments.port)
+    if arguments.simulate or arguments.port:
+        raise ConfigError("demo: --simulate and --port have a meaning with --stay only")
     from plugin.commands import demo  # noqa: PLC0415
 
     return demo.play()

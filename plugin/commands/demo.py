@@ -8,20 +8,17 @@ administrator's commands would. Every figure is checked; the exit status is 0 on
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import sys
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from plugin.commands.daemon import Daemon
+from plugin.commands.folder import own_folder
 from plugin.commands.pictures import draw
 from plugin.commands.terminal import console
-from plugin.control.client import ask
 from plugin.core.inventory.model import Gpu, MigDevice, MigMode, Placement
 from plugin.core.inventory.profiles import GPU_RESOURCE, resource_name
 from plugin.errors import PluginError
@@ -45,71 +42,29 @@ def play() -> int:
         return 1
 
 
-class _Daemon:
-    """The plugin in its own process, with the simulated node and the stand-in kubelet."""
-
-    def __init__(self, folder: Path, kubelet_socket: Path) -> None:
-        self._folder = folder
-        self._kubelet_socket = kubelet_socket
-        self._log = folder / "daemon.log"
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        arguments = (
-            "run",
-            f"--simulate={NODE}",
-            "--pass-device-specs",
-            "--log-format=console",
-            f"--quiet-period={QUIET_SECONDS}",
-            f"--control-socket={self._control_socket}",
-            f"--ledger-file={self._folder / 'ledger.json'}",
-            f"--kubelet-socket={self._kubelet_socket}",
-            "--pod-resources-socket=",
-            "--http-address=",
-        )
-        with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "plugin", *arguments), stderr=log
-            )
-
-    async def ask(self, verb: str, *arguments: str) -> Any:
-        return await asyncio.to_thread(ask, self._control_socket, verb, *arguments)
-
-    async def stop(self) -> None:
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), STEP_SECONDS)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-    @property
-    def _control_socket(self) -> str:
-        return str(self._folder / "control.sock")
-
-    def last_lines(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
-
-
 class _Demo:
     def __init__(self, out: Console) -> None:
         self._out = out
         self._wrong = 0
 
     async def play(self) -> int:
-        with tempfile.TemporaryDirectory(prefix="mig-demo-") as folder:
-            directory = Path(folder) / "device-plugins"
-            daemon = _Daemon(Path(folder), directory / "kubelet.sock")
+        with own_folder() as folder:
+            daemon = Daemon(
+                folder,
+                NODE,
+                (
+                    "--pass-device-specs",
+                    f"--quiet-period={QUIET_SECONDS}",
+                    "--pod-resources-socket=",
+                    "--http-address=",
+                ),
+            )
             self._out.print(
                 f"[bold]mig-device-plugin on a simulated {NODE}[/]: 8 × A100-40GB, stand-in "
                 "kubelet, real sockets"
             )
             try:
-                async with SimKubelet(directory, seed=1) as kubelet:
+                async with SimKubelet(daemon.plugin_directory, seed=1) as kubelet:
                     await daemon.start()
                     await self._walkthrough(kubelet, daemon)
                     await self._troubles(kubelet, daemon)
@@ -126,8 +81,8 @@ class _Demo:
         self._out.print("\n[green]every number is right[/]")
         return 0
 
-    async def _walkthrough(self, kubelet: SimKubelet, daemon: _Daemon) -> None:
-        """Three geometries, each set under the running daemon."""
+    async def _walkthrough(self, kubelet: SimKubelet, daemon: Daemon) -> None:
+        """Three geometries, each made under the running daemon."""
         self._title("MIG off: whole GPUs")
         await self._allocatable(kubelet, {GPU_RESOURCE: 8})
         await self._draw(kubelet, daemon)
@@ -155,7 +110,7 @@ class _Demo:
         await self._draw(kubelet, daemon)
         await self._delete_all(kubelet)
 
-    async def _troubles(self, kubelet: SimKubelet, daemon: _Daemon) -> None:
+    async def _troubles(self, kubelet: SimKubelet, daemon: Daemon) -> None:
         """Faults, recovery, a cordon and a re-partition, with pods on six of the eight GPUs."""
         self._title("A fault of one slice takes out that slice, and its pod goes on")
         await self._command(daemon, "sim", "repartition", "all-1g.5gb")
@@ -201,8 +156,8 @@ class _Demo:
         self._expect(f"open streams of {_ONE}", kubelet.live_streams(_ONE), 1)
         await self._draw(kubelet, daemon)
 
-    async def _command(self, daemon: _Daemon, verb: str, *arguments: str) -> None:
-        """Send a command to the daemon, as the command line does."""
+    async def _command(self, daemon: Daemon, verb: str, *arguments: str) -> None:
+        """What an administrator would type, given to the daemon as that command gives it."""
         self._out.print(
             f"  $ mig-device-plugin {' '.join((verb, *arguments))}", style="bold", markup=False
         )
@@ -251,7 +206,7 @@ class _Demo:
         self._expect("its capability nodes (GPU instance, compute instance)", len(capabilities), 2)
 
     async def _draw(
-        self, kubelet: SimKubelet, daemon: _Daemon, only: Collection[int] = range(8)
+        self, kubelet: SimKubelet, daemon: Daemon, only: Collection[int] = range(8)
     ) -> None:
         holders: dict[str, str] = {}
         for resource in kubelet.node_status():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin.config.options import IGNORED_FLAGS, OPTIONS, parse
+from plugin.config.places import control_socket
 from plugin.core.option import Option
 from plugin.core.settings import Settings, Sharing
 from plugin.errors import ConfigError
@@ -42,7 +43,8 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
 
         flags, sharing, file_warnings = file.read(Path(path))
         warnings += file_warnings
-    given = {**flags, **outside}
+    places = {"control_socket": control_socket(environment, simulate=bool(outside.get("simulate")))}
+    given = {**places, **flags, **outside}
     # Simulated device nodes exist in the simulation alone: a container that names one never starts.
     if given.get("simulate") and given.setdefault("pass_device_specs", False):
         warnings.append(

@@ -275,6 +275,8 @@ class Settings:
         "control socket for cordon, drain and health clear; empty: none",
         PATH,
         change=_RESTART,
+        default_meaning="/run/mig-device-plugin/control.sock; a simulation without root: in "
+        "$XDG_RUNTIME_DIR or ~/.local/state",
         empty=("",),
     )
     fail_on_init_error: bool = _daemon(

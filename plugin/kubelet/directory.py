@@ -35,6 +35,8 @@ Identity = tuple[int, int, int]
 
 class Directory(Protocol):
     path: Path
+    #: At which level to log that kubelet is missing.
+    absent_level: int
 
     def identity(self, name: str) -> Identity | None: ...
     def exists(self, name: str) -> bool: ...
@@ -48,8 +50,11 @@ class Directory(Protocol):
 class SocketDirectory:
     """Watches one directory. Used from the event loop only."""
 
-    def __init__(self, path: Path, *, inotify: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, inotify: bool = True, absent_level: int = logging.WARNING
+    ) -> None:
         self.path = path
+        self.absent_level = absent_level
         self._inotify = inotify
         self._changed = Pulse()
         self._deleted: set[str] = set()
@@ -96,7 +101,9 @@ class SocketDirectory:
         while True:
             if not self.path.is_dir():
                 # Kubelet creates it at its first start.
-                self._complain("kubelet's directory does not exist; is it mounted here?")
+                self._complain(
+                    "kubelet's directory does not exist; is it mounted here?", self.absent_level
+                )
             elif self._inotify:
                 try:
                     await self._watch_inotify()
@@ -110,13 +117,14 @@ class SocketDirectory:
             await asyncio.sleep(FALLBACK_POLL_SECONDS)
             self._changed.fire()
 
-    def _complain(self, complaint: str) -> None:
+    def _complain(self, complaint: str, level: int = logging.WARNING) -> None:
         """Log a new problem once, and its end."""
         if complaint == self._complaint:
             return
         self._complaint = complaint
         if complaint:
-            log.warning(
+            log.log(
+                level,
                 "kubelet's directory cannot be watched",
                 extra={"directory": str(self.path), "reason": complaint},
             )

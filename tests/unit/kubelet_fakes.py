@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ class FakeDirectory:
 
     def __init__(self) -> None:
         self.path = Path("/plugins")
+        self.absent_level = logging.WARNING
         self.files: dict[str, Identity] = {}
         self.dead: set[str] = set()
         self._deleted: set[str] = set()

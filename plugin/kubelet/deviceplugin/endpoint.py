@@ -169,7 +169,7 @@ class Endpoint:
             # At its start kubelet deletes every socket before it creates its own.
             path = self._directory.path / self._kubelet
             self._report(
-                logging.WARNING,
+                self._directory.absent_level,
                 "waiting for kubelet",
                 f"{path} does not exist; is kubelet running?",
             )

@@ -33,18 +33,20 @@ class Supervisor:
         *,
         calls: CallCounts | None = None,
         on_allocated: Callable[[Sequence[str]], None] = lambda _: None,
+        absent_level: int = logging.WARNING,
         directory: Directory | None = None,
         serve: Serve = serve,
         register: Register = register,
     ) -> None:
         """`kubelet_socket` is the path of ``kubelet.sock``; empty: serve without registering.
         `directory` defaults to its folder.
+        `absent_level` is the level at which a missing folder is logged.
         """
         self._calls = calls or CallCounts()
         self._on_allocated = on_allocated
         socket = Path(kubelet_socket) if kubelet_socket else None
         self._directory = directory or SocketDirectory(
-            socket.parent if socket else DEFAULT_DIRECTORY
+            socket.parent if socket else DEFAULT_DIRECTORY, absent_level=absent_level
         )
         self._serve, self._register = serve, register
         self._kubelet = socket.name if socket else ""

@@ -42,8 +42,10 @@ class Observes(Protocol):
 class PodFollower:
     """Keeps the current holdings."""
 
-    def __init__(self, observer: Observes) -> None:
+    def __init__(self, observer: Observes, *, absent_level: int = logging.WARNING) -> None:
+        """`absent_level` is the level at which a kubelet that does not answer is logged."""
         self._observer = observer
+        self._absent_level = absent_level
         self._wanted = asyncio.Event()
         self.holdings = Holdings()
         #: A sentence for each device held by several pods.
@@ -71,7 +73,9 @@ class PodFollower:
                 self.holdings = unanswered(self.holdings)
                 if str(error) != logged:
                     logged = str(error)
-                    log.warning("pod resources unavailable", extra={"reason": logged})
+                    log.log(
+                        self._absent_level, "pod resources unavailable", extra={"reason": logged}
+                    )
             self._report(before)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause(self.holdings, self._observer.clock())):
