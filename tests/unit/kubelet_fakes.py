@@ -123,9 +123,13 @@ class FakeKubelet:
             raise KubeletError(self.refuses)
         self.endpoints.append(endpoint)
         if self.opens:
-            stream = asyncio.create_task(self._follow(self._servers[endpoint]))
-            self.streams.add(stream)
-            stream.add_done_callback(self.streams.discard)
+            self.open_stream()
+
+    def open_stream(self) -> None:
+        """Open ListAndWatch on the endpoint that registered last."""
+        stream = asyncio.create_task(self._follow(self._servers[self.endpoints[-1]]))
+        self.streams.add(stream)
+        stream.add_done_callback(self.streams.discard)
 
     async def _follow(self, servicer: ResourceServicer) -> None:
         context: Any = None

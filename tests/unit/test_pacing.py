@@ -66,5 +66,5 @@ def test_a_new_kubelet_is_not_judged_by_the_old_one() -> None:
 
 def test_plugins_of_others_that_come_and_go_are_followed_ever_more_slowly() -> None:
     pace = pacing()
-    assert [pace.rival_gone(5) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert pace.rival_gone(60) == 1
+    assert [pace.rival_gone(SHORT) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
+    assert pace.rival_gone(WELL_SECONDS) == 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from plugin.core.view import ResourceStatus
 from plugin.errors import KubeletError
+from plugin.kubelet.deviceplugin.departures import Departure
 from plugin.kubelet.deviceplugin.naming import new_name
 from plugin.kubelet.deviceplugin.pacing import (
     FIRST_DELAY_SECONDS,
@@ -81,24 +82,41 @@ class Endpoint:
         self._last_error = ""
         self._logged = ""
         self._pacing = Pacing()
+        #: Until when a departure is given time for others to follow.
+        self._settled_at = 0.0
 
     def status(self) -> ResourceStatus:
         rival = self._rivals.live(self._resource) if self._kubelet else ""
+        gone = self._departure()
+        if rival:
+            problem = f"another device plugin serves it too, on {rival}"
+        elif gone is not None:
+            problem = self._consequence(gone)
+        else:
+            problem = self._last_error
         # Without a kubelet there is nothing to register with.
-        registered = not self._kubelet or (self._registered is not None and not self._is_flapping())
+        registered = not self._kubelet or (
+            self._registered is not None and not (rival or gone or self._is_flapping())
+        )
         return ResourceStatus(
             self._resource,
-            registered=registered and not rival,
+            registered=registered,
             registrations=self._registrations,
             stream_since=self._stream_since,
             lists_sent=self._servicer.lists_sent,
-            last_error=f"another device plugin serves it too, on {rival}"
-            if rival
-            else ""
-            if registered
-            else self._last_error,
+            last_error="" if registered else problem,
             rival=rival,
         )
+
+    def _departure(self) -> Departure | None:
+        """A plugin that has gone since our registration, which kubelet may still take for ours."""
+        if self._registered is None or self._registered.stream is None:
+            return None
+        return self._rivals.departures.newest(self._resource, self._registered.since)
+
+    def _consequence(self, gone: Departure) -> str:
+        due = max(self._settled_at, gone.at + SETTLE_SECONDS)
+        return gone.consequence(due - _now())
 
     def _is_flapping(self) -> bool:
         lasted = _now() - self._registered.since if self._registered is not None else 0.0
@@ -153,8 +171,10 @@ class Endpoint:
             self._pacing.accepted()
             loss = await self._until_lost(self._registered)
             lasted = _now() - self._registered.since
+            gone = self._departure() if loss is Loss.RIVAL else None
+            reason = loss.value if gone is None else self._consequence(gone)
             self._registered, self._stream_since = None, None
-            self._report(logging.WARNING, "registration lost", loss.value)
+            self._report(logging.WARNING, "registration lost", reason)
             await self._end_streams()
             if delay := self._pacing.lost(loss, lasted):
                 await self._pause(delay, before)
@@ -248,13 +268,13 @@ class Endpoint:
         """Until another plugin that may have registered for the resource after `since` has ended,
         together with any that end right after it.
         """
-        at = await self._rivals.departed(self._resource, since)
-        until = at + self._pacing.rival_gone(_now() - since)
-        limit = until + MOST_SETTLES * SETTLE_SECONDS
-        while (left := until - _now()) > 0:
+        first = await self._rivals.departures.wait(self._resource, since)
+        self._settled_at = first.at + self._pacing.rival_gone(_now() - since)
+        limit = max(self._settled_at, first.at + MOST_SETTLES * SETTLE_SECONDS)
+        while (left := self._settled_at - _now()) > 0:
             await asyncio.sleep(left)
-            at = await self._rivals.departed(self._resource, since)
-            until = min(at + SETTLE_SECONDS, limit)
+            newest = await self._rivals.departures.wait(self._resource, since)
+            self._settled_at = max(self._settled_at, min(newest.at + SETTLE_SECONDS, limit))
 
     async def _end_streams(self) -> None:
         """End every stream; if a client does not read, stop the server as well."""

@@ -20,9 +20,10 @@ FREE_DELETIONS = 20
 SETTLE_SECONDS = 1.0
 #: Limit of that time, as a multiple, for plugins that end one after the other.
 MOST_SETTLES = 5
-#: Every registration leaves kubelet without devices for a moment, and the other plugin may be in a
-#: crash loop.
-LONGEST_SETTLE_SECONDS = 60.0
+#: Until we have registered again every new pod may fail, so that must not take long. But each
+#: registration costs kubelet a moment without devices, and a plugin of somebody else's may be in a
+#: crash loop: with this pause that makes six registrations a minute at most.
+LONGEST_SETTLE_SECONDS = 10.0
 
 
 class Loss(enum.Enum):
@@ -52,7 +53,7 @@ class Pacing:
         self._dropped = backoff(1)
         self._deletions = backoff(FREE_DELETIONS)
         self._rivals = Backoff(
-            SETTLE_SECONDS, LONGEST_SETTLE_SECONDS, well=LONGEST_SETTLE_SECONDS, jitter=lambda: 1.0
+            SETTLE_SECONDS, LONGEST_SETTLE_SECONDS, well=WELL_SECONDS, jitter=lambda: 1.0
         )
 
     def new_kubelet(self) -> None:

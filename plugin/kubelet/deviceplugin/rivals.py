@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from plugin.kubelet.deviceplugin.departures import Departures
 from plugin.kubelet.deviceplugin.naming import is_of_this_plugin, is_of_this_process, serves
 from plugin.kubelet.directory import Directory, Identity
-from plugin.loops.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -134,26 +134,13 @@ class Rivals:
         self._accepts = accepts
         self._wall_clock = wall_clock
         self._known: dict[str, Known] | None = None
-        self._departures: dict[str, float] = {}
+        self.departures = Departures(MOST_SOCKETS)
         self._missed: dict[str, float] = {}
         self._reported: dict[str, str] = {}
-        self._changed = Pulse()
 
     def live(self, resource: str) -> str:
         """See :func:`live_rival`."""
         return live_rival(self._known or {}, resource, asyncio.get_running_loop().time())
-
-    async def departed(self, resource: str, since: float) -> float:
-        """Wait until a plugin that may have served `resource` ends after `since`; returns the time
-        by the loop's clock.
-        """
-        while True:
-            times = [
-                at for name, at in self._departures.items() if serves(name, resource) is not False
-            ]
-            if times and max(times) > since:
-                return max(times)
-            await self._changed.wait()
 
     async def run(self) -> None:
         """Poll until cancelled: at every change of the directory, and regularly while there are
@@ -182,12 +169,7 @@ class Rivals:
         self._known, gone = step(self._known, found, deleted, now)
         for name in gone:
             log.info("another plugin's socket has gone", extra={"socket": name})
-            self._departures[name] = now
-        if gone:
-            # Names are new at every start of a plugin; keep the newest departures.
-            newest = sorted(self._departures.items(), key=lambda item: item[1])[-MOST_SOCKETS:]
-            self._departures = dict(newest)
-            self._changed.fire()
+        self.departures.note(gone, now)
         for name, one in found.items():
             if is_of_this_plugin(name) and not one.alive and one.age >= STALE_SECONDS:
                 log.info("removing a dead process's socket", extra={"socket": name})
