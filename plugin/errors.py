@@ -50,7 +50,7 @@ class SimulationError(PluginError):
 
 
 class DriverError(PluginError):
-    pass
+    """The driver did not answer as needed."""
 
 
 class DriverUnavailable(DriverError):
@@ -85,7 +85,7 @@ class DriverCallFailed(DriverError):
 
 
 class RequestError(PluginError):
-    pass
+    """Kubelet's request cannot be fulfilled."""
 
 
 class InvalidRequest(RequestError):
@@ -101,11 +101,11 @@ class DeviceUnavailable(RequestError):
 
 
 class KubeletError(PluginError):
-    pass
+    """Registration was refused, or kubelet is not there."""
 
 
 class ControlError(PluginError):
-    pass
+    """A command to the running daemon failed."""
 
 
 class TargetError(ControlError):

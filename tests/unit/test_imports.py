@@ -12,7 +12,7 @@ CORE = Path(__file__).resolve().parents[2] / "plugin" / "core"
 
 #: Nothing here reads a file, a clock, the environment or a socket, or starts a thread.
 PURE = {
-    *("__future__", "bisect", "collections", "dataclasses", "enum", "heapq", "ipaddress"),
+    *("__future__", "bisect", "collections", "dataclasses", "enum", "errno", "heapq", "ipaddress"),
     *("itertools", "math", "re", "reprlib", "types", "typing"),
 }
 OURS = ("plugin.core", "plugin.errors")

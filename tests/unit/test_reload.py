@@ -74,6 +74,7 @@ def test_which_options_need_a_restart() -> None:
             "http_tls_key",
             "dcgm_names",
             "pod_resources_socket",
+            "node_name",
         ),
     }
     assert {field.name for field in fields(Settings)} - {o.field for o in OPTIONS} == {"sharing"}
