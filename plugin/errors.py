@@ -89,15 +89,15 @@ class RequestError(PluginError):
 
 
 class InvalidRequest(RequestError):
-    pass
+    """Empty, duplicated or too many ids."""
 
 
 class UnknownDevice(RequestError):
-    pass
+    """The id is not, or no longer, on this node."""
 
 
 class DeviceUnavailable(RequestError):
-    pass
+    """The device exists and must not be handed out now."""
 
 
 class KubeletError(PluginError):
@@ -109,8 +109,8 @@ class ControlError(PluginError):
 
 
 class TargetError(ControlError):
-    pass
+    """The command names no device of this node."""
 
 
 class NotRunning(ControlError):
-    pass
+    """No daemon listens on the control socket."""
