@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana are given. tests/integration/test_prometheus.py has a real Prometheus
+"""What Prometheus and Grafana are given. tests/integration/monitoring has a real Prometheus
 make use of it.
 """
 

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that tells the library about its node."""
+def node_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that the library reads its node from."""
     path = tmp_path / "node.txt"
     monkeypatch.setenv(build.NODE_VARIABLE, str(path))
     return path
@@ -43,9 +43,9 @@ def library(
 
 
 @pytest.fixture
-def node(told: Path) -> SimNode:
+def node(node_file: Path) -> SimNode:
     node = parse_node("2xa100-40gb:all-1g.5gb")
-    build.write_node(told, node)
+    build.write_node(node_file, node)
     return node
 
 
@@ -61,15 +61,17 @@ def driver(node: SimNode, library: ctypes.CDLL, tmp_path: Path) -> Iterator[Nvml
     opened.close()
 
 
-def test_events_arrive_as_they_were_sent(driver: NvmlDriver, node: SimNode, told: Path) -> None:
+def test_events_arrive_as_they_were_sent(
+    driver: NvmlDriver, node: SimNode, node_file: Path
+) -> None:
     uuids = [gpu.uuid for gpu in node.gpus]
-    build.send_event(told, EventKind.XID, 0, 13)  # before anybody watches: not kept
+    build.send_event(node_file, EventKind.XID, 0, 13)  # before anybody watches: not kept
     with closing(driver.watch(uuids)) as source, closing(driver.watch(uuids[1:])) as second:
         assert not source.failures
-        build.send_event(told, EventKind.XID, 0, 79)
-        build.send_event(told, EventKind.XID, 1, 94, gi=9, ci=0)
+        build.send_event(node_file, EventKind.XID, 0, 79)
+        build.send_event(node_file, EventKind.XID, 1, 94, gi=9, ci=0)
         build.send_event(
-            told, EventKind.MIG_CONFIG, 1, gi=0, ci=0
+            node_file, EventKind.MIG_CONFIG, 1, gi=0, ci=0
         )  # means nothing: zeroes that nobody filled in
         expected = [
             DriverEvent(EventKind.XID, uuids[0], data=79),
@@ -82,11 +84,11 @@ def test_events_arrive_as_they_were_sent(driver: NvmlDriver, node: SimNode, told
         assert second.wait(0.01) is None
 
 
-def test_a_lost_gpu(driver: NvmlDriver, node: SimNode, told: Path) -> None:
+def test_a_lost_gpu(driver: NvmlDriver, node: SimNode, node_file: Path) -> None:
     uuids = [gpu.uuid for gpu in node.gpus]
     with closing(driver.watch(uuids)) as source:
         node.lose(0)
-        build.write_node(told, node)
+        build.write_node(node_file, node)
         assert driver.scan().unreadable.keys() == {0}
         with pytest.raises(DriverCallFailed, match="waiting for events: GPU is lost") as caught:
             source.wait(PATIENCE)
@@ -99,9 +101,9 @@ def test_a_lost_gpu(driver: NvmlDriver, node: SimNode, told: Path) -> None:
     )
 
 
-def test_probes(driver: NvmlDriver, node: SimNode, told: Path, library: ctypes.CDLL) -> None:
+def test_probes(driver: NvmlDriver, node: SimNode, node_file: Path, library: ctypes.CDLL) -> None:
     node.set_recovery_action(1, 4)
-    build.write_node(told, node)
+    build.write_node(node_file, node)
     knows = hasattr(
         library, "nvmlGpuInstanceGetInfo"
     )  # as drivers before R565 do not know the recovery action
@@ -112,10 +114,10 @@ def test_probes(driver: NvmlDriver, node: SimNode, told: Path, library: ctypes.C
     )
 
 
-def test_a_driver_that_is_gone(driver: NvmlDriver, node: SimNode, told: Path) -> None:
+def test_a_driver_that_is_gone(driver: NvmlDriver, node: SimNode, node_file: Path) -> None:
     uuid = node.gpu(0).uuid
     with closing(driver.watch([uuid])) as source:
-        build.write_node(told, node, {"nvmlInitWithFlags": DRIVER_NOT_LOADED})
+        build.write_node(node_file, node, {"nvmlInitWithFlags": DRIVER_NOT_LOADED})
         with pytest.raises(DriverUnavailable):
             driver.scan()
         with pytest.raises(DriverCallFailed, match="waiting for events: Driver Not Loaded"):
@@ -125,7 +127,7 @@ def test_a_driver_that_is_gone(driver: NvmlDriver, node: SimNode, told: Path) ->
         assert driver.probe(uuid, thorough=False) == Probe(
             uuid, error="getting its handle: Driver Not Loaded"
         )
-    build.write_node(told, node)
+    build.write_node(node_file, node)
     driver.close()
     driver.open()
     assert driver.probe(uuid, thorough=False).error is None
