@@ -31,7 +31,8 @@ class Holder:
 @dataclass(frozen=True, slots=True)
 class ResourceStatus:
     """How a resource stands with kubelet. ``stream_since`` is a wall clock time, ``None`` without
-    an open stream. ``rival`` is the socket of another device plugin that serves the resource too.
+    an open stream. ``rival`` is the socket of another device plugin that serves the resource too,
+    or ``one of`` several.
     """
 
     resource: str

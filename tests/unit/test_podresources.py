@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from plugin.core.settings import Settings
 from plugin.core.view import Holder
 from plugin.errors import KubeletError
 from plugin.kubelet.podresources import checkpoint
-from plugin.kubelet.podresources.client import holders, list_pods
+from plugin.kubelet.podresources.client import allocatable, holders, list_pods
 from plugin.kubelet.podresources.observer import Observer, own_pod
 from plugin.kubelet.podresources.pods import pause
 from plugin.sim.kubelet.checkpoint import save
 from plugin.sim.kubelet.pods import Assignment
 from tests.goaway import goaway
+
+Ask = Callable[[Path], Awaitable[object]]
 
 
 def pod(name: str, **containers: list[list[str]]) -> pb.PodResources:
@@ -77,20 +79,24 @@ def test_shares_count_for_their_device() -> None:
     assert containers(of_devices(known, ["MIG-2"])) == []
 
 
+@pytest.mark.parametrize("ask", [list_pods, allocatable])
 @pytest.mark.asyncio
-async def test_no_kubelet(tmp_path: Path) -> None:
+async def test_no_kubelet(tmp_path: Path, ask: Ask) -> None:
     with pytest.raises(KubeletError, match="no answer; is kubelet running"):
-        await list_pods(tmp_path / "kubelet.sock")
+        await ask(tmp_path / "kubelet.sock")
 
 
+@pytest.mark.parametrize(("ask", "version"), [(list_pods, "1.20"), (allocatable, "1.23")])
 @pytest.mark.asyncio
-async def test_a_kubelet_without_the_api(tmp_path: Path) -> None:
+async def test_a_kubelet_without_the_api(tmp_path: Path, ask: Ask, version: str) -> None:
     server = grpc.aio.server()
     server.add_insecure_port(f"unix:{tmp_path}/kubelet.sock")
     await server.start()
     try:
-        with pytest.raises(KubeletError, match="does not know the API's version v1"):
-            await list_pods(tmp_path / "kubelet.sock")
+        with pytest.raises(
+            KubeletError, match=f"does not know the API's version v1; Kubernetes {version}"
+        ):
+            await ask(tmp_path / "kubelet.sock")
     finally:
         await server.stop(None)
 
@@ -208,6 +214,7 @@ class Peer:
     pods: list[pb.PodResources]
     wall: float = 0.0
     goes: bool = False
+    counted: dict[str, list[str]] = field(default_factory=dict)
 
     async def list(self, request: object, context: object) -> pb.ListPodResourcesResponse:
         del request, context
@@ -215,6 +222,17 @@ class Peer:
             self.socket.unlink()
             self.socket.touch()
         return pb.ListPodResourcesResponse(pod_resources=self.pods)
+
+    async def count(self, request: object, context: object) -> pb.AllocatableResourcesResponse:
+        """Each device is an entry of its own, as kubelet writes it."""
+        del request, context
+        return pb.AllocatableResourcesResponse(
+            devices=[
+                pb.ContainerDevices(resource_name=resource, device_ids=[name])
+                for resource, ids in self.counted.items()
+                for name in ids
+            ]
+        )
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -224,8 +242,14 @@ class Peer:
             request_deserializer=pb.ListPodResourcesRequest.FromString,
             response_serializer=pb.ListPodResourcesResponse.SerializeToString,
         )
+        counting: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+            self.count,
+            request_deserializer=pb.AllocatableResourcesRequest.FromString,
+            response_serializer=pb.AllocatableResourcesResponse.SerializeToString,
+        )
+        methods = {"List": handler, "GetAllocatableResources": counting}
         server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": handler})]
+            [grpc.method_handlers_generic_handler("v1.PodResourcesLister", methods)]
         )
         server.add_insecure_port(f"unix:{self.socket}")
         await server.start()
@@ -241,6 +265,13 @@ class Peer:
 @pytest.fixture
 def peer(tmp_path: Path) -> Peer:
     return Peer(tmp_path / "kubelet.sock", [pod("a", main=[["MIG-1"], ["MIG-2"]]), pod("ours")])
+
+
+@pytest.mark.asyncio
+async def test_what_kubelet_counts(peer: Peer) -> None:
+    peer.counted = {"r": ["a", "b"], "s": ["c"]}
+    async with peer.listening():
+        assert await allocatable(peer.socket) == {"r": frozenset("ab"), "s": frozenset("c")}
 
 
 @pytest.mark.asyncio
