@@ -161,6 +161,7 @@ class Daemon:
         """
         from plugin.kubelet.deviceplugin.calls import CallCounts  # noqa: PLC0415 — gRPC, see above
         from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
+        from plugin.kubelet.podresources.client import allocatable  # noqa: PLC0415
         from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
         from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
         from plugin.overview import Overview  # noqa: PLC0415
@@ -201,7 +202,10 @@ class Daemon:
             loops["samples"] = sampler.run
             loops["web"] = functools.partial(_serve_web, settings, overview)
             if pods is not None:
-                loops["pods"] = pods.run
+                ask = functools.partial(allocatable, Path(settings.pod_resources_socket))
+                loops["pods"] = functools.partial(
+                    pods.run, functools.partial(supervisor.compare, ask)
+                )
         return Edges(supervisor, overview, loops)
 
 

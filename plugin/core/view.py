@@ -29,7 +29,7 @@ class Holder:
 class ResourceStatus:
     """A resource's registration with kubelet. ``stream_since`` is a wall clock time, ``None``
     without an open stream. ``rival`` is the socket of another device plugin that serves the same
-    resource.
+    resource, or ``one of`` several.
     """
 
     resource: str

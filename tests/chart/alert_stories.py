@@ -134,6 +134,39 @@ STORIES = (
         TARGET | {"resource": "nvidia.com/gpu"},
         "nvidia.com/gpu of node node-1 is not registered with kubelet",
     ),
+    # While another plugin serves it, that is told by an alert of its own.
+    Story(
+        "MigResourceNotRegistered",
+        (
+            (f"{PREFIX}rival", TARGET | {"resource": "nvidia.com/gpu"}, "0 1x8 0x15"),
+            (f"{PREFIX}registered", TARGET | {"resource": "nvidia.com/gpu"}, "1 0x18 1x5"),
+            (
+                f"{PREFIX}stream_start_timestamp_seconds",
+                TARGET | {"resource": "nvidia.com/gpu"},
+                "1x24",
+            ),
+        ),
+        16,
+        (8, 12, 21),
+        TARGET | {"resource": "nvidia.com/gpu"},
+        "nvidia.com/gpu of node node-1 is not registered with kubelet",
+    ),
+    Story(
+        "MigResourceServedTwice",
+        (
+            (f"{PREFIX}rival", TARGET | {"resource": "nvidia.com/gpu"}, "0 1x9 0x5"),
+            (f"{PREFIX}registered", TARGET | {"resource": "nvidia.com/gpu"}, "1 0x9 1x5"),
+            (
+                f"{PREFIX}stream_start_timestamp_seconds",
+                TARGET | {"resource": "nvidia.com/gpu"},
+                "1x15",
+            ),
+        ),
+        4,
+        (2, 11),
+        TARGET | {"resource": "nvidia.com/gpu"},
+        "Another device plugin serves nvidia.com/gpu on node node-1",
+    ),
     Story(
         "MigAllocationsFail",
         (

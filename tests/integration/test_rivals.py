@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from plugin.kubelet.podresources.pods import SCHEDULE_SECONDS
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
@@ -39,14 +40,14 @@ async def get(daemon: Daemon, path: str) -> tuple[int, str]:
     return await asyncio.to_thread(_get, f"http://127.0.0.1:{port}{path}")
 
 
-async def ready(daemon: Daemon, *, otherwise: str = "") -> None:
+async def ready(daemon: Daemon, *, otherwise: str = "", seconds: float = SECONDS) -> None:
     """Wait until /readyz answers 200, or with a reason that has these words."""
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(seconds):
         while True:
             status, body = await get(daemon, "/readyz")
             if status == (503 if otherwise else 200) and otherwise in body:
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("killed", [True, False])
@@ -75,6 +76,33 @@ async def test_not_ready_from_a_departure_until_pods_can_start_again(
         if rival.returncode is None:
             rival.kill()
     kubelet.violations.clear()  # two streams at once were the point
+
+
+@pytest.mark.timeout(120)
+async def test_a_rival_of_which_only_kubelet_knows(
+    node_dir: Path, start_daemon: StartDaemon
+) -> None:
+    """The name of its socket says nothing; kubelet counts its devices."""
+    plugins_dir, pods_dir = node_dir / "plugins", node_dir / "pods"
+    async with SimKubelet(plugins_dir, pod_resources_dir=pods_dir, readmission_s=None) as kubelet:
+        daemon = await start_daemon(
+            NODE, **WEB, POD_RESOURCES_SOCKET=str(pods_dir / "kubelet.sock")
+        )
+        await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
+        rival = await plugins.start(plugins_dir, "plugin.sock", ONE_SLICE, "MIG-x")
+        try:
+            await kubelet.wait_allocatable(ONE_SLICE, 1, SECONDS)
+            await ready(daemon)
+            words = "another device plugin serves it too, on one of plugin.sock"
+            await ready(daemon, otherwise=words, seconds=3 * SCHEDULE_SECONDS)
+            _, metrics = await get(daemon, "/metrics")
+            assert f'mig_device_plugin_rival{{resource="{ONE_SLICE}"}} 1.0' in metrics
+            await daemon.logged("another device plugin serves this resource")
+        finally:
+            rival.kill()
+            await rival.wait()
+        await ready(daemon)
+        assert kubelet.node_status() == {ONE_SLICE: (56, 56)}
 
 
 async def test_a_second_daemon_that_is_killed(

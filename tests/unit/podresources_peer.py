@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Peer:
     pods: list[pb.PodResources]
     wall: float = 0.0
     goes: bool = False
+    counted: dict[str, list[str]] = field(default_factory=dict)
 
     async def list(self, request: object, context: object) -> pb.ListPodResourcesResponse:
         del request, context
@@ -50,6 +51,17 @@ class Peer:
             self.socket.unlink()
             self.socket.touch()
         return pb.ListPodResourcesResponse(pod_resources=self.pods)
+
+    async def count(self, request: object, context: object) -> pb.AllocatableResourcesResponse:
+        """Each device is an entry of its own, as kubelet writes it."""
+        del request, context
+        return pb.AllocatableResourcesResponse(
+            devices=[
+                pb.ContainerDevices(resource_name=resource, device_ids=[name])
+                for resource, ids in self.counted.items()
+                for name in ids
+            ]
+        )
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -59,8 +71,14 @@ class Peer:
             request_deserializer=pb.ListPodResourcesRequest.FromString,
             response_serializer=pb.ListPodResourcesResponse.SerializeToString,
         )
+        counting: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+            self.count,
+            request_deserializer=pb.AllocatableResourcesRequest.FromString,
+            response_serializer=pb.AllocatableResourcesResponse.SerializeToString,
+        )
+        methods = {"List": handler, "GetAllocatableResources": counting}
         server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": handler})]
+            [grpc.method_handlers_generic_handler("v1.PodResourcesLister", methods)]
         )
         server.add_insecure_port(f"unix:{self.socket}")
         await server.start()

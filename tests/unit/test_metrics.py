@@ -82,6 +82,7 @@ CALL = {"resource": ONE_G, "method": "Allocate"}
         ("devices", {"resource": "nvidia.com/gpu", "state": "unhealthy"}, 1),
         ("devices", {"resource": "", "state": "withheld"}, 0),
         ("registered", {"resource": ONE_G}, 1),
+        ("rival", {"resource": ONE_G}, 0),
         ("registrations_total", {"resource": ONE_G}, 2),
         ("stream_start_timestamp_seconds", {"resource": ONE_G}, 20),
         ("list_updates_sent_total", {"resource": ONE_G}, 5),
@@ -181,6 +182,11 @@ def test_a_closed_stream_has_no_start() -> None:
     closed = full(resources=(ResourceStatus(ONE_G, registered=False, registrations=2),))
     assert values(closed, PREFIX + "stream_start_timestamp_seconds") == []
     assert values(closed, PREFIX + "registered") == [0]
+
+
+def test_a_rival_is_seen() -> None:
+    rivalled = ResourceStatus(ONE_G, registered=False, rival="nvidia-mig-1g.5gb.sock")
+    assert values(full(resources=(rivalled,)), PREFIX + "rival", resource=ONE_G) == [1]
 
 
 def test_a_clock_that_steps_back_makes_no_negative_age() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from plugin.core.holders import Holdings, containers, of_devices
 from plugin.core.view import Holder
 from plugin.errors import KubeletError
-from plugin.kubelet.podresources.client import holders, list_pods
+from plugin.kubelet.podresources.client import allocatable, holders, list_pods
 from plugin.kubelet.podresources.pods import pause
 from tests.goaway import goaway
 
-from .podresources_peer import pod
+from .podresources_peer import Peer, pod
+
+Ask = Callable[[Path], Awaitable[object]]
 
 
 def test_every_device_of_every_container() -> None:
@@ -47,20 +50,31 @@ def test_shares_count_for_their_device() -> None:
     assert containers(of_devices(known, ["MIG-2"])) == []
 
 
+@pytest.mark.parametrize("ask", [list_pods, allocatable])
 @pytest.mark.asyncio
-async def test_no_kubelet(tmp_path: Path) -> None:
+async def test_no_kubelet(tmp_path: Path, ask: Ask) -> None:
     with pytest.raises(KubeletError, match="no answer; is kubelet running"):
-        await list_pods(tmp_path / "kubelet.sock")
+        await ask(tmp_path / "kubelet.sock")
 
 
 @pytest.mark.asyncio
-async def test_a_kubelet_without_the_api(tmp_path: Path) -> None:
+async def test_what_kubelet_counts(tmp_path: Path) -> None:
+    peer = Peer(tmp_path / "kubelet.sock", [], counted={"r": ["a", "b"], "s": ["c"]})
+    async with peer.listening():
+        assert await allocatable(peer.socket) == {"r": frozenset("ab"), "s": frozenset("c")}
+
+
+@pytest.mark.parametrize(("ask", "version"), [(list_pods, "1.20"), (allocatable, "1.23")])
+@pytest.mark.asyncio
+async def test_a_kubelet_without_the_api(tmp_path: Path, ask: Ask, version: str) -> None:
     server = grpc.aio.server()
     server.add_insecure_port(f"unix:{tmp_path}/kubelet.sock")
     await server.start()
     try:
-        with pytest.raises(KubeletError, match="does not know the API's version v1"):
-            await list_pods(tmp_path / "kubelet.sock")
+        with pytest.raises(
+            KubeletError, match=f"does not know the API's version v1; Kubernetes {version}"
+        ):
+            await ask(tmp_path / "kubelet.sock")
     finally:
         await server.stop(None)
 

@@ -65,6 +65,26 @@ def test_on_schedule_and_after_an_allocation() -> None:
     run(scene())
 
 
+def test_what_is_done_then_is_done_once_an_answer() -> None:
+    async def scene() -> None:
+        kubelet = Kubelet()
+        pods = PodFollower(kubelet)
+        done: list[float] = []
+
+        async def then() -> None:
+            done.append(kubelet.clock())
+
+        task = asyncio.create_task(pods.run(then))
+        await asyncio.sleep(3 * SCHEDULE_SECONDS)
+        assert done == kubelet.asked
+        kubelet.answer = KubeletError("no answer")
+        await asyncio.sleep(3 * SCHEDULE_SECONDS)
+        assert len(done) < len(kubelet.asked) - 1  # whoever is silent is not asked more
+        task.cancel()
+
+    run(scene())
+
+
 def test_silence_is_unknown_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
         kubelet = Kubelet()

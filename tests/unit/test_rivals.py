@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from plugin.errors import KubeletError
 from plugin.kubelet.deviceplugin import naming
+from plugin.kubelet.deviceplugin.comparison import Difference, Listing, compare
 from plugin.kubelet.deviceplugin.rivals import (
     STALE_SECONDS,
     Found,
@@ -110,6 +114,112 @@ def test_our_own_names() -> None:
     other = "nvidia.com-gpu-0123abcd-1.sock"
     assert (naming.is_of_this_process(other), naming.is_of_this_plugin(other)) == (False, True)
     assert not naming.is_of_this_plugin("nvidia-gpu.sock")
+
+
+# ---- plugins whose socket's name does not say what they serve
+
+OURS = {"r": Listing(1, frozenset("ab"))}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "lasts"),
+    [
+        # The seconds of each answer, what we list, and what kubelet counts.
+        ([(0, OURS, "ab"), (60, OURS, "ab")], None),
+        ([(0, OURS, "x")], False),
+        ([(0, OURS, "x"), (9, OURS, "x")], False),
+        ([(0, OURS, "x"), (10, OURS, "x")], True),
+        ([(0, OURS, ""), (10, OURS, "")], True),
+        ([(0, OURS, "abc"), (10, OURS, "b")], True),
+        ([(0, OURS, "x"), (10, OURS, "x"), (20, OURS, "ab")], None),
+        ([(0, OURS, "x"), (5, OURS, "ab"), (10, OURS, "x")], False),
+        # Another list, or another registration, has its time; a rival that was seen stays one.
+        ([(0, OURS, "x"), (10, {"r": Listing(1, frozenset("a"))}, "x")], False),
+        ([(0, OURS, "x"), (10, {"r": Listing(2, frozenset("ab"))}, "x")], False),
+        ([(0, OURS, "x"), (10, OURS, "x"), (15, {"r": Listing(1, frozenset("a"))}, "x")], True),
+        # Not registered, nothing healthy to count.
+        ([(0, OURS, "x"), (10, {}, "x")], None),
+        ([(0, {"r": Listing(1, frozenset())}, ""), (10, OURS, "ab")], None),
+    ],
+)
+def test_what_kubelet_counts_against_what_we_list(
+    rounds: list[tuple[float, dict[str, Listing], str]],
+    lasts: bool | None,  # noqa: FBT001 — a table's column
+) -> None:
+    found: dict[str, Difference] = {}
+    for now, listed, counted in rounds:
+        answer = {"r": frozenset(counted), "other": frozenset("z")} if counted else {}
+        found = compare(found, listed, answer, now)
+    assert {resource: one.lasts for resource, one in found.items()} == (
+        {} if lasts is None else {"r": lasts}
+    )
+
+
+class Counting:
+    """Kubelet's answers; ``asked`` counts them."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.ids = frozenset("x")
+        self.silent = False
+
+    async def __call__(self) -> dict[str, frozenset[str]]:
+        self.asked += 1
+        if self.silent:
+            raise KubeletError("no answer")
+        return {"r": self.ids}
+
+
+def test_a_rival_of_which_only_kubelet_knows(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        directory, kubelet = FakeDirectory(), Counting()
+        rivals = Rivals(
+            directory, KUBELET, lambda: OURS, accepts=directory.accepts, wall_clock=lambda: 0.0
+        )
+
+        async def later(seconds: float) -> str:
+            await asyncio.sleep(seconds)
+            rivals.poll()
+            await rivals.compare(lambda: OURS, kubelet)
+            return rivals.live("r")
+
+        # Where every name says what is served, or nobody listens, kubelet is not asked.
+        directory.create("nvidia-gpu.sock")
+        directory.create("nvidia.com-gpu-0123abcd-1.sock")
+        directory.create("dead.sock")
+        directory.dead.add("dead.sock")
+        assert [await later(15), await later(15), kubelet.asked] == ["", "", 0]
+
+        directory.create("b.sock")
+        directory.create("a.sock")
+        assert [await later(15), await later(15)] == ["", "one of a.sock, b.sock"]
+        assert kubelet.asked == 2
+        kubelet.silent = True  # what cannot be asked stays as it was known
+        assert await later(15) == "one of a.sock, b.sock"
+        kubelet.silent = False
+        for name in "cde":
+            directory.create(f"{name}.sock")
+        assert await later(15) == "one of a.sock, b.sock, c.sock, d.sock, …"
+        kubelet.ids = OURS["r"].ids
+        assert await later(15) == ""
+        kubelet.ids = frozenset()
+        assert [await later(15), (await later(15))[:6]] == ["", "one of"]
+        for name in "abcde":
+            directory.delete(f"{name}.sock")
+        assert await later(0) == ""
+        directory.create("f.sock")  # and what it was before says nothing about another one
+        assert await later(1) == ""
+
+    with caplog.at_level(logging.INFO, logger="plugin.kubelet.deviceplugin.rivals"):
+        run(scene())
+    told = [record for record in caplog.records if hasattr(record, "resource")]
+    assert [(r.getMessage().split()[0], getattr(r, "socket", "")) for r in told] == [
+        ("another", "one of a.sock, b.sock"),
+        ("another", "one of a.sock, b.sock, c.sock, d.sock, …"),
+        ("no", ""),
+        ("another", "one of a.sock, b.sock, c.sock, d.sock, …"),
+        ("no", ""),
+    ]
 
 
 def test_only_a_refusal_is_a_death() -> None:

@@ -31,6 +31,10 @@ def is_of_this_plugin(name: str) -> bool:
     return _OURS.fullmatch(name) is not None
 
 
+def says_what_it_serves(name: str) -> bool:
+    return bool(_OURS.fullmatch(name) or _NVIDIAS.fullmatch(name))
+
+
 def serves(name: str, resource: str) -> bool | None:
     """Whether a socket called `name` serves `resource`; ``None`` if the name does not tell.
 

@@ -13,12 +13,19 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from plugin.errors import KubeletError
+from plugin.kubelet.deviceplugin.comparison import Counted, Difference, Listing, compare
 from plugin.kubelet.deviceplugin.departures import Departures
-from plugin.kubelet.deviceplugin.naming import is_of_this_plugin, is_of_this_process, serves
+from plugin.kubelet.deviceplugin.naming import (
+    is_of_this_plugin,
+    is_of_this_process,
+    says_what_it_serves,
+    serves,
+)
 from plugin.kubelet.directory import Directory, Identity
 
 log = logging.getLogger(__name__)
@@ -34,6 +41,7 @@ UPDATE_SECONDS = 30.0
 LATE_SECONDS = 1.0
 #: Far more than any kubelet's plugins; limits the connections to probe.
 MOST_SOCKETS = 256
+_MOST_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,13 @@ def live_rival(known: Mapping[str, Known], resource: str, now: float) -> str:
     return ""
 
 
+def unnamed(known: Mapping[str, Known]) -> tuple[str, ...]:
+    """The live sockets whose names do not say what they serve."""
+    return tuple(
+        name for name, one in sorted(known.items()) if one.alive and not says_what_it_serves(name)
+    )
+
+
 def accepts_connections(path: Path) -> bool:
     """Whether a process listens on the socket. Any error but a refusal counts as yes."""
     try:
@@ -134,13 +149,42 @@ class Rivals:
         self._accepts = accepts
         self._wall_clock = wall_clock
         self._known: dict[str, Known] | None = None
+        self._differences: dict[str, Difference] = {}
         self.departures = Departures(MOST_SOCKETS)
         self._missed: dict[str, float] = {}
         self._reported: dict[str, str] = {}
 
     def live(self, resource: str) -> str:
-        """See :func:`live_rival`."""
-        return live_rival(self._known or {}, resource, asyncio.get_running_loop().time())
+        """The socket of another plugin that serves `resource` too, or ``one of`` several; empty
+        when there is none.
+        """
+        known = self._known or {}
+        if name := live_rival(known, resource, asyncio.get_running_loop().time()):
+            return name
+        difference = self._differences.get(resource)
+        names = unnamed(known) if difference is not None and difference.lasts else ()
+        more = ", …" if len(names) > _MOST_NAMED else ""
+        return f"one of {', '.join(names[:_MOST_NAMED])}{more}" if names else ""
+
+    async def compare(
+        self,
+        listed: Callable[[], Mapping[str, Listing]],
+        ask: Callable[[], Awaitable[Counted]],
+    ) -> None:
+        """Ask kubelet once what it counts, if there is a plugin of which nothing else tells what it
+        serves. `listed` are the resources that are registered.
+        """
+        if not unnamed(self._known or {}):
+            self._differences = {}
+            return
+        try:
+            counted = await ask()
+        except KubeletError as error:  # what was known stays
+            log.debug("kubelet does not tell what it counts", extra={"reason": str(error)})
+            return
+        now = asyncio.get_running_loop().time()
+        self._differences = compare(self._differences, listed(), counted, now)
+        self._report()
 
     async def run(self) -> None:
         """Poll until cancelled: at every change of the directory, and regularly while there are

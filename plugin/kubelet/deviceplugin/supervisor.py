@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from plugin.core.view import ResourceStatus
 from plugin.kubelet.deviceplugin.calls import CallCounts
+from plugin.kubelet.deviceplugin.comparison import Counted, Listing
 from plugin.kubelet.deviceplugin.endpoint import Endpoint
 from plugin.kubelet.deviceplugin.registration import Register, register
 from plugin.kubelet.deviceplugin.rivals import Rivals
@@ -56,6 +57,22 @@ class Supervisor:
 
     def status(self) -> tuple[ResourceStatus, ...]:
         return tuple(endpoint.status() for endpoint, _ in self._endpoints.values())
+
+    async def compare(self, ask: Callable[[], Awaitable[Counted]]) -> None:
+        """Find plugins of others by what kubelet answers; it is asked at most once."""
+        await self._rivals.compare(self._listed, ask)
+
+    def _listed(self) -> dict[str, Listing]:
+        """What kubelet has from us."""
+        advertised = self._store.snapshot.advertisement.resources
+        return {
+            status.resource: Listing(
+                status.registrations,
+                frozenset(one.id for one in advertised.get(status.resource, ()) if one.healthy),
+            )
+            for status in self.status()
+            if status.stream_since is not None
+        }
 
     async def run(self) -> None:
         """Run until cancelled; then stop every endpoint and remove every socket. An endpoint's

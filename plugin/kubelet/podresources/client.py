@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,22 +49,46 @@ def holders(pods: Iterable[pb.PodResources]) -> Holders:
 
 async def list_pods(socket: Path, seconds: float = LIST_SECONDS) -> Listing:
     """Ask kubelet once. Raises :class:`KubeletError`."""
-    asking = f"asking kubelet at {socket} which pods hold devices"
+    async with _asking(socket, "which pods hold devices", "1.20") as lister:
+        answer = await lister.List(pb.ListPodResourcesRequest(), timeout=seconds)
+    return Listing(
+        holders(answer.pod_resources), frozenset(pod.name for pod in answer.pod_resources)
+    )
+
+
+async def allocatable(socket: Path, seconds: float = LIST_SECONDS) -> dict[str, frozenset[str]]:
+    """Ask kubelet once which ids it counts for each resource, those of unhealthy devices left out.
+    Raises :class:`KubeletError`.
+    """
+    async with _asking(socket, "which devices it counts", "1.23") as lister:
+        answer = await lister.GetAllocatableResources(
+            pb.AllocatableResourcesRequest(), timeout=seconds
+        )
+    found: dict[str, set[str]] = {}
+    for entry in answer.devices:
+        found.setdefault(entry.resource_name, set()).update(entry.device_ids)
+    return {resource: frozenset(ids) for resource, ids in found.items()}
+
+
+@contextlib.asynccontextmanager
+async def _asking(
+    socket: Path, question: str, kubernetes: str
+) -> AsyncIterator[pb_grpc.PodResourcesListerAsyncStub]:
+    """A connection for one question; its errors become :class:`KubeletError`. `kubernetes` is the
+    version that brought the call.
+    """
+    asking = f"asking kubelet at {socket} {question}"
     try:
         async with grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS) as channel:
-            answer = await pb_grpc.PodResourcesListerStub(channel).List(
-                pb.ListPodResourcesRequest(), timeout=seconds
-            )
+            yield pb_grpc.PodResourcesListerStub(channel)
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
             raise KubeletError(
-                f"{asking}: it does not know the API's version v1; Kubernetes 1.20 is needed"
+                f"{asking}: it does not know the API's version v1; Kubernetes {kubernetes} is "
+                "needed"
             ) from error
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             raise KubeletError(
                 f"{asking}: no answer; is kubelet running, and is its folder mounted here?"
             ) from error
         raise KubeletError(f"{asking}: {error.code().name}: {error.details()}") from error
-    return Listing(
-        holders(answer.pod_resources), frozenset(pod.name for pod in answer.pod_resources)
-    )

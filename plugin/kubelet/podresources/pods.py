@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from plugin.core.holders import Answer, Holdings, answered, as_of, conflicts, handed_out, unanswered
@@ -60,8 +60,8 @@ class PodFollower:
         self.holdings = handed_out(self.holdings, ids, self._observer.clock())
         self._wanted.set()
 
-    async def run(self) -> None:
-        """Ask until cancelled."""
+    async def run(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Ask until cancelled, and do `then` after each answer."""
         logged = ""
         while True:
             before = self.holdings
@@ -77,6 +77,8 @@ class PodFollower:
                         self._absent_level, "pod resources unavailable", extra={"reason": logged}
                     )
             self._report(before)
+            if then is not None and not self.holdings.silent:
+                await then()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause(self.holdings, self._observer.clock())):
                     await self._wanted.wait()

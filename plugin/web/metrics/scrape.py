@@ -146,6 +146,10 @@ RESOURCES: tuple[Reading[ResourceStatus], ...] = (
         lambda s: s.registered,
     ),
     (
+        gauge("rival", "Whether another device plugin serves the resource too", _RESOURCE),
+        lambda s: bool(s.rival),
+    ),
+    (
         counter("registrations_total", "Registrations that kubelet accepted", _RESOURCE),
         lambda s: s.registrations,
     ),
