@@ -239,7 +239,7 @@ class Settings:
     )
     escalate_count: int = _health(
         10,
-        "so many faults of applications on one device within the window take it out; 0: never",
+        "so many incidents of applications on one device within the window take it out; 0: never",
         count(0, 1000),  # more would remember every fault of a month
     )
     escalate_seconds: float = _health(
