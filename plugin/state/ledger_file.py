@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document
+from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document, to_time
 from plugin.loops.pulse import Pulse
 
 log = logging.getLogger(__name__)
@@ -30,11 +30,12 @@ SAVE_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class Saved:
     """What was found on disk; ``rebooted`` tells that it was written before the node's last
-    start.
+    start. ``offset`` is that of the timeline of its times, if it was written after that.
     """
 
     ledger: Ledger = field(default_factory=lambda: EMPTY)
     rebooted: bool = False
+    offset: float | None = None
 
 
 class LedgerFile:
@@ -47,6 +48,7 @@ class LedgerFile:
         self._boot_id = boot_id
         self._wanted: dict[str, object] | None = None
         self._written: dict[str, object] | None = None
+        self._offset = 0.0
         self._changed = asyncio.Event()
         self._attempted = Pulse()
         self._writing = False
@@ -65,6 +67,9 @@ class LedgerFile:
             document = json.loads(content)
             ledger = from_document(document[_DEVICES])
             written_in = str(document.get("boot_id") or "")
+            offset = document.get("clock_offset")
+            if offset is not None:
+                offset = to_time(offset)
         except (
             ValueError,
             KeyError,
@@ -83,11 +88,14 @@ class LedgerFile:
             return Saved()
         self._written = to_document(ledger)
         rebooted = bool(self._boot_id) and written_in not in {"", self._boot_id}
-        return Saved(ledger, rebooted)
+        same_boot = bool(self._boot_id) and written_in == self._boot_id
+        return Saved(ledger, rebooted, offset if same_boot else None)
 
-    def save(self, ledger: Ledger) -> None:
-        """Have :meth:`run` write it; nothing is written when nothing worth keeping has changed."""
-        self._wanted = to_document(ledger)
+    def save(self, ledger: Ledger, offset: float) -> None:
+        """Have :meth:`run` write it; nothing is written when nothing worth keeping has changed.
+        `offset` is that of the timeline of its times.
+        """
+        self._wanted, self._offset = to_document(ledger), offset
         self._changed.set()
 
     async def run(self) -> None:
@@ -141,7 +149,7 @@ class LedgerFile:
         if wanted is None or wanted == (self._written or {}):
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        document = {"boot_id": self._boot_id, _DEVICES: wanted}
+        document = {"boot_id": self._boot_id, "clock_offset": self._offset, _DEVICES: wanted}
         new = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         with new.open("w", encoding="utf-8") as file:
             json.dump(document, file, indent=1)

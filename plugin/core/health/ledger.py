@@ -261,7 +261,11 @@ def from_document(document: object) -> Ledger:
 def _entry_of(entry: Mapping[str, Any]) -> Entry:
     reasons = tuple(
         Reason(
-            str(r["code"]), str(r["text"]), _time(r["since"]), _time(r["last"]), Clears(r["clears"])
+            str(r["code"]),
+            str(r["text"]),
+            to_time(r["since"]),
+            to_time(r["last"]),
+            Clears(r["clears"]),
         )
         for r in entry["reasons"]
     )
@@ -271,13 +275,13 @@ def _entry_of(entry: Mapping[str, Any]) -> Entry:
         ci=None if entry["ci"] is None else int(entry["ci"]),
         reasons=reasons,
         flaps=int(entry["flaps"]),
-        recovered=None if entry["recovered"] is None else _time(entry["recovered"]),
+        recovered=None if entry["recovered"] is None else to_time(entry["recovered"]),
         # Files of earlier versions do not have it.
-        absent_since=None if entry.get("absent_since") is None else _time(entry["absent_since"]),
+        absent_since=None if entry.get("absent_since") is None else to_time(entry["absent_since"]),
     )
 
 
-def _time(value: object) -> float:
+def to_time(value: object) -> float:
     seconds = float(str(value))
     if not math.isfinite(seconds):
         raise ValueError(f"{value!r} is no time")
