@@ -26,6 +26,7 @@ from plugin.core.health.answers import answers
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.health.faults import Fault, Severity, judge, watching
 from plugin.core.health.ledger import EMPTY, Escalation, Ledger
+from plugin.core.health.merging import merged
 from plugin.core.health.recovery import GpuHealth
 from plugin.core.health.timeline import Moment, clock_step, moved_health, moved_ledger
 from plugin.core.inventory.merge import carry_over
@@ -98,6 +99,14 @@ def initial(settings: Settings, now: float, offset: float = 0.0) -> State:
 def restored(state: State, ledger: Ledger, *, rebooted: bool) -> State:
     """With the ledger of an earlier process, before the first scan."""
     return replace(state, snapshot=replace(state.snapshot, ledger=ledger), rebooted=rebooted)
+
+
+def rejoined(state: State, base: Ledger, saved: Ledger) -> Step:
+    """Another process has saved its ledger since both had `base`: what it changed holds too."""
+    ledger = merged(base, state.snapshot.ledger, saved)
+    if not state.snapshot.generation:
+        return Step(replace(state, snapshot=replace(state.snapshot, ledger=ledger)))
+    return Step(decide(state, ledger=ledger))
 
 
 def clocks_read(state: State, moment: Moment) -> Step:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from plugin.core import operators
 from plugin.core import state as steps
 from plugin.core.health.events import DriverEvent, Probe
+from plugin.core.health.ledger import Ledger
 from plugin.core.health.timeline import Moment, restored_ledger
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
@@ -28,7 +29,7 @@ from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 from plugin.state import reports
 from plugin.state.interest import Interest, Watchable
-from plugin.state.ledger_file import LedgerFile
+from plugin.state.ledger_file import LedgerFile, Saved
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Writer:
         self._driver = driver
         self._worker = worker
         self._ledger_file = ledger_file
+        ledger_file.on_found = self._rejoin
         self._clocks = clocks
         began = clocks()
         self._state = steps.initial(settings, began.wall, began.offset)
@@ -262,6 +264,11 @@ class Writer:
         """Wait until the ledger is on disk; returns why it is not."""
         return await self._ledger_file.saved()
 
+    def _rejoin(self, base: Ledger, saved: Saved) -> None:
+        """Take over what another process has saved since both had `base`."""
+        theirs = restored_ledger(saved.ledger, saved.offset, self._clocks())
+        self._take(steps.rejoined(self._state, base, theirs))
+
     def reconfigure(self, settings: Settings) -> None:
         """Decide anew, with other settings, about what was last seen."""
         self._take(steps.configured(self._state, settings))
@@ -275,7 +282,7 @@ class Writer:
         old, new = self._state.snapshot, step.state.snapshot
         self._state = step.state
         reports.before(step.news)
-        if new is not old:
+        if new.generation != old.generation:
             self._publish(old, new)
         reports.after(step.news, new.generation)
         if step.rescan:

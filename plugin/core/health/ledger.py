@@ -15,6 +15,7 @@ from typing import Any
 
 from plugin.core.health.faults import Fault, Severity
 from plugin.core.inventory.model import Inventory, MigDevice
+from plugin.core.quote import shorten
 from plugin.core.reasons import Clears, Code, Reason
 
 #: Faults of applications on one device within this time of the first are one incident: a program
@@ -26,6 +27,10 @@ FLAP_SECONDS = 3600.0
 LONGEST_QUIET_SECONDS = 3600.0
 #: More doublings than any quiet period takes to get there, and few enough for a float.
 _MOST_DOUBLINGS = 32
+#: More than a file can have counted.
+_MOST_FLAPS = 2**31
+#: Of a text in a file: above all that is ever written there.
+_MOST_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,14 +260,14 @@ def from_document(document: object) -> Ledger:
     """
     if not isinstance(document, dict):
         raise TypeError("a mapping of UUIDs is expected")
-    return MappingProxyType({str(uuid): _entry_of(entry) for uuid, entry in document.items()})
+    return MappingProxyType({_text(uuid): _entry_of(entry) for uuid, entry in document.items()})
 
 
 def _entry_of(entry: Mapping[str, Any]) -> Entry:
     reasons = tuple(
         Reason(
-            str(r["code"]),
-            str(r["text"]),
+            _text(r["code"]),
+            _text(r["text"]),
             to_time(r["since"]),
             to_time(r["last"]),
             Clears(r["clears"]),
@@ -270,18 +275,26 @@ def _entry_of(entry: Mapping[str, Any]) -> Entry:
         for r in entry["reasons"]
     )
     return Entry(
-        gpu_uuid=str(entry["gpu"]),
+        gpu_uuid=_text(entry["gpu"]),
         gi=None if entry["gi"] is None else int(entry["gi"]),
         ci=None if entry["ci"] is None else int(entry["ci"]),
         reasons=reasons,
-        flaps=int(entry["flaps"]),
+        flaps=min(max(int(entry["flaps"]), 0), _MOST_FLAPS),
         recovered=None if entry["recovered"] is None else to_time(entry["recovered"]),
         # Files of earlier versions do not have it.
         absent_since=None if entry.get("absent_since") is None else to_time(entry["absent_since"]),
     )
 
 
+def _text(value: object) -> str:
+    """A text that can be shown: JSON can hold half a character (a lone surrogate), which no
+    encoding has.
+    """
+    return shorten(str(value), _MOST_CHARACTERS).encode("utf-8", "replace").decode("utf-8")
+
+
 def to_time(value: object) -> float:
+    """Seconds from a file. Raises ValueError for what is no time."""
     seconds = float(str(value))
     if not math.isfinite(seconds):
         raise ValueError(f"{value!r} is no time")
