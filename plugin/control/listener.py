@@ -5,8 +5,6 @@ never stolen.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import socket
 import stat
 import struct
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from plugin.errors import ControlError
+from plugin.state.lock import FileLock
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
 
@@ -32,10 +31,12 @@ class Listener:
         """
         self._path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock_path = path.with_name(f"{path.name}.lock")
-        self._lock = _lock(self._lock_path)
+        try:
+            self._lock = FileLock(path.with_name(f"{path.name}.lock"))
+        except BlockingIOError:
+            raise ControlError("another daemon listens there") from None
         with contextlib.ExitStack() as undo:
-            undo.callback(self._unlock)
+            undo.callback(self._lock.release)
             self.socket = undo.enter_context(socket.socket(socket.AF_UNIX))
             _remove_stale(path)
             self.socket.bind(str(path))
@@ -55,35 +56,13 @@ class Listener:
             with contextlib.suppress(OSError):
                 self._path.unlink()
         self.socket.close()
-        self._unlock()
+        self._lock.release()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _unlock(self) -> None:
-        # While the lock is held, so that nobody can hold a lock on a file that is not there any
-        # more.
-        with contextlib.suppress(OSError):
-            self._lock_path.unlink()
-        os.close(self._lock)
-
-
-def _lock(path: Path) -> int:
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.lstat().st_ino == os.fstat(lock).st_ino:
-                return lock
-        except FileNotFoundError:
-            pass  # removed by the one who had it: the next round makes a new one
-        except BlockingIOError:
-            os.close(lock)
-            raise ControlError("another daemon listens there") from None
-        os.close(lock)
 
 
 def _remove_stale(path: Path) -> None:
@@ -95,12 +74,14 @@ def _remove_stale(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise ControlError("what is there is no socket", "remove it, or choose another path")
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
+        probe.settimeout(0.0)  # one that accepts nobody must not hold up the event loop
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
+        except BlockingIOError:
+            pass  # its queue is full
     raise ControlError("another process listens there")
 
 

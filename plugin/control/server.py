@@ -19,6 +19,7 @@ from plugin.control.listener import Listener, peer
 from plugin.control.verbs import Simulate, Verbs
 from plugin.core.denial import explained
 from plugin.core.holders import Holdings
+from plugin.core.quote import shorten
 from plugin.errors import ControlError, PluginError
 from plugin.state.writer import Writer
 
@@ -132,7 +133,13 @@ class Control:
             verb, arguments = _parse(line)
             if verb != "status":
                 log.info(
-                    "command", extra={"verb": verb, "arguments": arguments, "pid": pid, "uid": uid}
+                    "command",
+                    extra={
+                        "verb": shorten(verb),
+                        "arguments": [shorten(argument) for argument in arguments],
+                        "pid": pid,
+                        "uid": uid,
+                    },
                 )
             return {"ok": await self._verbs.perform(verb, arguments)}
         except asyncio.LimitOverrunError:

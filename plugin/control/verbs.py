@@ -9,6 +9,7 @@ from typing import Any
 from plugin.core.health.ledger import is_cordoned, of
 from plugin.core.holders import Holdings, to_json
 from plugin.core.inventory.model import Device, MigDevice
+from plugin.core.quote import quote
 from plugin.core.reasons import Code
 from plugin.core.state import Snapshot
 from plugin.core.status import document
@@ -52,7 +53,7 @@ class Verbs:
             case "status" | "cordon" | "uncordon" | "clear" | "sim", _:
                 raise ControlError(f"{verb} does not take {len(arguments)} arguments")
         raise ControlError(
-            f"unknown verb {verb!r}", "choose status, cordon, uncordon, clear or sim"
+            f"unknown verb {quote(verb)}", "choose status, cordon, uncordon, clear or sim"
         )
 
     async def _change(self, verb: str, target: str) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def resolve(snapshot: Snapshot, target: str) -> str:
     if target in snapshot.ledger:
         return target  # not there now, but what holds it down can be taken back
     known = ", ".join(device.path for device in devices) or "none"
-    raise TargetError(f"no device {target!r} on this node", f"choose a UUID or one of {known}")
+    raise TargetError(f"no device {quote(target)} on this node", f"choose a UUID or one of {known}")
 
 
 def _name(uuid: str, device: Device | None) -> str:

@@ -32,6 +32,13 @@ class ReasonCleared:
     reason: Reason
 
 
+@dataclass(frozen=True, slots=True)
+class ClockSet:
+    """The wall clock was set, by so many seconds."""
+
+    seconds: float
+
+
 class Command(enum.Enum):
     """What an operator has done to a device."""
 
@@ -48,4 +55,4 @@ class Commanded:
     uuid: str
 
 
-News = Judged | UnknownInstance | ReasonCleared | Commanded
+News = Judged | UnknownInstance | ReasonCleared | ClockSet | Commanded

@@ -243,8 +243,8 @@ class Settings:
     )
     escalate_count: int = _health(
         10,
-        "application faults within the window that take a device out of service; 0: never",
-        count(0, 1000),  # the ledger keeps every fault in the window
+        "incidents of applications within the window that take a device out of service; 0: never",
+        count(0, 1000),  # the ledger keeps every incident in the window
     )
     escalate_seconds: float = _health(
         600.0, "length of that window in seconds", seconds(1), flags=("--escalate-window",)

@@ -8,11 +8,13 @@ next one at once, and an event names nothing but ids. So from a MIG configuratio
 events of its instances are deferred: which instance they mean is known once a scan has ended that
 began after the last configuration event and could read the GPU. A scan that fails answers nothing,
 so they wait on.
+
+Times are seconds on the timeline of :mod:`plugin.core.health.timeline`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -20,13 +22,16 @@ from typing import Any
 from plugin.core.advertise.advertisement import Advertisement, advertise
 from plugin.core.health import ledger as ledgers
 from plugin.core.health import recovery
+from plugin.core.health.answers import answers
 from plugin.core.health.events import DriverEvent, EventKind, Probe
-from plugin.core.health.faults import Fault, Severity, judge, probe_faults, watching
+from plugin.core.health.faults import Fault, Severity, judge, watching
 from plugin.core.health.ledger import EMPTY, Escalation, Ledger
+from plugin.core.health.merging import merged
 from plugin.core.health.recovery import GpuHealth
+from plugin.core.health.timeline import Moment, clock_step, moved_health, moved_ledger
 from plugin.core.inventory.merge import carry_over
 from plugin.core.inventory.model import Gpu, Inventory
-from plugin.core.news import Command, Commanded, Judged, News, ReasonCleared, UnknownInstance
+from plugin.core.news import ClockSet, Judged, News, ReasonCleared, UnknownInstance
 from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import Settings
 
@@ -58,14 +63,18 @@ class State:
 
     ``changed`` are GPUs whose MIG configuration changed since the last scan began, ``scanned``
     those for which it changed before the scan that is under way. ``deferred`` are events of their
-    instances, in order. ``rebooted`` says that the ledger was saved before the node's last boot.
+    instances, in order. ``undecided`` are faults that the next probe of their GPU decides.
+    ``rebooted`` says that the ledger was saved before the node's last boot, and ``offset`` is the
+    timeline's: wall clock minus monotonic clock.
     """
 
     snapshot: Snapshot
     changed: frozenset[str] = frozenset()
     scanned: frozenset[str] = frozenset()
     deferred: tuple[DriverEvent, ...] = ()
+    undecided: tuple[Fault, ...] = ()
     rebooted: bool = False
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +90,38 @@ class Step:
     look_again: float | None = None
 
 
-def initial(settings: Settings, now: float) -> State:
+def initial(settings: Settings, now: float, offset: float = 0.0) -> State:
     """Before the first scan: generation 0, which no reader is shown."""
     empty = Snapshot(0, settings, Inventory(), Advertisement(), geometry_changed=now)
-    return State(empty)
+    return State(empty, offset=offset)
 
 
 def restored(state: State, ledger: Ledger, *, rebooted: bool) -> State:
     """With the ledger of an earlier process, before the first scan."""
     return replace(state, snapshot=replace(state.snapshot, ledger=ledger), rebooted=rebooted)
+
+
+def rejoined(state: State, base: Ledger, saved: Ledger) -> Step:
+    """Another process has saved its ledger since both had `base`: what it changed holds too."""
+    ledger = merged(base, state.snapshot.ledger, saved)
+    if not state.snapshot.generation:
+        return Step(replace(state, snapshot=replace(state.snapshot, ledger=ledger)))
+    return Step(decide(state, ledger=ledger))
+
+
+def clocks_read(state: State, moment: Moment) -> Step:
+    """Both clocks were read, ahead of another step: if the wall clock was set, so are all times."""
+    old = state.snapshot
+    by = clock_step(state.offset, moment)
+    if not by or not old.generation:
+        return Step(state)
+    state = decide(
+        replace(state, offset=state.offset + by),
+        ledger=moved_ledger(old.ledger, by),
+        gpu_health=moved_health(old.gpu_health, by),
+        geometry_changed=old.geometry_changed + by,
+    )
+    return Step(state, (ClockSet(by),))
 
 
 # ---- scans
@@ -123,7 +155,7 @@ def scan_ended(state: State, scan: Inventory, now: float) -> Step:
         scanned=frozenset(),
         deferred=(),
     )
-    state = _decided(
+    state = decide(
         state,
         inventory=inventory,
         driver_error=None,
@@ -146,7 +178,7 @@ def scan_failed(state: State, reason: Reason) -> Step:
     No change was read, so deferred events wait for the next scan.
     """
     state = replace(state, changed=state.changed | state.scanned, scanned=frozenset())
-    return Step(_decided(state, driver_error=reason))
+    return Step(decide(state, driver_error=reason))
 
 
 def driver_unavailable(text: str) -> Reason:
@@ -203,29 +235,23 @@ def happened(state: State, events: Iterable[DriverEvent], now: float) -> Step:
             fault = replace(fault, targets=(fault.gpu_uuid,), severity=Severity.COUNTED)
             rescan = True
         faults.append(fault)
-    state = replace(state, changed=frozenset(changed), deferred=tuple(deferred))
+    open_ = (fault for fault in faults if fault.severity is Severity.UNDECIDED)
+    state = replace(
+        state,
+        changed=frozenset(changed),
+        deferred=tuple(deferred),
+        undecided=tuple(dict.fromkeys((*state.undecided, *open_))),
+    )
     return _recorded(Step(state, tuple(news), rescan, probe), faults, now)
 
 
 def probed(state: State, probes: Iterable[Probe], now: float) -> Step:
     """Fresh answers of GPUs."""
-    health = dict(state.snapshot.gpu_health)
-    faults: list[Fault] = []
-    rescan = False
-    for probe in probes:
-        before = health.get(probe.gpu_uuid, GpuHealth())
-        after = health[probe.gpu_uuid] = recovery.after_probe(before, probe, now)
-        faults += probe_faults(after.probe or probe)
-        # What was on a GPU that is lost is gone, or there again.
-        rescan |= (before.probe is not None and before.probe.lost) != probe.lost
-    known = state.snapshot.ledger
-    fresh = [
-        fault
-        for fault in faults
-        if all(reason.code != fault.code for reason in ledgers.of(known, fault.gpu_uuid))
-    ]
-    step = Step(_decided(state, gpu_health=MappingProxyType(health)), rescan=rescan)
-    return _recorded(step, fresh, now)
+    old = state.snapshot
+    found = answers(old.gpu_health, probes, state.undecided, old.ledger, old.inventory, now)
+    state = replace(state, undecided=found.undecided)
+    step = Step(decide(state, gpu_health=found.health), rescan=found.moved)
+    return _recorded(step, found.faults, now)
 
 
 def ticked(state: State, now: float) -> Step:
@@ -240,7 +266,7 @@ def ticked(state: State, now: float) -> Step:
         complete=snapshot.driver_error is None and _is_complete(snapshot.inventory),
     )
     return Step(
-        _decided(state, ledger=recovered.ledger),
+        decide(state, ledger=recovered.ledger),
         _cleared(recovered),
         look_again=recovered.look_again,
     )
@@ -249,7 +275,7 @@ def ticked(state: State, now: float) -> Step:
 def watched(state: State, failures: Mapping[str, str]) -> Step:
     """Events of all GPUs but these can be watched; these are held down until they can be."""
     reasons = {uuid: Reason(Code.UNWATCHED, text) for uuid, text in failures.items()}
-    return Step(_decided(state, unwatched=MappingProxyType(reasons)))
+    return Step(decide(state, unwatched=MappingProxyType(reasons)))
 
 
 def watchable(snapshot: Snapshot) -> tuple[str, ...]:
@@ -264,54 +290,30 @@ def watchable(snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(gpu.uuid for gpu in snapshot.inventory.gpus if gpu.uuid not in lost)
 
 
-# ---- operators
-
-
-def cordoned(state: State, uuid: str, now: float) -> Step:
-    ledger = ledgers.cordon(state.snapshot.ledger, uuid, state.snapshot.inventory, now)
-    return Step(_decided(state, ledger=ledger), (Commanded(Command.CORDON, uuid),))
-
-
-def uncordoned(state: State, uuid: str) -> Step:
-    ledger = ledgers.uncordon(state.snapshot.ledger, uuid)
-    return Step(_decided(state, ledger=ledger), (Commanded(Command.UNCORDON, uuid),))
-
-
-def cleared(state: State, uuid: str, now: float) -> Step:
-    """Every fault of a device goes. What its GPU itself said when last asked still holds, so that
-    kubelet does not see it healthy in between.
-    """
-    snapshot = state.snapshot
-    ledger = ledgers.clear(snapshot.ledger, uuid, snapshot.inventory)
-    probe = snapshot.gpu_health.get(uuid, GpuHealth()).probe
-    for fault in probe_faults(probe) if probe is not None else ():
-        ledger = ledgers.record(
-            ledger, fault, snapshot.inventory, now, _escalation(snapshot.settings)
-        )
-    return Step(_decided(state, ledger=ledger), (Commanded(Command.CLEAR, uuid),), probe=True)
+# ---- settings
 
 
 def configured(state: State, settings: Settings) -> Step:
     """Decide anew, with other settings, about what was last seen."""
-    return Step(_decided(state, settings=settings), rescan=True, probe=True)
+    return Step(decide(state, settings=settings), rescan=True, probe=True)
 
 
 # ---- shared by the steps
 
 
-def _recorded(step: Step, faults: list[Fault], now: float) -> Step:
+def _recorded(step: Step, faults: Sequence[Fault], now: float) -> Step:
     """The step with these faults written into the ledger."""
     if not faults:
         return step
     snapshot = step.state.snapshot
-    ledger, escalation = snapshot.ledger, _escalation(snapshot.settings)
+    ledger, many = snapshot.ledger, escalation(snapshot.settings)
     for fault in faults:
-        ledger = ledgers.record(ledger, fault, snapshot.inventory, now, escalation)
-    state = _decided(step.state, ledger=ledger)
+        ledger = ledgers.record(ledger, fault, snapshot.inventory, now, many)
+    state = decide(step.state, ledger=ledger)
     return replace(step, state=state, news=(*step.news, Judged(tuple(faults))))
 
 
-def _escalation(settings: Settings) -> Escalation:
+def escalation(settings: Settings) -> Escalation:
     return Escalation(settings.escalate_count, settings.escalate_seconds)
 
 
@@ -319,7 +321,7 @@ def _cleared(recovered: recovery.Recovered) -> tuple[News, ...]:
     return tuple(ReasonCleared(uuid, reason) for uuid, reason in recovered.cleared)
 
 
-def _decided(state: State, **changes: Any) -> State:
+def decide(state: State, **changes: Any) -> State:
     """The state with a snapshot of the next generation that has these fields and what follows from
     them for the advertisement; the same state when nothing is different.
     """

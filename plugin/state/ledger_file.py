@@ -1,28 +1,41 @@
-"""The ledger on disk: written whole and at once, so that a verdict outlives a restart and a
-kill.
+"""The ledger on disk: written whole and at once, so that a verdict outlives a restart and a kill.
+
+One process at a time writes it: a lock on a file beside it settles which. Another one goes on
+without saving, says so to whoever asks, and takes the file over when it is free: with what was
+saved there meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
+import re
+import secrets
+import stat
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document
+from plugin.config import bounded
+from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document, to_time
 from plugin.loops.pulse import Pulse
+from plugin.state.lock import FileLock
 
 log = logging.getLogger(__name__)
 
-#: A disk that failed may have room again later, without anything new to write.
-RETRY_SECONDS = 30.0
+#: A disk that failed may have room again later, and a lock may be free, without anything new to
+#: write.
+RETRY_SECONDS = 5.0
 
 #: The key holds the version: a file of another one has no such key.
 _DEVICES = "devices/v1"
+#: Far above the largest node: 16 GPUs with 7 MIG devices that have a dozen reasons each.
+MOST_BYTES = 4 * bounded.MEBIBYTE
 #: How long a command waits for its effect to be on disk.
 SAVE_SECONDS = 5.0
 
@@ -30,11 +43,14 @@ SAVE_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class Saved:
     """What was found on disk; ``rebooted`` tells that it was written before the node's last
-    start.
+    start. ``offset`` is that of the timeline of its times, if it was written after that.
+    ``is_file`` is false where nothing could be read.
     """
 
     ledger: Ledger = field(default_factory=lambda: EMPTY)
     rebooted: bool = False
+    offset: float | None = None
+    is_file: bool = False
 
 
 class LedgerFile:
@@ -42,52 +58,40 @@ class LedgerFile:
     nothing else.
     """
 
-    def __init__(self, path: Path, boot_id: str = "") -> None:
+    def __init__(
+        self, path: Path, boot_id: str = "", *, retry_seconds: float = RETRY_SECONDS
+    ) -> None:
         self._path = path
         self._boot_id = boot_id
+        self._retry_seconds = retry_seconds
         self._wanted: dict[str, object] | None = None
-        self._written: dict[str, object] | None = None
+        self._newest, self._offset = EMPTY, 0.0
+        #: What is in the file, as far as this process knows.
+        self._written: dict[str, object] = {}
+        self._known = EMPTY
+        self._lock: FileLock | None = None
         self._changed = asyncio.Event()
         self._attempted = Pulse()
         self._writing = False
         self._problem: str | None = None
         self._file = threading.Lock()
+        #: Called on the event loop, before this process writes, with what both had once and what
+        #: another one has saved since: :meth:`save` is to be given a ledger that has it too.
+        self.on_found: Callable[[Ledger, Saved], None] = lambda _base, _saved: None
 
     def load(self) -> Saved:
-        try:
-            content = self._path.read_bytes()
-        except FileNotFoundError:
-            return Saved()
-        except OSError as error:
-            log.warning("the ledger cannot be read, starting without", extra={"reason": str(error)})
-            return Saved()
-        try:
-            document = json.loads(content)
-            ledger = from_document(document[_DEVICES])
-            written_in = str(document.get("boot_id") or "")
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ) as error:
-            aside = self._path.with_suffix(self._path.suffix + ".corrupt")
-            with contextlib.suppress(OSError):
-                self._path.replace(aside)
-            log.warning(
-                "the ledger is corrupt, starting without",
-                extra={"reason": repr(error), "kept": str(aside)},
-            )
-            return Saved()
-        self._written = to_document(ledger)
-        rebooted = bool(self._boot_id) and written_in not in {"", self._boot_id}
-        return Saved(ledger, rebooted)
+        """What was saved. Blocks."""
+        with self._file:
+            if self._path.parent.is_dir():
+                with contextlib.suppress(OSError):  # it is tried again before anything is written
+                    self._claim()
+            return self._read()
 
-    def save(self, ledger: Ledger) -> None:
-        """Have :meth:`run` write it; nothing is written when nothing worth keeping has changed."""
-        self._wanted = to_document(ledger)
+    def save(self, ledger: Ledger, offset: float) -> None:
+        """Have :meth:`run` write it; nothing is written when nothing worth keeping has changed.
+        `offset` is that of the timeline of its times.
+        """
+        self._wanted, self._newest, self._offset = to_document(ledger), ledger, offset
         self._changed.set()
 
     async def run(self) -> None:
@@ -97,15 +101,18 @@ class LedgerFile:
         complained = False
         try:
             while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RETRY_SECONDS if self._problem else None):
-                        await self._changed.wait()
                 self._changed.clear()
                 self._writing, self._problem = True, None
                 try:
+                    known, found = self._known, await asyncio.to_thread(self._take_over)
+                    if found is not None:
+                        log.info("another process has changed the ledger, merging both")
+                        self.on_found(known, found)
                     await asyncio.to_thread(self.flush)
+                    if complained:
+                        log.info("the ledger can be saved again")
                     complained = False
-                except OSError as error:
+                except (OSError, ValueError) as error:
                     self._problem = str(error)
                     if not complained:
                         log.warning(
@@ -115,9 +122,13 @@ class LedgerFile:
                     complained = True
                 self._writing = False
                 self._attempted.fire()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._retry_seconds if self._problem else None):
+                        await self._changed.wait()
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 self.flush()
+            self.close()
 
     async def saved(self, seconds: float = SAVE_SECONDS) -> str | None:
         """Wait until :meth:`run` has tried to write the newest; returns why that failed, ``None``
@@ -132,23 +143,154 @@ class LedgerFile:
         return self._problem
 
     def flush(self) -> None:
-        """Write the newest now, atomically. Raises OSError."""
+        """Write the newest now, atomically, if the file is ours. Raises OSError or ValueError."""
         with self._file:  # a write in its thread may still be going on when the last one is wanted
-            self._flush()
+            wanted, newest = self._wanted, self._newest
+            if wanted is None or wanted == self._written:
+                return
+            if self._lock is None or not self._lock.is_ours():
+                raise OSError(errno.ENOLCK, "the ledger's lock is not held", str(self._path))
+            self._write(wanted)
+            self._written, self._known = wanted, newest
 
-    def _flush(self) -> None:
-        wanted = self._wanted
-        if wanted is None or wanted == (self._written or {}):
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        document = {"boot_id": self._boot_id, _DEVICES: wanted}
-        new = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        with new.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
-        self._written = wanted
+    def close(self) -> None:
+        """Leave the file to the next process."""
+        with self._file:
+            self._release()
+
+    # ---- whose it is
+
+    def _take_over(self) -> Saved | None:
+        """Get the lock unless it is held, or nobody needs it; returns what another process has
+        saved in between. Raises OSError or ValueError.
+        """
+        with self._file:
+            if self._lock is not None and self._lock.is_ours():
+                return None
+            unchanged = self._wanted is None or self._wanted == self._written
+            if unchanged and not self._path.parent.is_dir():
+                return None
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._claim()
+            except BlockingIOError:
+                raise
+            except OSError:
+                if unchanged:
+                    return None
+                raise
+            before = self._written
+            found = self._read()
+            return found if found.is_file and self._written != before else None
+
+    def _claim(self) -> None:
+        self._release()
+        self._refuse_others()
+        try:
+            self._lock = FileLock(self._path.with_name(f"{self._path.name}.lock"))
+        except BlockingIOError:
+            text = "another daemon saves its ledger in this file"
+            raise BlockingIOError(errno.EAGAIN, text, str(self._path)) from None
+        self._remove_leftovers()
+
+    def _refuse_others(self) -> None:
+        """What is no file is not ours to replace, such as /dev/null."""
+        with contextlib.suppress(FileNotFoundError):
+            mode = self._path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+                raise OSError(errno.EINVAL, "is not a regular file", str(self._path))
+
+    def _release(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+
+    def _remove_leftovers(self) -> None:
+        """What a process left that was killed while it wrote."""
+        ours = re.compile(rf"\.{re.escape(self._path.name)}\.[0-9a-f]{{16}}")
+        for path in self._path.parent.iterdir():
+            if ours.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    # ---- reading and writing
+
+    def _read(self) -> Saved:
+        try:
+            content = bounded.read(self._path, MOST_BYTES)
+        except FileNotFoundError:
+            self._written, self._known = {}, EMPTY
+            return Saved()
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EFBIG:
+                self._set_aside(str(error))
+                return Saved()
+            log.warning("the ledger cannot be read, starting without", extra={"reason": str(error)})
+            return Saved()
+        try:
+            document = json.loads(content)
+            ledger = from_document(document[_DEVICES])
+            written_in = str(document.get("boot_id") or "")
+            offset = document.get("clock_offset")
+            offset = None if offset is None else to_time(offset)
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            self._set_aside(repr(error))
+            return Saved()
+        self._written, self._known = to_document(ledger), ledger
+        rebooted = bool(self._boot_id) and written_in not in {"", self._boot_id}
+        same_boot = bool(self._boot_id) and written_in == self._boot_id
+        return Saved(ledger, rebooted, offset if same_boot else None, is_file=True)
+
+    def _set_aside(self, reason: str) -> None:
+        aside = self._path.with_suffix(self._path.suffix + ".corrupt")
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self._path.replace(aside)
+        log.warning(
+            "the ledger is corrupt, starting without",
+            extra={"reason": reason, "kept": str(aside if self._lock is not None else self._path)},
+        )
+
+    def _write(self, devices: dict[str, object]) -> None:
+        document = {"boot_id": self._boot_id, "clock_offset": self._offset, _DEVICES: devices}
+        content = json.dumps(document, indent=1).encode()
+        if len(content) > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"would be larger than {MOST_BYTES} bytes", str(self._path))
+        # A name that nobody can foresee, and a file that was not there: a link that somebody put
+        # into the folder leads nowhere.
+        new = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(new, flags, 0o644)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
+        _sync_folder(self._path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Have the new name of a file on disk too. Some file systems cannot do that."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def boot_id(proc_root: Path) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from plugin.core.advertise.listed import Listed
 from plugin.core.health.faults import Fault, Severity
 from plugin.core.news import (
+    ClockSet,
     Command,
     Commanded,
     Judged,
@@ -55,6 +56,8 @@ def before(news: Iterable[News]) -> None:
                 log.info("uncordoned", extra={"device": uuid})
             case Commanded(Command.CLEAR, uuid):
                 log.info("cleared by an operator", extra={"device": uuid})
+            case ClockSet(seconds):
+                log.info("the wall clock was set", extra={"seconds": round(seconds, 3)})
             case UnknownInstance(event):
                 log.warning(
                     "a fault of an unknown instance",

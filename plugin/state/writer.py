@@ -13,8 +13,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from plugin.core import operators
 from plugin.core import state as steps
 from plugin.core.health.events import DriverEvent, Probe
+from plugin.core.health.ledger import Ledger
+from plugin.core.health.timeline import Moment, restored_ledger
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot, Step
@@ -26,7 +29,7 @@ from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 from plugin.state import reports
 from plugin.state.interest import Interest, Watchable
-from plugin.state.ledger_file import LedgerFile
+from plugin.state.ledger_file import LedgerFile, Saved
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,11 @@ CLOSE_SECONDS = 5.0
 PROBE_SECONDS = 1.0
 
 
+def read_clocks() -> Moment:
+    """The wall clock and the monotonic one, now."""
+    return Moment(time.time(), time.monotonic())
+
+
 class Writer:
     """Owns the driver's worker, the ledger and the store. Used from the event loop only; nothing
     here blocks.
@@ -55,13 +63,15 @@ class Writer:
         worker: DriverWorker,
         settings: Settings,
         ledger_file: LedgerFile,
-        clock: Callable[[], float] = time.time,
+        clocks: Callable[[], Moment] = read_clocks,
     ) -> None:
         self._driver = driver
         self._worker = worker
         self._ledger_file = ledger_file
-        self._clock = clock
-        self._state = steps.initial(settings, clock())
+        ledger_file.on_found = self._rejoin
+        self._clocks = clocks
+        began = clocks()
+        self._state = steps.initial(settings, began.wall, began.offset)
         self._rescan_wanted = asyncio.Event()
         self._probe_wanted = asyncio.Event()
         self._probed = Pulse()
@@ -75,8 +85,18 @@ class Writer:
         self.store = Store(self._state.snapshot)
 
     def now(self) -> float:
-        """The clock by which verdicts are timed, in seconds."""
-        return self._clock()
+        """The time on the state's timeline, in seconds: never steps, and is the wall clock's as of
+        the last step of the state.
+        """
+        return self._state.offset + self._clocks().monotonic
+
+    def _present(self) -> float:
+        """The same for a step that follows at once: if the wall clock was set, all is moved
+        first.
+        """
+        moment = self._clocks()
+        self._take(steps.clocks_read(self._state, moment))
+        return self._state.offset + moment.monotonic
 
     # ---- scanning
 
@@ -86,7 +106,8 @@ class Writer:
         Raises :class:`DriverUnavailable` when that fails and the settings want it to be fatal.
         """
         saved = self._ledger_file.load()
-        self._state = steps.restored(self._state, saved.ledger, rebooted=saved.rebooted)
+        ledger = restored_ledger(saved.ledger, saved.offset, self._clocks())
+        self._state = steps.restored(self._state, ledger, rebooted=saved.rebooted)
         try:
             await self._scan()
         except DriverUnavailable as error:
@@ -121,7 +142,8 @@ class Writer:
         self._state = steps.scan_begun(self._state)
         scan = await self._read()
         await self.judged()  # what came before the answer is about what was there before
-        self._take(steps.scan_ended(self._state, scan, self._clock()))
+        now = self._present()
+        self._take(steps.scan_ended(self._state, scan, now))
 
     async def _read(self) -> Inventory:
         try:
@@ -170,7 +192,8 @@ class Writer:
         events, self._events = self._events[:MOST_EVENTS], self._events[MOST_EVENTS:]
         if self._events:
             asyncio.get_running_loop().call_soon(self._judge_events)
-        self._take(steps.happened(self._state, events, self._clock()))
+        now = self._present()
+        self._take(steps.happened(self._state, events, now))
         self._next_judging = asyncio.get_running_loop().time() + STORM_SECONDS
         self._judged += len(events)
         self._judging.fire()
@@ -185,12 +208,14 @@ class Writer:
 
     def on_probes(self, probes: Iterable[Probe]) -> None:
         """Fresh answers of GPUs."""
-        self._take(steps.probed(self._state, probes, self._clock()))
+        now = self._present()
+        self._take(steps.probed(self._state, probes, now))
         self._probed.fire()
 
     def evaluate(self) -> float | None:
         """Clear what may be cleared by now; returns when to look again."""
-        return self._take(steps.ticked(self._state, self._clock())).look_again
+        now = self._present()
+        return self._take(steps.ticked(self._state, now)).look_again
 
     def probe_targets(self) -> tuple[str, ...]:
         return tuple(gpu.uuid for gpu in self._state.snapshot.inventory.gpus)
@@ -231,17 +256,24 @@ class Writer:
     # ---- commands
 
     def cordon(self, uuid: str) -> None:
-        self._take(steps.cordoned(self._state, uuid, self._clock()))
+        now = self._present()
+        self._take(operators.cordoned(self._state, uuid, now))
 
     def uncordon(self, uuid: str) -> None:
-        self._take(steps.uncordoned(self._state, uuid))
+        self._take(operators.uncordoned(self._state, uuid))
 
     def clear(self, uuid: str) -> None:
-        self._take(steps.cleared(self._state, uuid, self._clock()))
+        now = self._present()
+        self._take(operators.cleared(self._state, uuid, now))
 
     async def saved(self) -> str | None:
         """Wait until the ledger is on disk; returns why it is not."""
         return await self._ledger_file.saved()
+
+    def _rejoin(self, base: Ledger, saved: Saved) -> None:
+        """Take over what another process has saved since both had `base`."""
+        theirs = restored_ledger(saved.ledger, saved.offset, self._clocks())
+        self._take(steps.rejoined(self._state, base, theirs))
 
     def reconfigure(self, settings: Settings) -> None:
         """Decide anew, with other settings, about what was last seen."""
@@ -256,7 +288,7 @@ class Writer:
         old, new = self._state.snapshot, step.state.snapshot
         self._state = step.state
         reports.before(step.news)
-        if new is not old:
+        if new.generation != old.generation:
             self._publish(old, new)
         reports.after(step.news, new.generation)
         if step.rescan:
@@ -270,4 +302,4 @@ class Writer:
         self.store.publish(new)
         reports.snapshot(old, new)
         if new.ledger is not old.ledger:
-            self._ledger_file.save(new.ledger)
+            self._ledger_file.save(new.ledger, self._state.offset)

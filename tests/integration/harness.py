@@ -62,13 +62,13 @@ class Live:
 
 @contextlib.asynccontextmanager
 async def live(
-    folder: Path, simulate: str, settings: Settings | None = None
+    folder: Path, simulate: str | SimNode, settings: Settings | None = None
 ) -> AsyncIterator[Live]:
     """Run the plugin on `simulate` until the block ends; ready when kubelet has every list and
     events are watched.
     """
     settings = settings or Settings(mig_strategy=MigStrategy.MIXED, quiet_seconds=NEVER)
-    hardware = parse_node(simulate)
+    hardware = parse_node(simulate) if isinstance(simulate, str) else simulate
     async with SimKubelet(folder / "plugins", readmission_s=None, seed=1) as kubelet:
         settings = replace(
             settings,

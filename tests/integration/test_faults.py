@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from plugin.core.settings import HealthChecks, MigStrategy, Settings, SharedResource, Sharing
+from plugin.sim.hardware.calls import Fail
 from plugin.sim.hardware.codes import Code
+from plugin.sim.hardware.engine import parse_node
 from plugin.sim.hardware.faults import Aspect
 
 from .harness import NEVER, ONE_SLICE, live
@@ -77,6 +79,59 @@ async def test_fatal_faults_take_out(node_dir: Path, xid: int) -> None:
         slot = next(plugin.hardware.gpu(2).devices())
         plugin.hardware.xid(2, xid, slot.gi.id, slot.ci.id)
         await plugin.becomes(lambda: plugin.unhealthy() == {slot.ci.uuid})
+
+
+@pytest.mark.parametrize("xid", [144, 149, 150])
+async def test_the_recovery_action_decides_about_nvlink_where_there_is_one(
+    node_dir: Path, xid: int
+) -> None:
+    async with live(node_dir, NODE) as plugin:
+        seven = {slot.ci.uuid for slot in plugin.hardware.gpu(2).devices()}
+        plugin.hardware.xid(2, xid)
+        await plugin.settled()
+        assert plugin.unhealthy() == set()
+        plugin.hardware.xid(2, xid)
+        plugin.hardware.set_recovery_action(2, 1)
+        await plugin.becomes(lambda: plugin.unhealthy() == seven)
+        ledger = plugin.node.store.snapshot.ledger[plugin.hardware.gpu(2).uuid]
+        assert [reason.code for reason in ledger.reasons] == ["recovery-action"]
+        assert ledger.xids == {xid: 2}
+
+
+async def test_the_catalogue_decides_about_nvlink_where_there_is_none(node_dir: Path) -> None:
+    hardware = parse_node(NODE)
+    hardware.calls.inject("nvmlDeviceGetFieldValues", Fail(Code.NOT_SUPPORTED))
+    async with live(node_dir, hardware) as plugin:
+        seven = {slot.ci.uuid for slot in plugin.hardware.gpu(2).devices()}
+        plugin.hardware.xid(2, 144)
+        await plugin.becomes(lambda: plugin.unhealthy() == seven)
+        ledger = plugin.node.store.snapshot.ledger[plugin.hardware.gpu(2).uuid]
+        assert [reason.code for reason in ledger.reasons] == ["xid-144"]
+        assert ledger.xids == {144: 1}
+
+
+@pytest.mark.parametrize("xid", [13, 45])
+async def test_a_program_that_crashes_is_no_reason(node_dir: Path, xid: int) -> None:
+    async with live(node_dir, NODE) as plugin:
+        slot = next(plugin.hardware.gpu(0).devices())
+        for _ in range(12):
+            plugin.hardware.xid(0, xid, slot.gi.id, slot.ci.id)
+        await plugin.settled()
+        assert plugin.node.store.snapshot.ledger[slot.ci.uuid].xids == {xid: 12}
+        assert plugin.unhealthy() == set()
+
+
+async def test_an_escalation_ends_without_a_recovery_action_too(node_dir: Path) -> None:
+    settings = Settings(
+        mig_strategy=MigStrategy.MIXED, quiet_seconds=0.2, probe_seconds=0.1, escalate_count=1
+    )
+    hardware = parse_node(NODE)
+    hardware.calls.inject("nvmlDeviceGetFieldValues", Fail(Code.NOT_SUPPORTED))
+    async with live(node_dir, hardware, settings) as plugin:
+        slot = next(plugin.hardware.gpu(0).devices())
+        plugin.hardware.xid(0, 13, slot.gi.id, slot.ci.id)
+        await plugin.becomes(lambda: plugin.unhealthy() == {slot.ci.uuid})
+        await plugin.becomes(lambda: plugin.unhealthy() == set())
 
 
 async def test_double_bit_ecc_counts_as_xid_48(node_dir: Path) -> None:

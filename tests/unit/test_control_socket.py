@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_what_a_dead_process_left_is_replaced(path: Path) -> None:
     with Listener(path) as listener, socket.socket(socket.AF_UNIX) as client:
         listener.socket.listen()
         client.connect(str(path))
+
+
+def test_one_that_accepts_nobody_holds_nobody_up(path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as deaf, socket.socket(socket.AF_UNIX) as waiting:
+        deaf.bind(str(path))
+        deaf.listen(0)
+        waiting.settimeout(0.0)
+        waiting.connect(str(path))  # its queue is full now
+        began = time.monotonic()
+        with pytest.raises(ControlError, match="another process listens there"):
+            Listener(path)
+        assert time.monotonic() - began < 0.5
 
 
 def test_a_second_one_takes_nothing_from_the_first(path: Path) -> None:

@@ -6,8 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from plugin.core.health.events import DriverEvent, EventKind
-from plugin.core.health.faults import Severity, attribute, judge, recovery_fault, severity, watching
+from plugin.core.health.events import DriverEvent, EventKind, Probe
+from plugin.core.health.faults import (
+    Severity,
+    attribute,
+    decided,
+    judge,
+    recovery_fault,
+    severity,
+    watching,
+)
+from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import MigDevice
 from plugin.core.settings import HealthChecks, Settings
 
@@ -34,6 +43,7 @@ def _event(
         (63, Severity.COUNTED),
         (94, Severity.APPLICATION),
         (154, Severity.COUNTED),
+        *((xid, Severity.UNDECIDED) for xid in range(144, 151)),
         (48, Severity.FATAL),
         (64, Severity.FATAL),
         (74, Severity.FATAL),
@@ -50,11 +60,73 @@ def test_the_catalogue_decides(xid: int, wanted: Severity) -> None:
     assert severity(xid, DEFAULT) is wanted
 
 
+#: Each action of the catalogue with what it comes to on a driver that recommends nothing, and on
+#: one that has no recovery action. Others than workflows name a remedy of their own.
+_ENDS: dict[Action, tuple[Severity, Severity]] = {
+    Action.IGNORE: (Severity.COUNTED, Severity.COUNTED),
+    Action.RECOVERY_ACTION_CHANGED: (Severity.COUNTED, Severity.COUNTED),
+    Action.RESTART_APP: (Severity.APPLICATION, Severity.APPLICATION),
+    **dict.fromkeys(
+        (
+            Action.RESET_GPU,
+            Action.RESTART_NODE,
+            Action.RESTART_VM,
+            Action.CHECK_MECHANICALS,
+            Action.CHECK_UVM,
+            Action.CONTACT_SUPPORT,
+            Action.UPDATE_SOFTWARE,
+        ),
+        (Severity.FATAL, Severity.FATAL),
+    ),
+}
+_WORKFLOWS = {
+    45: (Severity.APPLICATION, Severity.APPLICATION),
+    48: (Severity.FATAL, Severity.FATAL),
+    74: (Severity.FATAL, Severity.FATAL),
+    **dict.fromkeys(range(144, 151), (Severity.COUNTED, Severity.FATAL)),
+}
+
+
+@pytest.mark.parametrize("xid", CATALOGUE)
+def test_where_the_driver_has_a_recovery_action_it_decides(xid: int) -> None:
+    action = CATALOGUE[xid].action
+    with_action, without = _WORKFLOWS[xid] if action is Action.WORKFLOW else _ENDS[action]
+    found = severity(xid, DEFAULT)
+    assert _after(found, Probe(GPU.uuid, recovery_action=0)) is with_action
+    assert _after(found, Probe(GPU.uuid)) is without
+
+
+def _after(found: Severity, probe: Probe) -> Severity:
+    return decided(None, probe) if found is Severity.UNDECIDED else found
+
+
+@pytest.mark.parametrize(
+    ("before", "probe", "wanted"),
+    [
+        (None, Probe("", recovery_action=0), Severity.COUNTED),
+        (None, Probe("", recovery_action=1), Severity.COUNTED),  # a fault of its own
+        (None, Probe(""), Severity.FATAL),
+        (Probe(""), Probe(""), Severity.FATAL),
+        (Probe("", error="busy"), Probe(""), Severity.FATAL),
+        (None, Probe("", error="busy"), Severity.UNDECIDED),
+        (None, Probe("", error="gone", lost=True), Severity.UNDECIDED),
+        # It has one, and could not be asked for it this once.
+        (Probe("", recovery_action=0), Probe(""), Severity.UNDECIDED),
+    ],
+)
+def test_the_probe_that_follows_decides(
+    before: Probe | None, probe: Probe, wanted: Severity
+) -> None:
+    assert decided(before, probe) is wanted
+
+
 @pytest.mark.parametrize(
     ("disabled", "enabled", "xid", "wanted"),
     [
         (HealthChecks(numbers=frozenset({79})), HealthChecks(), 79, Severity.COUNTED),
         (HealthChecks(xids=True), HealthChecks(), 79, Severity.COUNTED),
+        (HealthChecks(xids=True), HealthChecks(), 144, Severity.COUNTED),
+        (HealthChecks(), HealthChecks(numbers=frozenset({144})), 144, Severity.FATAL),
         (HealthChecks(all=True), HealthChecks(numbers=frozenset({79})), 79, Severity.FATAL),
         (HealthChecks(all=True), HealthChecks(numbers=frozenset({79})), 95, Severity.COUNTED),
         (HealthChecks(), HealthChecks(numbers=frozenset({31})), 31, Severity.FATAL),

@@ -14,6 +14,7 @@ from plugin.core.health.events import Probe
 from plugin.core.health.faults import Fault, Severity
 from plugin.core.health.ledger import (
     EMPTY,
+    INCIDENT_SECONDS,
     LONGEST_QUIET_SECONDS,
     Escalation,
     Ledger,
@@ -218,6 +219,65 @@ def test_many_application_faults_in_the_window_take_it_out() -> None:
     assert _down(ledger) == set()
     assert _down(_fault(HARMLESS, 599, ledger)) == {DEVICE.uuid}
     assert _down(_fault(HARMLESS, 600, ledger)) == set()  # the first is out of the window by then
+
+
+def test_a_program_that_crashes_is_one_incident_however_many_events_it_leaves() -> None:
+    ledger: Ledger = EMPTY
+    for n in range(40):
+        ledger = _fault(replace(HARMLESS, xid=13 if n % 2 else 45), 100 + n * 0.03 / 40, ledger)
+    assert _down(ledger) == set()
+    assert ledger[DEVICE.uuid].xids == {13: 20, 45: 20}
+    assert ledger[DEVICE.uuid].applications == (100,)
+
+
+@pytest.mark.parametrize(
+    ("apart", "out"),
+    [(0.0, False), (INCIDENT_SECONDS / 10, False), (INCIDENT_SECONDS, True), (30.0, True)],
+)
+def test_an_incident_ends_a_second_after_it_began(apart: float, out: bool) -> None:  # noqa: FBT001
+    ledger: Ledger = EMPTY
+    for n in range(10):
+        ledger = _fault(HARMLESS, n * apart, ledger)
+    assert _down(ledger) == ({DEVICE.uuid} if out else set())
+
+
+def test_incidents_are_counted_for_each_device() -> None:
+    ledger: Ledger = EMPTY
+    others = [replace(HARMLESS, targets=(device.uuid,)) for device in GPU.mig_devices]
+    for n in range(9):
+        for fault in others:
+            ledger = _fault(fault, n * 10.0, ledger)
+    assert _down(ledger) == set()
+    assert _down(_fault(HARMLESS, 90, ledger)) == {DEVICE.uuid}
+
+
+def _escalated(now: float = 90.0) -> Ledger:
+    ledger: Ledger = EMPTY
+    for n in range(10):
+        ledger = _fault(HARMLESS, now - 90 + n * 10, ledger)
+    assert _down(ledger) == {DEVICE.uuid}
+    return ledger
+
+
+@pytest.mark.parametrize("action", [0, None])
+def test_an_escalation_ends_after_its_quiet_period_on_every_driver(action: int | None) -> None:
+    how = GpuHealth(replace(WELL, recovery_action=action), good_since=0.0)
+    ledger = _escalated()
+    assert _down(_recover(ledger, how, 90 + QUIET - 1)) == {DEVICE.uuid}
+    assert _down(_recover(ledger, how, 90 + QUIET)) == set()
+    # A fault of the hardware needs more than time where the driver cannot say that all is well.
+    both = _fault(now=90, ledger=ledger)
+    assert _down(_recover(both, how, 90 + QUIET)) == ({DEVICE.uuid} if action is None else set())
+
+
+def test_a_program_that_goes_on_crashing_keeps_its_device_out() -> None:
+    how = GpuHealth(WELL, good_since=0.0)
+    ledger = _fault(HARMLESS, 120, _escalated())
+    assert ledger[DEVICE.uuid].reasons[0].since == 90
+    assert _down(_recover(ledger, how, 119 + QUIET)) == {DEVICE.uuid}
+    healed = _recover(ledger, how, 120 + QUIET)
+    assert _down(healed) == set()
+    assert _down(_fault(HARMLESS, 121 + QUIET, healed)) == set()  # counted anew
 
 
 def test_escalation_can_be_off() -> None:

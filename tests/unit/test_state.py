@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from plugin.core import operators
 from plugin.core import state as steps
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.health.faults import Severity
@@ -312,6 +313,51 @@ def test_a_lost_gpu_is_told_once_and_looked_at_again_when_it_comes_and_goes() ->
     assert steps.watchable(back.state.snapshot) == (FIRST.uuid, SECOND.uuid)
 
 
+NVLINK = replace(ON_FIRST, data=144)
+SILENT = [replace(probe, recovery_action=None) for probe in WELL]
+
+
+@pytest.mark.parametrize(
+    ("probes", "codes", "waits"),
+    [
+        pytest.param(WELL, (), False, id="the driver asks for nothing"),
+        pytest.param(
+            [replace(WELL[0], recovery_action=1)],
+            (Code.RECOVERY_ACTION,),
+            False,
+            id="the driver asks for a reset",
+        ),
+        pytest.param(SILENT, (), True, id="it could not be asked this once"),
+        pytest.param([replace(SILENT[0], error="busy")], (), True, id="the GPU could not be asked"),
+        pytest.param(WELL[1:], (), True, id="another GPU was asked"),
+        pytest.param([*SILENT, *SILENT], ("xid-144",), False, id="the driver has no such thing"),
+    ],
+)
+def test_the_recovery_action_decides_about_some_faults(
+    probes: Sequence[Probe],
+    codes: tuple[str, ...],
+    waits: bool,  # noqa: FBT001
+) -> None:
+    hit = steps.happened(running(), [NVLINK, NVLINK], 5.0)
+    assert (down(hit.state), requests(hit)) == ({}, {"probe"})
+    state = hit.state
+    for probe in probes:
+        state = steps.probed(state, [probe], 6.0).state
+    assert down(state) == (dict.fromkeys((LEFT.uuid, RIGHT.uuid), codes) if codes else {})
+    assert bool(state.undecided) is waits
+    assert state.snapshot.ledger[FIRST.uuid].xids == {144: 2}
+
+
+def test_such_a_fault_ends_with_what_it_concerned() -> None:
+    on_left = replace(NVLINK, gi=LEFT.gi, ci=LEFT.ci)
+    hit = steps.happened(running(), [on_left], 5.0).state
+    remade = scanned(steps.happened(hit, [CHANGED], 5.0).state, REMADE, 6.0).state
+    state = steps.probed(steps.probed(remade, SILENT, 7.0).state, SILENT, 7.0).state
+    assert (down(state), state.undecided) == ({}, ())
+    gone = scanned(hit, node(SECOND), 6.0).state
+    assert steps.probed(gone, WELL[1:], 7.0).state.undecided == ()
+
+
 def test_probes_that_find_nothing_change_nothing() -> None:
     before = running()
     assert steps.probed(before, WELL, 5.0).state.snapshot is before.snapshot
@@ -351,12 +397,12 @@ def test_a_gpu_that_cannot_be_watched_is_down_until_it_can() -> None:
 
 
 def test_cordon_and_uncordon() -> None:
-    step = steps.cordoned(running(), FIRST.uuid, 5.0)
+    step = operators.cordoned(running(), FIRST.uuid, 5.0)
     assert down(step.state) == dict.fromkeys((LEFT.uuid, RIGHT.uuid), (Code.CORDONED,))
     assert step.news == (Commanded(Command.CORDON, FIRST.uuid),)
-    again = steps.cordoned(step.state, FIRST.uuid, 6.0)
+    again = operators.cordoned(step.state, FIRST.uuid, 6.0)
     assert again.state.snapshot is step.state.snapshot
-    back = steps.uncordoned(step.state, FIRST.uuid)
+    back = operators.uncordoned(step.state, FIRST.uuid)
     assert (down(back.state), back.news) == ({}, (Commanded(Command.UNCORDON, FIRST.uuid),))
 
 
@@ -364,7 +410,7 @@ def test_clearing_keeps_what_the_gpu_itself_says() -> None:
     hit = steps.happened(running(), [ON_FIRST], 5.0).state
     asked = steps.probed(hit, [replace(WELL[0], recovery_action=1)], 5.0).state
     assert down(asked)[LEFT.uuid] == ("xid-79", Code.RECOVERY_ACTION)
-    step = steps.cleared(asked, FIRST.uuid, 6.0)
+    step = operators.cleared(asked, FIRST.uuid, 6.0)
     assert down(step.state)[LEFT.uuid] == (Code.RECOVERY_ACTION,)
     assert (step.news, requests(step)) == ((Commanded(Command.CLEAR, FIRST.uuid),), {"probe"})
 

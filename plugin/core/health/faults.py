@@ -31,6 +31,7 @@ class Severity(enum.Enum):
     APPLICATION = (
         "restart the application"  # counted; many of them in a short time can become fatal
     )
+    UNDECIDED = "the recovery action decides"  # counted until the next probe; see :func:`decided`
     FATAL = "out of service"
 
 
@@ -67,6 +68,10 @@ _SEVERITIES = {
     Action.RECOVERY_ACTION_CHANGED: Severity.COUNTED,
     Action.RESTART_APP: Severity.APPLICATION,
 }
+
+#: XIDs whose workflow ends in what the driver recommends, from nothing to a reset: the errors of
+#: NVLink 5, most of which need nothing.
+_UNDECIDED_WORKFLOWS = frozenset(range(144, 151))
 
 #: XIDs whose action is a workflow that ends, when they come alone, with the application.
 _HARMLESS_WORKFLOWS = frozenset({45})
@@ -132,7 +137,21 @@ def severity(xid: int, settings: Settings) -> Severity:
         return Severity.FATAL
     if xid in _HARMLESS_WORKFLOWS:
         return Severity.APPLICATION
+    if xid in _UNDECIDED_WORKFLOWS:
+        return Severity.UNDECIDED
     return _SEVERITIES.get(entry.action, Severity.FATAL)
+
+
+def decided(before: Probe | None, probe: Probe) -> Severity:
+    """What an undecided fault is after `probe` of its GPU; `before` is the probe before that.
+
+    The driver decides if it has a recovery action, which is a fault of its own; the catalogue
+    decides if it has none. A GPU that cannot be asked now leaves it open.
+    """
+    if probe.recovery_action is not None:
+        return Severity.COUNTED
+    has_answered = before is not None and before.recovery_action is not None
+    return Severity.UNDECIDED if probe.error or probe.lost or has_answered else Severity.FATAL
 
 
 def recovery_fault(gpu_uuid: str, action: int) -> Fault | None:

@@ -15,14 +15,22 @@ from typing import Any
 
 from plugin.core.health.faults import Fault, Severity
 from plugin.core.inventory.model import Inventory, MigDevice
+from plugin.core.quote import shorten
 from plugin.core.reasons import Clears, Code, Reason
 
+#: Faults of applications on one device within this time of the first are one incident: a program
+#: that crashes leaves one XID for each of its channels, a dozen within some 30 ms.
+INCIDENT_SECONDS = 1.0
 #: A device that fails again within this time after it recovered is flapping.
 FLAP_SECONDS = 3600.0
 #: Flapping doubles the quiet period up to this.
 LONGEST_QUIET_SECONDS = 3600.0
 #: More doublings than any quiet period takes to get there, and few enough for a float.
 _MOST_DOUBLINGS = 32
+#: More than a file can have counted.
+_MOST_FLAPS = 2**31
+#: Of a text in a file: above all that is ever written there.
+_MOST_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +38,10 @@ class Entry:
     """What is known of one device. ``gi``/``ci`` are those it had, ``None`` for a GPU.
 
     ``flaps`` counts faults soon after a recovery, ``recovered`` is the time of the last one.
-    ``applications`` are the times of recent "restart the application" faults. ``xids`` counts by
-    XID; it and ``recoveries`` start anew with the process, as metrics do. ``absent_since`` is when
-    a scan first showed for certain that the GPU is not on the node any more.
+    ``incident`` is when the latest incident of "restart the application" faults began, and
+    ``applications`` are the times of the recent ones. ``xids`` counts every event by XID; it and
+    ``recoveries`` start anew with the process, as metrics do. ``absent_since`` is when a scan first
+    showed for certain that the GPU is not on the node any more.
     """
 
     gpu_uuid: str
@@ -41,6 +50,7 @@ class Entry:
     reasons: tuple[Reason, ...] = ()
     flaps: int = 0
     recovered: float | None = None
+    incident: float | None = None
     applications: tuple[float, ...] = ()
     xids: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     last_fault: float | None = None
@@ -60,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Escalation:
-    """This many application faults on one device within that many seconds take it out."""
+    """This many incidents of applications on one device within that many seconds take it out."""
 
     count: int
     seconds: float
@@ -103,15 +113,21 @@ def _counted(entry: Entry, fault: Fault, now: float) -> Entry:
 
 
 def _repeated(entry: Entry, now: float, escalation: Escalation) -> tuple[Entry, Reason | None]:
-    if not escalation.count:
+    """The entry after a fault of an application, and the reason if it is one incident too many."""
+    held = entry.reason(Code.REPEATED_APPLICATION_FAULTS)
+    if held is not None:
+        entry = _hold(entry, held, now)  # not quiet yet
+    if entry.incident is not None and now - entry.incident < INCIDENT_SECONDS:
+        return entry, None
+    entry = replace(entry, incident=now)
+    if not escalation.count or held is not None:
         return entry, None
     recent = (*(time for time in entry.applications if now - time < escalation.seconds), now)[
         -escalation.count :
     ]
-    entry = replace(entry, applications=recent)
     if len(recent) < escalation.count:
-        return entry, None
-    text = f"{escalation.count} faults of applications within {escalation.seconds:g} s"
+        return replace(entry, applications=recent), None
+    text = f"{escalation.count} incidents of applications within {escalation.seconds:g} s"
     repeated = Reason.held(Code.REPEATED_APPLICATION_FAULTS, text, now)
     return replace(entry, applications=()), repeated
 
@@ -172,7 +188,7 @@ def _without(
         return ledger
     entry = replace(entry, reasons=tuple(reason for reason in entry.reasons if not goes(reason)))
     if forget:
-        entry = replace(entry, flaps=0, recovered=None, applications=())
+        entry = replace(entry, flaps=0, recovered=None, incident=None, applications=())
     return MappingProxyType({**ledger, uuid: entry})
 
 
@@ -244,29 +260,41 @@ def from_document(document: object) -> Ledger:
     """
     if not isinstance(document, dict):
         raise TypeError("a mapping of UUIDs is expected")
-    return MappingProxyType({str(uuid): _entry_of(entry) for uuid, entry in document.items()})
+    return MappingProxyType({_text(uuid): _entry_of(entry) for uuid, entry in document.items()})
 
 
 def _entry_of(entry: Mapping[str, Any]) -> Entry:
     reasons = tuple(
         Reason(
-            str(r["code"]), str(r["text"]), _time(r["since"]), _time(r["last"]), Clears(r["clears"])
+            _text(r["code"]),
+            _text(r["text"]),
+            to_time(r["since"]),
+            to_time(r["last"]),
+            Clears(r["clears"]),
         )
         for r in entry["reasons"]
     )
     return Entry(
-        gpu_uuid=str(entry["gpu"]),
+        gpu_uuid=_text(entry["gpu"]),
         gi=None if entry["gi"] is None else int(entry["gi"]),
         ci=None if entry["ci"] is None else int(entry["ci"]),
         reasons=reasons,
-        flaps=int(entry["flaps"]),
-        recovered=None if entry["recovered"] is None else _time(entry["recovered"]),
+        flaps=min(max(int(entry["flaps"]), 0), _MOST_FLAPS),
+        recovered=None if entry["recovered"] is None else to_time(entry["recovered"]),
         # Files of earlier versions do not have it.
-        absent_since=None if entry.get("absent_since") is None else _time(entry["absent_since"]),
+        absent_since=None if entry.get("absent_since") is None else to_time(entry["absent_since"]),
     )
 
 
-def _time(value: object) -> float:
+def _text(value: object) -> str:
+    """A text that can be shown: JSON can hold half a character (a lone surrogate), which no
+    encoding has.
+    """
+    return shorten(str(value), _MOST_CHARACTERS).encode("utf-8", "replace").decode("utf-8")
+
+
+def to_time(value: object) -> float:
+    """Seconds from a file. Raises ValueError for what is no time."""
     seconds = float(str(value))
     if not math.isfinite(seconds):
         raise ValueError(f"{value!r} is no time")

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from plugin.core.health.events import Probe
 from plugin.core.health.ledger import FLAP_SECONDS, Entry, Ledger
 from plugin.core.inventory.model import Gpu, Inventory
-from plugin.core.reasons import Clears, Reason
+from plugin.core.reasons import Clears, Code, Reason
 
 #: How long faults and the history of a GPU that is not there any more are kept: a day.
 ABSENT_SECONDS = 86_400.0
@@ -179,9 +179,9 @@ def _due(
         return None
     if entry.gi is not None and not _enumerates(gpu, uuid, entry):
         return None
-    if health.probe.recovery_action is None and (
-        health.reset_seen is None or health.reset_seen < reason.last
-    ):
+    hardware = reason.code != Code.REPEATED_APPLICATION_FAULTS
+    reset = health.reset_seen is not None and health.reset_seen >= reason.last
+    if hardware and health.probe.recovery_action is None and not reset:
         return None  # the driver cannot say that all is well: only a reset would
     return max(reason.last, health.good_since) + entry.quiet_needed(quiet_seconds)
 

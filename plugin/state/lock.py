@@ -1,0 +1,56 @@
+"""A lock between processes: on a file beside what it guards, until it is released or its process
+ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+
+class FileLock:
+    """Locks the file at `path`, which is made if need be and removed in the end."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BlockingIOError while another one has it, and OSError for a path that cannot be
+        used. Never waits.
+        """
+        self._path = path
+        self._descriptor = _locked(path)
+
+    def is_ours(self) -> bool:
+        """Whether the path still leads to the file that is locked: if somebody removed it, another
+        process can lock a new one.
+        """
+        return _is_at(self._path, self._descriptor)
+
+    def release(self) -> None:
+        # Removed while it is locked, so that nobody can hold a lock on a file that is not there any
+        # more.
+        if self.is_ours():
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        os.close(self._descriptor)
+
+
+def _locked(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
+        if _is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # removed by the one who had it: the next round makes a new one
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except OSError:
+        return False
