@@ -25,7 +25,7 @@ from plugin.core.settings import Settings
 from plugin.core.view import View
 from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
-from plugin.driver.worker import DriverWorker
+from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.ledger_file import LedgerFile, boot_id
@@ -202,12 +202,17 @@ class Daemon:
 
 
 def assemble(
-    settings: Settings, driver: Driver, ledger: Path, simulate: Simulate | None = None
+    settings: Settings,
+    driver: Driver,
+    ledger: Path,
+    simulate: Simulate | None = None,
+    deadlines: Deadlines | None = None,
 ) -> Daemon:
     """Build the daemon over a driver that need not be open; nothing runs yet. `simulate` is what
-    ``sim`` commands do to simulated hardware.
+    ``sim`` commands do to simulated hardware; `deadlines` say when a call of the driver hangs.
     """
-    worker, ledger_file = DriverWorker(), LedgerFile(ledger, boot_id(Path(settings.proc_root)))
+    worker = DriverWorker(driver.hangs, deadlines)
+    ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
     writer = Writer(driver, worker, settings, ledger_file)
     return Daemon(settings, driver, worker, Heartbeats(), ledger_file, writer, simulate)
 

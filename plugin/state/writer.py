@@ -19,7 +19,8 @@ from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot, Step
 from plugin.driver.base import Driver
-from plugin.driver.worker import DriverWorker
+from plugin.driver.hangs import Hung
+from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
 from plugin.errors import DriverStale, DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
@@ -59,6 +60,7 @@ class Writer:
         self._worker = worker
         self._ledger_file = ledger_file
         self._clock = clock
+        worker.listen(self._hung)
         self._state = steps.initial(settings, clock())
         self._rescan_wanted = asyncio.Event()
         self._probe_wanted = asyncio.Event()
@@ -103,6 +105,7 @@ class Writer:
                     await self._rescan_wanted.wait()
                     await asyncio.sleep(COALESCE_SECONDS)
             self._rescan_wanted.clear()
+            heartbeats.beat("node", LONGEST_JOB_SECONDS)
             try:
                 await self._scan()
             except DriverUnavailable as error:
@@ -127,6 +130,11 @@ class Writer:
             log.info("opening the driver again", extra={"reason": str(error)})
             await self._open()
             return await self._worker.call(self._driver.scan)
+
+    def _hung(self, hung: Hung, *, returned: bool) -> None:
+        """A call of the driver hangs, or has returned after all: a scan shows what that means."""
+        reports.hung(hung, returned=returned)
+        self.rescan()
 
     def _fail(self, error: DriverUnavailable) -> None:
         self.is_open = False

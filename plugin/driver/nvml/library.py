@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pynvml
 
-from plugin.errors import DriverCallFailed, DriverMismatch, DriverUnavailable
+from plugin.errors import DriverCallFailed, DriverMismatch, DriverUnavailable, PluginError
 
 LIBRARY = "libnvidia-ml.so.1"
 
@@ -47,6 +47,9 @@ _NO_ANSWER = frozenset(
         pynvml.NVML_ERROR_NO_PERMISSION,
     }
 )
+
+#: In place of a code of NVML where its answer could not be read.
+UNREADABLE_ANSWER = -1
 
 #: What to do about an initialisation that failed.
 _FIXES = {
@@ -152,11 +155,18 @@ def shut_down() -> None:
 
 
 def call(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call NVML; its error becomes a :class:`DriverCallFailed` that says `what` was being read."""
+    """Call NVML; its error becomes a :class:`DriverCallFailed` that says `what` was being read.
+
+    So does any exception of the bindings, which have their own for an answer that they cannot read.
+    """
     try:
         return function(*args, **kwargs)
     except pynvml.NVMLError as error:
         raise failed(what, error) from error
+    except PluginError:
+        raise
+    except Exception as error:
+        raise unreadable(what, error) from error
 
 
 def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -169,6 +179,16 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None
         if error.value in _NO_ANSWER:
             return None
         raise failed(getattr(function, "__name__", "NVML"), error) from error
+    except PluginError:
+        raise
+    except Exception as error:
+        raise unreadable(getattr(function, "__name__", "NVML"), error) from error
+
+
+def unreadable(what: str, error: Exception) -> DriverCallFailed:
+    """NVML answered, and its bindings could not read that: text that is not UTF-8, for instance."""
+    kind = type(error).__name__
+    return DriverCallFailed(f"{what}: unreadable answer ({kind}: {error})", code=UNREADABLE_ANSWER)
 
 
 def failed(what: str, error: Any) -> DriverCallFailed:
