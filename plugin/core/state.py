@@ -337,7 +337,8 @@ def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
     for device in snapshot.inventory.devices():
         unwatched = snapshot.unwatched.get(device.gpu_uuid)
         hung = _not_answering(snapshot.inventory, device.gpu_uuid)
-        now = [reason for reason in (snapshot.driver_error, unwatched, hung) if reason]
+        # One that hangs cannot be watched either.
+        now = [reason for reason in (snapshot.driver_error, hung or unwatched) if reason]
         if now:
             found[device.uuid] = (*found.get(device.uuid, ()), *now)
     return found

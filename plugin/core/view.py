@@ -67,8 +67,8 @@ class View:
     ``None`` when kubelet is not asked. ``handed_out`` are ids that were allocated moments ago and
     that kubelet does not list yet. With ``holders_complete`` nobody else holds anything, otherwise
     that is unknown. ``held_twice`` are sentences about devices that two pods hold. ``calls`` is by
-    (resource, method). ``driver_busy`` is how long the driver's thread has been in one call.
-    ``stuck`` names the tasks of the daemon that should run and do not.
+    (resource, method). ``driver_busy`` is how long the driver has been in the longest of its
+    present calls. ``stuck`` names the tasks of the daemon that should run and do not.
     """
 
     now: float

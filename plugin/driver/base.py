@@ -5,7 +5,7 @@ Calls block and may hang: they belong into the driver's own worker thread, never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from plugin.core.health.events import DriverEvent, EventKind, Probe
@@ -27,6 +27,10 @@ class EventSource(Protocol):
     @property
     def failures(self) -> Mapping[str, str]:
         """GPU UUID → why its events cannot be watched."""
+
+    @property
+    def unsupported(self) -> Collection[str]:
+        """Those among them that have no such events: trying again would change nothing."""
 
     def wait(self, seconds: float) -> DriverEvent | None:
         """The next event, or ``None`` when there was none for `seconds`.

@@ -110,7 +110,7 @@ class Hung:
     retry_at: float
 
     def __str__(self) -> str:
-        return f"{self.call.function} has not returned for {self.seconds:.0f} s"
+        return f"{self.call.function} has not returned for {self.seconds:.2g} s"
 
 
 class Hangs:

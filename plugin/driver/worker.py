@@ -140,6 +140,17 @@ class DriverWorker:
         self._watch(loop)
         return await future
 
+    def give_up(self, call: OpenCall) -> Hung:
+        """Note a call that hangs in another thread than ours."""
+        hung = self.hangs.add(call)
+        self._tell(hung, returned=False)
+        return hung
+
+    def returned(self, hung: Hung) -> None:
+        """A call that was given up has come back."""
+        self.hangs.returned(hung)
+        self._tell(hung, returned=True)
+
     # ---- in the threads
 
     def done(self, thread: _Thread, job: _Job, result: Any, error: BaseException | None) -> None:
@@ -155,8 +166,7 @@ class DriverWorker:
     ) -> None:
         hung = self._left.pop(thread, None)
         if hung is not None:
-            self.hangs.returned(hung)
-            self._tell(hung, returned=True)
+            self.returned(hung)
             return
         if self._timer is not None and self._is_idle():
             self._timer.cancel()

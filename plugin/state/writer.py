@@ -112,8 +112,9 @@ class Writer:
                 self._fail(error)
 
     def rescan(self) -> None:
-        """Have :meth:`run` scan the node now."""
+        """Have :meth:`run` scan the node now, and what cannot be watched tried again."""
         self._rescan_wanted.set()
+        self.interest.retry()
 
     async def _scan(self) -> None:
         if not self.is_open:
@@ -240,6 +241,7 @@ class Writer:
 
     def clear(self, uuid: str) -> None:
         self._take(steps.cleared(self._state, uuid, self._clock()))
+        self.interest.retry()
 
     async def saved(self) -> str | None:
         """Wait until the ledger is on disk; returns why it is not."""

@@ -7,7 +7,6 @@ It holds no time of its own making, so the same state makes the same bytes. Its 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -22,7 +21,7 @@ from plugin.core.inventory.profiles import Profile
 from plugin.core.inventory.samples import DeviceSample
 from plugin.core.reasons import Code
 from plugin.core.view import Holder, ResourceStatus, View
-from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
+from plugin.web.health import Verdict, health, readiness
 
 #: Cards with eight memory slices have seven compute slices; on the others there are as many of
 #: both.
@@ -33,15 +32,13 @@ _Json = dict[str, Any]
 
 def still(view: View) -> View:
     """The view without what the document leaves out: equal ones make equal documents."""
-    # Whole tens, so that a driver call does not make another state of every moment; rounded up
-    # when it hangs, so that it stays beyond the limit.
-    busy, tens = view.driver_busy, view.driver_busy // 10 * 10
+    # Whole tens, so that a driver call does not make another state of every moment.
     return replace(
         view,
         now=0.0,
         geometry=0,
         calls=MappingProxyType({}),
-        driver_busy=float(math.ceil(busy)) if busy > HUNG_SECONDS else tens,
+        driver_busy=view.driver_busy // 10 * 10,
     )
 
 

@@ -38,6 +38,7 @@ class NvmlEventSource:
         self._waiting = threading.Lock()
         self._uuids: dict[int | None, str] = {}
         self.failures: dict[str, str] = {}
+        self.unsupported: set[str] = set()
         with using(library, hangs):
             try:
                 self._set: Any = call("making an event set", pynvml.nvmlEventSetCreate)
@@ -91,6 +92,7 @@ class NvmlEventSource:
         )
         if not supported & EventKind.XID.value:
             self.failures[uuid] = NO_XID_EVENTS
+            self.unsupported.add(uuid)
             return
         call(
             "registering for its events",
