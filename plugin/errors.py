@@ -10,6 +10,7 @@
     │   │   ├── DriverMismatch library and kernel module differ in version
     │   │   └── DriverStale    GPUs came or went: opening it again is enough
     │   ├── DriverReplaced     upgraded under us: only a new process can load the new library
+    │   ├── DriverOutOfReach   the library does not come into this container: only into a new one
     │   └── DriverCallFailed   one call failed; carries NVML's code
     ├── RequestError           kubelet asked for something that cannot be given
     │   ├── InvalidRequest     empty, duplicated or too many ids
@@ -55,7 +56,14 @@ class DriverError(PluginError):
 
 
 class DriverUnavailable(DriverError):
-    """NVML cannot be used now; it may come later, so a daemon retries."""
+    """NVML cannot be used now; it may come later, so a daemon retries.
+
+    ``final`` says that waiting is of no use: what would have to change never does for this process.
+    """
+
+    def __init__(self, what: str, fix: str = "", *, final: bool = False) -> None:
+        super().__init__(what, fix)
+        self.final = final
 
 
 class DriverStale(DriverUnavailable):
@@ -63,8 +71,8 @@ class DriverStale(DriverUnavailable):
 
 
 class DriverMismatch(DriverUnavailable):
-    """Library and kernel module are of different versions,
-    as they are in the middle of an upgrade.
+    """Library and kernel module are of different versions, as they are in the middle of an
+    upgrade, or the library is older than this plugin needs.
     """
 
 
@@ -72,6 +80,10 @@ class DriverReplaced(DriverError):
     """The driver was upgraded while its old library is loaded here: only a new process can load the
     new one.
     """
+
+
+class DriverOutOfReach(DriverError):
+    """A library that fits cannot come into this container: NVIDIA's runtime adds it to new ones."""
 
 
 class DriverCallFailed(DriverError):

@@ -21,7 +21,7 @@ from plugin.core.state import Snapshot, Step
 from plugin.driver.base import Driver
 from plugin.driver.hangs import Hung
 from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
-from plugin.errors import DriverStale, DriverUnavailable
+from plugin.errors import DriverOutOfReach, DriverStale, DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Between two attempts to open a driver that is not there yet.
 REOPEN_SECONDS = 5.0
+#: How long a driver that cannot come into this container is waited for all the same.
+OUT_OF_REACH_SECONDS = 300.0
 #: A re-partition makes an event per instance; they become one scan.
 COALESCE_SECONDS = 0.02
 #: So many events are judged in one go, in some 20 ms.
@@ -69,6 +71,7 @@ class Writer:
         self._received = self._judged = 0  # events so far
         self._judging = Pulse()
         self._epoch = 0
+        self._final_since: float | None = None
         self.is_open = False
         self.interest = Interest()
         self.store = Store(self._state.snapshot)
@@ -138,7 +141,19 @@ class Writer:
         self.rescan()
 
     def _fail(self, error: DriverUnavailable) -> None:
+        """The driver cannot be used. Raises :class:`DriverOutOfReach` when it never will be."""
         self.is_open = False
+        now = asyncio.get_running_loop().time()
+        if not error.final:
+            self._final_since = None
+        elif self._final_since is None:
+            self._final_since = now
+        elif now - self._final_since >= OUT_OF_REACH_SECONDS:
+            raise DriverOutOfReach(
+                error.what,
+                "that cannot change in this container: ending, so that a new one is made, to "
+                "which NVIDIA's runtime adds the library of the driver that is loaded then",
+            ) from error
         self._take(steps.scan_failed(self._state, steps.driver_unavailable(str(error))))
 
     async def _open(self) -> None:
@@ -150,6 +165,7 @@ class Writer:
         await self.interest.unused(CLOSE_SECONDS)
         await self._worker.call(self._driver.open)
         self.is_open = True
+        self._final_since = None
         self._epoch += 1
         self._want()
 

@@ -18,6 +18,7 @@ from plugin.driver.nvml import library as nvml
 from plugin.driver.nvml import probes
 from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.events import NvmlEventSource
+from plugin.driver.nvml.loading import Loader
 from plugin.driver.nvml.samples import Sampler
 from plugin.driver.nvml.scan import GpuReader
 from plugin.errors import (
@@ -45,7 +46,7 @@ class NvmlDriver:
         """
         self._files = files or DeviceFiles()
         self._library = library
-        self._roots = roots
+        self._loader = Loader(roots) if library is None else None
         self._initialised = False
         self._worked = False
         self._readers: dict[int, GpuReader] = {}
@@ -60,8 +61,10 @@ class NvmlDriver:
     def open(self) -> None:
         if self._initialised and self.hangs.open:
             return  # nothing may be shut down under a thread that is still in there
-        if self._library is None:
-            self._library = nvml.load(nvml.find_library(self._roots))
+        if self._loader is not None and (
+            self._library is None or (not self._worked and self._loader.has_changed())
+        ):
+            self._library = self._loader.load()
         # NVML counts its users: a session that has lost the driver stays dead until the last of
         # them has shut down.
         if self._initialised:
@@ -77,6 +80,7 @@ class NvmlDriver:
                 raise DriverReplaced(
                     error.what, "ending, so that a new process loads the new library"
                 ) from error
+            error.final = self._loader is not None and self._loader.is_final
             raise
         self._initialised = self._worked = True
 
