@@ -53,7 +53,12 @@ class Watcher:
     """
 
     def __init__(
-        self, writer: Writer, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+        self,
+        writer: Writer,
+        driver: Driver,
+        worker: DriverWorker,
+        heartbeats: Heartbeats,
+        steady_seconds: float = STEADY_SECONDS,
     ) -> None:
         self._heartbeats = heartbeats
         self._writer = writer
@@ -66,6 +71,7 @@ class Watcher:
             FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, well=WELL_SECONDS, free=1
         )
         self._retrying = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, well=WELL_SECONDS)
+        self._steady_seconds = steady_seconds
         self._alive_since: float | None = None
         self._told: tuple[Watchable, frozenset[str]] | None = None
 
@@ -148,7 +154,7 @@ class Watcher:
         if thread.alive.done():
             self._alive_since = asyncio.get_running_loop().time()
             if self._failing.failures >= FAILURES_TO_REPORT:
-                await self._until(ends, thread, STEADY_SECONDS)
+                await self._until(ends, thread, self._steady_seconds)
             if not thread.ended.done():
                 self._report(wanted, failures)
             if failures.keys() - watch.source.unsupported:

@@ -31,7 +31,7 @@ from .conftest import SECONDS
 
 SLICED, WHOLE = "p5.48xlarge:all-1g.10gb", "p5.48xlarge"
 RESOURCES = {SLICED: ("nvidia.com/mig-1g.10gb", 7), WHOLE: ("nvidia.com/gpu", 1)}
-DEADLINES = Deadlines(gpu=0.2, driver=0.4)
+DEADLINES = Deadlines(gpu=0.3, driver=0.6)
 QUICK = Settings(
     mig_strategy=MigStrategy.MIXED,
     probe_seconds=0.05,
@@ -167,23 +167,29 @@ def hanging(node: SimNode, function: str, gpu: int) -> Iterator[None]:
         node.calls.restore()
 
 
+def notes(run: Run) -> list[str]:
+    """What /readyz tells of GPUs."""
+    return [note for note in readiness(run.view()).notes if "GPU" in note]
+
+
 async def seven_stay_and_one_comes_back(run: Run, spec: str, function: str, gpu: int) -> None:
     hangs = run.daemon.driver.hangs
     each = RESOURCES[spec][1]
-    await becomes(lambda: bool(hangs.open), lambda: f"{function} never hung")
-    assert [hung.call.function for hung in hangs.open] == [function]
     await becomes(
-        lambda: (
-            run.offered(gpu) == (7 * each, 7 * each)
-            and run.offered()[1] == 7 * each
-            and run.daemon.writer.interest.wanted is not None
-        ),
-        lambda: (run.offered(gpu), run.offered(), run.down(gpu)),
+        lambda: function in {hung.call.function for hung in hangs.open},
+        lambda: f"{function} never hung",
     )
+    # A busy machine can make another call look as if it hung, for a moment.
+    await becomes(
+        lambda: run.offered(gpu) == (7 * each, 7 * each) and len(notes(run)) == 1,
+        lambda: (run.offered(gpu), notes(run)),
+    )
+    assert run.offered()[1] == 7 * each
     assert run.down(gpu) in ({Code.NOT_ANSWERING}, set())
     assert health(run.view()).good
-    (note,) = [note for note in readiness(run.view()).notes if note.startswith("GPU")]
-    assert note.startswith(f"GPU {gpu} does not answer: {function} has not returned for 0.")
+    assert notes(run)[0].startswith(
+        f"GPU {gpu} does not answer: {function} has not returned for 0."
+    )
     # What is asked of the others goes on.
     before = run.node.calls.counts["nvmlDeviceGetFieldValues"]
     await becomes(
