@@ -57,6 +57,7 @@ class Writer:
         settings: Settings,
         ledger_file: LedgerFile,
         clock: Callable[[], float] = time.time,
+        out_of_reach_seconds: float = OUT_OF_REACH_SECONDS,
     ) -> None:
         self._driver = driver
         self._worker = worker
@@ -71,6 +72,7 @@ class Writer:
         self._received = self._judged = 0  # events so far
         self._judging = Pulse()
         self._epoch = 0
+        self._out_of_reach_seconds = out_of_reach_seconds
         self._final_since: float | None = None
         self.is_open = False
         self.interest = Interest()
@@ -148,7 +150,7 @@ class Writer:
             self._final_since = None
         elif self._final_since is None:
             self._final_since = now
-        elif now - self._final_since >= OUT_OF_REACH_SECONDS:
+        elif now - self._final_since >= self._out_of_reach_seconds:
             raise DriverOutOfReach(
                 error.what,
                 "that cannot change in this container: ending, so that a new one is made, to "
