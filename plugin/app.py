@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from plugin.core.settings import Settings
 from plugin.core.view import View
 from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
-from plugin.driver.worker import DriverWorker
+from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.ledger_file import LedgerFile, boot_id
@@ -44,6 +44,10 @@ SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
 
 #: What the web server leaves to the first registrations, which usually take less.
 WEB_AFTER_SECONDS = 0.3
+#: A first scan that takes longer is worth a line of the log, and the web server waits no longer.
+SLOW_START_SECONDS = 2.0
+#: Loops that need no scan.
+_EARLY = ("ledger", "web")
 
 
 def build_driver(settings: Settings) -> tuple[Driver, Simulate | None]:
@@ -149,11 +153,13 @@ class Daemon:
     ledger_file: LedgerFile
     writer: Writer
     simulate: Simulate | None
+    started: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
         """Start the driver's thread and publish the first scan; see :meth:`Writer.start`."""
         self.worker.start()
         await self.writer.start()
+        self.started.set()
 
     def edges(self, absent_level: int = logging.WARNING) -> Edges:
         """Build everything else. Imports gRPC, which takes 70 ms: call it while the first scan
@@ -200,7 +206,7 @@ class Daemon:
             loops["control"] = control.run
         if settings.http_address:
             loops["samples"] = sampler.run
-            loops["web"] = functools.partial(_serve_web, settings, overview)
+            loops["web"] = functools.partial(_serve_web, settings, overview, self.started)
             if pods is not None:
                 ask = functools.partial(allocatable, Path(settings.pod_resources_socket))
                 loops["pods"] = functools.partial(
@@ -210,12 +216,17 @@ class Daemon:
 
 
 def assemble(
-    settings: Settings, driver: Driver, ledger: Path, simulate: Simulate | None = None
+    settings: Settings,
+    driver: Driver,
+    ledger: Path,
+    simulate: Simulate | None = None,
+    deadlines: Deadlines | None = None,
 ) -> Daemon:
     """Build the daemon over a driver that need not be open; nothing runs yet. `simulate` is what
-    ``sim`` commands do to simulated hardware.
+    ``sim`` commands do to simulated hardware; `deadlines` say when a call of the driver hangs.
     """
-    worker, ledger_file = DriverWorker(), LedgerFile(ledger, boot_id(Path(settings.proc_root)))
+    worker = DriverWorker(driver.hangs, deadlines)
+    ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
     writer = Writer(driver, worker, settings, ledger_file)
     return Daemon(settings, driver, worker, Heartbeats(), ledger_file, writer, simulate)
 
@@ -229,30 +240,28 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
     for warning in loaded.warnings:
         log.warning("%s", warning)
     daemon = assemble(settings, driver, ledger, simulate)
-    starting = asyncio.create_task(daemon.start(), name="first scan")
-    # Hands the first scan to the driver's thread, which works while we import.
-    await asyncio.sleep(0)
-    edges = daemon.edges(_absent_level(settings))
-
     stop, reread = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reread.set)
-    stopping = asyncio.create_task(stop.wait(), name="signal")
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():  # a driver that hangs in its first scan must not keep us
-        starting.cancel()
-        log.info("stopped")
-        return
-    await starting
     try:
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(part(), name=name) for name, part in edges.loops.items()]
-            following = _follow_configuration(daemon.writer, reload, reread)
-            running.append(tasks.create_task(following, name="configuration"))
-            await stop.wait()
-            log.info("stopping")
+            starting = tasks.create_task(daemon.start(), name="first scan")
+            # Hands the first scan to the driver's thread, which works while we import.
+            await asyncio.sleep(0)
+            parts = dict(daemon.edges(_absent_level(settings)).loops)
+            running = [starting]
+            running += [
+                tasks.create_task(parts.pop(name)(), name=name) for name in _EARLY if name in parts
+            ]
+            # A driver that hangs in its first scan must not keep us.
+            if await _started(daemon, stop):
+                running += [tasks.create_task(part(), name=name) for name, part in parts.items()]
+                following = _follow_configuration(daemon.writer, reload, reread)
+                running.append(tasks.create_task(following, name="configuration"))
+                await stop.wait()
+                log.info("stopping")
             for task in running:
                 task.cancel()
     finally:
@@ -275,8 +284,40 @@ def _absent_level(settings: Settings) -> int:
     return logging.DEBUG
 
 
-async def _serve_web(settings: Settings, overview: Callable[[], View]) -> None:
-    """Metrics, probes and the page, after kubelet knows us: before that nobody looks."""
+async def _started(daemon: Daemon, stop: asyncio.Event) -> bool:
+    """Wait for the first scan, and report what it waits for; tells whether it came before the
+    signal to stop.
+    """
+    ends = [asyncio.create_task(event.wait()) for event in (daemon.started, stop)]
+    try:
+        done, _ = await asyncio.wait(
+            ends, timeout=SLOW_START_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            call = daemon.worker.call_in_flight
+            log.warning(
+                "waiting for the driver",
+                extra={
+                    "call": call.function if call is not None else None,
+                    "gpu": call.gpu.index if call is not None and call.gpu is not None else None,
+                },
+            )
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        return not stop.is_set()
+    finally:
+        for end in ends:
+            end.cancel()
+
+
+async def _serve_web(
+    settings: Settings, overview: Callable[[], View], started: asyncio.Event
+) -> None:
+    """Metrics, probes and the page, after kubelet knows us: before that nobody looks. A first scan
+    that takes its time is not waited for.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SLOW_START_SECONDS):
+            await started.wait()
     await asyncio.sleep(WEB_AFTER_SECONDS)
     # 100 ms of imports, in a thread so that kubelet's calls are answered meanwhile.
     web = await asyncio.to_thread(importlib.import_module, "plugin.web")

@@ -10,6 +10,7 @@
     │   │   ├── DriverMismatch library and kernel module differ in version
     │   │   └── DriverStale    GPUs came or went: opening it again is enough
     │   ├── DriverReplaced     upgraded under us: only a new process can load the new library
+    │   ├── DriverOutOfReach   the library does not come into this container: only into a new one
     │   └── DriverCallFailed   one call failed; carries NVML's code
     ├── RequestError           kubelet's request cannot be fulfilled
     │   ├── InvalidRequest     empty, duplicated or too many ids
@@ -54,7 +55,14 @@ class DriverError(PluginError):
 
 
 class DriverUnavailable(DriverError):
-    """NVML cannot be used now; the daemon retries."""
+    """NVML cannot be used now; the daemon retries.
+
+    ``final`` says that waiting is of no use: what would have to change never does for this process.
+    """
+
+    def __init__(self, what: str, fix: str = "", *, final: bool = False) -> None:
+        super().__init__(what, fix)
+        self.final = final
 
 
 class DriverStale(DriverUnavailable):
@@ -64,13 +72,19 @@ class DriverStale(DriverUnavailable):
 
 
 class DriverMismatch(DriverUnavailable):
-    """Library and kernel module differ in version, as during an upgrade."""
+    """Library and kernel module differ in version, as during an upgrade, or the library is older
+    than this plugin needs.
+    """
 
 
 class DriverReplaced(DriverError):
     """The driver was upgraded while this process has the old library loaded: only a new process can
     load the new one.
     """
+
+
+class DriverOutOfReach(DriverError):
+    """A library that fits cannot come into this container: NVIDIA's runtime adds it to new ones."""
 
 
 class DriverCallFailed(DriverError):

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from plugin.app import build_driver
+from plugin.commands.look import look
 from plugin.commands.terminal import console
 from plugin.control.client import ask
 from plugin.core.advertise.advertisement import advertise
@@ -50,11 +51,7 @@ def _from_daemon(settings: Settings) -> dict[str, Any] | None:
 
 def _from_driver(settings: Settings) -> dict[str, Any]:
     driver, _ = build_driver(settings)
-    driver.open()
-    try:
-        inventory = driver.scan()
-    finally:
-        driver.close()
+    inventory = look(driver)
     return document(Snapshot(0, settings, inventory, advertise(inventory, settings)), "scan")
 
 

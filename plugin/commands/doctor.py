@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from plugin.app import build_driver, device_files, library_roots
+from plugin.commands.look import load, look
 from plugin.commands.terminal import console
 from plugin.config.load import Loaded
 from plugin.core.advertise.advertisement import advertise
@@ -69,13 +70,11 @@ def checks(loaded: Loaded) -> Iterator[Check]:
     yield from _library(settings)
     driver, _ = build_driver(settings)
     try:
-        driver.open()
-        inventory = driver.scan()
+        inventory = look(driver)
     except DriverUnavailable as error:
         yield Check("driver", Outcome.FAIL, error.what, error.fix or "see the kernel log")
     else:
         yield from node_checks(inventory, settings)
-        driver.close()
     yield from host_checks(settings)
 
 
@@ -100,10 +99,16 @@ def _library(settings: Settings) -> Iterator[Check]:
     if settings.simulate:
         yield Check("library", Outcome.PASS, f"not needed: simulating {settings.simulate}")
         return
-    from plugin.driver.nvml import find_library  # noqa: PLC0415 — not needed in a simulation
+    from plugin.driver.nvml import Loader  # noqa: PLC0415 — not needed in a simulation
 
-    path = find_library(library_roots(settings))
-    yield Check("library", Outcome.PASS, str(path) if path else "the one on the loader's path")
+    loader = Loader(library_roots(settings))
+    try:
+        load(loader.load)
+    except DriverUnavailable as error:
+        yield Check("library", Outcome.FAIL, error.what, error.fix)
+    else:
+        found = str(loader.path) if loader.path else "the one on the loader's path"
+        yield Check("library", Outcome.PASS, found)
 
 
 def _hardware(inventory: Inventory) -> Iterator[Check]:

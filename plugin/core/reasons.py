@@ -46,6 +46,7 @@ class Code(enum.StrEnum):
     REMAP_FAILURE = "remap-failure"
     WITHHELD = "withheld"
     UNREADABLE = "unreadable"
+    NOT_ANSWERING = "not-answering"
     MISSING_NODE = "missing-node"
     UNWATCHED = "unwatched"
     DRIVER_UNAVAILABLE = "driver-unavailable"
@@ -68,6 +69,7 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         Code.CORDONED: "an operator took the device out of service",
         Code.WITHHELD: "the device is on the node and in no list",
         Code.UNREADABLE: "the driver could not read the device",
+        Code.NOT_ANSWERING: "a call of the driver about the GPU has not returned",
         Code.MISSING_NODE: "a device node that a container needs does not exist",
         Code.UNWATCHED: "events of the GPU cannot be watched",
         Code.DRIVER_UNAVAILABLE: "the driver as a whole does not answer",

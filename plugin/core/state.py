@@ -338,7 +338,14 @@ def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
     found = ledgers.verdicts(snapshot.ledger, snapshot.inventory)
     for device in snapshot.inventory.devices():
         unwatched = snapshot.unwatched.get(device.gpu_uuid)
-        now = [reason for reason in (snapshot.driver_error, unwatched) if reason]
+        hung = _not_answering(snapshot.inventory, device.gpu_uuid)
+        # One that hangs cannot be watched either.
+        now = [reason for reason in (snapshot.driver_error, hung or unwatched) if reason]
         if now:
             found[device.uuid] = (*found.get(device.uuid, ()), *now)
     return found
+
+
+def _not_answering(inventory: Inventory, gpu_uuid: str) -> Reason | None:
+    gpu = inventory.gpu(gpu_uuid)
+    return Reason(Code.NOT_ANSWERING, gpu.error or "") if gpu is not None and gpu.hung else None

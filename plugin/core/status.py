@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from plugin.core.health.ledger import is_cordoned, of
-from plugin.core.inventory.model import Device
+from plugin.core.inventory.model import Device, Gpu
 from plugin.core.reasons import Code, Reason
 from plugin.core.state import Snapshot
 
@@ -40,7 +40,9 @@ def status(device: Device, snapshot: Snapshot) -> DeviceStatus | None:
     if withheld is not None:
         return DeviceStatus(None, "withheld", (withheld, *reasons))
     if device.error:
-        reasons = (*reasons, Reason(Code.UNREADABLE, device.error))
+        hung = isinstance(device, Gpu) and device.hung
+        code = Code.NOT_ANSWERING if hung else Code.UNREADABLE
+        reasons = (*reasons, Reason(code, device.error))
     return DeviceStatus(None, "unhealthy", reasons) if reasons else None
 
 

@@ -63,7 +63,7 @@ class View:
     asked. ``handed_out`` are allocated ids that kubelet does not list yet. Unless
     ``holders_complete``, there may be other holders. ``held_twice`` has a sentence for each device
     that two pods hold. ``calls`` is by (resource, method). ``driver_busy`` is the duration of the
-    driver call in progress. ``stuck`` names tasks that missed their heartbeat.
+    longest driver call in progress. ``stuck`` names tasks that missed their heartbeat.
     """
 
     now: float

@@ -5,12 +5,13 @@ Calls block and may hang: they belong into the driver's own worker thread, never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.inventory.model import Inventory
 from plugin.core.inventory.samples import Samples
+from plugin.driver.hangs import Hangs
 
 __all__ = ["NO_XID_EVENTS", "Driver", "DriverEvent", "EventKind", "EventSource", "Probe"]
 
@@ -26,6 +27,10 @@ class EventSource(Protocol):
     @property
     def failures(self) -> Mapping[str, str]:
         """GPU UUID → why its events cannot be watched."""
+
+    @property
+    def unsupported(self) -> Collection[str]:
+        """Those among them that have no such events: trying again would change nothing."""
 
     def wait(self, seconds: float) -> DriverEvent | None:
         """The next event, or ``None`` when there was none for `seconds`.
@@ -44,7 +49,15 @@ class Driver(Protocol):
     Only an open driver answers. Before :meth:`open`, and after :meth:`close`, scanning and watching
     raise :class:`~plugin.errors.DriverUnavailable`, a probe carries that as its error, and a round
     of sampling is empty.
+
+    A call may hang. Its thread is left behind then, and the call is noted in :attr:`hangs`; the
+    same job, run again in another thread, leaves out the GPU that the call was about, with that as
+    its error.
     """
+
+    @property
+    def hangs(self) -> Hangs:
+        """Calls that have not returned, by which GPUs are left alone."""
 
     def open(self) -> None:
         """Initialise. Raises :class:`~plugin.errors.DriverUnavailable` with what to do; may be

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 
 from plugin.driver.base import DriverEvent, EventSource
+from plugin.driver.hangs import Caller, OpenCall, caller
 from plugin.errors import DriverError
 
 #: One wait of the thread: how long it may take to notice that it is no longer wanted.
@@ -32,6 +34,7 @@ class EventThread:
         self._on_event = on_event
         self._on_turn = on_turn
         self._stop = threading.Event()
+        self._caller: Caller | None = None
         #: Done once the first wait has succeeded.
         self.alive: asyncio.Future[None] = loop.create_future()
         #: Done when the thread has ended: ``None`` when it was stopped, else what waiting failed
@@ -47,6 +50,13 @@ class EventThread:
         """Have the thread end without waiting for it."""
         self._stop.set()
 
+    def hanging(self, seconds: float) -> OpenCall | None:
+        """The call that the thread is in, if that has taken `seconds` longer than one wait."""
+        call = self._caller.call if self._caller is not None else None
+        if call is None or time.monotonic() - call.since < WAIT_SECONDS + seconds:
+            return None
+        return call
+
     async def stop(self) -> bool:
         """Have the thread end; tells whether it did. One that hangs in the driver is left
         behind.
@@ -57,6 +67,7 @@ class EventThread:
 
     def _run(self) -> None:
         seconds = FIRST_WAIT_SECONDS
+        self._caller = caller()
         try:
             while not self._stop.is_set():
                 event = self._source.wait(seconds)

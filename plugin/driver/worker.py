@@ -1,4 +1,4 @@
-"""One thread for all calls to a driver, so that a hung driver blocks nothing but itself."""
+"""One thread at a time for all calls to a driver, so that a hung call blocks nothing but itself."""
 
 from __future__ import annotations
 
@@ -8,76 +8,233 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from plugin.driver.hangs import Abandoned, Caller, Hangs, Hung, OpenCall, caller
+from plugin.errors import DriverUnavailable
 
 T = TypeVar("T")
+
+#: How long a job may take at most, with several GPUs that hang in it one after another: for loops
+#: that wait for one.
+LONGEST_JOB_SECONDS = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """After how many seconds a call counts as hung: one about a GPU, and one about none.
+
+    The slowest good calls initialise a GPU, which takes some seconds without persistence mode;
+    initialising NVML can do that for each of them.
+    """
+
+    gpu: float = 10.0
+    driver: float = 30.0
+
+    def of(self, here: Caller) -> float:
+        return self.driver if here.gpu is None else self.gpu
+
+
+class HangListener(Protocol):
+    """Hears of calls that were given up and of their return, on the event loop."""
+
+    def __call__(self, hung: Hung, *, returned: bool) -> None: ...
+
+
+class _Job:
+    """A call of the worker that waits or runs."""
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[], Any],
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[Any],
+    ) -> None:
+        self.name, self.run, self.loop, self.future = name, run, loop, future
+
+
+class _Thread:
+    """A daemon thread that runs jobs until it is left behind in one."""
+
+    def __init__(self, worker: DriverWorker) -> None:
+        self._worker = worker
+        self.caller: Caller | None = None
+        self.job: _Job | None = None
+        self.since = 0.0
+        self._thread = threading.Thread(target=self._work, name="driver", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        here = self.caller = caller()
+        while not here.abandoned:
+            job = self._worker.jobs.get()
+            self.since = here.moved = time.monotonic()
+            self.job = job
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                result = job.run()
+            except Abandoned:
+                pass
+            except BaseException as raised:  # noqa: BLE001 — it belongs to whoever waits
+                error = raised
+            self.job = None
+            # One that was left behind in this very moment has an answer that nobody waits for.
+            self._worker.done(self, job, result, error)
 
 
 class DriverWorker:
     """Runs blocking calls one after another in a daemon thread of its own.
 
     The thread never keeps the process alive: a driver that hangs in the kernel must not stop us
-    from exiting.
+    from exiting. When a call hangs, another thread takes over and runs the interrupted job again,
+    which leaves out what hangs; the first ends with its call.
     """
 
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._busy_since: float | None = None
-        self._thread = threading.Thread(target=self._work, name="driver", daemon=True)
+    def __init__(self, hangs: Hangs | None = None, deadlines: Deadlines | None = None) -> None:
+        """`hangs` are the driver's: what is noted there its jobs leave out."""
+        self.hangs = hangs if hangs is not None else Hangs()
+        self.deadlines = deadlines or Deadlines()
+        self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._current: _Thread | None = None
+        self._left: dict[_Thread, Hung] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_loop: asyncio.AbstractEventLoop | None = None
+        self._listener: HangListener | None = None
 
     def start(self) -> None:
         """Start the thread. Once."""
-        self._thread.start()
+        self._current = _Thread(self)
+
+    def listen(self, listener: HangListener) -> None:
+        """Have `listener` called whenever a call is given up or returns after that."""
+        self._listener = listener
 
     @property
     def busy_seconds(self) -> float:
-        """How long the call that is running now has been running; 0 when idle."""
-        since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        """How long the longest call or job that has not returned has been running; 0 when idle."""
+        return max(self._job_seconds(), self.hangs.longest())
+
+    @property
+    def call_in_flight(self) -> OpenCall | None:
+        """The call of the driver that is running now."""
+        here = self._current.caller if self._current is not None else None
+        return here.call if here is not None else None
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run ``function(*args)`` in the thread. Cancelling stops the waiting, never the call.
 
-        Raises RuntimeError when the thread has not been started: nobody would ever answer.
+        Raises RuntimeError when the thread has not been started: nobody would ever answer. Raises
+        :class:`DriverUnavailable` when the job hangs outside of the driver's functions.
         """
-        if self._thread.ident is None:
+        if self._current is None:
             raise RuntimeError("the driver's thread has not been started")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-
-        def run() -> None:
-            try:
-                result = function(*args)
-            except BaseException as error:  # noqa: BLE001 — it belongs to whoever waits
-                self._hand_over(loop, future, None, error)
-            else:
-                self._hand_over(loop, future, result, None)
-
-        self._calls.put(run)
+        name = getattr(function, "__name__", "a job")
+        if (hung := self.hangs.of_function(name)) is not None:
+            raise _does_not_end(hung)
+        self.jobs.put(_Job(name, lambda: function(*args), loop, future))
+        self._watch(loop)
         return await future
 
-    def _work(self) -> None:
-        while True:
-            call = self._calls.get()
-            self._busy_since = time.monotonic()
-            call()
-            self._busy_since = None
+    def give_up(self, call: OpenCall) -> Hung:
+        """Note a call that hangs in another thread than ours."""
+        hung = self.hangs.add(call)
+        self._tell(hung, returned=False)
+        return hung
 
-    @staticmethod
-    def _hand_over(
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[Any],
-        result: Any,
-        error: BaseException | None,
-    ) -> None:
-        def settle() -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+    def returned(self, hung: Hung) -> None:
+        """A call that was given up has come back."""
+        self.hangs.returned(hung)
+        self._tell(hung, returned=True)
 
+    # ---- in the threads
+
+    def done(self, thread: _Thread, job: _Job, result: Any, error: BaseException | None) -> None:
+        """A thread has finished a job."""
         # A loop that has ended meanwhile has nobody waiting, and must not end this thread.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle)
+            job.loop.call_soon_threadsafe(self._finished, thread, job, result, error)
+
+    # ---- on the event loop
+
+    def _finished(
+        self, thread: _Thread, job: _Job, result: Any, error: BaseException | None
+    ) -> None:
+        hung = self._left.pop(thread, None)
+        if hung is not None:
+            self.returned(hung)
+            return
+        if self._timer is not None and self._is_idle():
+            self._timer.cancel()
+            self._timer = None
+        if job.future.done():
+            return
+        if error is None:
+            job.future.set_result(result)
+        else:
+            job.future.set_exception(error)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at the thread when the shortest deadline may have passed."""
+        if self._timer is not None and self._timer_loop is loop:
+            return
+        shortest = min(self.deadlines.gpu, self.deadlines.driver)
+        self._look_later(shortest, loop)
+
+    def _look_later(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer, self._timer_loop = loop.call_later(seconds, self._look, loop), loop
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        thread = self._current
+        if thread is None or self._is_idle():
+            return
+        job, here = thread.job, thread.caller
+        if job is None or here is None:
+            self._watch(loop)
+            return
+        left = here.moved + self.deadlines.of(here) - time.monotonic()
+        if left > 0:
+            self._look_later(left, loop)
+            return
+        self._give_up(thread, here, job)
+        self._watch(loop)
+
+    def _give_up(self, thread: _Thread, here: Caller, job: _Job) -> None:
+        """Leave the thread behind and have another one do its job, and all that wait."""
+        here.abandoned = True
+        call = here.call or OpenCall(
+            job.name if here.gpu is None else "reading the driver's files", here.gpu, here.moved
+        )
+        hung = self._left[thread] = self.hangs.add(call)
+        self._current = _Thread(self)
+        if here.call is None and here.gpu is None:
+            # It hangs in nothing that could be left out.
+            if not job.future.done():
+                job.future.set_exception(_does_not_end(hung))
+        elif not job.future.done():
+            self.jobs.put(job)
+        self._tell(hung, returned=False)
+
+    def _tell(self, hung: Hung, *, returned: bool) -> None:
+        if self._listener is not None:
+            self._listener(hung, returned=returned)
+
+    def _is_idle(self) -> bool:
+        return self.jobs.empty() and (self._current is None or self._current.job is None)
+
+    def _job_seconds(self) -> float:
+        thread = self._current
+        if thread is None or thread.job is None:
+            return 0.0
+        return time.monotonic() - thread.since
+
+
+def _does_not_end(hung: Hung) -> DriverUnavailable:
+    return DriverUnavailable(
+        f"the driver does not answer: {hung}", "see the kernel log (dmesg) for NVRM messages"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from plugin.loops.pulse import Pulse
@@ -28,8 +29,13 @@ class Interest:
         self._watched: Watchable | None = None
         self._sources = 0
         self._changed = Pulse()
+        self._retry = Pulse()
 
     # ---- for the writer
+
+    def retry(self) -> None:
+        """Have what cannot be watched tried again now."""
+        self._retry.fire()
 
     def want(self, wanted: Watchable | None) -> None:
         if wanted != self.wanted:
@@ -57,6 +63,10 @@ class Interest:
         """Wait until something else is to be watched."""
         while self.wanted == watched:
             await self._changed.wait()
+
+    def retried(self) -> Coroutine[None, None, object]:
+        """Wait until somebody wants what cannot be watched to be tried again."""
+        return self._retry.wait()
 
     def watches(self, watched: Watchable) -> None:
         """Events of these are watched now."""

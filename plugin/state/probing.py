@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from plugin.core.health.faults import watching
 from plugin.driver.base import Driver, Probe
-from plugin.driver.worker import DriverWorker
+from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.writer import Writer
 
@@ -27,9 +27,11 @@ async def probe_regularly(
         if watching(settings) and writer.is_open:
             thorough = count % THOROUGH_EVERY == 0
             count += 1
+            heartbeats.beat("probes", LONGEST_JOB_SECONDS)
             writer.on_probes(
                 await worker.call(_probe_all, driver, writer.probe_targets(), thorough)
             )
+            heartbeats.beat("probes", settings.probe_seconds)
         seconds = settings.probe_seconds
         look_again = writer.evaluate()
         if look_again is not None:

@@ -21,6 +21,7 @@ from plugin.core.news import (
 )
 from plugin.core.reasons import texts
 from plugin.core.state import Snapshot
+from plugin.driver.hangs import Hung
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,19 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
             log.warning("configuration problem", extra={**common, "reason": problem})
     for resource, listed in new.advertisement.resources.items():
         _resource(new.generation, resource, old.advertisement.resources.get(resource, ()), listed)
+
+
+def hung(hung: Hung, *, returned: bool) -> None:
+    """A call of the driver that was given up, or that has returned after that."""
+    gpu = hung.call.gpu
+    extra = {
+        "call": hung.call.function,
+        "gpu": (gpu.uuid or f"GPU {gpu.index}") if gpu is not None else None,
+    }
+    if returned:
+        log.info("a hung driver call has returned", extra=extra)
+    else:
+        log.error("a driver call hangs", extra={**extra, "seconds": round(hung.seconds, 1)})
 
 
 def before(news: Iterable[News]) -> None:

@@ -7,24 +7,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from plugin.driver.base import Driver, DriverEvent, EventSource
 from plugin.driver.event_thread import WAIT_SECONDS, EventThread
+from plugin.driver.hangs import OpenCall
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverError, DriverUnavailable
-from plugin.loops.backoff import delays
+from plugin.loops.backoff import Backoff
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.interest import Watchable
 from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY_SECONDS = 0.1
-LONGEST_DELAY_SECONDS = 30.0
+#: Failures in a row: the first is tried again at once, the others ever later.
+FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
+#: Watching that has lasted so long is well, and what failed before is forgotten.
+WELL_SECONDS = 60.0
 #: So many failures in a row are no hiccup any more: the devices are held down until watching works.
 FAILURES_TO_REPORT = 3
+#: After that, it works when it has lasted so long: kubelet is not to see them come and go.
+STEADY_SECONDS = 10.0
+#: A GPU that cannot be watched is tried again, together with the others.
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,12 @@ class Watcher:
     """
 
     def __init__(
-        self, writer: Writer, driver: Driver, worker: DriverWorker, heartbeats: Heartbeats
+        self,
+        writer: Writer,
+        driver: Driver,
+        worker: DriverWorker,
+        heartbeats: Heartbeats,
+        steady_seconds: float = STEADY_SECONDS,
     ) -> None:
         self._heartbeats = heartbeats
         self._writer = writer
@@ -53,38 +67,52 @@ class Watcher:
         self._worker = worker
         self._current: _Watch | None = None
         self._ending: set[asyncio.Task[None]] = set()
-        self._failures = 0
+        self._failing = Backoff(
+            FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, well=WELL_SECONDS, free=1
+        )
+        self._retrying = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, well=WELL_SECONDS)
+        self._steady_seconds = steady_seconds
+        self._alive_since: float | None = None
+        self._told: tuple[Watchable, frozenset[str]] | None = None
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
         try:
             while True:
                 if self._interest.wanted is None:
                     self._end()  # the driver is to be opened again, and waits for that
                 error = await self._watch(await self._interest.something())
-                if error is None:
-                    retry = delays(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, random.random)
-                    continue
-                self._heartbeats.done("events")  # nobody waits for events until the next attempt
-                self._failures += 1
-                if self._failures == 1:
-                    log.warning(
-                        "watching events failed, starting anew", extra={"reason": str(error)}
-                    )
-                if self._failures == FAILURES_TO_REPORT:
-                    log.error("events cannot be watched", extra={"reason": str(error)})
-                    text = f"events cannot be watched: {error.what}"
-                    self._writer.unwatched(dict.fromkeys(self._writer.probe_targets(), text))
-                await self._writer.probe_now()  # finds the GPU that is lost, if that is what it was
-                if self._failures > 1:
-                    await asyncio.sleep(next(retry))
+                if error is not None:
+                    await self._failed(error)
         finally:
             if self._current is not None:
                 self._current.thread.abandon()  # the process ends: nothing is worth waiting for
 
+    async def _failed(self, error: DriverError) -> None:
+        """Watching has failed: report it if it does so again and again, and wait."""
+        self._heartbeats.done("events")  # nobody waits for events until the next attempt
+        now, since = asyncio.get_running_loop().time(), self._alive_since
+        pause = self._failing.failed(0.0 if since is None else now - since)
+        self._told = None
+        if self._failing.failures == 1:
+            log.warning("watching events failed, starting anew", extra={"reason": str(error)})
+        if self._failing.failures == FAILURES_TO_REPORT:
+            log.error("events cannot be watched", extra={"reason": str(error)})
+        if self._failing.failures >= FAILURES_TO_REPORT:
+            text = f"events cannot be watched: {error.what}"
+            self._writer.unwatched(dict.fromkeys(self._writer.probe_targets(), text))
+        again = asyncio.ensure_future(self._interest.retried())
+        try:
+            await self._writer.probe_now()  # finds the GPU that is lost, if that is what it was
+            await asyncio.wait({again}, timeout=pause)
+        finally:
+            again.cancel()
+
     async def _watch(self, wanted: Watchable) -> DriverError | None:
-        """Watch until something else is wanted (``None``) or watching fails."""
+        """Watch until something else is wanted or a GPU is to be tried again (``None``), or until
+        watching fails.
+        """
+        self._alive_since = None
         if not wanted.gpus:
             self._end()
             self._writer.watches(wanted, {})
@@ -103,18 +131,74 @@ class Watcher:
         self._end()
         self._current = _Watch(source, thread)
         changed = asyncio.ensure_future(self._interest.other_than(wanted))
+        again = asyncio.ensure_future(self._interest.retried())
         try:
-            await asyncio.wait(
-                (thread.alive, thread.ended, changed), return_when=asyncio.FIRST_COMPLETED
-            )
-            if thread.alive.done():
-                self._failures = 0
-                self._writer.watches(wanted, source.failures)
-                log.info("watching events", extra={"gpus": len(wanted.gpus) - len(source.failures)})
-            await asyncio.wait((thread.ended, changed), return_when=asyncio.FIRST_COMPLETED)
-            return thread.ended.result() if thread.ended.done() else None
+            return await self._follow(wanted, self._current, changed, again)
         finally:
             changed.cancel()
+            again.cancel()
+
+    async def _follow(
+        self,
+        wanted: Watchable,
+        watch: _Watch,
+        changed: asyncio.Future[None],
+        again: asyncio.Future[object],
+    ) -> DriverError | None:
+        """Report that a source is waited on, and stay with it; see :meth:`_watch`."""
+        thread, failures = watch.thread, watch.source.failures
+        ends: set[asyncio.Future[Any]] = {thread.ended, changed}
+        if (hung := await self._until({thread.alive, *ends}, thread)) is not None:
+            return hung
+        retry: float | None = None
+        if thread.alive.done():
+            self._alive_since = asyncio.get_running_loop().time()
+            if self._failing.failures >= FAILURES_TO_REPORT:
+                await self._until(ends, thread, self._steady_seconds)
+            if not thread.ended.done():
+                self._report(wanted, failures)
+            if failures.keys() - watch.source.unsupported:
+                ends.add(again)
+                retry = self._retrying.failed()
+            else:
+                self._retrying.reset()
+        if (hung := await self._until(ends, thread, retry)) is not None:
+            return hung
+        return thread.ended.result() if thread.ended.done() else None
+
+    async def _until(
+        self, ends: set[asyncio.Future[Any]], thread: EventThread, seconds: float | None = None
+    ) -> DriverError | None:
+        """Wait for one of these, but no longer than `seconds`; returns why when the thread hangs
+        in its call.
+        """
+        loop = asyncio.get_running_loop()
+        until = math.inf if seconds is None else loop.time() + seconds
+        deadline = self._worker.deadlines.gpu
+        while True:
+            left = max(0.0, until - loop.time())
+            done, _ = await asyncio.wait(
+                ends,
+                timeout=min(WAIT_SECONDS + deadline, left),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if done or loop.time() >= until:
+                return None
+            if (call := thread.hanging(deadline)) is not None:
+                return self._give_up(thread, call)
+
+    def _give_up(self, thread: EventThread, call: OpenCall) -> DriverError:
+        """A thread that hangs is left to itself; what it brings after all still counts."""
+        hung = self._worker.give_up(call)
+        thread.ended.add_done_callback(lambda _: self._worker.returned(hung))
+        return DriverUnavailable(f"waiting for events: {hung}")
+
+    def _report(self, watched: Watchable, failures: Mapping[str, str]) -> None:
+        self._writer.watches(watched, failures)
+        told = watched, frozenset(failures)
+        if told != self._told:  # trying the others again is no news
+            self._told = told
+            log.info("watching events", extra={"gpus": len(watched.gpus) - len(failures)})
 
     def _turned(self) -> None:
         self._heartbeats.beat("events", WAIT_SECONDS)

@@ -22,8 +22,9 @@ from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot, Step
 from plugin.driver.base import Driver
-from plugin.driver.worker import DriverWorker
-from plugin.errors import DriverStale, DriverUnavailable
+from plugin.driver.hangs import Hung
+from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
+from plugin.errors import DriverOutOfReach, DriverStale, DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 #: Between two attempts to open a driver that is not there yet.
 REOPEN_SECONDS = 5.0
+#: How long a driver that cannot come into this container is waited for all the same.
+OUT_OF_REACH_SECONDS = 300.0
 #: A re-partition makes an event per instance; they become one scan.
 COALESCE_SECONDS = 0.02
 #: So many events are judged in one go, in some 20 ms.
@@ -64,10 +67,12 @@ class Writer:
         settings: Settings,
         ledger_file: LedgerFile,
         clocks: Callable[[], Moment] = read_clocks,
+        out_of_reach_seconds: float = OUT_OF_REACH_SECONDS,
     ) -> None:
         self._driver = driver
         self._worker = worker
         self._ledger_file = ledger_file
+        worker.listen(self._hung)
         ledger_file.on_found = self._rejoin
         self._clocks = clocks
         began = clocks()
@@ -80,6 +85,8 @@ class Writer:
         self._received = self._judged = 0  # events so far
         self._judging = Pulse()
         self._epoch = 0
+        self._out_of_reach_seconds = out_of_reach_seconds
+        self._final_since: float | None = None
         self.is_open = False
         self.interest = Interest()
         self.store = Store(self._state.snapshot)
@@ -127,14 +134,16 @@ class Writer:
                     await self._rescan_wanted.wait()
                     await asyncio.sleep(COALESCE_SECONDS)
             self._rescan_wanted.clear()
+            heartbeats.beat("node", LONGEST_JOB_SECONDS)
             try:
                 await self._scan()
             except DriverUnavailable as error:
                 self._fail(error)
 
     def rescan(self) -> None:
-        """Have :meth:`run` scan the node now."""
+        """Have :meth:`run` scan the node now, and what cannot be watched tried again."""
         self._rescan_wanted.set()
+        self.interest.retry()
 
     async def _scan(self) -> None:
         if not self.is_open:
@@ -153,8 +162,25 @@ class Writer:
             await self._open()
             return await self._worker.call(self._driver.scan)
 
+    def _hung(self, hung: Hung, *, returned: bool) -> None:
+        """A call of the driver hangs, or has returned after all: a scan shows what that means."""
+        reports.hung(hung, returned=returned)
+        self.rescan()
+
     def _fail(self, error: DriverUnavailable) -> None:
+        """The driver cannot be used. Raises :class:`DriverOutOfReach` when it never will be."""
         self.is_open = False
+        now = asyncio.get_running_loop().time()
+        if not error.final:
+            self._final_since = None
+        elif self._final_since is None:
+            self._final_since = now
+        elif now - self._final_since >= self._out_of_reach_seconds:
+            raise DriverOutOfReach(
+                error.what,
+                "that cannot change in this container: ending, so that a new one is made, to "
+                "which NVIDIA's runtime adds the library of the driver that is loaded then",
+            ) from error
         self._take(steps.scan_failed(self._state, steps.driver_unavailable(str(error))))
 
     async def _open(self) -> None:
@@ -166,6 +192,7 @@ class Writer:
         await self.interest.unused(CLOSE_SECONDS)
         await self._worker.call(self._driver.open)
         self.is_open = True
+        self._final_since = None
         self._epoch += 1
         self._want()
 
@@ -265,6 +292,7 @@ class Writer:
     def clear(self, uuid: str) -> None:
         now = self._present()
         self._take(operators.cleared(self._state, uuid, now))
+        self.interest.retry()
 
     async def saved(self) -> str | None:
         """Wait until the ledger is on disk; returns why it is not."""

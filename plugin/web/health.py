@@ -7,45 +7,58 @@ from dataclasses import dataclass
 
 from plugin.core.view import View
 
-#: A call of the driver that takes longer hangs: the slowest good ones take a few seconds.
-HUNG_SECONDS = 30.0
+#: A call of the driver that takes longer is worth a word.
+SLOW_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Good without reasons; each reason is a sentence."""
+    """Good without reasons; each reason is a sentence. ``notes`` are sentences too, about what does
+    not keep it from being good.
+    """
 
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
         return not self.reasons
 
 
-def health(view: View, hung_seconds: float = HUNG_SECONDS) -> Verdict:
-    """Whether everything runs that should; what is wrong with devices or kubelet is no reason to
-    start anew.
+def health(view: View) -> Verdict:
+    """Whether everything runs that should.
+
+    What is wrong with devices, kubelet or the driver is no reason to start anew: a call that hangs
+    in the kernel hangs in the next process too, which would not even know the node's devices.
     """
-    return Verdict(tuple(_hung(view, hung_seconds)))
-
-
-def _hung(view: View, hung_seconds: float) -> Iterator[str]:
-    for task in view.stuck:
-        yield f"the task {task} does not run"
-    if view.driver_busy > hung_seconds:
-        yield f"the driver has not come back from a call for {view.driver_busy:.0f} s"
+    return Verdict(tuple(f"the task {task} does not run" for task in view.stuck))
 
 
 def readiness(view: View) -> Verdict:
     """Whether kubelet has every resource; where there is none, whether the driver says so."""
-    advertised = view.snapshot.advertisement.resources
-    if advertised:
-        return Verdict(tuple(_unregistered(view)))
-    if not view.snapshot.generation:
-        return Verdict(("the node has not been looked at yet",))
-    if view.snapshot.driver_error:
-        return Verdict((view.snapshot.driver_error.text,))
-    return Verdict()
+    snapshot = view.snapshot
+    notes = tuple(_notes(view))
+    if not snapshot.generation:
+        return Verdict(("the node has not been looked at yet",), notes)
+    if snapshot.advertisement.resources:
+        return Verdict(tuple(_unregistered(view)), notes)
+    return Verdict((snapshot.driver_error.text,) if snapshot.driver_error else (), notes)
+
+
+def _notes(view: View) -> Iterator[str]:
+    """Why devices are out of service as long as something cannot be asked of the driver."""
+    snapshot = view.snapshot
+    if view.driver_busy > SLOW_SECONDS:
+        yield f"the driver has not come back from a call for {view.driver_busy:.0f} s"
+    if snapshot.driver_error and snapshot.advertisement.resources:
+        yield snapshot.driver_error.text
+    for gpu in snapshot.inventory.gpus:
+        if gpu.hung and gpu.error:
+            yield gpu.error
+        elif (unwatched := snapshot.unwatched.get(gpu.uuid)) is not None:
+            yield f"events of GPU {gpu.path} are not watched: {unwatched.text}"
+    for index in sorted(snapshot.inventory.hung):
+        yield snapshot.inventory.unreadable[index]
 
 
 def _unregistered(view: View) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from plugin.core.view import View
 from plugin.web.edition import Edition
-from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
+from plugin.web.health import Verdict, health, readiness
 from plugin.web.hosts import Hosts
 from plugin.web.http.message import Request, Response, utf8
 from plugin.web.metrics.scrape import render
@@ -60,7 +60,6 @@ class Site:
         hostname: str = "",
         hosts: Iterable[str] = (),
         dcgm_names: bool = False,
-        hung_seconds: float = HUNG_SECONDS,
         render_metrics: RenderMetrics = render,
         load_page: Callable[[], Page] = load_page,
     ) -> None:
@@ -69,7 +68,6 @@ class Site:
         self._hostname = hostname
         self._hosts = Hosts((hostname, *hosts))
         self._dcgm_names = dcgm_names
-        self._hung_seconds = hung_seconds
         self._render_metrics = render_metrics
         self._load_page = load_page
         self._loaded: Page | None = None
@@ -117,7 +115,7 @@ class Site:
     # ---- probes
 
     def _healthz(self) -> Response:
-        return _probe(health(self._view(), self._hung_seconds))
+        return _probe(health(self._view()))
 
     def _readyz(self) -> Response:
         return _probe(readiness(self._view()))
@@ -169,9 +167,8 @@ def wants_openmetrics(accept: str) -> bool:
 
 
 def _probe(verdict: Verdict) -> Response:
-    body = _encoded(
-        {"status": "ok" if verdict.good else "failing", "reasons": list(verdict.reasons)}
-    )
+    told = {"status": "ok" if verdict.good else "failing", "reasons": verdict.reasons}
+    body = _encoded({**told, "notes": verdict.notes} if verdict.notes else told)
     return Response(200 if verdict.good else 503, body, _JSON, {"Cache-Control": "no-store"})
 
 

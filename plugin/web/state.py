@@ -7,7 +7,6 @@ Contains no time of rendering, so the same state gives the same bytes. Schema:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -22,7 +21,7 @@ from plugin.core.inventory.profiles import Profile
 from plugin.core.inventory.samples import DeviceSample
 from plugin.core.reasons import Code
 from plugin.core.view import Holder, ResourceStatus, View
-from plugin.web.health import HUNG_SECONDS, Verdict, health, readiness
+from plugin.web.health import Verdict, health, readiness
 
 #: Eight memory slices come with seven compute slices; otherwise the numbers are equal.
 _EIGHT, _SEVEN = 8, 7
@@ -32,15 +31,13 @@ _Json = dict[str, Any]
 
 def still(view: View) -> View:
     """The view reduced to what the document shows: equal views give equal documents."""
-    # Rounded to tens, so that a driver call does not change the state constantly; rounded up for a
-    # hanging call, so that it stays beyond the limit.
-    busy, tens = view.driver_busy, view.driver_busy // 10 * 10
+    # Rounded to tens, so that a driver call does not change the state constantly.
     return replace(
         view,
         now=0.0,
         geometry=0,
         calls=MappingProxyType({}),
-        driver_busy=float(math.ceil(busy)) if busy > HUNG_SECONDS else tens,
+        driver_busy=view.driver_busy // 10 * 10,
     )
 
 

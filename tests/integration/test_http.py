@@ -53,10 +53,13 @@ async def test_answers_what_the_probes_and_the_state_say() -> None:
             ]
             == "node-7"
         )
-        subject.view = lambda: replace(SEEN, driver_busy=99.0, resources=())
+        subject.view = lambda: replace(SEEN, stuck=("events",), driver_busy=99.0, resources=())
         ill, unready = await subject.ask(LAST % b"/healthz"), await subject.ask(LAST % b"/readyz")
     assert (ill.status, unready.status) == (503, 503)
-    assert json.loads(ill.body)["reasons"] == ["the driver has not come back from a call for 99 s"]
+    assert json.loads(ill.body)["reasons"] == ["the task events does not run"]
+    assert json.loads(unready.body)["notes"] == [
+        "the driver has not come back from a call for 99 s"
+    ]
     assert len(json.loads(unready.body)["reasons"]) == 3
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
+from plugin.app import assemble
 from plugin.control.client import ask
+from plugin.core.grammars import Address
+from plugin.core.settings import Settings
+from plugin.sim.hardware.calls import Hang
+from plugin.sim.hardware.engine import parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
+from plugin.sim.simulation import simulate
 
 from .conftest import SECONDS, StartDaemon, becomes, sockets
 
@@ -47,3 +56,54 @@ async def test_a_file_that_changes_while_we_stop_does_not_hold_us(
             daemon.process.send_signal(signal.SIGTERM)
     await becomes(lambda: daemon.process.returncode is not None)
     assert await daemon.stop() == 0
+
+
+async def test_seven_gpus_stay_while_one_hangs(
+    kubelet: SimKubelet, start_daemon: StartDaemon, node_dir: Path
+) -> None:
+    daemon = await start_daemon(NODE, "--probe-interval=0.1", "--rescan-interval=1")
+    await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
+    control = str(node_dir / "control/control.sock")
+    hang = ("sim", "hang", "nvmlDeviceGetMigMode", "5")
+    await asyncio.to_thread(ask, control, *hang)
+    await kubelet.wait_allocatable(ONE_SLICE, 49, SECONDS)
+    assert "GPU 5 does not answer: nvmlDeviceGetMigMode has not returned for 10 s" in daemon.log
+    pod = await kubelet.admit(Pod("during", containers={"main": {ONE_SLICE: 7}}))
+    assert pod.phase == "Running"
+    await asyncio.to_thread(ask, control, "sim", "unhang")
+    await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
+    await asyncio.to_thread(ask, control, *hang)
+    assert await daemon.stop(signal.SIGTERM) == 0
+
+
+async def test_http_is_served_before_the_first_scan_ends(tmp_path: Path) -> None:
+    hardware = parse_node(NODE)
+    hardware.calls.inject("nvmlDeviceGetName", Hang(), target=hardware.gpu(0).uuid)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = Settings(http_address=Address("127.0.0.1", port), control_socket="")
+    daemon = assemble(settings, simulate(hardware).driver, tmp_path / "ledger.json")
+    starting = asyncio.create_task(daemon.start())
+    serving = asyncio.create_task(daemon.edges().loops["web"]())
+
+    def ready() -> str:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().read().decode()
+
+    async def answered() -> str:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                return await asyncio.to_thread(ready)
+            await asyncio.sleep(0.05)
+
+    try:
+        async with asyncio.timeout(8):  # the deadline of a call is longer
+            assert "the node has not been looked at yet" in await answered()
+        assert not starting.done()
+    finally:
+        hardware.calls.restore()
+        for task in (starting, serving):
+            task.cancel()
+        await asyncio.gather(starting, serving, return_exceptions=True)

@@ -17,6 +17,7 @@ class Failing:
 
     def __init__(self, error: Exception) -> None:
         self.failures: dict[str, str] = {}
+        self.unsupported: frozenset[str] = frozenset()
         self._error = error
 
     def wait(self, seconds: float) -> DriverEvent | None:

@@ -32,6 +32,16 @@ def without(whole: Gpu, device: MigDevice, **changes: object) -> Gpu:
             id="a GPU without a UUID is the one that had its index",
         ),
         pytest.param(
+            replace(node(SECOND), unreadable={0: "hangs"}, hung=frozenset({0})),
+            [replace(FIRST, error="hangs", hung=True), SECOND],
+            id="a GPU that hangs before its UUID is read",
+        ),
+        pytest.param(
+            node(gpu(0, error="hangs", hung=True), SECOND),
+            [replace(FIRST, error="hangs", hung=True), SECOND],
+            id="a GPU that hangs keeps its devices",
+        ),
+        pytest.param(
             replace(node(SECOND), unreadable={7: "odd words"}),
             [SECOND],
             id="a GPU without a UUID at an index of its own",

@@ -9,7 +9,7 @@ import pytest
 
 from plugin.core.reasons import Code, Reason
 from plugin.core.view import ResourceStatus, View
-from plugin.web.health import HUNG_SECONDS, health, readiness
+from plugin.web.health import SLOW_SECONDS, health, readiness
 
 from .builders import mig_gpu, node, snapshot
 
@@ -31,7 +31,7 @@ def empty(**changes: Any) -> View:
 
 def test_a_daemon_that_runs_is_healthy_whatever_its_devices_and_kubelet_are() -> None:
     assert health(seen(driver_error=ABSENT)).good
-    assert health(replace(seen(), driver_busy=HUNG_SECONDS)).good
+    assert health(replace(seen(), driver_busy=1000.0)).good
 
 
 def test_a_task_that_does_not_run_is_named() -> None:
@@ -41,11 +41,28 @@ def test_a_task_that_does_not_run_is_named() -> None:
     )
 
 
-def test_a_driver_that_hangs_is_told() -> None:
-    assert health(replace(seen(), driver_busy=31.2)).reasons == (
-        "the driver has not come back from a call for 31 s",
+def test_a_driver_that_hangs_is_told_and_no_reason_to_start_anew() -> None:
+    view = replace(seen(OPEN), driver_busy=31.2)
+    assert health(view).good
+    assert readiness(view).good
+    assert readiness(view).notes == ("the driver has not come back from a call for 31 s",)
+    assert readiness(replace(view, driver_busy=SLOW_SECONDS)).notes == ()
+
+
+def test_gpus_that_hang_or_are_not_watched_are_told() -> None:
+    hung, unwatched = (
+        replace(mig_gpu(0, "1g.5gb"), hung=True, error="GPU 0 does not answer"),
+        mig_gpu(1, "1g.5gb"),
     )
-    assert health(replace(seen(), driver_busy=5.0), hung_seconds=4.0).reasons
+    inventory = replace(node(hung, unwatched), unreadable={2: "GPU 2 hangs"}, hung=frozenset({2}))
+    why = {unwatched.uuid: Reason(Code.UNWATCHED, "no permission")}
+    view = seen(OPEN, inventory=inventory, unwatched=why)
+    assert readiness(view).good
+    assert readiness(view).notes == (
+        "GPU 0 does not answer",
+        "events of GPU 1 are not watched: no permission",
+        "GPU 2 hangs",
+    )
 
 
 def test_ready_with_a_stream_of_every_resource() -> None:
@@ -86,3 +103,4 @@ def test_not_ready_before_the_first_look_or_without_a_driver() -> None:
 
 def test_a_driver_that_was_lost_later_leaves_what_is_registered_ready() -> None:
     assert readiness(seen(OPEN, driver_error=ABSENT)).good
+    assert readiness(seen(OPEN, driver_error=ABSENT)).notes == ("no driver",)

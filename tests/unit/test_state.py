@@ -142,6 +142,23 @@ def test_a_reboot_and_a_gpu_without_its_instances_count_as_resets() -> None:
     assert broken[FIRST.uuid].reset_seen is None
 
 
+def test_a_gpu_that_hangs_takes_its_own_devices_down_until_it_answers() -> None:
+    hung = replace(FIRST, error="GPU 0 does not answer", hung=True)
+    state = steps.watched(running(), {FIRST.uuid: "no handle"}).state
+    state = scanned(state, node(hung, SECOND)).state
+    # Once: neither as an error of the GPU nor as one that cannot be watched.
+    assert down(state) == {LEFT.uuid: ("not-answering",), RIGHT.uuid: ("not-answering",)}
+    assert state.snapshot.geometry == 1
+    (reason,) = state.snapshot.advertisement.resources[ONE][0].reasons
+    assert reason.text == "GPU 0 does not answer"
+    whole = replace(gpu(0), error="GPU 0 does not answer", hung=True)
+    assert down(scanned(running(scan=node(gpu(0))), node(whole)).state) == {
+        whole.uuid: ("not-answering",)
+    }
+    state = steps.watched(scanned(state).state, {}).state
+    assert down(state) == {}
+
+
 # ---- events
 
 

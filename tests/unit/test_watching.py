@@ -16,12 +16,14 @@ from plugin.driver.base import DriverEvent
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import NvmlDriver
 from plugin.driver.nvml.events import NvmlEventSource
-from plugin.driver.worker import DriverWorker
+from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import DriverCallFailed
 from plugin.loops.heartbeats import Heartbeats
-from plugin.sim.hardware.engine import parse_node
+from plugin.sim.hardware.calls import Exaggerate, Fail, Hang
+from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.files import SimFiles
 from plugin.sim.nvml.library import SimLibrary
+from plugin.sim.simulation import simulate
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.watching import Watcher
 from plugin.state.writer import Writer
@@ -113,3 +115,116 @@ async def test_a_pause_between_two_attempts_is_no_standstill(tmp_path: Path) -> 
         await seen.node.wait_for_probe_request(5)
         seen.clock.now += LONG
         assert seen.heartbeats.stuck() == ()
+
+
+# ---- trying again
+
+
+@dataclass
+class Live:
+    hardware: SimNode
+    node: Writer
+    heartbeats: Heartbeats
+    clock: Clock
+
+    @property
+    def unwatched(self) -> set[str]:
+        return set(self.node.store.snapshot.unwatched)
+
+    async def becomes(self, condition: Callable[[], bool]) -> None:
+        """Wait for a state of the node."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await self.node.store.newer_than(self.node.store.snapshot.generation)
+
+
+@asynccontextmanager
+async def live(folder: Path, prepare: Callable[[SimNode], None]) -> AsyncIterator[Live]:
+    """A watcher over a simulated node on which `prepare` has broken something."""
+    hardware, clock = parse_node("p4d.24xlarge:all-1g.5gb"), Clock()
+    prepare(hardware)
+    driver = simulate(hardware).driver
+    worker = DriverWorker(driver.hangs, Deadlines(gpu=0.2, driver=0.2))
+    worker.start()
+    node = Writer(driver, worker, Settings(), LedgerFile(folder / "ledger.json"))
+    heartbeats = Heartbeats(clock)
+    await node.start()
+    watcher = Watcher(node, driver, worker, heartbeats, steady_seconds=0.05)
+    task = asyncio.create_task(watcher.run())
+    yield Live(hardware, node, heartbeats, clock)
+    hardware.calls.restore()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def refuse(times: int) -> Callable[[SimNode], None]:
+    """GPU 2 does not register for events, so many times."""
+
+    def prepare(hardware: SimNode) -> None:
+        target = hardware.gpu(2).uuid
+        hardware.calls.inject("nvmlDeviceRegisterEvents", Fail(999), times=times, target=target)
+
+    return prepare
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["clear", "rescan", "time"])
+async def test_a_gpu_that_cannot_be_watched_is_tried_again(tmp_path: Path, how: str) -> None:
+    async with live(tmp_path, refuse(times=1)) as seen:
+        uuid = seen.hardware.gpu(2).uuid
+        await seen.becomes(lambda: seen.unwatched == {uuid})
+        async with asyncio.timeout(10):
+            await seen.node.watched()
+        if how == "clear":
+            seen.node.clear(uuid)
+        if how == "rescan":
+            seen.node.rescan()
+        await seen.becomes(lambda: not seen.unwatched)
+
+
+@pytest.mark.asyncio
+async def test_a_card_without_events_is_not_tried_again(tmp_path: Path) -> None:
+    def prepare(hardware: SimNode) -> None:
+        hardware.calls.inject("nvmlDeviceGetSupportedEventTypes", Exaggerate(0))
+
+    async with live(tmp_path, prepare) as seen:
+        await seen.becomes(lambda: len(seen.unwatched) == 8)
+        async with asyncio.timeout(10):
+            await seen.node.watched()
+        asked = seen.hardware.calls.counts["nvmlDeviceGetSupportedEventTypes"]
+        seen.node.rescan()
+        assert await asyncio.to_thread(seen.hardware.wait_heard, 5)
+        assert seen.hardware.calls.counts["nvmlDeviceGetSupportedEventTypes"] == asked
+
+
+@pytest.mark.asyncio
+async def test_what_begins_well_and_fails_at_once_is_reported(tmp_path: Path) -> None:
+    turns = 0
+
+    def fail_every_second_time() -> None:
+        nonlocal turns
+        turns += 1
+        if turns % 2 == 0:
+            raise DriverCallFailed("waiting for events: unknown error", code=999)
+
+    async with watched(tmp_path, fail_every_second_time) as seen:
+        store = seen.node.store
+        async with asyncio.timeout(10):
+            while len(store.snapshot.unwatched) != 8:
+                await store.newer_than(store.snapshot.generation)
+        assert turns < 12
+
+
+@pytest.mark.asyncio
+async def test_a_wait_that_hangs_is_told_as_such_and_heals(tmp_path: Path) -> None:
+    def prepare(hardware: SimNode) -> None:
+        hardware.calls.inject("nvmlEventSetWait_v2", Hang())
+
+    async with live(tmp_path, prepare) as seen:
+        await seen.becomes(lambda: len(seen.unwatched) == 8)
+        (why,) = {reason.text for reason in seen.node.store.snapshot.unwatched.values()}
+        assert "nvmlEventSetWait_v2 has not returned for 2" in why
+        seen.clock.now += LONG
+        assert seen.heartbeats.stuck() == ()  # a new daemon would hang as well
+        seen.hardware.calls.restore()
+        await seen.becomes(lambda: not seen.unwatched)

@@ -242,7 +242,7 @@ def test_what_is_wrong_with_the_node() -> None:
     assert told["readiness"]["reasons"] == [told["driver"]["error"]]
     assert told["health"]["good"] is True
     hung = document(replace(no_gpus(), driver_busy=47.0))
-    assert (hung["driver"]["busySeconds"], hung["health"]["good"]) == (40, False)
+    assert (hung["driver"]["busySeconds"], hung["health"]["good"]) == (40, True)
     assert "--mig-strategy=single" in document(invalid_single())["problems"][0]
 
 

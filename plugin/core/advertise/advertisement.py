@@ -9,7 +9,7 @@ from types import MappingProxyType
 from plugin.core.advertise.listed import Listed
 from plugin.core.advertise.sharing import share
 from plugin.core.advertise.strategies import plan
-from plugin.core.inventory.model import Device, Inventory
+from plugin.core.inventory.model import Device, Gpu, Inventory
 from plugin.core.reasons import Code, Reason
 from plugin.core.settings import Settings
 
@@ -84,7 +84,8 @@ def _reasons(
     device: Device, settings: Settings, verdicts: Mapping[str, tuple[Reason, ...]]
 ) -> tuple[Reason, ...]:
     reasons = [*verdicts.get(device.uuid, ())]
-    if device.error:
+    # That a GPU hangs is a verdict about everything on it.
+    if device.error and not (isinstance(device, Gpu) and device.hung):
         reasons.append(Reason(Code.UNREADABLE, device.error))
     if settings.pass_device_specs:
         # Without device specs the container runtime makes the nodes itself, and ours may not show

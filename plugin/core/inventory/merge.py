@@ -18,7 +18,7 @@ def carry_over(old: Inventory, new: Inventory) -> Inventory:
     gpus = [_gpu(known.get(gpu.uuid), gpu) for gpu in new.gpus]
     seen = {gpu.uuid for gpu in new.gpus}
     gpus += [
-        replace(gpu, error=new.unreadable[gpu.index])
+        replace(gpu, error=new.unreadable[gpu.index], hung=gpu.index in new.hung)
         for gpu in old.gpus
         if gpu.uuid not in seen and gpu.index in new.unreadable
     ]
@@ -30,7 +30,7 @@ def _gpu(old: Gpu | None, new: Gpu) -> Gpu:
         return new
     if new.error:
         # Whatever the scan got before it failed, the last whole picture is better.
-        return replace(old, error=new.error, warnings=new.warnings)
+        return replace(old, error=new.error, warnings=new.warnings, hung=new.hung)
     found = {device.uuid for device in new.mig_devices}
     before = {device.uuid: device for device in old.mig_devices}
     devices = [_mig(before.get(device.uuid), device) for device in new.mig_devices]

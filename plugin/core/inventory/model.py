@@ -104,7 +104,8 @@ class Gpu:
     ``minor`` is the number in ``/dev/nvidia<minor>``. ``pci_bus_id`` is as sysfs writes it
     (``0000:00:06.0``). ``mig`` is ``None`` where the card has no MIG. ``warnings`` are things that
     could not be read below it. ``unreadable`` maps MIG indices at which a device exists that could
-    not be identified to what the driver said.
+    not be identified to what the driver said. ``hung`` says that a call about it has not returned:
+    it does not answer, and neither it nor anything on it can be used.
     """
 
     uuid: str
@@ -124,6 +125,7 @@ class Gpu:
     error: str | None = None
     warnings: tuple[str, ...] = ()
     unreadable: Mapping[int, str] = field(default_factory=lambda: _NONE)
+    hung: bool = False
 
     @property
     def gpu_uuid(self) -> str:
@@ -178,7 +180,7 @@ class Inventory:
 
     ``control_nodes`` are the nodes every GPU container needs and that exist (``/dev/nvidiactl`` …).
     ``unreadable`` maps indices at which there is a GPU without a readable UUID to what the driver
-    said.
+    said; ``hung`` are those among them where a call has not returned.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -187,6 +189,7 @@ class Inventory:
     cuda_version: tuple[int, int] | None = None
     control_nodes: tuple[str, ...] = ()
     unreadable: Mapping[int, str] = field(default_factory=lambda: _NONE)
+    hung: frozenset[int] = frozenset()
     _devices: dict[str, Device] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def devices(self) -> tuple[Device, ...]:

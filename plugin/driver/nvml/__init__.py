@@ -1,6 +1,6 @@
 """NVIDIA's driver through NVML: the only package that imports pynvml."""
 
 from plugin.driver.nvml.driver import NvmlDriver
-from plugin.driver.nvml.library import find_library
+from plugin.driver.nvml.loading import Loader
 
-__all__ = ["NvmlDriver", "find_library"]
+__all__ = ["Loader", "NvmlDriver"]

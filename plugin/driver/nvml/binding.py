@@ -4,6 +4,9 @@ pynvml keeps one library per process in a global, and the addresses of its funct
 Here, that global stands for the library that the calling thread uses at that moment. Drivers over
 different libraries (tests have many simulated ones, and the machine's own) never meet, and what
 runs inside :func:`using` calls pynvml as if there were only one.
+
+Every NVML call passes here, so here it is noted which one a thread is in, a thread that was left
+behind in a call ends, and what hangs is not asked again.
 """
 
 from __future__ import annotations
@@ -16,11 +19,23 @@ from typing import Any
 
 import pynvml
 
+from plugin.driver.hangs import Hangs, Hung, caller
+
+
+class HungCall(pynvml.NVMLError):  # type: ignore[misc]
+    """Not called: the GPU, or the function itself, hangs."""
+
+    hung: Hung | None = None
+
+    def __str__(self) -> str:
+        return str(self.hung)
+
 
 class _CallersLibrary(threading.local):
     """Has NVML's functions as attributes, as a loaded library does."""
 
     library: object | None = None
+    hangs: Hangs | None = None
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -32,7 +47,15 @@ class _CallersLibrary(threading.local):
                 raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND) from None
             if name == "nvmlErrorString":  # the only one that does not return a code
                 function.restype = ctypes.c_char_p
-            return function(*arguments)
+                return function(*arguments)
+            here = caller()
+            if self.hangs is not None and self.hangs.open:
+                _refuse(self.hangs, name)
+            here.enter(name)
+            try:
+                return function(*arguments)
+            finally:
+                here.leave()
 
         return call
 
@@ -40,9 +63,19 @@ class _CallersLibrary(threading.local):
 _callers = _CallersLibrary()
 
 
+def _refuse(hangs: Hangs, name: str) -> None:
+    gpu = caller().gpu
+    hung = hangs.of_function(name) if gpu is None else hangs.of_gpu(gpu)
+    if hung is not None:
+        error = HungCall(pynvml.NVML_ERROR_UNKNOWN)
+        error.hung = hung
+        raise error
+
+
 @contextlib.contextmanager
-def using(library: object | None) -> Iterator[None]:
-    """Have pynvml call `library` in this thread until the block ends; blocks nest.
+def using(library: object | None, hangs: Hangs | None = None) -> Iterator[None]:
+    """Have pynvml call `library` in this thread until the block ends, but for what `hangs`; blocks
+    nest.
 
     Without a library, and outside of any block, each call raises pynvml's Uninitialized.
     """
@@ -50,8 +83,9 @@ def using(library: object | None) -> Iterator[None]:
         with pynvml.libLoadLock:
             pynvml.nvmlLib = _callers
             pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 — there is no public way
-    before, _callers.library = _callers.library, library
+    before = _callers.library, _callers.hangs
+    _callers.library, _callers.hangs = library, hangs
     try:
         yield
     finally:
-        _callers.library = before
+        _callers.library, _callers.hangs = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,10 +13,12 @@ from plugin.core.health.events import Probe
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.inventory.samples import Samples
 from plugin.driver.files import DeviceFiles
+from plugin.driver.hangs import GpuRef, Hangs, Hung, about
 from plugin.driver.nvml import library as nvml
 from plugin.driver.nvml import probes
 from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.events import NvmlEventSource
+from plugin.driver.nvml.loading import Loader
 from plugin.driver.nvml.samples import Sampler
 from plugin.driver.nvml.scan import GpuReader
 from plugin.errors import (
@@ -43,7 +46,7 @@ class NvmlDriver:
         """
         self._files = files or DeviceFiles()
         self._library = library
-        self._roots = roots
+        self._loader = Loader(roots) if library is None else None
         self._initialised = False
         self._worked = False
         self._readers: dict[int, GpuReader] = {}
@@ -51,10 +54,17 @@ class NvmlDriver:
         self._seen: tuple[Gpu, ...] = ()
         self._sources: list[NvmlEventSource] = []
         self._listed: frozenset[str] | None = None
+        #: The newest reading of each GPU, by index: what is known of one that hangs.
+        self._last: dict[int, Gpu] = {}
+        self.hangs = Hangs()
 
     def open(self) -> None:
-        if self._library is None:
-            self._library = nvml.load(nvml.find_library(self._roots))
+        if self._initialised and self.hangs.open:
+            return  # nothing may be shut down under a thread that is still in there
+        if self._loader is not None and (
+            self._library is None or (not self._worked and self._loader.has_changed())
+        ):
+            self._library = self._loader.load()
         # NVML counts its users: a session that has lost the driver stays dead until the last of
         # them has shut down.
         if self._initialised:
@@ -63,13 +73,14 @@ class NvmlDriver:
             self._files.pci_addresses()
         )  # before NVML looks, so that none comes unseen in between
         try:
-            with using(self._library):
+            with using(self._library, self.hangs):
                 nvml.initialise()
         except DriverMismatch as error:
             if self._worked:
                 raise DriverReplaced(
                     error.what, "ending, so that a new process loads the new library"
                 ) from error
+            error.final = self._loader is not None and self._loader.is_final
             raise
         self._initialised = self._worked = True
 
@@ -81,32 +92,39 @@ class NvmlDriver:
         for source in sources:
             source.close()
         self._seen = ()
-        with using(self._library):
+        with using(self._library, self.hangs):
             self._sampler.close()
             if self._initialised:
                 nvml.shut_down()
                 self._initialised = False
         self._readers.clear()
+        self._last.clear()
 
     def scan(self) -> Inventory:
         self._require_open()
-        with using(self._library):
+        with using(self._library, self.hangs):
             return self._scan()
 
     def watch(self, gpu_uuids: Sequence[str]) -> NvmlEventSource:
         self._require_open()
-        source = NvmlEventSource(gpu_uuids, self._library)
+        source = NvmlEventSource(gpu_uuids, self._library, self.hangs)
         self._sources = [*(other for other in self._sources if not other.closed), source]
         return source
 
     def probe(self, gpu_uuid: str, *, thorough: bool) -> Probe:
         if not self._initialised:
             return Probe(gpu_uuid, error=_NOT_OPEN)
-        with using(self._library):
+        gpu = self._ref(gpu_uuid)
+        if (hung := self.hangs.of_gpu(gpu)) is not None:
+            return Probe(gpu_uuid, error=_does_not_answer(gpu, hung))
+        with using(self._library, self.hangs), about(gpu):
             return probes.probe(gpu_uuid, thorough=thorough)
 
     def sample(self) -> Samples:
-        with using(self._library):
+        for hung in self.hangs.open:
+            # What it was measuring into is the library's until the call returns.
+            self._sampler.forget(hung.call.gpu)
+        with using(self._library, self.hangs):
             return self._sampler.sample(self._seen)
 
     def _require_open(self) -> None:
@@ -118,14 +136,28 @@ class NvmlDriver:
             count = nvml.call("counting the GPUs", pynvml.nvmlDeviceGetCount)
         except DriverCallFailed as error:
             raise nvml.no_answer(error) from error
-        self._require_same_gpus()
+        if not self.hangs.open:
+            self._require_same_gpus()
         control_nodes = self._files.control_nodes()
         gpus = []
         unreadable = {}
+        hanging = set()
         for index in range(count):
+            last = self._last.get(index)
+            ref = GpuRef(index, last.uuid if last is not None else None)
+            if (hung := self.hangs.of_gpu(ref)) is not None:
+                text = _does_not_answer(ref, hung)
+                if last is not None:
+                    gpus.append(replace(last, error=text, hung=True))
+                else:
+                    unreadable[index] = text
+                    hanging.add(index)
+                continue
             reader = self._readers.setdefault(index, GpuReader(index, self._files))
             try:
-                gpus.append(reader.read())
+                with about(ref):
+                    gpu = self._last[index] = reader.read()
+                gpus.append(gpu)
             except DriverCallFailed as error:
                 self._readers.pop(index)
                 unreadable[index] = f"GPU {index} cannot be read: {error}"
@@ -138,7 +170,12 @@ class NvmlDriver:
             cuda_version=(cuda // 1000, cuda % 1000 // 10) if cuda is not None else None,
             control_nodes=control_nodes,
             unreadable=MappingProxyType(unreadable),
+            hung=frozenset(hanging),
         )
+
+    def _ref(self, uuid: str) -> GpuRef:
+        index = next((gpu.index for gpu in self._last.values() if gpu.uuid == uuid), None)
+        return GpuRef(index, uuid)
 
     def _require_same_gpus(self) -> None:
         """Raise :class:`DriverStale` when the kernel module has other GPUs than when NVML was
@@ -154,6 +191,10 @@ class NvmlDriver:
         raise DriverStale(
             f"GPUs came or went ({', '.join(changes)})", "NVML must be initialised again"
         )
+
+
+def _does_not_answer(gpu: GpuRef, hung: Hung) -> str:
+    return f"{gpu} does not answer: {hung}"
 
 
 def _text(function: Callable[[], str]) -> str:

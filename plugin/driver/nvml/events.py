@@ -11,6 +11,7 @@ import pynvml
 
 from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind
 from plugin.driver.base import NO_XID_EVENTS
+from plugin.driver.hangs import GpuRef, Hangs, about
 from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.library import call, failed, no_answer
 from plugin.errors import DriverCallFailed
@@ -27,26 +28,31 @@ class NvmlEventSource:
     without it.
     """
 
-    def __init__(self, gpu_uuids: Sequence[str], library: object) -> None:
+    def __init__(
+        self, gpu_uuids: Sequence[str], library: object, hangs: Hangs | None = None
+    ) -> None:
         """Raises :class:`~plugin.errors.DriverUnavailable` when there can be no event set."""
         self._library = library
+        self._hangs = hangs
         self.closed = False
         self._waiting = threading.Lock()
         self._uuids: dict[int | None, str] = {}
         self.failures: dict[str, str] = {}
-        with using(library):
+        self.unsupported: set[str] = set()
+        with using(library, hangs):
             try:
                 self._set: Any = call("making an event set", pynvml.nvmlEventSetCreate)
             except DriverCallFailed as error:
                 raise no_answer(error) from error
             for uuid in gpu_uuids:
                 try:
-                    self._register(uuid)
+                    with about(GpuRef(uuid=uuid)):
+                        self._register(uuid)
                 except DriverCallFailed as error:
                     self.failures[uuid] = str(error)
 
     def wait(self, seconds: float) -> DriverEvent | None:
-        with self._waiting, using(self._library):
+        with self._waiting, using(self._library, self._hangs):
             if self.closed:
                 raise DriverCallFailed(
                     "waiting for events: the event set is closed",
@@ -71,7 +77,7 @@ class NvmlEventSource:
         self.closed = True
         if self._waiting.acquire(timeout=CLOSE_SECONDS):
             try:
-                with using(self._library):
+                with using(self._library, self._hangs):
                     pynvml.nvmlEventSetFree(self._set)
             except pynvml.NVMLError:
                 return  # the driver went away, and the set with it
@@ -86,6 +92,7 @@ class NvmlEventSource:
         )
         if not supported & EventKind.XID.value:
             self.failures[uuid] = NO_XID_EVENTS
+            self.unsupported.add(uuid)
             return
         call(
             "registering for its events",

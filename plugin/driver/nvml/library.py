@@ -1,36 +1,13 @@
-"""Finding and loading libnvidia-ml, and turning its errors into ours."""
+"""Calling libnvidia-ml, and turning its errors into ours."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import pynvml
 
-from plugin.errors import DriverCallFailed, DriverMismatch, DriverUnavailable
-
-LIBRARY = "libnvidia-ml.so.1"
-
-#: Where distributions, driver containers and Google's nodes keep the library, below a driver root.
-_FOLDERS = (
-    "usr/lib64",
-    "usr/lib/x86_64-linux-gnu",
-    "usr/lib/aarch64-linux-gnu",
-    "usr/lib",
-    "lib64",
-    "lib/x86_64-linux-gnu",
-    "lib/aarch64-linux-gnu",
-    "lib",
-    "usr/local/nvidia/lib64",
-    "home/kubernetes/bin/nvidia/lib64",
-)
-
-#: As many as Linux follows.
-_MOST_LINKS = 40
+from plugin.errors import DriverCallFailed, DriverMismatch, DriverUnavailable, PluginError
 
 #: Codes by which any question about a GPU answers that the GPU is lost.
 LOST = frozenset(
@@ -47,6 +24,13 @@ _NO_ANSWER = frozenset(
         pynvml.NVML_ERROR_NO_PERMISSION,
     }
 )
+
+#: Codes of an initialisation by a library that does not fit the kernel module, or us.
+_MISMATCH = frozenset(
+    {pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}
+)
+#: In place of a code of NVML where its answer could not be read.
+UNREADABLE_ANSWER = -1
 
 #: What to do about an initialisation that failed.
 _FIXES = {
@@ -65,80 +49,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def find_library(roots: Iterable[Path]) -> Path | None:
-    """The first real library file below `roots`; links are followed inside their own root."""
-    for root in roots:
-        for folder in _FOLDERS:
-            try:
-                path = _resolve(root, f"{folder}/{LIBRARY}")
-                if path.is_file():
-                    return path
-            except OSError:
-                continue  # a loop, or a folder that we may not read
-    return None
-
-
-def _resolve(root: Path, path: str) -> Path:
-    """Follow every link in `path` as a process would whose root directory is `root`. The end need
-    not exist.
-
-    Debian's alternatives, for one, are chains of absolute links, which would lead out of a mounted
-    root.
-    """
-    at = root = root.resolve()
-    pending = list(reversed(Path(path).parts))
-    links = 0
-    while pending:
-        part = pending.pop()
-        if part == "/":
-            at = root
-        elif part == "..":
-            at = at if at == root else at.parent
-        elif (at / part).is_symlink():
-            links += 1
-            if links > _MOST_LINKS:
-                raise OSError(errno.ELOOP, "too many links", str(root / path))
-            pending += reversed((at / part).readlink().parts)
-        else:
-            at /= part
-    return at
-
-
-def load(path: Path | None) -> object:
-    """Load the library at `path`, or the one the loader finds. Raises
-    :class:`DriverUnavailable`.
-    """
-    try:
-        return ctypes.CDLL(str(path) if path is not None else LIBRARY)
-    except OSError as error:
-        if path is None and (late := _on_the_loaders_path()) is not None:
-            return load(late)
-        where = f"from {path}" if path is not None else "on the loader's path"
-        raise DriverUnavailable(
-            f"cannot load {LIBRARY} {where}: {error}",
-            "install the NVIDIA driver, run under NVIDIA's runtime class, or mount the driver root "
-            "and name it with --driver-root / --driver-root-ctr-path (--simulate runs without a "
-            "GPU)",
-        ) from error
-
-
-def _on_the_loaders_path() -> Path | None:
-    """Look through ``LD_LIBRARY_PATH`` ourselves: the loader never looks again into a folder that
-    it once missed.
-
-    Such a folder appears when the driver is installed while we wait for it.
-    """
-    folders = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
-    return next((path for folder in folders if (path := Path(folder, LIBRARY)).is_file()), None)
-
-
 def initialise() -> None:
     """Initialise the library in use. Raises :class:`DriverUnavailable`."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        mismatch = error.value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
-        kind = DriverMismatch if mismatch else DriverUnavailable
+        kind = DriverMismatch if error.value in _MISMATCH else DriverUnavailable
         fix = _FIXES.get(error.value, _KERNEL_LOG)
         raise kind(f"initialising NVML failed: {error}", fix) from error
 
@@ -152,11 +68,18 @@ def shut_down() -> None:
 
 
 def call(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call NVML; its error becomes a :class:`DriverCallFailed` that says `what` was being read."""
+    """Call NVML; its error becomes a :class:`DriverCallFailed` that says `what` was being read.
+
+    So does any exception of the bindings, which have their own for an answer that they cannot read.
+    """
     try:
         return function(*args, **kwargs)
     except pynvml.NVMLError as error:
         raise failed(what, error) from error
+    except PluginError:
+        raise
+    except Exception as error:
+        raise unreadable(what, error) from error
 
 
 def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -169,6 +92,16 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None
         if error.value in _NO_ANSWER:
             return None
         raise failed(getattr(function, "__name__", "NVML"), error) from error
+    except PluginError:
+        raise
+    except Exception as error:
+        raise unreadable(getattr(function, "__name__", "NVML"), error) from error
+
+
+def unreadable(what: str, error: Exception) -> DriverCallFailed:
+    """NVML answered, and its bindings could not read that: text that is not UTF-8, for instance."""
+    kind = type(error).__name__
+    return DriverCallFailed(f"{what}: unreadable answer ({kind}: {error})", code=UNREADABLE_ANSWER)
 
 
 def failed(what: str, error: Any) -> DriverCallFailed:

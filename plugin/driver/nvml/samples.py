@@ -12,6 +12,7 @@ import pynvml
 
 from plugin.core.inventory.model import Gpu, MigDevice
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.driver.hangs import GpuRef, about
 from plugin.driver.nvml.gpm import ActivityMeter
 from plugin.driver.nvml.library import ask, call
 from plugin.errors import DriverCallFailed
@@ -35,25 +36,34 @@ class Sampler:
         there = {gpu.uuid: gpu for gpu in gpus}
         for uuid, sampler in list(self._gpus.items()):
             if uuid not in there or sampler.mig != there[uuid].mig_enabled:
-                self._gpus.pop(uuid).close()
+                with about(GpuRef(uuid=uuid)):
+                    self._gpus.pop(uuid).close()
         cards: dict[str, CardSample] = {}
         devices: dict[str, DeviceSample] = {}
         for uuid, gpu in there.items():
             sampler = self._gpus.setdefault(uuid, _GpuSampler(gpu))
             try:
-                card, on_card = sampler.sample(gpu)
+                with about(GpuRef(gpu.index, uuid)):
+                    card, on_card = sampler.sample(gpu)
             except DriverCallFailed:
                 continue  # it cannot be had or is lost, of which scans and probes tell
             cards[uuid] = card
             devices.update(on_card)
         return Samples(now, time.perf_counter() - started, devices, cards)
 
+    def forget(self, gpu: GpuRef | None) -> None:
+        """Start anew with a GPU, without freeing what the library holds for it."""
+        if gpu is not None and gpu.uuid is not None:
+            self._gpus.pop(gpu.uuid, None)
+
     def close(self) -> None:
         """Free what the library holds for us and forget what cards cannot do. Before NVML is shut
         down.
         """
         while self._gpus:
-            self._gpus.popitem()[1].close()
+            uuid, sampler = self._gpus.popitem()
+            with about(GpuRef(uuid=uuid)):
+                sampler.close()
 
 
 class _Questions:

@@ -91,7 +91,8 @@ NODE: tuple[Reading[View], ...] = (
     ),
     (
         gauge("driver_up", "Whether the driver could be used when last tried"),
-        lambda v: v.snapshot.driver_error is None,
+        # Unknown before the first scan.
+        lambda v: v.snapshot.driver_error is None if v.snapshot.generation else None,
     ),
     (
         gauge("driver_busy_seconds", "How long the driver has been in the call it is in now"),
