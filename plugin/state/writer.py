@@ -122,11 +122,11 @@ class Writer:
 
     async def _read(self) -> Inventory:
         try:
-            return await self._worker.call(self._driver.scan)
+            return await self._worker.call(self._driver.scan, steps.sought(self._state))
         except DriverStale as error:
             log.info("opening the driver again", extra={"reason": str(error)})
             await self._open()
-            return await self._worker.call(self._driver.scan)
+            return await self._worker.call(self._driver.scan, steps.sought(self._state))
 
     def _fail(self, error: DriverUnavailable) -> None:
         self.is_open = False

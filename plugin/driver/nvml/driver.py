@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,11 +13,11 @@ from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.inventory.samples import Samples
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import library as nvml
-from plugin.driver.nvml import probes
+from plugin.driver.nvml import probes, texts
 from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.events import NvmlEventSource
 from plugin.driver.nvml.samples import Sampler
-from plugin.driver.nvml.scan import GpuReader
+from plugin.driver.nvml.scan import GpuReader, doubt
 from plugin.errors import (
     DriverCallFailed,
     DriverMismatch,
@@ -27,6 +27,9 @@ from plugin.errors import (
 )
 
 _NOT_OPEN = "the driver is not open"
+
+#: Far above any node; more is no answer.
+MOST_GPUS = 256
 
 
 class NvmlDriver:
@@ -88,10 +91,10 @@ class NvmlDriver:
                 self._initialised = False
         self._readers.clear()
 
-    def scan(self) -> Inventory:
+    def scan(self, sought: Collection[str] = ()) -> Inventory:
         self._require_open()
         with using(self._library):
-            return self._scan()
+            return self._scan(sought)
 
     def watch(self, gpu_uuids: Sequence[str]) -> NvmlEventSource:
         self._require_open()
@@ -113,9 +116,12 @@ class NvmlDriver:
         if not self._initialised:
             raise DriverUnavailable(_NOT_OPEN)
 
-    def _scan(self) -> Inventory:
+    def _scan(self, sought: Collection[str]) -> Inventory:
+        what = "counting the GPUs"
         try:
-            count = nvml.call("counting the GPUs", pynvml.nvmlDeviceGetCount)
+            count = nvml.call(what, pynvml.nvmlDeviceGetCount)
+            if count > MOST_GPUS:
+                raise nvml.absurd(what, str(count))
         except DriverCallFailed as error:
             raise nvml.no_answer(error) from error
         self._require_same_gpus()
@@ -138,6 +144,7 @@ class NvmlDriver:
             cuda_version=(cuda // 1000, cuda % 1000 // 10) if cuda is not None else None,
             control_nodes=control_nodes,
             unreadable=MappingProxyType(unreadable),
+            doubts=MappingProxyType(_doubts(gpus, sought)),
         )
 
     def _require_same_gpus(self) -> None:
@@ -156,11 +163,19 @@ class NvmlDriver:
         )
 
 
+def _doubts(gpus: Sequence[Gpu], sought: Collection[str]) -> dict[str, str]:
+    """Why devices may be there that were not found: the driver is asked for each by its UUID."""
+    found = {gpu.uuid for gpu in gpus} | {d.uuid for gpu in gpus for d in gpu.mig_devices}
+    asked = ((uuid, doubt(uuid)) for uuid in sought if uuid not in found)
+    return {uuid: why for uuid, why in asked if why is not None}
+
+
 def _text(function: Callable[[], str]) -> str:
     try:
-        return nvml.ask(function) or ""
+        found = texts.ask_text(function)
     except DriverCallFailed:
         return ""  # a version is for people only
+    return found.value if found is not None else ""
 
 
 def _version(function: Callable[[], int]) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pynvml
 
-from plugin.errors import DriverCallFailed, DriverMismatch, DriverUnavailable
+from plugin.errors import DriverCallFailed, DriverMismatch, DriverUnavailable, PluginError
 
 LIBRARY = "libnvidia-ml.so.1"
 
@@ -48,6 +48,9 @@ _NO_ANSWER = frozenset(
     }
 )
 
+#: In place of a code of NVML where its answer could not be read.
+UNREADABLE_ANSWER = -1
+
 #: What to do about an initialisation that failed.
 _FIXES = {
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the kernel module is not loaded: is the driver "
@@ -59,6 +62,11 @@ _FIXES = {
     "privileged or under NVIDIA's runtime class",
     pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the library is older than this plugin needs",
 }
+#: What grants the rights that a reading may take.
+_NO_PERMISSION_FIX = (
+    "this process lacks the right to read it: run it privileged, or under NVIDIA's runtime class "
+    "with SYS_ADMIN and NVIDIA_MIG_MONITOR_DEVICES=all"
+)
 _KERNEL_LOG = "see the kernel log (dmesg) for NVRM messages"
 
 P = ParamSpec("P")
@@ -152,11 +160,18 @@ def shut_down() -> None:
 
 
 def call(what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call NVML; its error becomes a :class:`DriverCallFailed` that says `what` was being read."""
+    """Call NVML; its error becomes a :class:`DriverCallFailed` that says `what` was being read.
+
+    So does any exception of the bindings, which have their own for an answer that they cannot read.
+    """
     try:
         return function(*args, **kwargs)
     except pynvml.NVMLError as error:
         raise failed(what, error) from error
+    except PluginError:
+        raise
+    except Exception as error:
+        raise unreadable(what, error) from error
 
 
 def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -169,10 +184,27 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None
         if error.value in _NO_ANSWER:
             return None
         raise failed(getattr(function, "__name__", "NVML"), error) from error
+    except PluginError:
+        raise
+    except Exception as error:
+        raise unreadable(getattr(function, "__name__", "NVML"), error) from error
+
+
+def unreadable(what: str, error: Exception) -> DriverCallFailed:
+    """NVML answered, and its bindings could not read that: text that is not UTF-8, for instance."""
+    kind = type(error).__name__
+    return DriverCallFailed(f"{what}: unreadable answer ({kind}: {error})", code=UNREADABLE_ANSWER)
+
+
+def absurd(what: str, answer: str) -> DriverCallFailed:
+    """NVML answered with what no hardware can have."""
+    return DriverCallFailed(f"{what}: impossible answer ({answer})", code=UNREADABLE_ANSWER)
 
 
 def failed(what: str, error: Any) -> DriverCallFailed:
-    return DriverCallFailed(f"{what}: {error}", code=error.value, gpu_lost=error.value in LOST)
+    code = error.value
+    fix = _NO_PERMISSION_FIX if code == pynvml.NVML_ERROR_NO_PERMISSION else ""
+    return DriverCallFailed(f"{what}: {error}", fix, code=code, gpu_lost=code in LOST)
 
 
 def no_answer(error: DriverCallFailed) -> DriverUnavailable:
