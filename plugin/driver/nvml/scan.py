@@ -93,7 +93,8 @@ class GpuReader:
             return None
 
         known = self._static
-        if known.minor is None:
+        # A device node that is not there may be that of another number, misread once.
+        if known.minor is None or self._files.gpu(known.minor)[1]:
             error = read(lambda: self._minor(handle))
         if not known.pci_bus_id:
             warnings += filter(None, [read(lambda: self._address(handle))])

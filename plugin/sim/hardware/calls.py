@@ -43,6 +43,7 @@ class _Injected:
     fault: CallFault
     target: str | None
     left: int | None
+    spared: int = 0
     lifted: bool = False
 
 
@@ -63,14 +64,16 @@ class Calls:
         *,
         times: int | None = None,
         target: str | None = None,
+        after: int = 0,
     ) -> None:
-        """Break the next `times` calls of a function, by default all that come.
+        """Break the next `times` calls of a function, by default all that come, but for the first
+        `after`.
 
         `target` is the UUID of a GPU, for calls about it or anything on it, or of a MIG device.
         Where several faults fit a call, the one injected first is taken.
         """
         with self._changed:
-            self._injected.append(_Injected(function, fault, target, times))
+            self._injected.append(_Injected(function, fault, target, times, after))
 
     def restore(self, function: str | None = None, kind: type[CallFault] | None = None) -> None:
         """Lift the faults, of any or one kind, of a function or of all; calls that hang go on."""
@@ -112,6 +115,9 @@ class Calls:
                 and injected.left != 0
                 and (injected.target is None or injected.target in concerns())
             ):
+                if injected.spared:
+                    injected.spared -= 1
+                    continue
                 if injected.left is not None:
                     injected.left -= 1
                 return injected
