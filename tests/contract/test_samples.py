@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pynvml
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,15 +20,18 @@ from plugin.core.inventory.model import Gpu
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
 from plugin.driver.base import Driver
 from plugin.driver.nvml import NvmlDriver
+from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.gpm import SLOW_ROUNDS
-from plugin.driver.nvml.samples import ENERGY_ROUNDS
+from plugin.driver.nvml.samples import ENERGY_ROUNDS, Sampler
 from plugin.errors import SimulationError
 from plugin.sim.hardware import sensors as sensors_of_cards
+from plugin.sim.hardware.calls import Fail
 from plugin.sim.hardware.codes import Code
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.faults import Aspect
 from plugin.sim.hardware.gpu import GpuState
-from tests.simulated import opened
+from plugin.sim.nvml.library import SimLibrary
+from tests.simulated import opened, scan
 
 NODE = "2xh100-80gb+1xa100-40gb+1xt4-16gb:0=1g.10gb,1c.3g.40gb*3;1=off;2=1g.5gb*7"
 HOPPER, WHOLE, AMPERE, T4 = 0, 1, 2, 3
@@ -598,3 +602,20 @@ def test_without_sample_buffers_there_is_no_activity() -> None:
                 assert {device.activity for device in driver.sample().devices.values()} == {
                     Activity()
                 }
+
+
+@pytest.mark.parametrize("code", [Code.NOT_SUPPORTED, Code.NO_PERMISSION, Code.FUNCTION_NOT_FOUND])
+def test_what_was_refused_once_is_asked_again_within_a_minute(code: Code) -> None:
+    node, clock = parse_node("1xa100-40gb"), Clock()
+    (gpu,) = scan(node).gpus
+    node.calls.inject("nvmlDeviceGetPowerUsage", Fail(code), times=1)
+    sampler = Sampler(clock)
+    with using(SimLibrary(node)):
+        pynvml.nvmlInit()
+        powers = []
+        for _ in range(3):
+            powers.append(sampler.sample([gpu]).cards[gpu.uuid].power)
+            clock.now += 30.0
+        sampler.close()
+    assert [power is None for power in powers] == [True, True, False]
+    assert node.calls.counts["nvmlDeviceGetPowerUsage"] == 2
