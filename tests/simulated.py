@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode
+from plugin.core.inventory.model import Gpu, GpuInstance, Inventory, MigDevice, MigMode
 from plugin.driver.nvml import NvmlDriver
 from plugin.sim.hardware.engine import SimNode
 from plugin.sim.hardware.files import capability_minor
@@ -50,6 +50,9 @@ def _gpu(index: int, state: GpuState) -> Gpu:
         compute_capability=card.compute_capability,
         mig=MigMode(state.mig, state.mig_pending) if card.profiles else None,
         mig_devices=tuple(_mig(index, state, slot) for slot in found),
+        instances=tuple(GpuInstance(i.id, i.profile.name, i.placement) for i in state.instances)
+        if card.profiles
+        else None,
         memory_slices=card.memory_slices,
         device_nodes=(f"/dev/nvidia{state.minor}",),
     )

@@ -29,7 +29,7 @@ from plugin.core.health.ledger import EMPTY, Escalation, Ledger
 from plugin.core.health.merging import merged
 from plugin.core.health.recovery import GpuHealth
 from plugin.core.health.timeline import Moment, clock_step, moved_health, moved_ledger
-from plugin.core.inventory.merge import carry_over
+from plugin.core.inventory.merge import Before, merge
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.news import ClockSet, Judged, News, ReasonCleared, UnknownInstance
 from plugin.core.reasons import Code, Reason, Scope
@@ -66,6 +66,8 @@ class State:
     instances, in order. ``undecided`` are faults that the next probe of their GPU decides.
     ``rebooted`` says that the ledger was saved before the node's last boot, and ``offset`` is the
     timeline's: wall clock minus monotonic clock.
+    ``unseen`` are MIG devices that the last scan was the first not to show, ``unread`` what it
+    could not read.
     """
 
     snapshot: Snapshot
@@ -75,6 +77,8 @@ class State:
     undecided: tuple[Fault, ...] = ()
     rebooted: bool = False
     offset: float = 0.0
+    unseen: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +136,20 @@ def scan_begun(state: State) -> State:
     return replace(state, scanned=state.scanned | state.changed, changed=frozenset())
 
 
+def sought(state: State) -> tuple[str, ...]:
+    """UUIDs that the scan that begins should look for, so that none is believed gone too soon."""
+    return _before(state).sought()
+
+
 def scan_ended(state: State, scan: Inventory, now: float) -> Step:
-    """A finished scan becomes the state, and deferred events of what it shows are judged."""
+    """A finished scan becomes the state, and deferred events of what it shows are judged.
+
+    What vanished or could not be read is looked at once more at once: it may have been one answer
+    that failed, and two scans make an absence certain.
+    """
     old = state.snapshot
-    inventory = carry_over(old.inventory, scan)
+    merged = merge(_before(state), scan)
+    inventory = merged.inventory
     health = {gpu.uuid: _scanned_health(gpu, state, now) for gpu in inventory.gpus}
     recovered = recovery.recover(
         old.ledger,
@@ -144,16 +158,23 @@ def scan_ended(state: State, scan: Inventory, now: float) -> Step:
         now,
         old.settings.quiet_seconds,
         complete=_is_complete(inventory),
+        gone=merged.gone,
     )
     changed = not old.geometry or _geometry(inventory) != _geometry(old.inventory)
     # The instances of a GPU that could not be read completely are those of an earlier scan.
-    unread = {gpu.uuid for gpu in inventory.gpus if gpu.error or gpu.unreadable}
+    incomplete = {
+        gpu.uuid for gpu in inventory.gpus if gpu.error or gpu.unreadable or gpu.uncounted
+    }
     deferred = state.deferred
+    unread = _unread(inventory)
+    again = bool(merged.unseen) or not unread <= state.unread
     state = replace(
         state,
-        changed=state.changed | (state.scanned & unread),
+        changed=state.changed | (state.scanned & incomplete),
         scanned=frozenset(),
         deferred=(),
+        unseen=merged.unseen,
+        unread=unread,
     )
     state = decide(
         state,
@@ -168,6 +189,7 @@ def scan_ended(state: State, scan: Inventory, now: float) -> Step:
     return replace(
         after,
         news=(*_cleared(recovered), *after.news),
+        rescan=after.rescan or again,
         probe=after.probe or any(gpu.uuid not in old.gpu_health for gpu in inventory.gpus),
     )
 
@@ -184,6 +206,26 @@ def scan_failed(state: State, reason: Reason) -> Step:
 def driver_unavailable(text: str) -> Reason:
     """Why the driver as a whole does not answer."""
     return Reason(Code.DRIVER_UNAVAILABLE, text, scope=Scope.NODE)
+
+
+def _before(state: State) -> Before:
+    """What is known before a scan."""
+    snapshot = state.snapshot
+    remembered = {
+        uuid: entry.gpu_uuid for uuid, entry in snapshot.ledger.items() if entry.gi is not None
+    }
+    return Before(snapshot.inventory, remembered, state.unseen, state.scanned)
+
+
+def _unread(inventory: Inventory) -> frozenset[str]:
+    """What a scan could not read: by place and not by text, which may be another each time."""
+    places = {f"GPU {index}" for index in inventory.unreadable}
+    for gpu in inventory.gpus:
+        places |= {f"{gpu.uuid}/{index}" for index in gpu.unreadable}
+        places |= {device.uuid for device in gpu.mig_devices if device.error}
+        if gpu.error or gpu.mig_unknown or gpu.uncounted:
+            places.add(gpu.uuid)
+    return frozenset(places)
 
 
 def _scanned_health(gpu: Gpu, state: State, now: float) -> GpuHealth:

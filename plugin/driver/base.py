@@ -67,10 +67,12 @@ class Driver(Protocol):
     def close(self) -> None:
         """Shut down; never raises. A closed driver can be opened again."""
 
-    def scan(self) -> Inventory:
+    def scan(self, sought: Collection[str] = ()) -> Inventory:
         """Read the whole node.
 
-        An unreadable GPU or MIG device is part of the answer, with its error. Raises
+        `sought` are UUIDs of devices known from before. Those that are not found are looked for in
+        another way, and are among the inventory's ``doubts`` unless the driver denies them in that
+        way too. An unreadable GPU or MIG device is part of the answer, with its error. Raises
         :class:`~plugin.errors.DriverUnavailable` only when the driver as a whole does not answer.
         """
 

@@ -156,11 +156,11 @@ class Writer:
 
     async def _read(self) -> Inventory:
         try:
-            return await self._worker.call(self._driver.scan)
+            return await self._worker.call(self._driver.scan, steps.sought(self._state))
         except DriverStale as error:
             log.info("opening the driver again", extra={"reason": str(error)})
             await self._open()
-            return await self._worker.call(self._driver.scan)
+            return await self._worker.call(self._driver.scan, steps.sought(self._state))
 
     def _hung(self, hung: Hung, *, returned: bool) -> None:
         """A call of the driver hangs, or has returned after all: a scan shows what that means."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plugin.core.inventory.profiles import profile_by_arithmetic
+from plugin.sim.hardware.calls import Fail
 from plugin.sim.hardware.cards import catalog
 from plugin.sim.hardware.codes import Code
 from plugin.sim.hardware.engine import parse_node
@@ -61,51 +61,79 @@ def test_a_gpu_that_cannot_be_identified(aspect: Aspect, code: Code) -> None:
     assert [warning.partition(":")[0] for warning in found.warnings()] == ["GPU 0 cannot be read"]
 
 
-@pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize(
-    ("aspect", "doing"),
-    [
-        (Aspect.PCI, "reading its PCI address"),
-        (Aspect.MINOR, "reading its minor number"),
-        (Aspect.MEMORY, "reading its memory"),
-    ],
-)
-def test_a_gpu_without_what_every_gpu_has(aspect: Aspect, doing: str, code: Code) -> None:
-    node = parse_node(SMALL)
-    node.faults.fail(node.gpu(0).uuid, aspect, code)
-    broken, other = scan(node).gpus
-    assert other == truth(node)[1]
-    assert (broken.uuid, broken.index, broken.mig, broken.mig_devices) == (
-        node.gpu(0).uuid,
-        0,
-        None,
-        (),
-    )
-    assert (broken.error or "").startswith(f"GPU 0: {doing}: ")
+LOST = {Code.GPU_IS_LOST, Code.RESET_REQUIRED}
+OPTIONAL: dict[Aspect, tuple[str, dict[str, Any]]] = {
+    Aspect.NAME: ("nvmlDeviceGetName", {"product": ""}),
+    Aspect.CAPABILITY: ("nvmlDeviceGetCudaComputeCapability", {"compute_capability": None}),
+    Aspect.PCI: ("reading its PCI address", {"pci_bus_id": "", "pci_device_id": 0, "numa": None}),
+    Aspect.MEMORY: ("reading its memory", {"memory_mib": 0}),
+}
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize(
-    ("aspect", "without"),
-    [
-        (Aspect.NAME, {"product": ""}),
-        (Aspect.CAPABILITY, {"compute_capability": None}),
-        (Aspect.MIG_MODE, {"mig": None, "mig_devices": (), "memory_slices": 0}),
-    ],
-)
-def test_a_gpu_without_what_a_gpu_may_lack(
-    aspect: Aspect, without: dict[str, Any], code: Code
-) -> None:
+@pytest.mark.parametrize("aspect", OPTIONAL)
+def test_an_optional_reading_costs_only_what_needs_it(aspect: Aspect, code: Code) -> None:
     node = parse_node(SMALL)
     node.faults.fail(node.gpu(0).uuid, aspect, code)
     broken, other = scan(node).gpus
     whole = truth(node)
+    doing, without = OPTIONAL[aspect]
     assert other == whole[1]
-    if code in NO_ANSWER:
-        assert broken == replace(whole[0], **without)
+    if code in LOST:
+        assert (broken.uuid, broken.mig_certain) == (whole[0].uuid, False)
+        assert (broken.error or "").startswith(f"GPU 0: {doing}: ")
+        return
+    # What a card may lack is no warning.
+    silent = code in NO_ANSWER and aspect in {Aspect.NAME, Aspect.CAPABILITY}
+    assert [text.startswith(f"GPU 0: {doing}: ") for text in broken.warnings] == [True] * (
+        not silent
+    )
+    without = {**without, "warnings": broken.warnings}
+    if aspect is Aspect.PCI:
+        without["mig_devices"] = tuple(replace(d, numa=None) for d in whole[0].mig_devices)
+    assert broken == replace(whole[0], **without)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_gpu_without_a_minor_number_has_no_device_nodes(code: Code) -> None:
+    node = parse_node(SMALL)
+    node.faults.fail(node.gpu(0).uuid, Aspect.MINOR, code)
+    broken, other = scan(node).gpus
+    whole = truth(node)
+    assert other == whole[1]
+    assert (broken.uuid, broken.index) == (whole[0].uuid, 0)
+    assert (broken.error or "").startswith("GPU 0: reading its minor number: ")
+    if code not in LOST:
+        assert [d.profile for d in broken.mig_devices] == [d.profile for d in whole[0].mig_devices]
+        assert all(device.error for device in broken.mig_devices)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_mig_mode_that_cannot_be_read_is_unknown_and_not_off(code: Code) -> None:
+    node = parse_node(SMALL)
+    node.faults.fail(node.gpu(0).uuid, Aspect.MIG_MODE, code)
+    broken, other = scan(node).gpus
+    whole = truth(node)
+    assert other == whole[1]
+    assert (broken.mig, broken.mig_certain) == (None, False)
+    assert broken.mig_unknown is not None
+    assert broken.mig_unknown.what.startswith("reading its MIG mode: ")
+    if code in LOST:
+        assert (broken.error or "").startswith("GPU 0: reading its MIG mode: ")
     else:
-        assert broken.uuid == whole[0].uuid
-        assert (broken.error or "").startswith("GPU 0: nvml")
+        assert broken.mig_unknown.code == code
+        assert broken.mig_devices == whole[0].mig_devices
+
+
+@pytest.mark.parametrize("fault", [Fail(Code.NOT_SUPPORTED), Fail(Code.FUNCTION_NOT_FOUND)])
+def test_a_card_without_mig_takes_two_answers(fault: Fail) -> None:
+    node = parse_node("1xt4-16gb")
+    (found,) = scan(node).gpus
+    assert (found.mig, found.mig_certain) == (None, True)
+    node = parse_node("1xa100-40gb")
+    node.calls.inject("nvmlDeviceGetMigMode", fault)
+    (found,) = scan(node).gpus
+    assert (found.mig, found.mig_certain) == (None, False)
 
 
 @pytest.mark.parametrize("code", [Code.UNKNOWN, Code.NOT_FOUND, Code.NO_PERMISSION])
@@ -114,19 +142,35 @@ def test_gpu_instances_that_may_not_be_asked(code: Code) -> None:
     node.faults.fail(node.gpu(0).uuid, Aspect.GPU_INSTANCES, code)
     found, whole = scan(node).gpus, truth(node)
     assert found[1] == whole[1]
+    # The attributes of the devices tell their profiles, +me among them, which takes no right.
     assert found[0] == replace(
         whole[0],
-        mig_devices=tuple(
-            replace(
-                device,
-                placement=None,
-                profile=profile_by_arithmetic(
-                    device.ci_slices, device.gi_slices, device.memory_mib, whole[0].memory_mib
-                ),
-            )
-            for device in whole[0].mig_devices
-        ),
+        instances=None,
+        mig_devices=tuple(replace(device, placement=None) for device in whole[0].mig_devices),
     )
+    assert found[0].free_slices() is None
+
+
+@pytest.mark.parametrize("name", sorted(catalog().nodes))
+def test_profiles_are_known_without_the_right_to_monitor(name: str) -> None:
+    """On every card and for every profile: never another name, and no name where two fit."""
+    card, _ = catalog().nodes[name]
+    for profile in card.profiles:
+        node = parse_node(f"1x{card.key}:0={profile.name}")
+        node.faults.fail(node.gpu(0).uuid, Aspect.GPU_INSTANCES, Code.NO_PERMISSION)
+        (device,) = scan(node).gpus[0].mig_devices
+        twins = {
+            other.name
+            for other in card.profiles
+            if (other.slices, other.memory_mib, other.engines, other.multiprocessors)
+            == (profile.slices, profile.memory_mib, profile.engines, profile.multiprocessors)
+        }
+        if len(twins) == 1:
+            assert (device.profile, device.error) == (profile.name, None)
+        else:
+            assert device.profile == ""
+            assert all(twin in (device.error or "") for twin in twins)
+            assert "NVIDIA_MIG_MONITOR_DEVICES" in (device.error or "")
 
 
 @pytest.mark.parametrize("code", [Code.GPU_IS_LOST, Code.RESET_REQUIRED])
@@ -136,8 +180,9 @@ def test_a_lost_gpu_is_never_taken_for_one_that_may_not_be_asked(code: Code) -> 
     broken, other = scan(node).gpus
     assert other == truth(node)[1]
     assert broken.error is not None
-    assert broken.error.startswith("GPU 0: reading GPU instance ")
+    assert broken.error.startswith("GPU 0: listing GPU instances of profile ")
     assert broken.mig_devices == ()
+    assert not broken.mig_certain
 
 
 @pytest.mark.parametrize("aspect", [Aspect.HANDLE, Aspect.UUID, Aspect.ATTRIBUTES])

@@ -6,14 +6,20 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
+import pynvml
+import pytest
+
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample
 from plugin.driver.nvml import NvmlDriver
+from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.gpm import SLOW_ROUNDS
-from plugin.driver.nvml.samples import ENERGY_ROUNDS
+from plugin.driver.nvml.samples import ENERGY_ROUNDS, Sampler
+from plugin.sim.hardware.calls import Fail
 from plugin.sim.hardware.codes import Code
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.faults import Aspect
-from tests.simulated import opened
+from plugin.sim.nvml.library import SimLibrary
+from tests.simulated import opened, scan
 
 from .measured import Clock
 
@@ -173,3 +179,20 @@ def test_without_sample_buffers_there_is_no_activity() -> None:
                 assert {device.activity for device in driver.sample().devices.values()} == {
                     Activity()
                 }
+
+
+@pytest.mark.parametrize("code", [Code.NOT_SUPPORTED, Code.NO_PERMISSION, Code.FUNCTION_NOT_FOUND])
+def test_what_was_refused_once_is_asked_again_within_a_minute(code: Code) -> None:
+    node, clock = parse_node("1xa100-40gb"), Clock()
+    (gpu,) = scan(node).gpus
+    node.calls.inject("nvmlDeviceGetPowerUsage", Fail(code), times=1)
+    sampler = Sampler(clock)
+    with using(SimLibrary(node)):
+        pynvml.nvmlInit()
+        powers = []
+        for _ in range(3):
+            powers.append(sampler.sample([gpu]).cards[gpu.uuid].power)
+            clock.now += 30.0
+        sampler.close()
+    assert [power is None for power in powers] == [True, True, False]
+    assert node.calls.counts["nvmlDeviceGetPowerUsage"] == 2

@@ -8,7 +8,14 @@ from typing import Any
 
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.advertise.listed import Listed, replica_id
-from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode, Placement
+from plugin.core.inventory.model import (
+    Gpu,
+    GpuInstance,
+    Inventory,
+    MigDevice,
+    MigMode,
+    Placement,
+)
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
 
@@ -60,6 +67,11 @@ def gpu(index: int = 0, *devices: MigDevice, mig: bool | None = None, **changes:
         memory_mib=40960,
         mig=MigMode(on, on),
         mig_devices=devices,
+        instances=tuple(
+            {
+                d.gi: GpuInstance(d.gi, d.profile, d.placement) for d in devices if d.placement
+            }.values()
+        ),
         memory_slices=8,
         device_nodes=(f"/dev/nvidia{index}",),
     )

@@ -138,7 +138,9 @@ def test_an_unreadable_device_keeps_its_state() -> None:
 def test_an_instance_made_anew_is_another_device() -> None:
     anew = replace(DEVICE, uuid="MIG-anew")
     gpu = replace(GPU, mig_devices=tuple(anew if d is DEVICE else d for d in GPU.mig_devices))
-    ledger = _recover(_fault(), GpuHealth(), 1, node(gpu))
+    before = _fault()
+    assert recover(before, node(gpu), {}, 1, QUIET).ledger.keys() == {DEVICE.uuid}
+    ledger = recover(before, node(gpu), {}, 1, QUIET, gone={DEVICE.uuid}).ledger
     assert DEVICE.uuid not in ledger
     assert _down(ledger, node(gpu)) == set()
 

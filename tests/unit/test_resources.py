@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from plugin.core.advertise.advertisement import Advertisement, advertise
-from plugin.core.inventory.model import Inventory, MigMode
+from plugin.core.inventory.model import Gpu, GpuInstance, Inventory, MigMode, Placement, Unknown
 from plugin.core.reasons import Code, Reason
 from plugin.core.settings import MigStrategy, Settings, SingleResource
 
@@ -256,3 +256,49 @@ def test_missing_nodes_count_only_where_we_hand_nodes_out() -> None:
     inventory = node(gpu(0, missing_device_nodes=("/dev/nvidia0",)))
     (listed,) = advertise(inventory, settings("none", pass_device_specs=False)).resources[GPU]
     assert listed.healthy
+
+
+# ---- what is not known
+
+
+UNKNOWN = Unknown("reading its MIG mode: Insufficient Permissions", 4, "grant the right")
+UNKNOWN_1 = replace(gpu(1, mig_device(1, 0)), mig=None, mig_unknown=UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "first", "expected"),
+    [
+        ("none", PLAIN_0, {GPU: 1}),
+        ("mixed", ONES_0, {ONE: 7}),
+        ("mixed", PLAIN_0, {GPU: 1}),
+        ("single", ONES_0, {ONE: 7}),
+        ("single", PLAIN_0, {GPU: 1}),
+    ],
+)
+def test_a_gpu_whose_mig_mode_was_never_read_registers_nothing_and_breaks_no_rule(
+    strategy: str, first: Gpu, expected: dict[str, int]
+) -> None:
+    found = advertise(node(first, UNKNOWN_1), settings(strategy))
+    assert counts(found) == expected
+    for uuid in (UNKNOWN_1.uuid, UNKNOWN_1.mig_devices[0].uuid):
+        assert str(UNKNOWN) in found.withheld[uuid].text
+    assert any(str(UNKNOWN) in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize("first", [ONES_0, PLAIN_0])
+def test_a_mode_that_was_known_holds_while_it_cannot_be_read(first: Gpu) -> None:
+    found = advertise(node(replace(first, mig_unknown=UNKNOWN)), settings("mixed"))
+    assert counts(found) == counts(advertise(node(first), settings("mixed")))
+    assert not found.withheld
+
+
+def test_a_gpu_instance_without_a_compute_instance_is_named_with_what_to_do() -> None:
+    empty = GpuInstance(9, "2g.10gb", Placement(2, 2))
+    first = mig_gpu(0, "1g.5gb")
+    with_empty = replace(first, instances=(*(first.instances or ()), empty))
+    assert first.free_slices() == (1, 2, 3, 4, 5, 6, 7)
+    assert with_empty.free_slices() == (1, 4, 5, 6, 7)
+    (problem,) = advertise(node(with_empty), settings("mixed")).problems
+    assert "GPU instance 9 (2g.10gb) has no compute instance" in problem
+    assert "nvidia-smi mig -i 0 -gi 9 -cci" in problem
+    assert replace(first, instances=None).free_slices() is None

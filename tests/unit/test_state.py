@@ -136,7 +136,8 @@ def test_a_reboot_and_a_gpu_without_its_instances_count_as_resets() -> None:
     rebooted = steps.restored(steps.initial(MIXED, 0.0), EMPTY, rebooted=True)
     health = scanned(rebooted, now=5.0).state.snapshot.gpu_health
     assert {each.reset_seen for each in health.values()} == {5.0}
-    emptied = scanned(running(), node(gpu(0, mig=True), SECOND), 7.0).state.snapshot.gpu_health
+    empty = node(gpu(0, mig=True), SECOND)
+    emptied = scanned(scanned(running(), empty, 6.0).state, empty, 7.0).state.snapshot.gpu_health
     assert [emptied[each.uuid].reset_seen for each in NODE.gpus] == [7.0, None]
     broken = scanned(running(), node(gpu(0, error="no"), SECOND), 7.0).state.snapshot.gpu_health
     assert broken[FIRST.uuid].reset_seen is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from plugin.core.inventory.model import Device, Gpu, Inventory, MigDevice
+from plugin.core.inventory.model import Device, Gpu, GpuInstance, Inventory, MigDevice
 from plugin.core.inventory.profiles import GPU_RESOURCE, resource_name
 from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import MigStrategy, Settings, SingleResource
@@ -31,6 +31,8 @@ def _none(inventory: Inventory, settings: Settings) -> Plan:
     del settings
     planner = _Planner()
     for gpu in inventory.gpus:
+        if planner.withhold_uncertain(gpu):
+            continue
         for device in gpu.mig_devices:
             planner.withheld[device.uuid] = Reason(
                 Code.WITHHELD, "MIG devices are not advertised with --mig-strategy=none"
@@ -55,11 +57,15 @@ def _mixed(inventory: Inventory, settings: Settings) -> Plan:
     del settings
     planner = _Planner()
     for gpu in inventory.gpus:
+        if planner.withhold_uncertain(gpu):
+            continue
         for device in gpu.mig_devices:
             if device.profile:
                 planner.add(resource_name(device.profile), device)
             else:
                 planner.withhold_mig(device, f"no readable profile: {device.error or 'no answer'}")
+        for instance in gpu.empty_instances():
+            planner.problem(_empty(gpu, instance))
         if gpu.mig_devices:
             continue
         reason = _why_not_whole(gpu) or (
@@ -73,7 +79,10 @@ def _mixed(inventory: Inventory, settings: Settings) -> Plan:
 
 
 def _single(inventory: Inventory, settings: Settings) -> Plan:
-    readable = [gpu for gpu in inventory.gpus if not gpu.error or gpu.mig_devices]
+    # A GPU of which it is not known whether it has MIG mode on breaks no rule.
+    readable = [
+        gpu for gpu in inventory.gpus if gpu.mig_certain and (not gpu.error or gpu.mig_devices)
+    ]
     if not any(gpu.mig_enabled or gpu.mig_devices for gpu in readable):
         # No MIG anywhere: as NVIDIA's plugin does, the node's GPUs are offered whole.
         return _none(inventory, settings)
@@ -119,6 +128,14 @@ def _single_violation(gpus: list[Gpu]) -> str | None:
 _STRATEGIES = {MigStrategy.NONE: _none, MigStrategy.MIXED: _mixed, MigStrategy.SINGLE: _single}
 
 
+def _empty(gpu: Gpu, instance: GpuInstance) -> str:
+    name = f" ({instance.profile})" if instance.profile else ""
+    return (
+        f"GPU {gpu.path}: GPU instance {instance.id}{name} has no compute instance, so no "
+        f"container can use it; nvidia-smi mig -i {gpu.path} -gi {instance.id} -cci makes one"
+    )
+
+
 def _why_not_whole(gpu: Gpu) -> str | None:
     if gpu.mig_pending:
         after = "on" if gpu.mig is not None and gpu.mig.pending else "off"
@@ -146,6 +163,19 @@ class _Planner:
     def withhold(self, gpu: Gpu, reason: str) -> None:
         self.withheld[gpu.uuid] = Reason(Code.WITHHELD, f"GPU {gpu.path}: {reason}")
         self.note(gpu, reason)
+
+    def withhold_uncertain(self, gpu: Gpu) -> bool:
+        """Withhold a GPU, and all on it, of which it was never known whether MIG mode is on."""
+        if gpu.mig_certain:
+            return False
+        reason = f"it is not known whether MIG mode is on: {gpu.mig_unknown}"
+        self.withhold(gpu, reason)
+        for device in gpu.mig_devices:
+            self.withheld[device.uuid] = self.withheld[gpu.uuid]
+        return True
+
+    def problem(self, text: str) -> None:
+        self._problems.append(text)
 
     def withhold_mig(self, device: MigDevice, reason: str) -> None:
         text = f"MIG device {device.path} ({device.uuid}): {reason}"

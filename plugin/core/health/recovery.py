@@ -3,7 +3,8 @@
 A reason of the kind ``recovery`` ends when the GPU answers and asks for nothing, the same instance
 is there, and a quiet period has passed. An entry ends with its device:
 
-- That of a MIG device ends when its GPU could be read completely and the device is not on it.
+- That of a MIG device ends when the device is certainly gone: see
+  :mod:`plugin.core.inventory.merge`.
 - That of a GPU that was taken out, and those of its MIG devices, end when the GPU has been absent
   for :data:`ABSENT_SECONDS`; a cordon ends only after :data:`ABSENT_CORDON_SECONDS`, since an
   operator may have cordoned the GPU to have it repaired. A GPU that returns sooner keeps all.
@@ -13,7 +14,7 @@ Absence counts from the first scan that shows it for certain, and for as long as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -85,10 +86,12 @@ def recover(
     quiet_seconds: float,
     *,
     complete: bool = True,
+    gone: Collection[str] = (),
 ) -> Recovered:
     """Clear every reason whose rule allows it; whatever is unknown keeps its reason.
 
-    `complete` says that a GPU that is not in `inventory` is certainly not on the node.
+    `complete` says that a GPU that is not in `inventory` is certainly not on the node, `gone` are
+    MIG devices that are certainly no more; one made anew in the place of another has another UUID.
     """
     entries: dict[str, Entry] = {}
     cleared: list[tuple[str, Reason]] = []
@@ -96,7 +99,7 @@ def recover(
     for uuid, before in ledger.items():
         gpu = inventory.gpu(before.gpu_uuid)
         entry = _absence(before, now, absent=gpu is None, complete=complete)
-        if entry is None or _is_gone(uuid, entry, gpu):
+        if entry is None or uuid in gone:
             cleared += [(uuid, reason) for reason in before.reasons]
             continue
         health = gpu_health.get(entry.gpu_uuid, GpuHealth())
@@ -142,13 +145,6 @@ def _after_clearing(entry: Entry, kept: tuple[Reason, ...], now: float) -> Entry
         return replace(entry, recovered=now, recoveries=entry.recoveries + 1)
     calm = entry.recovered is not None and now - entry.recovered >= FLAP_SECONDS
     return replace(entry, flaps=0, recovered=None) if entry.flaps and not kept and calm else entry
-
-
-def _is_gone(uuid: str, entry: Entry, gpu: Gpu | None) -> bool:
-    """A MIG device that was destroyed; one made anew in its place has another UUID."""
-    if entry.gi is None or gpu is None or gpu.error or gpu.unreadable:
-        return False
-    return all(device.uuid != uuid for device in gpu.mig_devices)
 
 
 def _not_later(reason: Reason, now: float) -> Reason:

@@ -44,6 +44,31 @@ class Engines:
 
 
 @dataclass(frozen=True, slots=True)
+class Unknown:
+    """A reading that failed: what was asked and how that ended, NVML's code where the driver gave
+    one, and what would let it succeed.
+    """
+
+    what: str
+    code: int | None = None
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.fix}" if self.fix else self.what
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInstance:
+    """A GPU instance, with or without compute instances. ``profile`` is empty where the driver
+    does not name it.
+    """
+
+    id: int
+    profile: str
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
 class MigMode:
     """MIG mode now and after the next GPU reset; they differ while a switch is pending."""
 
@@ -102,10 +127,12 @@ class Gpu:
     """One physical GPU.
 
     ``minor`` is the number in ``/dev/nvidia<minor>``. ``pci_bus_id`` is as sysfs writes it
-    (``0000:00:06.0``). ``mig`` is ``None`` where the card has no MIG. ``warnings`` are things that
-    could not be read below it. ``unreadable`` maps MIG indices at which a device exists that could
-    not be identified to what the driver said. ``hung`` says that a call about it has not returned:
-    it does not answer, and neither it nor anything on it can be used.
+    (``0000:00:06.0``). ``mig`` is the last mode that was read. With ``mig_unknown`` the newest
+    reading of it failed; without either the card certainly has no MIG. ``instances`` are all its
+    GPU instances in order, ``None`` where they may not be read. ``warnings`` are things that could
+    not be read below it. ``unreadable`` maps MIG indices at which a device exists that could not be
+    identified to what the driver said, and ``uncounted`` says why there may be devices at others.
+    ``hung`` says that a call about it has not returned: neither it nor anything on it can be used.
     """
 
     uuid: str
@@ -118,7 +145,9 @@ class Gpu:
     memory_mib: int = 0
     compute_capability: tuple[int, int] | None = None
     mig: MigMode | None = None
+    mig_unknown: Unknown | None = None
     mig_devices: tuple[MigDevice, ...] = ()
+    instances: tuple[GpuInstance, ...] | None = None
     memory_slices: int = 0
     device_nodes: tuple[str, ...] = ()
     missing_device_nodes: tuple[str, ...] = ()
@@ -126,6 +155,7 @@ class Gpu:
     warnings: tuple[str, ...] = ()
     unreadable: Mapping[int, str] = field(default_factory=lambda: _NONE)
     hung: bool = False
+    uncounted: Unknown | None = None
 
     @property
     def gpu_uuid(self) -> str:
@@ -154,15 +184,37 @@ class Gpu:
     def mig_enabled(self) -> bool:
         return self.mig is not None and self.mig.current
 
+    @property
+    def mig_certain(self) -> bool:
+        """Whether its MIG mode, or that it has none, was ever read."""
+        return self.mig is not None or self.mig_unknown is None
+
+    def empty_instances(self) -> tuple[GpuInstance, ...]:
+        """GPU instances without a compute instance, as far as known: they hold slices that no
+        container can use.
+        """
+        used = {device.gi for device in self.mig_devices}
+        return tuple(each for each in self.instances or () if each.id not in used)
+
     def free_slices(self) -> tuple[int, ...] | None:
         """Memory slices in no GPU instance, in order. ``None`` without MIG, and where the driver
-        does not say where the instances lie.
+        does not say which instances there are and where they lie.
         """
-        placements = {device.gi: device.placement for device in self.mig_devices}.values()
-        if not self.memory_slices or not self.mig_enabled or None in placements:
+        placements = {device.placement for device in self.mig_devices}
+        if not self.memory_slices or not self.mig_enabled or self.instances is None:
             return None
-        used = {n for at in placements if at is not None for n in range(at.start, at.end)}
+        if None in placements:
+            return None
+        taken = {each.placement for each in self.instances} | placements
+        used = {n for at in taken if at is not None for n in range(at.start, at.end)}
         return tuple(n for n in range(self.memory_slices) if n not in used)
+
+    def unread(self) -> tuple[str, ...]:
+        """What could not be read of it, and below it."""
+        unknown = (
+            f"GPU {self.index}: {each}" for each in (self.mig_unknown, self.uncounted) if each
+        )
+        return (*unknown, *self.unreadable.values(), *self.warnings)
 
     @property
     def mig_pending(self) -> bool:
@@ -180,7 +232,8 @@ class Inventory:
 
     ``control_nodes`` are the nodes every GPU container needs and that exist (``/dev/nvidiactl`` …).
     ``unreadable`` maps indices at which there is a GPU without a readable UUID to what the driver
-    said; ``hung`` are those among them where a call has not returned.
+    said; ``hung`` are those among them where a call has not returned. ``doubts`` maps UUIDs that
+    were looked for and not found to why they may be there.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -190,6 +243,7 @@ class Inventory:
     control_nodes: tuple[str, ...] = ()
     unreadable: Mapping[int, str] = field(default_factory=lambda: _NONE)
     hung: frozenset[int] = frozenset()
+    doubts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     _devices: dict[str, Device] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def devices(self) -> tuple[Device, ...]:
@@ -215,9 +269,5 @@ class Inventory:
         """Everything that the driver could not read."""
         return (
             *self.unreadable.values(),
-            *(
-                warning
-                for gpu in self.gpus
-                for warning in (*gpu.unreadable.values(), *gpu.warnings)
-            ),
+            *(warning for gpu in self.gpus for warning in gpu.unread()),
         )

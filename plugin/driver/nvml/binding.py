@@ -72,6 +72,19 @@ def _refuse(hangs: Hangs, name: str) -> None:
         raise error
 
 
+def exports(name: str) -> bool:
+    """Whether the library in use has a function, which the answer Function Not Found alone does not
+    tell.
+    """
+    return hasattr(_callers.library, name)
+
+
+def exported(name: str) -> Callable[..., Any]:
+    """A function of the library in use, as C declares it, where pynvml's own does too much."""
+    found: Callable[..., Any] = getattr(_callers, name)
+    return found
+
+
 @contextlib.contextmanager
 def using(library: object | None, hangs: Hangs | None = None) -> Iterator[None]:
     """Have pynvml call `library` in this thread until the block ends, but for what `hangs`; blocks

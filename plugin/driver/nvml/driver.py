@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,12 +15,12 @@ from plugin.core.inventory.samples import Samples
 from plugin.driver.files import DeviceFiles
 from plugin.driver.hangs import GpuRef, Hangs, Hung, about
 from plugin.driver.nvml import library as nvml
-from plugin.driver.nvml import probes
+from plugin.driver.nvml import probes, texts
 from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.events import NvmlEventSource
 from plugin.driver.nvml.loading import Loader
 from plugin.driver.nvml.samples import Sampler
-from plugin.driver.nvml.scan import GpuReader
+from plugin.driver.nvml.scan import GpuReader, doubt
 from plugin.errors import (
     DriverCallFailed,
     DriverMismatch,
@@ -30,6 +30,9 @@ from plugin.errors import (
 )
 
 _NOT_OPEN = "the driver is not open"
+
+#: Far above any node; more is no answer.
+MOST_GPUS = 256
 
 
 class NvmlDriver:
@@ -100,10 +103,10 @@ class NvmlDriver:
         self._readers.clear()
         self._last.clear()
 
-    def scan(self) -> Inventory:
+    def scan(self, sought: Collection[str] = ()) -> Inventory:
         self._require_open()
         with using(self._library, self.hangs):
-            return self._scan()
+            return self._scan(sought)
 
     def watch(self, gpu_uuids: Sequence[str]) -> NvmlEventSource:
         self._require_open()
@@ -131,9 +134,12 @@ class NvmlDriver:
         if not self._initialised:
             raise DriverUnavailable(_NOT_OPEN)
 
-    def _scan(self) -> Inventory:
+    def _scan(self, sought: Collection[str]) -> Inventory:
+        what = "counting the GPUs"
         try:
-            count = nvml.call("counting the GPUs", pynvml.nvmlDeviceGetCount)
+            count = nvml.call(what, pynvml.nvmlDeviceGetCount)
+            if count > MOST_GPUS:
+                raise nvml.absurd(what, str(count))
         except DriverCallFailed as error:
             raise nvml.no_answer(error) from error
         if not self.hangs.open:
@@ -171,6 +177,7 @@ class NvmlDriver:
             control_nodes=control_nodes,
             unreadable=MappingProxyType(unreadable),
             hung=frozenset(hanging),
+            doubts=MappingProxyType(_doubts(gpus, sought)),
         )
 
     def _ref(self, uuid: str) -> GpuRef:
@@ -197,11 +204,19 @@ def _does_not_answer(gpu: GpuRef, hung: Hung) -> str:
     return f"{gpu} does not answer: {hung}"
 
 
+def _doubts(gpus: Sequence[Gpu], sought: Collection[str]) -> dict[str, str]:
+    """Why devices may be there that were not found: the driver is asked for each by its UUID."""
+    found = {gpu.uuid for gpu in gpus} | {d.uuid for gpu in gpus for d in gpu.mig_devices}
+    asked = ((uuid, doubt(uuid)) for uuid in sought if uuid not in found)
+    return {uuid: why for uuid, why in asked if why is not None}
+
+
 def _text(function: Callable[[], str]) -> str:
     try:
-        return nvml.ask(function) or ""
+        found = texts.ask_text(function)
     except DriverCallFailed:
         return ""  # a version is for people only
+    return found.value if found is not None else ""
 
 
 def _version(function: Callable[[], int]) -> int | None:

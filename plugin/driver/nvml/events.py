@@ -12,8 +12,9 @@ import pynvml
 from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind
 from plugin.driver.base import NO_XID_EVENTS
 from plugin.driver.hangs import GpuRef, Hangs, about
+from plugin.driver.nvml import texts
 from plugin.driver.nvml.binding import using
-from plugin.driver.nvml.library import call, failed, no_answer
+from plugin.driver.nvml.library import call, no_answer
 from plugin.errors import DriverCallFailed
 
 _NOT_THIS_FINE = 0xFFFFFFFF
@@ -58,12 +59,14 @@ class NvmlEventSource:
                     "waiting for events: the event set is closed",
                     code=pynvml.NVML_ERROR_INVALID_ARGUMENT,
                 )
+            milliseconds = max(0, round(seconds * 1000))
+            wait = pynvml.nvmlEventSetWait_v2
             try:
-                data = pynvml.nvmlEventSetWait_v2(self._set, max(0, round(seconds * 1000)))
-            except pynvml.NVMLError as error:
-                if error.value == pynvml.NVML_ERROR_TIMEOUT:
+                data = call("waiting for events", wait, self._set, milliseconds)
+            except DriverCallFailed as error:
+                if error.code == pynvml.NVML_ERROR_TIMEOUT:
                     return None
-                raise failed("waiting for events", error) from error
+                raise
             return self._event(data)
 
     def close(self) -> None:
@@ -78,8 +81,8 @@ class NvmlEventSource:
         if self._waiting.acquire(timeout=CLOSE_SECONDS):
             try:
                 with using(self._library, self._hangs):
-                    pynvml.nvmlEventSetFree(self._set)
-            except pynvml.NVMLError:
+                    call("freeing the event set", pynvml.nvmlEventSetFree, self._set)
+            except DriverCallFailed:
                 return  # the driver went away, and the set with it
             finally:
                 self._waiting.release()
@@ -108,7 +111,7 @@ class NvmlEventSource:
             kind = EventKind(data.eventType)
         except ValueError:
             return None  # nobody asked for it
-        uuid = self._uuids.get(_address(data.device)) or call(
+        uuid = self._uuids.get(_address(data.device)) or texts.text(
             "asking which GPU an event is from", pynvml.nvmlDeviceGetUUID, data.device
         )
         if kind is not EventKind.XID:

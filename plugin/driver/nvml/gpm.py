@@ -11,6 +11,8 @@ from typing import Any
 import pynvml
 
 from plugin.core.inventory.samples import Activity
+from plugin.driver.nvml.library import call
+from plugin.errors import DriverCallFailed
 
 #: Metrics that are shares of time, by the field that holds each. NVML answers in percent, within
 #: some 2 µs.
@@ -52,7 +54,7 @@ class ActivityMeter:
         """
         try:
             if not self._spares:
-                self._spares.append(pynvml.nvmlGpmSampleAlloc())
+                self._spares.append(call("making a sample", pynvml.nvmlGpmSampleAlloc))
             if take(self._spares[-1]) is None:
                 return Activity()
             now, before, since = self._spares.pop(), self._last, self._since
@@ -68,7 +70,9 @@ class ActivityMeter:
             if in_turn:
                 self._slow = _between(since, now, _SLOW)
             return Activity(**_between(before, now, _QUICK), **self._slow)
-        except pynvml.NVMLError:
+        except DriverCallFailed as error:
+            if error.gpu_lost:
+                raise
             return Activity()
 
     def close(self) -> None:
@@ -82,8 +86,8 @@ class ActivityMeter:
         self._spares = []
         for sample in held.values():
             try:
-                pynvml.nvmlGpmSampleFree(sample)
-            except pynvml.NVMLError:
+                call("freeing a sample", pynvml.nvmlGpmSampleFree, sample)
+            except DriverCallFailed:
                 continue  # the driver went away, and the sample with it
 
     def _keeps(self, sample: Any) -> bool:
@@ -99,7 +103,7 @@ def _between(before: Any, after: Any, metrics: dict[str, int]) -> dict[str, floa
     asked = request.metrics[: len(metrics)]
     for metric, number in zip(asked, metrics.values(), strict=True):
         metric.metricId = number
-    pynvml.nvmlGpmMetricsGet(request)
+    call("comparing samples", pynvml.nvmlGpmMetricsGet, request)
     return {name: _share(metric) for name, metric in zip(metrics, asked, strict=True)}
 
 

@@ -43,6 +43,11 @@ _FIXES = {
     "privileged or under NVIDIA's runtime class",
     pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the library is older than this plugin needs",
 }
+#: What grants the rights that a reading may take.
+_NO_PERMISSION_FIX = (
+    "this process lacks the right to read it: run it privileged, or under NVIDIA's runtime class "
+    "with SYS_ADMIN and NVIDIA_MIG_MONITOR_DEVICES=all"
+)
 _KERNEL_LOG = "see the kernel log (dmesg) for NVRM messages"
 
 P = ParamSpec("P")
@@ -104,8 +109,15 @@ def unreadable(what: str, error: Exception) -> DriverCallFailed:
     return DriverCallFailed(f"{what}: unreadable answer ({kind}: {error})", code=UNREADABLE_ANSWER)
 
 
+def absurd(what: str, answer: str) -> DriverCallFailed:
+    """NVML answered with what no hardware can have."""
+    return DriverCallFailed(f"{what}: impossible answer ({answer})", code=UNREADABLE_ANSWER)
+
+
 def failed(what: str, error: Any) -> DriverCallFailed:
-    return DriverCallFailed(f"{what}: {error}", code=error.value, gpu_lost=error.value in LOST)
+    code = error.value
+    fix = _NO_PERMISSION_FIX if code == pynvml.NVML_ERROR_NO_PERMISSION else ""
+    return DriverCallFailed(f"{what}: {error}", fix, code=code, gpu_lost=code in LOST)
 
 
 def no_answer(error: DriverCallFailed) -> DriverUnavailable:

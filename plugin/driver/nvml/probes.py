@@ -38,9 +38,14 @@ def probe(gpu_uuid: str, *, thorough: bool) -> Probe:
     return Probe(
         gpu_uuid,
         recovery_action=action,
-        remap_failure=bool(rows[3]) if rows is not None else None,
-        retirement_pending=bool(pending) if pending is not None else None,
+        remap_failure=_flag(rows[3]) if rows is not None else None,
+        retirement_pending=_flag(pending),
     )
+
+
+def _flag(value: int | None) -> bool | None:
+    """A number that is neither 0 nor 1 says nothing."""
+    return bool(value) if value in {0, 1} else None
 
 
 def _recovery_action(handle: Any) -> int | None:

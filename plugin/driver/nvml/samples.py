@@ -4,8 +4,10 @@ driver time.
 
 from __future__ import annotations
 
+import ctypes
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pynvml
@@ -13,12 +15,19 @@ import pynvml
 from plugin.core.inventory.model import Gpu, MigDevice
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
 from plugin.driver.hangs import GpuRef, about
+from plugin.driver.nvml.binding import exported
 from plugin.driver.nvml.gpm import ActivityMeter
-from plugin.driver.nvml.library import ask, call
+from plugin.driver.nvml.library import absurd, ask, call
 from plugin.errors import DriverCallFailed
 
 #: Energy takes the driver some 4 ms, fifty times as long as another sensor, and it only adds up.
 ENERGY_ROUNDS = 10
+
+#: How long an answer such as Not Supported holds.
+REFUSED_SECONDS = 45.0
+
+#: Far above any device; more is no answer.
+MOST_PROCESSES = 1_000_000
 
 _CORRECTED = pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED
 _UNCORRECTED = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
@@ -27,7 +36,8 @@ _UNCORRECTED = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
 class Sampler:
     """Measures again and again; belongs to one session with the driver and to one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._gpus: dict[str, _GpuSampler] = {}
 
     def sample(self, gpus: Iterable[Gpu]) -> Samples:
@@ -41,7 +51,7 @@ class Sampler:
         cards: dict[str, CardSample] = {}
         devices: dict[str, DeviceSample] = {}
         for uuid, gpu in there.items():
-            sampler = self._gpus.setdefault(uuid, _GpuSampler(gpu))
+            sampler = self._gpus.setdefault(uuid, _GpuSampler(gpu, self._clock))
             try:
                 with about(GpuRef(gpu.index, uuid)):
                     card, on_card = sampler.sample(gpu)
@@ -67,19 +77,21 @@ class Sampler:
 
 
 class _Questions:
-    """Asks devices; what one of them does not have, or does not tell this process,
-    is asked once.
+    """Asks devices; what one of them does not have, or does not tell this process, is not asked
+    again for :data:`REFUSED_SECONDS`: the answer may have been wrong, and rights may change.
     """
 
-    def __init__(self) -> None:
-        self._refused: set[tuple[Any, ...]] = set()
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        #: Until when each question is not asked.
+        self._refused: dict[tuple[Any, ...], float] = {}
 
     def ask(self, uuid: str, function: Any, handle: Any, *args: Any) -> Any | None:
         """The answer, ``None`` when there is none. Raises :class:`DriverCallFailed` only when the
         GPU is lost.
         """
         question = (uuid, function.__name__, *(arg for arg in args if isinstance(arg, int)))
-        if question in self._refused:
+        if self._clock() < self._refused.get(question, -math.inf):
             return None
         try:
             answer = ask(function, handle, *args)
@@ -88,23 +100,25 @@ class _Questions:
                 raise
             return None  # it may well answer the next time
         if answer is None:
-            self._refused.add(question)
+            self._refused[question] = self._clock() + REFUSED_SECONDS
         return answer
 
     def keep(self, uuids: frozenset[str]) -> None:
         """Forget what was asked of other devices than these."""
-        self._refused = {question for question in self._refused if question[0] in uuids}
+        self._refused = {
+            question: until for question, until in self._refused.items() if question[0] in uuids
+        }
 
 
 class _GpuSampler:
     """Measures one GPU, whose MIG mode stays as it is, and its MIG devices."""
 
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: Gpu, clock: Callable[[], float]) -> None:
         self.mig = gpu.mig_enabled
         self._rounds = 0
         self._energy: float | None = None
         self._has_gpm: bool | None = None
-        self._questions = _Questions()
+        self._questions = _Questions(clock)
         #: By GPU instance and its first device: an instance made anew under the same id has other
         #: devices.
         self._meters: dict[tuple[int | None, str], ActivityMeter] = {}
@@ -217,15 +231,13 @@ class _GpuSampler:
         reserved = getattr(memory, "reserved", None)
         if memory is None:  # drivers before R510 do not tell what is reserved, and count it as used
             memory = self._questions.ask(uuid, pynvml.nvmlDeviceGetMemoryInfo, handle)
-        processes = self._questions.ask(
-            uuid, pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle
-        )
+        processes = self._questions.ask(uuid, _count_processes, handle)
         return {
             "memory_total": getattr(memory, "total", None),
             "memory_used": getattr(memory, "used", None),
             "memory_free": getattr(memory, "free", None),
             "memory_reserved": reserved,
-            "processes": None if processes is None else len(processes),
+            "processes": processes,
         }
 
     def _activity(self, gpu: Gpu, handle: Any, key: tuple[int | None, str]) -> Activity:
@@ -252,6 +264,19 @@ def _instances(gpu: Gpu) -> dict[tuple[int | None, str], list[MigDevice]]:
     if not found:
         return {} if gpu.mig_enabled else {(None, gpu.uuid): []}
     return {(gi, members[0].uuid): members for gi, members in found.items()}
+
+
+def _count_processes(handle: Any) -> int:
+    """How many processes have a context. pynvml's function would list them all, as many as the
+    driver says.
+    """
+    count = ctypes.c_uint(0)
+    code = exported("nvmlDeviceGetComputeRunningProcesses_v3")(handle, ctypes.byref(count), None)
+    if code not in {pynvml.NVML_SUCCESS, pynvml.NVML_ERROR_INSUFFICIENT_SIZE}:
+        raise pynvml.NVMLError(code)
+    if count.value > MOST_PROCESSES:
+        raise absurd("counting processes", str(count.value))
+    return count.value
 
 
 def _scaled(value: int | None, *, times: int = 1, per: int = 1) -> float | None:

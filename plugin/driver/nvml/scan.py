@@ -4,265 +4,231 @@ read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import pynvml
 
-from plugin.core.inventory.model import Engines, Gpu, MigDevice, MigMode, Placement
-from plugin.core.inventory.profiles import profile_by_arithmetic, profile_of_driver_name
+from plugin.core.inventory.card import CardProfiles
+from plugin.core.inventory.model import Gpu, MigMode, Unknown
 from plugin.driver.files import DeviceFiles, sysfs_bus_id
-from plugin.driver.nvml.library import LOST, ask, call, failed
+from plugin.driver.nvml import texts
+from plugin.driver.nvml.instances import Instances, read_instances
+from plugin.driver.nvml.library import absurd, ask, call
+from plugin.driver.nvml.mig import Walk
+from plugin.driver.nvml.profiles import read_profiles
 from plugin.errors import DriverCallFailed
 
-#: Codes by which a GPU says that a MIG index or a profile index is a hole.
-_HOLES = frozenset(
-    {
-        pynvml.NVML_ERROR_NOT_FOUND,
-        pynvml.NVML_ERROR_INVALID_ARGUMENT,
-        pynvml.NVML_ERROR_NOT_SUPPORTED,
-    }
-)
+#: Codes by which a card or a driver says that it has no MIG.
+_HAS_NONE = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
 
-#: Indices beyond pynvml's table are tried as well: a newer driver may know more profiles than our
-#: bindings.
-_PROFILE_INDICES = range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT + 8)
+#: Far above any card; more is no answer.
+MOST_MIG_DEVICES = 64
+MOST_MINOR = 4095
 
-
-@dataclass(frozen=True, slots=True)
-class _Profiles:
-    """GPU instance profiles of a card: the driver's names by profile id, and its number of memory
-    slices.
-    """
-
-    names: dict[int, str] = field(default_factory=dict)
-    memory_slices: int = 0
+#: What a UUID that is looked for answers when nothing has it.
+_DENIALS = frozenset({pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT})
 
 
 class GpuReader:
-    """Reads one GPU index again and again; what cannot change while the GPU stays is asked once."""
+    """Reads one GPU index again and again; what cannot change while the GPU stays is asked until
+    it was answered, then no more.
+    """
 
     def __init__(self, index: int, files: DeviceFiles) -> None:
         self._index = index
         self._files = files
-        self._static: Gpu | None = None
-        self._profiles: _Profiles | None = None
+        self._static = Gpu("", index)
+        self._has_mig = True
+        self._profiles: CardProfiles | None = None
 
     def read(self) -> Gpu:
         """The GPU as it is now. Raises :class:`DriverCallFailed` when not even its UUID can be
         read.
         """
         handle = call("getting its handle", pynvml.nvmlDeviceGetHandleByIndex, self._index)
-        uuid = call("reading its UUID", pynvml.nvmlDeviceGetUUID, handle)
-        if self._static is None or self._static.uuid != uuid:
+        uuid = texts.text("reading its UUID", pynvml.nvmlDeviceGetUUID, handle)
+        if self._static.uuid != uuid:
             self._static, self._profiles = Gpu(uuid, self._index), None
-            try:
-                self._static = self._read_static(handle, self._static)
-            except DriverCallFailed as error:
-                broken, self._static = (
-                    replace(self._static, error=f"GPU {self._index}: {error}"),
-                    None,
-                )
-                return broken
+            self._has_mig = True
         try:
-            return self._read_mig(handle, self._static)
-        except DriverCallFailed as error:
-            nodes, missing = self._files.gpu(self._static.minor)
+            warnings, error = self._read_static(handle)
+            gpu = self._with_nodes(warnings)
+            return replace(self._read_mig(handle, gpu), error=error)
+        except DriverCallFailed as failure:
+            unknown = None if not self._has_mig else Unknown(failure.what, failure.code)
             return replace(
-                self._static,
-                device_nodes=nodes,
-                missing_device_nodes=missing,
-                error=f"GPU {self._index}: {error}",
+                self._with_nodes([]), mig_unknown=unknown, error=self._said(str(failure))
             )
 
-    def _read_static(self, handle: Any, gpu: Gpu) -> Gpu:
-        pci = call("reading its PCI address", pynvml.nvmlDeviceGetPciInfo, handle)
-        bus_id = sysfs_bus_id(_decode(pci.busId))
+    def _said(self, text: str) -> str:
+        return f"GPU {self._index}: {text}"
+
+    def _with_nodes(self, warnings: list[str]) -> Gpu:
+        nodes, missing = self._files.gpu(self._static.minor)
+        return replace(
+            self._static,
+            device_nodes=nodes,
+            missing_device_nodes=missing,
+            warnings=tuple(warnings),
+        )
+
+    def _read_static(self, handle: Any) -> tuple[list[str], str | None]:
+        """Complete what is known of the GPU; returns what could not be read, and the error where
+        that is something without which no container can use it. Raises
+        :class:`DriverCallFailed` only when the GPU is lost.
+        """
+        warnings: list[str] = []
+        error = None
+
+        def read(function: Callable[[], Gpu]) -> str | None:
+            try:
+                self._static = function()
+            except DriverCallFailed as failure:
+                if failure.gpu_lost:
+                    raise
+                return self._said(str(failure))
+            return None
+
+        known = self._static
+        # A device node that is not there may be that of another number, misread once.
+        if known.minor is None or self._files.gpu(known.minor)[1]:
+            error = read(lambda: self._minor(handle))
+        if not known.pci_bus_id:
+            warnings += filter(None, [read(lambda: self._address(handle))])
+        if not known.product:
+            warnings += filter(None, [self._product(handle)])
+        if not known.memory_mib:
+            warnings += filter(None, [read(lambda: self._memory(handle))])
+        if known.compute_capability is None:
+            warnings += filter(None, [read(lambda: self._capability(handle))])
+        return warnings, error
+
+    def _minor(self, handle: Any) -> Gpu:
+        what = "reading its minor number"
+        minor = call(what, pynvml.nvmlDeviceGetMinorNumber, handle)
+        if minor > MOST_MINOR:
+            raise absurd(what, str(minor))
+        return replace(self._static, minor=minor)
+
+    def _address(self, handle: Any) -> Gpu:
+        what = "reading its PCI address"
+        pci = call(what, pynvml.nvmlDeviceGetPciInfo, handle)
+        bus_id = sysfs_bus_id(texts.field(pci, "busId").sound(what))
         numa = self._files.numa(bus_id)
         return replace(
-            gpu,
-            minor=call("reading its minor number", pynvml.nvmlDeviceGetMinorNumber, handle),
+            self._static,
             pci_bus_id=bus_id,
             pci_device_id=pci.pciDeviceId,
             numa=numa if numa is not None else _numa_by_driver(handle),
-            product=ask(pynvml.nvmlDeviceGetName, handle) or "",
-            memory_mib=call("reading its memory", pynvml.nvmlDeviceGetMemoryInfo, handle).total
-            >> 20,
-            compute_capability=ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle),
         )
+
+    def _capability(self, handle: Any) -> Gpu:
+        capability = ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+        return replace(self._static, compute_capability=capability)
+
+    def _product(self, handle: Any) -> str | None:
+        """Its name is for people: a damaged one is better than none."""
+        try:
+            name = texts.ask_text(pynvml.nvmlDeviceGetName, handle)
+        except DriverCallFailed as failure:
+            if failure.gpu_lost:
+                raise
+            return self._said(str(failure))
+        if name is None:
+            return None
+        if name.damaged:
+            return self._said(f"reading its name: the driver's answer is no text: {name.value}")
+        self._static = replace(self._static, product=name.value)
+        return None
+
+    def _memory(self, handle: Any) -> Gpu:
+        memory = call("reading its memory", pynvml.nvmlDeviceGetMemoryInfo, handle)
+        return replace(self._static, memory_mib=memory.total >> 20)
 
     def _read_mig(self, handle: Any, gpu: Gpu) -> Gpu:
-        nodes, missing = self._files.gpu(gpu.minor)
-        gpu = replace(gpu, device_nodes=nodes, missing_device_nodes=missing)
-        mode = ask(pynvml.nvmlDeviceGetMigMode, handle)
-        if mode is None:
+        if not self._has_mig:
             return gpu
-        if self._profiles is None:
-            self._profiles = _read_profiles(handle)
-        devices = []
-        warnings: list[str] = []
-        unreadable = {}
-        for index in range(ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-            try:
-                found = self._identify(handle, gpu, index)
-            except DriverCallFailed as error:
-                _raise_lost(error)
-                unreadable[index] = f"MIG device {gpu.index}:{index} cannot be read: {error}"
-                continue
-            if found is not None:
-                device = self._describe(handle, gpu, *found, self._profiles, warnings)
-                devices.append(device)
-                if device.error:
-                    warnings.append(device.error)
+        mode = _mode(handle)
+        card = self._card(handle, gpu)
+        count = _count(handle)
+        if self._certainly_none(mode, card, count):
+            self._has_mig = False
+            return gpu
+        on = isinstance(mode, MigMode) and mode.current
+        if on and count == 0:
+            count = Unknown("counting its MIG devices: the driver says none can be with MIG on")
+        instances = read_instances(handle, card) if on else Instances({})
+        walk = Walk(handle, gpu, card, instances, self._files)
+        walk.go(card.compute_slices if isinstance(count, Unknown) else count)
         return replace(
             gpu,
-            mig=MigMode(bool(mode[0]), bool(mode[1])),
-            mig_devices=tuple(sorted(devices, key=lambda device: (device.gi, device.ci))),
-            memory_slices=self._profiles.memory_slices,
-            warnings=tuple(warnings),
-            unreadable=MappingProxyType(unreadable),
+            mig=mode if isinstance(mode, MigMode) else None,
+            mig_unknown=mode if isinstance(mode, Unknown) else None,
+            mig_devices=walk.devices(),
+            instances=instances.named(card),
+            memory_slices=card.memory_slices,
+            warnings=(*gpu.warnings, *_unread(gpu, card), *walk.warnings),
+            unreadable=MappingProxyType(walk.unreadable),
+            uncounted=count if isinstance(count, Unknown) else None,
         )
 
-    def _identify(self, gpu_handle: Any, gpu: Gpu, index: int) -> tuple[Any, MigDevice] | None:
-        """Handle and identity of the MIG device at an index, ``None`` for a hole."""
-        try:
-            handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu_handle, index)
-        except pynvml.NVMLError as error:
-            if error.value in _HOLES:
-                return None
-            raise failed("getting its handle", error) from error
-        uuid = call("reading its UUID", pynvml.nvmlDeviceGetUUID, handle)
-        gi = call("reading its GPU instance id", pynvml.nvmlDeviceGetGpuInstanceId, handle)
-        ci = call("reading its compute instance id", pynvml.nvmlDeviceGetComputeInstanceId, handle)
-        nodes, missing = self._files.mig(gpu.minor, gi, ci)
-        return handle, MigDevice(
-            uuid,
-            gpu.uuid,
-            gpu.index,
-            index,
-            gi,
-            ci,
-            profile="",
-            device_nodes=nodes,
-            missing_device_nodes=missing,
-            numa=gpu.numa,
-        )
+    def _card(self, handle: Any, gpu: Gpu) -> CardProfiles:
+        if self._profiles is None:
+            card = read_profiles(handle, gpu.memory_mib)
+            if not card.complete or not gpu.memory_mib:
+                return card
+            self._profiles = card
+        return self._profiles
 
-    def _describe(
-        self,
-        gpu_handle: Any,
-        gpu: Gpu,
-        handle: Any,
-        device: MigDevice,
-        profiles: _Profiles,
-        warnings: list[str],
-    ) -> MigDevice:
-        """The device with its profile and size, or with the error that kept them from being read.
-        Raises :class:`DriverCallFailed` only when the GPU is lost.
-        """
-        profile_id, placement = _read_gpu_instance(gpu_handle, device.gi)
-        driver_name = profiles.names.get(profile_id, "") if profile_id is not None else ""
-        device = replace(device, placement=placement)
-        if profile_id is not None and profile_id not in profiles.names:
-            warnings.append(
-                f"MIG device {device.path} is of GPU instance profile {profile_id}, which this "
-                "plugin does not know; "
-                "its name is computed from its size"
-            )
-        try:
-            attributes = call("reading its attributes", pynvml.nvmlDeviceGetAttributes, handle)
-        except DriverCallFailed as error:
-            _raise_lost(error)
-            # Without attributes the size of the compute instance is unknown, and so is the
-            # resource.
-            return replace(device, error=f"MIG device {device.path}: {error}")
-        slices = attributes.computeInstanceSliceCount, attributes.gpuInstanceSliceCount
-        return replace(
-            device,
-            profile=profile_of_driver_name(driver_name, ci_slices=slices[0], gi_slices=slices[1])
-            or profile_by_arithmetic(*slices, attributes.memorySizeMB, gpu.memory_mib),
-            memory_mib=attributes.memorySizeMB,
-            multiprocessors=attributes.multiprocessorCount,
-            ci_slices=slices[0],
-            gi_slices=slices[1],
-            engines=Engines(
-                copy=attributes.sharedCopyEngineCount,
-                decoder=attributes.sharedDecoderCount,
-                encoder=attributes.sharedEncoderCount,
-                jpeg=attributes.sharedJpegCount,
-                ofa=attributes.sharedOfaCount,
-            ),
+    @staticmethod
+    def _certainly_none(mode: MigMode | Unknown, card: CardProfiles, count: int | Unknown) -> bool:
+        """Whether the card has no MIG: two independent answers say so and nothing denies it."""
+        return (
+            isinstance(mode, Unknown)
+            and mode.code in _HAS_NONE
+            and not card.profiles
+            and card.complete
+            and (not count if isinstance(count, int) else count.code in _HAS_NONE)
         )
 
 
-def _raise_lost(error: DriverCallFailed) -> None:
-    """A MIG device that answers that its GPU is lost speaks for the whole GPU."""
-    if error.code == pynvml.NVML_ERROR_GPU_IS_LOST:
+def _mode(handle: Any) -> MigMode | Unknown:
+    """Raises :class:`DriverCallFailed` only when the GPU is lost."""
+    what = "reading its MIG mode"
+    try:
+        current, pending = call(what, pynvml.nvmlDeviceGetMigMode, handle)
+        if not {current, pending} <= {0, 1}:
+            raise absurd(what, f"mode {current}, pending {pending}")
+    except DriverCallFailed as error:
+        return _unless_lost(error)
+    return MigMode(bool(current), bool(pending))
+
+
+def _count(handle: Any) -> int | Unknown:
+    """How many MIG devices the GPU can have. Raises :class:`DriverCallFailed` only when the GPU is
+    lost.
+    """
+    what = "counting its MIG devices"
+    try:
+        count: int = call(what, pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
+        if count > MOST_MIG_DEVICES:
+            raise absurd(what, f"up to {count} of them")
+    except DriverCallFailed as error:
+        return _unless_lost(error)
+    return count
+
+
+def _unless_lost(error: DriverCallFailed) -> Unknown:
+    if error.gpu_lost:
         raise error
+    return Unknown(error.what, error.code, error.fix)
 
 
-def _read_gpu_instance(gpu_handle: Any, gi: int) -> tuple[int | None, Placement | None]:
-    """Profile id and placement of a GPU instance.
-
-    Both ``None`` where this process may not ask: it takes the right to monitor all instances.
-    Raises :class:`DriverCallFailed` when the GPU is lost.
-    """
-    try:
-        instance = pynvml.nvmlDeviceGetGpuInstanceById(gpu_handle, gi)
-        info = pynvml.nvmlGpuInstanceGetInfo(instance)
-    except pynvml.NVMLError as error:
-        if error.value in LOST:
-            raise failed(f"reading GPU instance {gi}", error) from error
-        return None, None
-    return info.profileId, Placement(info.placement.start, info.placement.size)
-
-
-def _read_profiles(gpu_handle: Any) -> _Profiles:
-    """The card's GPU instance profiles; indices it does not know are holes."""
-    names = {}
-    memory_slices = 0
-    for index in _PROFILE_INDICES:
-        info = _profile_info(gpu_handle, index)
-        if info is None:
-            continue
-        names[info.id] = _decode(getattr(info, "name", b""))
-        memory_slices = max(memory_slices, *(p.end for p in _placements(gpu_handle, info.id)), 0)
-    return _Profiles(names, memory_slices)
-
-
-def _profile_info(gpu_handle: Any, index: int) -> Any | None:
-    for version in (2, 1):  # drivers before R510 know no names
-        try:
-            return pynvml.nvmlDeviceGetGpuInstanceProfileInfo(gpu_handle, index, version=version)
-        except pynvml.NVMLError as error:
-            if error.value in _HOLES:
-                return None
-            if error.value != pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
-                raise DriverCallFailed(
-                    f"reading profile index {index}: {error}", code=error.value
-                ) from error
-    return None
-
-
-def _placements(gpu_handle: Any, profile_id: int) -> tuple[Placement, ...]:
-    """Where instances of a profile can be; a raw binding that wants to be asked for the number
-    first.
-    """
-    count = pynvml.c_uint(0)
-    try:
-        pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(
-            gpu_handle, profile_id, None, pynvml.byref(count)
-        )
-        array = (pynvml.c_nvmlGpuInstancePlacement_t * count.value)()
-        pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(
-            gpu_handle, profile_id, array, pynvml.byref(count)
-        )
-    except pynvml.NVMLError as error:
-        if error.value in LOST:
-            raise failed(f"reading the placements of profile {profile_id}", error) from error
-        return ()
-    return tuple(Placement(item.start, item.size) for item in array[: count.value])
+def _unread(gpu: Gpu, card: CardProfiles) -> list[str]:
+    return [f"GPU {gpu.index}: {why}" for why in (card.unknown, card.unplaced) if why is not None]
 
 
 def _numa_by_driver(handle: Any) -> int | None:
@@ -274,5 +240,15 @@ def _numa_by_driver(handle: Any) -> int | None:
         return None
 
 
-def _decode(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def doubt(uuid: str) -> str | None:
+    """Why a device may be there that a scan has not shown; ``None`` when the driver denies it in
+    this way too.
+    """
+    try:
+        handle = call(f"looking for {uuid}", pynvml.nvmlDeviceGetHandleByUUID, uuid)
+        found = texts.text(f"looking for {uuid}", pynvml.nvmlDeviceGetUUID, handle)
+    except DriverCallFailed as error:
+        return None if error.code in _DENIALS else str(error)
+    if found != uuid:
+        return None  # a handle from memory, which has gone to another device since
+    return f"the driver finds {uuid} by its UUID and not by its index"

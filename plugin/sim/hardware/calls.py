@@ -43,6 +43,7 @@ class _Injected:
     fault: CallFault
     target: str | None
     left: int | None
+    spared: int = 0
     lifted: bool = False
 
 
@@ -63,14 +64,15 @@ class Calls:
         *,
         times: int | None = None,
         target: str | None = None,
+        after: int = 0,
     ) -> None:
-        """Break the next `times` calls of a function, by default all.
+        """Break the next `times` calls of a function after the first `after`, by default all.
 
         `target` limits this to calls about a GPU (or anything on it) or a MIG device, by UUID. Of
         several faults that match a call, the first injected one applies.
         """
         with self._changed:
-            self._injected.append(_Injected(function, fault, target, times))
+            self._injected.append(_Injected(function, fault, target, times, after))
 
     def restore(self, function: str | None = None, kind: type[CallFault] | None = None) -> None:
         """Lift the faults of one kind or all kinds, of one function or all; hanging calls
@@ -116,6 +118,9 @@ class Calls:
                 and injected.left != 0
                 and (injected.target is None or injected.target in concerns())
             ):
+                if injected.spared:
+                    injected.spared -= 1
+                    continue
                 if injected.left is not None:
                     injected.left -= 1
                 return injected
