@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -19,6 +20,9 @@ from plugin.core.advertise.advertisement import advertise
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.errors import DriverUnavailable
+
+if TYPE_CHECKING:
+    from plugin.kubelet.deviceplugin.conflicts import Conflict
 
 #: Below this many inotify instances, other software on the node can leave none for us.
 _FEW_INOTIFY_INSTANCES = 128
@@ -86,6 +90,7 @@ def node_checks(inventory: Inventory, settings: Settings) -> Iterator[Check]:
     yield from _hardware(inventory)
     yield from _resources(inventory, settings)
     yield from _nodes(inventory, settings)
+    yield from _rivals(tuple(advertise(inventory, settings).resources), settings)
 
 
 def host_checks(settings: Settings) -> Iterator[Check]:
@@ -186,11 +191,10 @@ def _nodes(inventory: Inventory, settings: Settings) -> Iterator[Check]:
     verdict = Outcome.FAIL if settings.pass_device_specs else Outcome.WARN
     for name, missing in (("device nodes", of_gpus), ("capability nodes", capabilities)):
         if missing:
-            more = f" and {len(missing) - _MOST_SHOWN} more" if len(missing) > _MOST_SHOWN else ""
             yield Check(
                 name,
                 verdict,
-                f"missing {where}: {', '.join(missing[:_MOST_SHOWN])}{more}",
+                f"missing {where}: {shortened(missing)}",
                 "run `nvidia-smi` on the host, which creates them; mount its /dev here, see "
                 "--dev-root",
             )
@@ -242,6 +246,54 @@ def _kubelet(settings: Settings) -> Iterator[Check]:
         )
     else:
         yield Check("kubelet", Outcome.PASS, str(socket))
+
+
+def _rivals(resources: tuple[str, ...], settings: Settings) -> Iterator[Check]:
+    """Others that serve these resources, by the sockets in kubelet's directory."""
+    folder = Path(settings.kubelet_socket).parent if settings.kubelet_socket else None
+    if folder is None or not os.access(folder, os.R_OK | os.X_OK):
+        return
+    from plugin.kubelet.deviceplugin.conflicts import conflicts, live_sockets  # noqa: PLC0415 — for this check only
+
+    found = conflicts(live_sockets(folder), resources)
+    for conflict in found:
+        yield conflict_check(conflict, folder)
+    if not found:
+        yield Check("other plugins", Outcome.PASS, "none whose socket's name shows these resources")
+
+
+def conflict_check(conflict: Conflict, folder: Path) -> Check:
+    """What is wrong with sockets in `folder` that serve the same resources, and what to remove."""
+    served = shortened(conflict.resources)
+    sockets = f"{shortened(conflict.sockets)} in {folder}"
+    if not conflict.daemons:
+        return Check(
+            "other plugins",
+            Outcome.FAIL,
+            f"NVIDIA's device plugin serves {served}: {sockets}",
+            "remove it from this node: its DaemonSet, its Helm release, or with the GPU operator "
+            "by devicePlugin.enabled=false",
+        )
+    if conflict.update:
+        return Check(
+            "other plugins",
+            Outcome.WARN,
+            f"{conflict.daemons} daemons serve {served}, as during an update: {sockets}",
+            "look again in a minute",
+        )
+    return Check(
+        "other plugins",
+        Outcome.FAIL,
+        f"{conflict.daemons} daemons of this plugin serve {served}: {sockets}",
+        "keep one: uninstall the other release (`helm list -A`), or stop the daemon that was "
+        "started by hand",
+    )
+
+
+def shortened(names: Collection[str]) -> str:
+    """The first of them, and how many more there are."""
+    first = ", ".join(list(names)[:_MOST_SHOWN])
+    return first + (f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else "")
 
 
 def _permissions(settings: Settings) -> Iterator[Check]:

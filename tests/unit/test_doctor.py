@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -9,11 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from plugin.commands.doctor import Check, Outcome, checks, examine, host_checks, node_checks
+from plugin.commands.doctor import (
+    Check,
+    Outcome,
+    checks,
+    conflict_check,
+    examine,
+    host_checks,
+    node_checks,
+)
 from plugin.config.load import Loaded
 from plugin.core.inventory.model import Inventory, MigMode
 from plugin.core.settings import MigStrategy, Settings
 from plugin.errors import ConfigError
+from plugin.kubelet.deviceplugin.conflicts import Conflict, conflicts
+from plugin.kubelet.deviceplugin.rivals import UPDATE_SECONDS
 
 from .builders import gpu, mig_device, mig_gpu, node
 
@@ -197,6 +208,96 @@ def test_kubelet_is_not_there(
         named(host_checks(replace(settings, simulate="p4d.24xlarge")), "kubelet").outcome
         is simulated
     )
+
+
+# ---- others that serve the same resources
+
+SLICES, GPUS = "nvidia.com/mig-1g.5gb", "nvidia.com/gpu"
+NVIDIAS = "nvidia-mig-1g.5gb.sock"
+FIRST, SECOND = (f"nvidia.com-mig-1g.5gb-{word}-1.sock" for word in ("0123abcd", "4567cdef"))
+
+
+@pytest.mark.parametrize(
+    ("live", "expected"),
+    [
+        ({}, ()),
+        (
+            {FIRST: 90.0, "kubelet.sock": 99.0, "rdma.sock": 99.0, "nvidia-mig-2g.10gb.sock": 9.0},
+            (),
+        ),
+        ({NVIDIAS: 1.0}, (Conflict((NVIDIAS,), (SLICES,)),)),
+        (
+            {FIRST: 90.0, NVIDIAS: 1.0, "nvidia-gpu.sock": 1.0},
+            (Conflict(("nvidia-gpu.sock", NVIDIAS), (SLICES, GPUS)),),
+        ),
+        # One daemon has a socket for each resource, and a new one after kubelet's restart.
+        ({FIRST: 90.0, "nvidia.com-gpu-0123abcd-7.sock": 90.0}, ()),
+        (
+            {FIRST: 90.0, SECOND: UPDATE_SECONDS},
+            (Conflict((FIRST, SECOND), (SLICES,), daemons=2),),
+        ),
+        (
+            {FIRST: 90.0, SECOND: UPDATE_SECONDS - 1},
+            (Conflict((FIRST, SECOND), (SLICES,), daemons=2, update=True),),
+        ),
+        (
+            {FIRST: 90.0, SECOND: 90.0, NVIDIAS: 90.0},
+            (
+                Conflict((NVIDIAS,), (SLICES,)),
+                Conflict((FIRST, SECOND), (SLICES,), daemons=2),
+            ),
+        ),
+        ({"nvidia.com-mig-7g.40gb-0123abcd-1.sock": 90.0, SECOND: 90.0}, ()),
+    ],
+)
+def test_who_serves_a_resource_twice(
+    live: dict[str, float], expected: tuple[Conflict, ...]
+) -> None:
+    assert conflicts(live, (SLICES, GPUS)) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "verdict", "words"),
+    [
+        ((), PASS, "none whose socket's name"),
+        ((FIRST,), PASS, "none whose socket's name"),
+        ((NVIDIAS,), FAIL, f"NVIDIA's device plugin serves {SLICES}: {NVIDIAS} in "),
+        ((FIRST, SECOND), WARN, f"2 daemons serve {SLICES}, as during an update: {FIRST}, "),
+    ],
+)
+def test_others_are_found_by_their_sockets(
+    kubelet: Path, tmp_path: Path, names: tuple[str, ...], verdict: Outcome, words: str
+) -> None:
+    settings = replace(MIXED, kubelet_socket=str(kubelet))
+    (tmp_path / "not-a-socket.sock").touch()
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listening.bind(str(tmp_path / name))
+            listening.listen()
+        check = named(node_checks(node(mig_gpu(0, "1g.5gb")), settings), "other plugins")
+    assert check.outcome is verdict
+    assert check.detail.startswith(words)
+    assert bool(check.fix) == (verdict is not PASS)
+    # What nobody listens on any more serves nothing.
+    check = named(node_checks(node(mig_gpu(0, "1g.5gb")), settings), "other plugins")
+    assert check.outcome is PASS
+
+
+def test_two_daemons_that_stay_are_a_failure() -> None:
+    check = conflict_check(Conflict((FIRST, SECOND), (SLICES,), daemons=2), Path("/plugins"))
+    assert check.outcome is FAIL
+    assert check.detail == (
+        f"2 daemons of this plugin serve {SLICES}: {FIRST}, {SECOND} in /plugins"
+    )
+    assert "helm list" in check.fix
+
+
+@pytest.mark.parametrize("socket_path", ["", "/nowhere/kubelet.sock"])
+def test_nobody_is_found_missing_where_nobody_can_look(socket_path: str) -> None:
+    settings = replace(MIXED, kubelet_socket=socket_path)
+    found = node_checks(node(mig_gpu(0, "1g.5gb")), settings)
+    assert not [check for check in found if check.name == "other plugins"]
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,14 @@ def new_name(resource: str) -> str:
     return f"{resource.replace('/', '-')}-{PROCESS}-{next(_NUMBERS)}.sock"
 
 
-def is_of_this_process(name: str) -> bool:
+def process_of(name: str) -> str:
+    """The random word of the process of this program that has made it; empty for others' names."""
     match = _OURS.fullmatch(name)
-    return match is not None and match["process"] == PROCESS
+    return match["process"] if match else ""
+
+
+def is_of_this_process(name: str) -> bool:
+    return process_of(name) == PROCESS
 
 
 def is_of_this_plugin(name: str) -> bool:

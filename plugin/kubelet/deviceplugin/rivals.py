@@ -180,7 +180,7 @@ class Rivals:
         try:
             counted = await ask()
         except KubeletError as error:  # what was known stays
-            log.debug("kubelet does not tell what it counts", extra={"reason": str(error)})
+            log.debug("devices that kubelet counts are not known", extra={"reason": str(error)})
             return
         now = asyncio.get_running_loop().time()
         self._differences = compare(self._differences, listed(), counted, now)
