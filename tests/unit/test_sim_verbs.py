@@ -176,8 +176,8 @@ def test_a_function_fails_for_one_gpu_until_it_answers_again(node: SimNode) -> N
 
 def test_a_function_fails_once_and_all_are_restored_together(node: SimNode) -> None:
     perform(node, "fail", ["nvmlDeviceGetMigMode", "999", "once"])
-    assert [gpu.error is None for gpu in scan(node).gpus] == [False, True]
-    assert [gpu.error is None for gpu in scan(node).gpus] == [True, True]
+    assert [gpu.mig_certain for gpu in scan(node).gpus] == [False, True]
+    assert [gpu.mig_certain for gpu in scan(node).gpus] == [True, True]
     perform(node, "fail", ["nvmlDeviceGetMigMode", "3"])
     perform(node, "fail", ["nvmlDeviceGetUUID", "15", "0"])
     perform(node, "unfail", [])
