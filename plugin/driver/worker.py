@@ -99,7 +99,7 @@ class DriverWorker:
         self.deadlines = deadlines or Deadlines()
         self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._current: _Thread | None = None
-        self._left: dict[_Thread, Hung] = {}
+        self._left: dict[_Thread, tuple[Hung, _Job]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_loop: asyncio.AbstractEventLoop | None = None
         self._listener: HangListener | None = None
@@ -164,9 +164,14 @@ class DriverWorker:
     def _finished(
         self, thread: _Thread, job: _Job, result: Any, error: BaseException | None
     ) -> None:
-        hung = self._left.pop(thread, None)
-        if hung is not None:
+        left = self._left.pop(thread, None)
+        if left is not None:
+            hung, interrupted = left
             self.returned(hung)
+            if job is not interrupted and not job.future.done():
+                # The call returned in the very moment in which it was given up, and the thread had
+                # gone on to this job.
+                self.jobs.put(job)
             return
         if self._timer is not None and self._is_idle():
             self._timer.cancel()
@@ -210,7 +215,8 @@ class DriverWorker:
         call = here.call or OpenCall(
             job.name if here.gpu is None else "reading the driver's files", here.gpu, here.moved
         )
-        hung = self._left[thread] = self.hangs.add(call)
+        hung = self.hangs.add(call)
+        self._left[thread] = hung, job
         self._current = _Thread(self)
         if here.call is None and here.gpu is None:
             # It hangs in nothing that could be left out.
