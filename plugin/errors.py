@@ -50,7 +50,7 @@ class SimulationError(PluginError):
 
 
 class DriverError(PluginError):
-    pass
+    """The driver failed."""
 
 
 class DriverUnavailable(DriverError):
@@ -85,32 +85,32 @@ class DriverCallFailed(DriverError):
 
 
 class RequestError(PluginError):
-    pass
+    """Kubelet's request cannot be fulfilled."""
 
 
 class InvalidRequest(RequestError):
-    pass
+    """Empty, duplicated or too many ids."""
 
 
 class UnknownDevice(RequestError):
-    pass
+    """The id is not, or no longer, on this node."""
 
 
 class DeviceUnavailable(RequestError):
-    pass
+    """The device exists but must not be handed out now."""
 
 
 class KubeletError(PluginError):
-    pass
+    """Kubelet was unreachable, or refused a registration."""
 
 
 class ControlError(PluginError):
-    pass
+    """A command to the running daemon failed."""
 
 
 class TargetError(ControlError):
-    pass
+    """The command names a device that is not on this node."""
 
 
 class NotRunning(ControlError):
-    pass
+    """No daemon listens on the control socket."""
