@@ -50,7 +50,7 @@ class SimulationError(PluginError):
 
 
 class DriverError(PluginError):
-    """The driver failed."""
+    """The driver did not answer as needed."""
 
 
 class DriverUnavailable(DriverError):
@@ -97,11 +97,11 @@ class UnknownDevice(RequestError):
 
 
 class DeviceUnavailable(RequestError):
-    """The device exists but must not be handed out now."""
+    """The device exists and must not be handed out now."""
 
 
 class KubeletError(PluginError):
-    """Kubelet was unreachable, or refused a registration."""
+    """Registration was refused, or kubelet is not there."""
 
 
 class ControlError(PluginError):
@@ -109,7 +109,7 @@ class ControlError(PluginError):
 
 
 class TargetError(ControlError):
-    """The command names a device that is not on this node."""
+    """The command names no device of this node."""
 
 
 class NotRunning(ControlError):

@@ -124,8 +124,8 @@ def test_a_cordon_of_a_device_is_told_on_it_alone() -> None:
 
 def test_a_gpu_offered_whole_tells_the_reasons_of_its_parts() -> None:
     inventory = node(gpu(0, mig_device()))
-    state = held(inventory, cordon(EMPTY, mig_device().uuid, inventory, 5.0), Settings())
-    assert status(inventory.gpus[0], state) == DeviceStatus(
+    told = held(inventory, cordon(EMPTY, mig_device().uuid, inventory, 5.0), Settings())
+    assert status(inventory.gpus[0], told) == DeviceStatus(
         "nvidia.com/gpu", "unhealthy", (BY_HAND,)
     )
 
