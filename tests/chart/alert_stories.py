@@ -325,9 +325,9 @@ STORIES = (
             6,
             (5, 8),
             CARD,
-            f"The driver asks for recovery of GPU 3 on node node-1: {words}",
+            f"The driver asks for recovery of GPU 3 on node node-1: {recommendation}",
         )
-        for action, words in {
+        for action, recommendation in {
             1: "reset the GPU",
             2: "reboot the node",
             4: "drain and reset the GPU",

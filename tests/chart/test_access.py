@@ -151,8 +151,10 @@ def test_simulation_goes_anywhere_unless_told(
     render: "Renderer", cases: dict[str, dict[str, Any]]
 ) -> None:
     assert "affinity" not in render(cases["simulation"]).pod
-    told: dict[str, Any] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
-    assert render(cases["simulation"] | {"affinity": told}).pod["affinity"] == told
+    affinity: dict[str, Any] = {
+        "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}
+    }
+    assert render(cases["simulation"] | {"affinity": affinity}).pod["affinity"] == affinity
 
 
 def test_kubelet_elsewhere_is_mounted_where_the_daemon_looks(

@@ -56,8 +56,8 @@ def written(folder: Path, found: "list[Manifest]") -> Path:
 @needs_promtool
 def test_promtool_finds_nothing_to_complain_about(render: "Renderer", tmp_path: Path) -> None:
     found = rules(render)
-    told = promtool("check", "rules", "--lint=all", "--lint-fatal", written(tmp_path, found))
-    assert f"SUCCESS: {len(found)} rules found" in told
+    output = promtool("check", "rules", "--lint=all", "--lint-fatal", written(tmp_path, found))
+    assert f"SUCCESS: {len(found)} rules found" in output
 
 
 @needs_promtool

@@ -84,8 +84,8 @@ def understand(render: "Renderer", program: str, *arguments: str) -> None:
 
 
 def kubectl(render: "Renderer", *arguments: str) -> None:
-    mark = arguments.index("--") if "--" in arguments else len(arguments)
-    given, command = arguments[:mark], arguments[mark + 1 :]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    given, command = arguments[:end], arguments[end + 1 :]
     namespace, rest = (given[:2], given[2:]) if given[0] == "-n" else ((), given)
     verb, *operands = rest
     assert len(namespace) in {0, 2}

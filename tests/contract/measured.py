@@ -13,7 +13,7 @@ HOPPER, WHOLE, AMPERE, T4 = 0, 1, 2, 3
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.now = 1000.0

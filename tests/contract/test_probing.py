@@ -231,13 +231,13 @@ def test_a_fault_of_the_whole_gpu_changes_the_recovery_action(
     uuid = watched.uuid(OTHER)
     with source_of(watched, OTHER) as source:
         watched.node.fault(OTHER, xid, gi)
-        told = [
+        action_events = [
             DriverEvent(EventKind.XID, uuid, data=154),
             DriverEvent(EventKind.RECOVERY_ACTION, uuid),
         ]
         assert drain(source) == [
             DriverEvent(EventKind.XID, uuid, gi, None, xid),
-            *(told if action else []),
+            *(action_events if action else []),
         ]
     assert watched.probe(OTHER).recovery_action == action
 

@@ -89,10 +89,12 @@ class Client:
     async def answer(self, *, body: bool = True) -> Answer:
         async with asyncio.timeout(SECONDS):
             head = await self._reader.readuntil(b"\r\n\r\n")
-            told = Answer(head, b"")
-            if body and "content-length" in told.headers:
-                told.body = await self._reader.readexactly(int(told.headers["content-length"]))
-        return told
+            response = Answer(head, b"")
+            if body and "content-length" in response.headers:
+                response.body = await self._reader.readexactly(
+                    int(response.headers["content-length"])
+                )
+        return response
 
     async def ask(self, request: bytes) -> Answer:
         self.send(request)

@@ -78,7 +78,7 @@ async def test_refusals_have_a_status_and_name_the_id(
     await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
     known = next(iter(kubelet.devices(ONE_SLICE)))
     async with plugin_client(sockets(kubelet)[0]) as client:
-        for request, code, words in (
+        for request, code, expected in (
             (_request(["MIG-unknown"]), grpc.StatusCode.NOT_FOUND, "MIG-unknown"),
             (_request([known], []), grpc.StatusCode.INVALID_ARGUMENT, "no device ids"),
             (_request([known, known]), grpc.StatusCode.INVALID_ARGUMENT, known),
@@ -86,7 +86,7 @@ async def test_refusals_have_a_status_and_name_the_id(
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await client.Allocate(request)
             assert refused.value.code() is code
-            assert words in str(refused.value.details())
+            assert expected in str(refused.value.details())
         # Refusals leave no trace: the same device can be had, and had again.
         first = await client.Allocate(_request([known]))
         assert first == await client.Allocate(_request([known]))

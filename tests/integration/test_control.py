@@ -81,9 +81,9 @@ class Commands:
         return ("drain", target, f"--pod-resources-socket={self._pods}", *more)
 
     async def status(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(await self.ok("devices", "--output=json"))
-        assert told["source"] == "daemon"
-        return told
+        status: dict[str, Any] = json.loads(await self.ok("devices", "--output=json"))
+        assert status["source"] == "daemon"
+        return status
 
 
 @pytest.fixture
@@ -264,12 +264,12 @@ async def test_without_a_daemon_commands_say_so(commands: Commands, command: str
 async def test_devices_looks_by_itself_when_told_or_when_there_is_no_daemon(
     kubelet: SimKubelet, start_daemon: StartDaemon, commands: Commands
 ) -> None:
-    told = json.loads(await commands.ok("devices", f"--simulate={NODE}", "--output=json"))
-    assert (told["source"], told["generation"]) == ("scan", None)
+    status = json.loads(await commands.ok("devices", f"--simulate={NODE}", "--output=json"))
+    assert (status["source"], status["generation"]) == ("scan", None)
     await start_daemon(NODE)
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
-    told = json.loads(await commands.ok("devices", "--simulate=g4dn.12xlarge", "--output=json"))
-    assert (told["source"], len(told["gpus"])) == ("scan", 4)
+    status = json.loads(await commands.ok("devices", "--simulate=g4dn.12xlarge", "--output=json"))
+    assert (status["source"], len(status["gpus"])) == ("scan", 4)
     done = await commands.run("devices", "--scan")  # there is no NVIDIA driver for it to look at
     assert "as the running daemon sees it" not in done.out
 

@@ -171,7 +171,7 @@ async def test_a_missing_directory_is_one_line(node_dir: Path, start_daemon: Sta
 
 
 @pytest.mark.parametrize(
-    ("environment", "flags", "words"),
+    ("environment", "flags", "expected"),
     [
         (
             {"MIG_STRATEGY": "mix"},
@@ -193,10 +193,10 @@ async def test_a_missing_directory_is_one_line(node_dir: Path, start_daemon: Sta
     ],
 )
 async def test_bad_settings_are_refused_before_start(
-    start_daemon: StartDaemon, environment: dict[str, str], flags: tuple[str, ...], words: str
+    start_daemon: StartDaemon, environment: dict[str, str], flags: tuple[str, ...], expected: str
 ) -> None:
     daemon = await start_daemon(NODE, *flags, **environment)
     async with asyncio.timeout(SECONDS):
         assert await daemon.process.wait() == 2
-    assert words in daemon.log
+    assert expected in daemon.log
     assert len(daemon.log.splitlines()) == 1

@@ -42,7 +42,7 @@ SICK_NODE = node(gpu(0, SICK, mig_device(0, 1, "")), gpu(1, mig=True))
 
 
 @pytest.mark.parametrize(
-    ("state", "resource", "requested", "error", "words"),
+    ("state", "resource", "requested", "error", "expected"),
     [
         pytest.param(NODE, ONE, [], InvalidRequest, ("no device ids",), id="nothing"),
         pytest.param(NODE, ONE, [A, A], InvalidRequest, (A, "more than once"), id="twice"),
@@ -90,11 +90,11 @@ SICK_NODE = node(gpu(0, SICK, mig_device(0, 1, "")), gpu(1, mig=True))
     ],
 )
 def test_refusal(
-    state: Any, resource: str, requested: list[str], error: type[RequestError], words: list[str]
+    state: Any, resource: str, requested: list[str], error: type[RequestError], expected: list[str]
 ) -> None:
     with pytest.raises(error) as refusal:
         allocate(resource, [requested], snapshot(state))
-    for word in (resource, *words):
+    for word in (resource, *expected):
         assert word in str(refusal.value)
 
 

@@ -108,12 +108,12 @@ def uuids(hardware: SimNode, gpu: int) -> list[str]:
 
 
 async def test_status_is_the_document_of_devices(running: Running) -> None:
-    told = await running.ask("status")
-    assert (told["source"], told["generation"]) == (
+    status = await running.ask("status")
+    assert (status["source"], status["generation"]) == (
         "daemon",
         running.node.store.snapshot.generation,
     )
-    assert told["resources"]["nvidia.com/mig-1g.5gb"] == {"devices": 7, "healthy": 7}
+    assert status["resources"]["nvidia.com/mig-1g.5gb"] == {"devices": 7, "healthy": 7}
 
 
 @pytest.mark.parametrize("by", ["index", "uuid"])
@@ -124,9 +124,9 @@ async def test_a_cordoned_device_is_down_until_it_is_uncordoned(running: Running
     assert (answer["uuid"], answer["devices"], answer["warning"]) == (uuid, [uuid], None)
     assert answer["text"] == f"MIG device 0:3 ({uuid}) is cordoned"
     assert running.reasons(uuid) == ("cordoned",)
-    told = await running.ask("status")
-    assert told["cordoned"] == [uuid]
-    assert told["resources"]["nvidia.com/mig-1g.5gb"]["healthy"] == 6
+    status = await running.ask("status")
+    assert status["cordoned"] == [uuid]
+    assert status["resources"]["nvidia.com/mig-1g.5gb"]["healthy"] == 6
     assert "was cordoned already" in (await running.ask("cordon", target))["text"]
     assert "is no longer cordoned" in (await running.ask("uncordon", target))["text"]
     assert running.reasons(uuid) == ()
@@ -202,7 +202,7 @@ async def test_what_happens_to_a_simulated_node(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "arguments", "words"),
+    ("verb", "arguments", "expected"),
     [
         ("cordon", ["7"], "no device '7' on this node; choose a UUID or one of 0, 0:0"),
         ("cordon", [], "cordon does not take 0 arguments"),
@@ -213,11 +213,11 @@ async def test_what_happens_to_a_simulated_node(running: Running) -> None:
     ],
 )
 async def test_mistakes_are_answered(
-    running: Running, verb: str, arguments: Sequence[str], words: str
+    running: Running, verb: str, arguments: Sequence[str], expected: str
 ) -> None:
     with pytest.raises(ControlError) as refused:
         await running.ask(verb, *arguments)
-    assert words in str(refused.value)
+    assert expected in str(refused.value)
 
 
 async def test_a_real_node_takes_no_sim_verbs(running: Running) -> None:
@@ -234,7 +234,7 @@ async def test_a_real_node_takes_no_sim_verbs(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("request_", "expected"),
     [
         (b"\n", "one line of JSON"),
         (b"cordon 0\n", "one line of JSON"),
@@ -249,9 +249,9 @@ async def test_a_real_node_takes_no_sim_verbs(running: Running) -> None:
     ],
 )
 async def test_nonsense_is_answered_and_disturbs_nobody(
-    running: Running, request_: bytes, words: str
+    running: Running, request_: bytes, expected: str
 ) -> None:
-    assert words in (await running.talk(request_))["error"]
+    assert expected in (await running.talk(request_))["error"]
     assert (await running.ask("status"))["source"] == "daemon"
 
 

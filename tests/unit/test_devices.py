@@ -67,7 +67,7 @@ def test_status(
 
 
 @pytest.mark.parametrize(
-    ("inventory", "settings", "device", "words"),
+    ("inventory", "settings", "device", "expected"),
     [
         (node(gpu(0, BLANK)), MIXED, BLANK, "no readable profile"),
         (node(gpu(0, mig=True)), MIXED, gpu(0), "no MIG devices"),
@@ -82,12 +82,12 @@ def test_status(
     ],
 )
 def test_what_is_withheld_says_why(
-    inventory: Inventory, settings: Settings, device: Gpu | MigDevice, words: str
+    inventory: Inventory, settings: Settings, device: Gpu | MigDevice, expected: str
 ) -> None:
     found = status(device, snapshot(inventory, settings))
     assert found is not None
     assert (found.resource, found.health) == (None, "withheld")
-    assert words in found.reasons[0].text
+    assert expected in found.reasons[0].text
     assert found.reasons[0].code == "withheld"
 
 
@@ -103,24 +103,24 @@ BY_HAND = Reason("cordoned", "cordoned", 5.0, 5.0, Clears.OPERATOR)
 
 def test_a_fault_of_a_gpu_is_told_on_it_and_on_each_of_its_devices() -> None:
     inventory = node(mig_gpu(0, "1g.5gb", "1g.5gb"), mig_gpu(1, "1g.5gb"))
-    told = held(inventory, {"GPU-0": Entry("GPU-0", reasons=(FAULT,))})
+    state = held(inventory, {"GPU-0": Entry("GPU-0", reasons=(FAULT,))})
     first, second = inventory.gpus
-    assert status(first, told) == DeviceStatus(None, "unhealthy", (FAULT,))
-    assert [status(d, told) for d in first.mig_devices] == [
+    assert status(first, state) == DeviceStatus(None, "unhealthy", (FAULT,))
+    assert [status(d, state) for d in first.mig_devices] == [
         DeviceStatus(ONE, "unhealthy", (FAULT,))
     ] * 2
-    assert status(second, told) is None
-    assert status(second.mig_devices[0], told) == DeviceStatus(ONE, "healthy")
+    assert status(second, state) is None
+    assert status(second.mig_devices[0], state) == DeviceStatus(ONE, "healthy")
 
 
 def test_a_cordon_of_a_device_is_told_on_it_alone() -> None:
     inventory = node(mig_gpu(0, "1g.5gb", "1g.5gb"))
     one, other = inventory.gpus[0].mig_devices
-    told = held(inventory, cordon(EMPTY, one.uuid, inventory, 5.0))
-    assert status(one, told) == DeviceStatus(ONE, "unhealthy", (BY_HAND,))
-    assert status(other, told) == DeviceStatus(ONE, "healthy")
-    assert status(inventory.gpus[0], told) is None
-    assert document(told, "daemon")["cordoned"] == [one.uuid]
+    state = held(inventory, cordon(EMPTY, one.uuid, inventory, 5.0))
+    assert status(one, state) == DeviceStatus(ONE, "unhealthy", (BY_HAND,))
+    assert status(other, state) == DeviceStatus(ONE, "healthy")
+    assert status(inventory.gpus[0], state) is None
+    assert document(state, "daemon")["cordoned"] == [one.uuid]
 
 
 def test_a_gpu_offered_whole_tells_the_reasons_of_its_parts() -> None:
@@ -143,9 +143,9 @@ def test_what_is_wrong_just_now_has_no_time_and_no_rule() -> None:
     inventory = node(gpu(0))
     absent = Reason(Code.DRIVER_UNAVAILABLE, "no answer", scope=Scope.NODE)
     listed = advertise(inventory, MIXED, {"GPU-0": (absent,)})
-    told = replace(snapshot(inventory), advertisement=listed, driver_error=absent)
-    assert status(gpu(0), told) == DeviceStatus("nvidia.com/gpu", "unhealthy", (absent,))
-    shown = document(told, "daemon")
+    state = replace(snapshot(inventory), advertisement=listed, driver_error=absent)
+    assert status(gpu(0), state) == DeviceStatus("nvidia.com/gpu", "unhealthy", (absent,))
+    shown = document(state, "daemon")
     assert shown["gpus"][0]["reasons"] == [
         {
             "code": "driver-unavailable",
@@ -168,8 +168,8 @@ def test_a_missing_node_is_told() -> None:
 
 def test_json_tells_where_it_comes_from_and_why_something_is_down() -> None:
     inventory = node(mig_gpu(0, "1g.5gb"))
-    told = document(held(inventory, {"GPU-0": Entry("GPU-0", reasons=(FAULT,))}), "daemon")
-    assert (told["source"], told["generation"]) == ("daemon", 1)
+    listing = document(held(inventory, {"GPU-0": Entry("GPU-0", reasons=(FAULT,))}), "daemon")
+    assert (listing["source"], listing["generation"]) == ("daemon", 1)
     reason = {
         "code": "xid-79",
         "text": FAULT.text,
@@ -177,9 +177,11 @@ def test_json_tells_where_it_comes_from_and_why_something_is_down() -> None:
         "clears": "recovery",
         "scope": "device",
     }
-    assert told["gpus"][0]["reasons"] == told["gpus"][0]["migDevices"][0]["reasons"] == [reason]
-    assert told["cordoned"] == []
-    assert json.loads(json.dumps(told)) == told  # JSON's types and nothing else
+    assert (
+        listing["gpus"][0]["reasons"] == listing["gpus"][0]["migDevices"][0]["reasons"] == [reason]
+    )
+    assert listing["cordoned"] == []
+    assert json.loads(json.dumps(listing)) == listing  # JSON's types and nothing else
     scanned = document(snapshot(inventory), "scan")
     assert (scanned["source"], scanned["generation"]) == ("scan", None)
 
@@ -195,20 +197,20 @@ def shown(capsys: pytest.CaptureFixture[str], settings: Settings, output: str) -
 
 
 def test_json_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    told: dict[str, Any] = json.loads(
+    listing: dict[str, Any] = json.loads(
         shown(capsys, replace(MIXED, simulate="p4d.24xlarge:all-balanced"), "json")
     )
-    assert told["strategy"] == "mixed"
-    assert told["resources"] == {
+    assert listing["strategy"] == "mixed"
+    assert listing["resources"] == {
         "nvidia.com/mig-1g.5gb": {"devices": 16, "healthy": 16},
         "nvidia.com/mig-2g.10gb": {"devices": 8, "healthy": 8},
         "nvidia.com/mig-3g.20gb": {"devices": 8, "healthy": 8},
     }
-    assert told["problems"] == []
-    assert told["driver"]["version"]
-    assert "/dev/nvidiactl" in told["controlNodes"]
-    assert len(told["gpus"]) == 8
-    first = told["gpus"][0]
+    assert listing["problems"] == []
+    assert listing["driver"]["version"]
+    assert "/dev/nvidiactl" in listing["controlNodes"]
+    assert len(listing["gpus"]) == 8
+    first = listing["gpus"][0]
     assert first["mig"] == {"current": True, "pending": True}
     assert (first["resource"], first["health"]) == (None, None)
     assert first["computeCapability"] == "8.0"
@@ -233,11 +235,11 @@ def test_json_of_an_odd_node_can_be_written() -> None:
     inventory = node(
         replace(gpu(0, BLANK, warnings=("MIG device 0:0 is odd",)), mig=None, minor=None)
     )
-    told = document(snapshot(replace(inventory, unreadable={7: "GPU 7 has no UUID"})), "scan")
-    assert told["gpus"][0]["mig"] is None
-    assert told["gpus"][0]["migDevices"][0]["profile"] is None
-    assert told["driver"]["cuda"] is None
-    problem, *unreadable = told["problems"]
+    listing = document(snapshot(replace(inventory, unreadable={7: "GPU 7 has no UUID"})), "scan")
+    assert listing["gpus"][0]["mig"] is None
+    assert listing["gpus"][0]["migDevices"][0]["profile"] is None
+    assert listing["driver"]["cuda"] is None
+    problem, *unreadable = listing["problems"]
     assert "no readable profile" in problem
     assert unreadable == ["GPU 7 has no UUID", "MIG device 0:0 is odd"]
 

@@ -50,7 +50,7 @@ def test_a_healthy_node_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inventory", "name", "verdict", "words"),
+    ("inventory", "name", "verdict", "expected"),
     [
         pytest.param(node(), "GPUs", FAIL, "none found", id="no GPUs"),
         pytest.param(
@@ -121,11 +121,11 @@ def test_a_healthy_node_passes() -> None:
     ],
 )
 def test_what_is_wrong_is_named_with_a_fix(
-    inventory: Inventory, name: str, verdict: Outcome, words: str
+    inventory: Inventory, name: str, verdict: Outcome, expected: str
 ) -> None:
     check = named(node_checks(inventory, MIXED), name)
     assert check.outcome is verdict
-    assert words in check.detail
+    assert expected in check.detail
     assert bool(check.fix) == (verdict is not PASS)
 
 
@@ -187,7 +187,7 @@ def test_kubelet_is_there(kubelet: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "verdict", "simulated", "words"),
+    ("path", "verdict", "simulated", "expected"),
     [
         ("missing/kubelet.sock", FAIL, WARN, "does not exist"),
         ("kubelet.sock", WARN, WARN, "is no socket"),
@@ -196,13 +196,13 @@ def test_kubelet_is_there(kubelet: Path) -> None:
     ],
 )
 def test_kubelet_is_not_there(
-    tmp_path: Path, path: str, verdict: Outcome, simulated: Outcome, words: str
+    tmp_path: Path, path: str, verdict: Outcome, simulated: Outcome, expected: str
 ) -> None:
     (tmp_path / "file").touch()
     settings = replace(MIXED, kubelet_socket=str(tmp_path / path) if path else "")
     check = named(host_checks(settings), "kubelet")
     assert check.outcome is verdict
-    assert words in check.detail
+    assert expected in check.detail
     assert check.fix
     assert (
         named(host_checks(replace(settings, simulate="p4d.24xlarge")), "kubelet").outcome

@@ -51,9 +51,9 @@ def test_tree(parent: type[Exception], children: set[type[Exception]]) -> None:
 
 
 def test_the_tree_is_told_in_the_module() -> None:
-    told = inspect.getdoc(errors) or ""
+    docstring = inspect.getdoc(errors) or ""
     for name, kind in inspect.getmembers(errors, inspect.isclass):
-        assert name in told
+        assert name in docstring
         assert kind.__doc__
 
 

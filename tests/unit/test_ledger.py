@@ -59,8 +59,10 @@ def _texts(ledger: Ledger) -> dict[str, tuple[str, ...]]:
     return {uuid: tuple(reason.text for reason in reasons) for uuid, reasons in found.items()}
 
 
-def _recover(ledger: Ledger, how: GpuHealth, now: float, inventory: Inventory = NODE) -> Ledger:
-    return recover(ledger, inventory, {GPU.uuid: how}, now, QUIET).ledger
+def _recover(
+    ledger: Ledger, gpu_health: GpuHealth, now: float, inventory: Inventory = NODE
+) -> Ledger:
+    return recover(ledger, inventory, {GPU.uuid: gpu_health}, now, QUIET).ledger
 
 
 def _fault(fault: Fault = FATAL, now: float = 0.0, ledger: Ledger = EMPTY) -> Ledger:
@@ -108,17 +110,17 @@ def test_a_later_harmless_fault_clears_nothing() -> None:
 
 
 def test_no_recovery_while_the_driver_asks_for_one() -> None:
-    how = after_probe(GpuHealth(WELL, good_since=0.0), replace(WELL, recovery_action=1), 20)
-    assert how.good_since is None
-    assert _down(_recover(_fault(), how, 10_000)) == {DEVICE.uuid}
+    gpu_health = after_probe(GpuHealth(WELL, good_since=0.0), replace(WELL, recovery_action=1), 20)
+    assert gpu_health.good_since is None
+    assert _down(_recover(_fault(), gpu_health, 10_000)) == {DEVICE.uuid}
 
 
 def test_unknown_keeps_the_state() -> None:
-    for how in (
+    for gpu_health in (
         GpuHealth(),
         after_probe(GpuHealth(WELL, 0.0), replace(WELL, error="no answer"), 20),
     ):
-        assert _down(_recover(_fault(), how, 10_000)) == {DEVICE.uuid}
+        assert _down(_recover(_fault(), gpu_health, 10_000)) == {DEVICE.uuid}
 
 
 def test_a_gpu_that_is_not_enumerated_keeps_its_state() -> None:
@@ -160,11 +162,11 @@ def test_a_driver_that_cannot_answer_needs_a_reset() -> None:
 
 def test_a_clock_that_was_set_back_holds_nothing_down() -> None:
     ledger = _fault(now=1_000_000)
-    how = after_probe(GpuHealth(WELL, good_since=1_000_000), WELL, 100)
-    assert how.good_since == 100
-    checked = recover(ledger, NODE, {GPU.uuid: how}, 100, QUIET)
+    gpu_health = after_probe(GpuHealth(WELL, good_since=1_000_000), WELL, 100)
+    assert gpu_health.good_since == 100
+    checked = recover(ledger, NODE, {GPU.uuid: gpu_health}, 100, QUIET)
     assert checked.look_again == 160
-    assert _down(_recover(checked.ledger, how, 160)) == set()
+    assert _down(_recover(checked.ledger, gpu_health, 160)) == set()
 
 
 def test_times_that_are_none_are_refused() -> None:

@@ -41,9 +41,9 @@ def other(option: Option) -> Any:
     """A value that the option does not have by default."""
     if isinstance(option.default, bool):
         return not option.default
-    words = option.grammar.choices.split(", ")
-    if option.default in words:
-        return option.grammar.parse(next(word for word in words if word != option.default))
+    choices = option.grammar.choices.split(", ")
+    if option.default in choices:
+        return option.grammar.parse(next(word for word in choices if word != option.default))
     return OTHERS[type(option.default)]
 
 

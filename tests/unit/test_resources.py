@@ -149,7 +149,7 @@ def test_strategy(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "inventory", "words"),
+    ("strategy", "inventory", "expected"),
     [
         ("none", node(PLAIN_0, EMPTY_1), ("GPU 1", "no MIG devices")),
         ("none", node(TURNING_ON_1), ("GPU 1", "MIG mode pending (on after a GPU reset)")),
@@ -176,10 +176,10 @@ def test_strategy(
     ],
 )
 def test_problems_name_the_gpu_and_the_reason(
-    strategy: str, inventory: Inventory, words: tuple[str, ...]
+    strategy: str, inventory: Inventory, expected: tuple[str, ...]
 ) -> None:
     (problem,) = advertise(inventory, settings(strategy)).problems
-    for word in words:
+    for word in expected:
         assert word in problem
 
 

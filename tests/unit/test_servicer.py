@@ -105,14 +105,14 @@ def test_a_client_that_goes_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "code", "words"),
+    ("ids", "code", "expected"),
     [
         ([], grpc.StatusCode.INVALID_ARGUMENT, "no device ids"),
         (["MIG-0-7-0", "MIG-0-7-0"], grpc.StatusCode.INVALID_ARGUMENT, "more than once"),
         (["MIG-9"], grpc.StatusCode.NOT_FOUND, "no device MIG-9"),
     ],
 )
-def test_refusals(ids: list[str], code: grpc.StatusCode, words: str) -> None:
+def test_refusals(ids: list[str], code: grpc.StatusCode, expected: str) -> None:
     async def scene() -> None:
         calls = CallCounts()
         served = servicer(two(), calls)
@@ -123,7 +123,7 @@ def test_refusals(ids: list[str], code: grpc.StatusCode, words: str) -> None:
         with pytest.raises(Refused):
             await served.Allocate(request, context)
         assert context.aborted[0] is code
-        assert words in context.aborted[1]
+        assert expected in context.aborted[1]
         assert calls.snapshot()[RESOURCE, "Allocate"].errors == 1
 
     run(scene())

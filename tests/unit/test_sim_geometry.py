@@ -76,7 +76,7 @@ def test_compute_instances_of_one_list_fill_one_gpu_instance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "words"),
+    ("node", "expected"),
     [
         ("", ["no node", "p4d.24xlarge:all-1g.5gb"]),
         (":all-1g.5gb", ["no node"]),
@@ -109,13 +109,13 @@ def test_compute_instances_of_one_list_fill_one_gpu_instance() -> None:
         ("p4d.24xlarge:2=3g.20gb*2,2g.10gb", ["cannot be placed on GPU 2", "10 memory slices"]),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(node: str, words: list[str]) -> None:
+def test_what_cannot_be_is_refused_in_one_line(node: str, expected: list[str]) -> None:
     with pytest.raises(SimulationError) as refused:
         parse_node(node)
     message = str(refused.value)
     assert "\n" not in message
     assert len(message) < 2000
-    for word in words:
+    for word in expected:
         assert word in message
 
 

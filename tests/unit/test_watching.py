@@ -39,7 +39,7 @@ class Clock:
 
 
 class Source(NvmlEventSource):
-    """Waits as it is told to."""
+    """Calls `waiting` in every wait, which finds no event."""
 
     def __init__(
         self, gpus: Sequence[str], library: SimLibrary, waiting: Callable[[], None]

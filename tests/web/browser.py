@@ -61,18 +61,18 @@ class Browser:
     async def listen(self) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
-                told = json.loads((await self._reader.readuntil(b"\0"))[:-1])
-                if "id" in told:
-                    self._answers.pop(told["id"]).set_result(told)
-                elif told["method"] == "Page.loadEventFired":
-                    self._loads[told["sessionId"]].set()
+                message = json.loads((await self._reader.readuntil(b"\0"))[:-1])
+                if "id" in message:
+                    self._answers.pop(message["id"]).set_result(message)
+                elif message["method"] == "Page.loadEventFired":
+                    self._loads[message["sessionId"]].set()
                 # Chromium's remarks of level info, such as on an autofocus that came second, are no
                 # complaints.
-                elif told["method"] == "Runtime.exceptionThrown" or (
-                    told["method"] == "Log.entryAdded"
-                    and told["params"]["entry"]["level"] in {"warning", "error"}
+                elif message["method"] == "Runtime.exceptionThrown" or (
+                    message["method"] == "Log.entryAdded"
+                    and message["params"]["entry"]["level"] in {"warning", "error"}
                 ):
-                    self.complaints.append(json.dumps(told["params"]))
+                    self.complaints.append(json.dumps(message["params"]))
         for waiting in self._answers.values():
             if not waiting.done():
                 waiting.set_exception(RuntimeError("Chromium ended"))
@@ -90,10 +90,10 @@ class Browser:
             raise RuntimeError("Chromium ended")
         self._writer.write(json.dumps(message).encode() + b"\0")
         async with asyncio.timeout(SECONDS):
-            told = await answer
-        if "error" in told:
-            raise RuntimeError(f"{method}: {told['error']}")
-        result: dict[str, Any] = told["result"]
+            response = await answer
+        if "error" in response:
+            raise RuntimeError(f"{method}: {response['error']}")
+        result: dict[str, Any] = response["result"]
         return result
 
     async def page(
@@ -151,11 +151,11 @@ class Page:
         """The value of a JavaScript expression, awaited when it is a promise; works with scripts
         switched off.
         """
-        told = await self.send(
+        response = await self.send(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        assert "exceptionDetails" not in response, response["exceptionDetails"]
+        return response["result"].get("value")
 
     async def becomes(self, expression: str) -> None:
         """Wait until a JavaScript expression is true."""

@@ -97,9 +97,9 @@ async def site() -> AsyncIterator[Site]:
     await made.stop()
 
 
-async def open_page(chromium: Browser, site: Site, **how: Any) -> Page:
+async def open_page(chromium: Browser, site: Site, **options: Any) -> Page:
     chromium.complaints.clear()
-    return await chromium.page(site.url, **how)
+    return await chromium.page(site.url, **options)
 
 
 async def look_again(page: Page) -> None:
@@ -184,11 +184,11 @@ async def test_on_a_phone_slices_go_down_in_order(chromium: Browser, site: Site)
 async def test_what_a_screen_reader_is_told(chromium: Browser, site: Site) -> None:
     site.view = faulted()
     page = await open_page(chromium, site)
-    told = [
+    nodes = [
         (node["role"]["value"], node.get("name", {}).get("value", "")) for node in await page.tree()
     ]
     names = {
-        role: [name for other, name in told if other == role]
+        role: [name for other, name in nodes if other == role]
         for role in ("heading", "button", "list")
     }
     assert {"node-7", "Attention", "Resources", "GPUs", "GPU 0"} <= set(names["heading"])
@@ -197,7 +197,7 @@ async def test_what_a_screen_reader_is_told(chromium: Browser, site: Site) -> No
     for word in ("1g.10gb", "unhealthy", "slice 2", "research/notebook-ada-02"):
         assert word in hit.replace("research/ ", "research/")
     assert "✕" not in hit
-    assert {role for role, _ in told} >= {
+    assert {role for role, _ in nodes} >= {
         "main",
         "banner",
         "contentinfo",

@@ -133,9 +133,9 @@ def test_every_device_is_told_with_its_pod_and_its_reasons() -> None:
 
 def test_a_fault_names_the_devices_and_the_pods_that_it_hits() -> None:
     notes = re.findall(r'<ul class="notes".*?</ul>', rendered(faulted))
-    words = [html.unescape(re.sub("<[^>]*>", " ", note)) for note in notes]
-    assert len(words) == 2
-    one, whole = words
+    texts = [html.unescape(re.sub("<[^>]*>", " ", note)) for note in notes]
+    assert len(texts) == 2
+    one, whole = texts
     assert "double-bit ECC error" in one
     assert "1g.10gb at 0:2" in one
     assert "hits research/notebook-ada-02" in one
@@ -155,7 +155,7 @@ def test_summaries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "expected"),
     [
         (-3.0, "just now"),
         (4.9, "just now"),
@@ -165,8 +165,8 @@ def test_summaries() -> None:
         (200_000.0, "2 d ago"),
     ],
 )
-def test_ages(seconds: float, words: str) -> None:
-    assert age(seconds) == words
+def test_ages(seconds: float, expected: str) -> None:
+    assert age(seconds) == expected
 
 
 #: What only the daemon's own words stand in.
@@ -189,13 +189,13 @@ def with_texts(part: Any, text: str, key: str = "") -> Any:
 @every_scene
 def test_every_text_is_escaped_wherever_it_stands(scene: Callable[[], View]) -> None:
     evil = "\"'><script>alert(1)</script></style></title><b onclick=x>&amp;{{ now }}{% raw %}"
-    told = document(scene(), "node-7")
-    for gpu in told["gpus"]:  # so that each place of the page has something to show
+    state = document(scene(), "node-7")
+    for gpu in state["gpus"]:  # so that each place of the page has something to show
         for device in (gpu, *gpu["migDevices"]):
             device["missingNodes"] = ["/dev/nvidia0"]
             device["reasons"] = [*device["reasons"], dict.fromkeys(("code", "text"), "x") | AGELESS]
     plain, hostile_ = (
-        Parsed(page.render(with_texts(told, text), NOW)) for text in ("harmless", evil)
+        Parsed(page.render(with_texts(state, text), NOW)) for text in ("harmless", evil)
     )
     assert [(tag, sorted(has)) for tag, has in hostile_.elements] == [
         (tag, sorted(has)) for tag, has in plain.elements
@@ -205,5 +205,5 @@ def test_every_text_is_escaped_wherever_it_stands(scene: Callable[[], View]) -> 
 
 @pytest.mark.parametrize("when", [-1e300, 1e300, float("inf"), float("-inf"), float("nan")])
 def test_times_that_no_calendar_has_are_shown_as_some_time(when: float) -> None:
-    told = document(replace(balanced(), started=when), "node-7")
-    assert "started" in Parsed(page.render(told, NOW)).text
+    state = document(replace(balanced(), started=when), "node-7")
+    assert "started" in Parsed(page.render(state, NOW)).text

@@ -41,9 +41,9 @@ def answer(site: Site, request: Request) -> Response:
 def test_a_client_whose_copy_is_current_costs_no_page() -> None:
     made = []
 
-    def render(told: Mapping[str, Any], now: float) -> str:
+    def render(state: Mapping[str, Any], now: float) -> str:
         made.append(now)
-        return f"page of {told['hostname']}"
+        return f"page of {state['hostname']}"
 
     site = Site(balanced, hostname="node-7", load_page=lambda: Page(render, {"X-Frame": "no"}))
     first = answer(site, asked("/"))
@@ -116,7 +116,7 @@ def test_every_part_of_a_view_is_varied() -> None:
 def test_a_tag_never_says_unchanged_of_something_that_changed(views: list[View], path: str) -> None:
     """Whatever a client is not sent again is what it has, whenever it asked last."""
     shown = iter(views)
-    site = Site(lambda: next(shown), load_page=lambda: Page(lambda told, _: json.dumps(told), {}))
+    site = Site(lambda: next(shown), load_page=lambda: Page(lambda state, _: json.dumps(state), {}))
     copies: dict[str, tuple[str, float]] = {}
 
     async def visits() -> None:
@@ -137,10 +137,10 @@ def test_a_tag_never_says_unchanged_of_something_that_changed(views: list[View],
 @given(VIEWS)
 def test_a_probe_and_the_document_agree_on_health(view: View) -> None:
     site = Site(lambda: view)
-    told = document(view)
-    assert told["health"]["good"] == (answer(site, asked("/healthz")).status == 200)
-    assert told["readiness"]["good"] == (answer(site, asked("/readyz")).status == 200)
-    assert document(still(view)) == told
+    state = document(view)
+    assert state["health"]["good"] == (answer(site, asked("/healthz")).status == 200)
+    assert state["readiness"]["good"] == (answer(site, asked("/readyz")).status == 200)
+    assert document(still(view)) == state
 
 
 def test_nothing_but_time_passing_is_the_same_state() -> None:

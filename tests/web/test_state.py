@@ -75,9 +75,9 @@ def test_the_schema_says_everything_that_is_there(schema: dict[str, Any]) -> Non
 
 
 def test_the_schema_refuses_what_is_unknown(schema: dict[str, Any]) -> None:
-    told = document(balanced())
-    told["gpus"][0]["surprise"] = 1
-    assert not Draft202012Validator(schema).is_valid(told)
+    state = document(balanced())
+    state["gpus"][0]["surprise"] = 1
+    assert not Draft202012Validator(schema).is_valid(state)
 
 
 def test_the_same_state_makes_the_same_document() -> None:
@@ -109,21 +109,21 @@ def test_a_fault_counts_more_than_a_cordon_and_that_more_than_a_pod() -> None:
     made = node("1xa100-40gb:all-balanced")
     first, second, *_ = made.inventory.gpus[0].mig_devices
     made = made.cordon(first.uuid).cordon(second.uuid).xid(48, 0, second.gi)
-    told = document(made.view(held(made.inventory)))["gpus"][0]["migDevices"]
-    assert [device["state"] for device in told] == [
+    devices = document(made.view(held(made.inventory)))["gpus"][0]["migDevices"]
+    assert [device["state"] for device in devices] == [
         "cordoned",
         "unhealthy",
         "allocated",
         "allocated",
     ]
-    assert [reason["code"] for reason in told[1]["reasons"]] == ["cordoned", "xid-48"]
-    assert told[1]["holders"][0]["pod"]
+    assert [reason["code"] for reason in devices[1]["reasons"]] == ["cordoned", "xid-48"]
+    assert devices[1]["holders"][0]["pod"]
 
 
 def test_a_cordoned_or_faulted_gpu_says_so_itself() -> None:
     assert document(cordoned())["gpus"][0]["state"] == "cordoned"
-    told = document(faulted())
-    assert [gpu["state"] for gpu in told["gpus"]] == [
+    state = document(faulted())
+    assert [gpu["state"] for gpu in state["gpus"]] == [
         None,
         None,
         "unhealthy",
@@ -139,9 +139,9 @@ def test_resources_count_each_id_once() -> None:
     for scene in SCENES.values():
         for resource in document(scene())["resources"].values():
             assert sum(resource["states"].values()) == resource["devices"]
-    told = document(faulted())["resources"]["nvidia.com/mig-1g.10gb"]
-    assert told["states"] == {"unhealthy": 8, "cordoned": 0, "allocated": 6, "free": 1}
-    assert (told["devices"], told["healthy"], told["held"]) == (15, 7, 13)
+    resource = document(faulted())["resources"]["nvidia.com/mig-1g.10gb"]
+    assert resource["states"] == {"unhealthy": 8, "cordoned": 0, "allocated": 6, "free": 1}
+    assert (resource["devices"], resource["healthy"], resource["held"]) == (15, 7, 13)
     assert document(cordoned())["resources"]["nvidia.com/mig-1g.5gb"]["states"]["cordoned"] == 2
 
 
@@ -152,14 +152,14 @@ def test_replicas_are_several_pods_of_one_device() -> None:
     )
     made = replace(node("1xa100-40gb:all-7g.40gb"), settings=settings)
     uuid = made.inventory.gpus[0].mig_devices[0].uuid
-    told = document(made.view({f"{uuid}::0": (ONE,), f"{uuid}::2": (TWO,)}))
-    (device,) = told["gpus"][0]["migDevices"]
+    state = document(made.view({f"{uuid}::0": (ONE,), f"{uuid}::2": (TWO,)}))
+    (device,) = state["gpus"][0]["migDevices"]
     assert [(holder["id"], holder["pod"]) for holder in device["holders"]] == [
         (f"{uuid}::0", "one"),
         (f"{uuid}::2", "two"),
     ]
     assert device["state"] == "allocated"
-    assert told["resources"]["nvidia.com/mig-7g.40gb"]["states"] == {
+    assert state["resources"]["nvidia.com/mig-7g.40gb"]["states"] == {
         "unhealthy": 0,
         "cordoned": 0,
         "allocated": 2,
@@ -186,13 +186,13 @@ def test_what_is_not_known_is_not_free() -> None:
 
 def test_a_device_with_two_pods_is_a_problem() -> None:
     seen = node("1xa100-40gb:all-1g.5gb").view({})
-    told = document(replace(seen, held_twice=("MIG-1 is held by 2 pods: a, b",)))
-    assert told["problems"] == ["MIG-1 is held by 2 pods: a, b"]
+    state = document(replace(seen, held_twice=("MIG-1 is held by 2 pods: a, b",)))
+    assert state["problems"] == ["MIG-1 is held by 2 pods: a, b"]
 
 
 def test_a_device_that_is_gone_is_named_with_its_pod() -> None:
-    told = document(node("1xa100-40gb:all-balanced").view({"MIG-gone::1": (ONE,)}))
-    assert told["gone"] == [
+    state = document(node("1xa100-40gb:all-balanced").view({"MIG-gone::1": (ONE,)}))
+    assert state["gone"] == [
         {
             "uuid": "MIG-gone",
             "holders": [
@@ -237,10 +237,10 @@ def test_nothing_is_guessed_about_slices_where_placements_or_profiles_are_unknow
 
 
 def test_what_is_wrong_with_the_node() -> None:
-    told = document(no_gpus())
-    assert "libnvidia-ml.so.1" in told["driver"]["error"]
-    assert told["readiness"]["reasons"] == [told["driver"]["error"]]
-    assert told["health"]["good"] is True
+    state = document(no_gpus())
+    assert "libnvidia-ml.so.1" in state["driver"]["error"]
+    assert state["readiness"]["reasons"] == [state["driver"]["error"]]
+    assert state["health"]["good"] is True
     hung = document(replace(no_gpus(), driver_busy=47.0))
     assert (hung["driver"]["busySeconds"], hung["health"]["good"]) == (40, True)
     assert "--mig-strategy=single" in document(invalid_single())["problems"][0]
@@ -252,10 +252,10 @@ def test_registration_of_every_resource_also_of_one_that_is_not_advertised_any_m
     snapshot = replace(
         view.snapshot, settings=settings, advertisement=advertise(view.snapshot.inventory, settings)
     )
-    told = document(replace(view, snapshot=snapshot))["resources"]
-    assert told["nvidia.com/gpu"]["registered"] is False
-    assert told["nvidia.com/mig-1g.5gb"]["registered"] is True
-    assert told["nvidia.com/mig-1g.5gb"]["devices"] == 0
+    resources = document(replace(view, snapshot=snapshot))["resources"]
+    assert resources["nvidia.com/gpu"]["registered"] is False
+    assert resources["nvidia.com/mig-1g.5gb"]["registered"] is True
+    assert resources["nvidia.com/mig-1g.5gb"]["devices"] == 0
 
 
 def test_use_is_what_was_sampled() -> None:

@@ -103,7 +103,7 @@ def test_names_are_the_drivers(host: Host) -> None:
 
 @pytest.mark.parametrize("refused", ["nvmlDeviceGetGpuInstanceById", "nvmlGpuInstanceGetInfo"])
 def test_names_by_arithmetic_without_permission(host: Host, refused: str) -> None:
-    """What a container without the right to monitor all instances is told."""
+    """In a container without the right to monitor all instances."""
     host.become(MIXTURE)
     text = host.node.read_text(encoding="ascii")
     host.node.write_text(f"answer {refused} {NO_PERMISSION}\n{text}", encoding="ascii")

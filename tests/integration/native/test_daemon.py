@@ -147,7 +147,7 @@ async def test_driver_not_loaded_is_fatal_by_default(host: Host) -> None:
 
 @pytest.mark.asyncio
 async def test_driver_that_is_loaded_later_is_noticed(host: Host) -> None:
-    """Without being told: the daemon tries again by itself."""
+    """The daemon retries by itself."""
     build.write_node(host.node, answers={"nvmlInitWithFlags": DRIVER_NOT_LOADED})
     async with (
         SimKubelet(host.kubelet) as kubelet,
