@@ -108,7 +108,7 @@ async def test_a_peer_that_sends_everybody_away_is_asked_once(
     async with goaway(tmp_path / "kubelet.sock", at_once=at_once) as peer:
         with pytest.raises(KubeletError, match="no answer"):
             await list_pods(tmp_path / "kubelet.sock")
-        assert peer.connections <= 2
+        assert peer.connections <= 5  # gRPC connects again after a second, while the call waits
         assert peer.calls <= 1
 
 
