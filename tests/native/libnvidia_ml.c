@@ -545,6 +545,20 @@ int nvmlDeviceGetGpuInstanceById(void *handle, unsigned id, void **out) {
     return NOT_FOUND;
 }
 
+/* Handles of instances are those of their first device. */
+int nvmlDeviceGetGpuInstances(void *handle, unsigned id, void **out, unsigned *count) {
+    GPU;
+    if (!profile_of(id)) return NOT_SUPPORTED;
+    *count = 0;
+    for (unsigned i = 0; i < gpu->devices; i++) {
+        Mig *mig = &gpu->device[i];
+        int seen = !mig->profile || mig->profile->id != id;
+        for (unsigned k = 0; k < *count; k++) seen |= ((Mig *)out[k])->gi == mig->gi;
+        if (!seen) out[(*count)++] = mig;
+    }
+    return SUCCESS;
+}
+
 int nvmlGpuInstanceGetInfo(void *handle, GpuInstanceInfo *out) {
     MIG;
     for (unsigned i = 0; i < gpu_count; i++)

@@ -101,28 +101,35 @@ def test_names_are_the_drivers(host: Host) -> None:
     assert shown["problems"] == [EMPTY]
 
 
-@pytest.mark.parametrize("refused", ["nvmlDeviceGetGpuInstanceById", "nvmlGpuInstanceGetInfo"])
-def test_names_by_arithmetic_without_permission(host: Host, refused: str) -> None:
-    """In a container without the right to monitor all instances."""
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ("nvmlDeviceGetGpuInstances", "nvmlDeviceGetGpuInstanceById"),
+        ("nvmlGpuInstanceGetInfo",),
+    ],
+)
+def test_names_by_attributes_without_permission(host: Host, refused: tuple[str, ...]) -> None:
+    """A container without the right to monitor all instances."""
     host.become(MIXTURE)
     text = host.node.read_text(encoding="ascii")
-    host.node.write_text(f"answer {refused} {NO_PERMISSION}\n{text}", encoding="ascii")
-    _assert_named_by_arithmetic(host.devices())
+    answers = "".join(f"answer {function} {NO_PERMISSION}\n" for function in refused)
+    host.node.write_text(f"{answers}{text}", encoding="ascii")
+    _assert_named_by_attributes(host.devices())
 
 
-def test_names_by_arithmetic_with_an_old_driver(host: Host, old_library: Path) -> None:
+def test_names_by_attributes_with_an_old_driver(host: Host, old_library: Path) -> None:
     host.become(MIXTURE)
-    _assert_named_by_arithmetic(host.devices(LD_LIBRARY_PATH=str(old_library.parent)))
+    _assert_named_by_attributes(host.devices(LD_LIBRARY_PATH=str(old_library.parent)))
 
 
-def _assert_named_by_arithmetic(shown: Any) -> None:
+def _assert_named_by_attributes(shown: Any) -> None:
     devices = [device for gpu in shown["gpus"] for device in gpu["migDevices"]]
     assert len(devices) == 8
     assert all(device["placement"] is None for device in devices)
-    # Attributes cannot be computed: 1g.5gb+me is told apart from 1g.5gb by the driver's name alone.
+    # Engines tell 1g.5gb+me from 1g.5gb.
     assert names(shown) == {
         "gpu": 4,
-        "mig-1g.5gb": 1,
+        "mig-1g.5gb.me": 1,
         "mig-1g.10gb": 1,
         "mig-2g.10gb": 1,
         "mig-1c.3g.20gb": 3,
