@@ -117,7 +117,8 @@ async def test_kubelet_restart(kubelet: SimKubelet, start_daemon: StartDaemon) -
 
 
 async def test_kubelet_comes_late(node_dir: Path, start_daemon: StartDaemon) -> None:
-    daemon = await start_daemon(NODE)
+    daemon = await start_daemon(NODE, LOG_LEVEL="debug")
+    await daemon.logged("no kubelet here, devices are registered once its socket exists")
     await daemon.logged("waiting for kubelet")
     async with SimKubelet(node_dir / "plugins", readmission_s=None) as kubelet:
         await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
@@ -176,7 +177,8 @@ async def test_accepted_but_never_watched(node_dir: Path, start_daemon: StartDae
 async def test_without_kubelet_nothing_registers(
     kubelet: SimKubelet, start_daemon: StartDaemon
 ) -> None:
-    daemon = await start_daemon(NODE, KUBELET_SOCKET=str(kubelet.directory / "other.sock"))
+    other = str(kubelet.directory / "other.sock")
+    daemon = await start_daemon(NODE, KUBELET_SOCKET=other, LOG_LEVEL="debug")
     await daemon.logged("waiting for kubelet")
     assert kubelet.registrations == []
     assert await daemon.stop() == 0

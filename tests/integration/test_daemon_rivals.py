@@ -159,7 +159,9 @@ async def test_kubelets_own_files_are_no_plugins(
 
 async def test_a_missing_directory_is_one_line(node_dir: Path, start_daemon: StartDaemon) -> None:
     daemon = await start_daemon(
-        "p4d.24xlarge:all-balanced", KUBELET_SOCKET=str(node_dir / "nowhere" / "kubelet.sock")
+        "p4d.24xlarge:all-balanced",
+        KUBELET_SOCKET=str(node_dir / "nowhere" / "kubelet.sock"),
+        LOG_LEVEL="debug",
     )
     await daemon.logged("kubelet's directory cannot be watched")
     async with SimKubelet(node_dir / "nowhere", readmission_s=None) as late:
