@@ -81,15 +81,20 @@ class Watcher:
             while True:
                 if self._interest.wanted is None:
                     self._end()  # the driver is to be opened again, and waits for that
-                error = await self._watch(await self._interest.something())
+                wanted = await self._interest.something()
+                error = await self._watch(wanted)
                 if error is not None:
-                    await self._failed(error)
+                    await self._failed(error, wanted)
         finally:
             if self._current is not None:
                 self._current.thread.abandon()  # the process ends: nothing is worth waiting for
 
-    async def _failed(self, error: DriverError) -> None:
-        """Watching has failed: report it if it does so again and again, and wait."""
+    async def _failed(self, error: DriverError, wanted: Watchable) -> None:
+        """Watching has failed: report it if it does so again and again, and wait.
+
+        Once other GPUs are to be watched, or the driver was opened again, the cause is found: that
+        is no row of failures.
+        """
         self._heartbeats.done("events")  # nobody waits for events until the next attempt
         now, since = asyncio.get_running_loop().time(), self._alive_since
         pause = self._failing.failed(0.0 if since is None else now - since)
@@ -102,11 +107,15 @@ class Watcher:
             text = f"events cannot be watched: {error.what}"
             self._writer.unwatched(dict.fromkeys(self._writer.probe_targets(), text))
         again = asyncio.ensure_future(self._interest.retried())
+        changed = asyncio.ensure_future(self._interest.other_than(wanted))
         try:
             await self._writer.probe_now()  # finds the GPU that is lost, if that is what it was
-            await asyncio.wait({again}, timeout=pause)
+            await asyncio.wait({again, changed}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            if self._interest.wanted not in {None, wanted}:
+                self._failing.reset()
         finally:
             again.cancel()
+            changed.cancel()
 
     async def _watch(self, wanted: Watchable) -> DriverError | None:
         """Watch until something else is wanted or a GPU is to be tried again (``None``), or until

@@ -25,6 +25,7 @@ from plugin.sim.hardware.files import SimFiles
 from plugin.sim.nvml.library import SimLibrary
 from plugin.sim.simulation import simulate
 from plugin.state.ledger_file import LedgerFile
+from plugin.state.probing import probe_regularly
 from plugin.state.watching import Watcher
 from plugin.state.writer import Writer
 
@@ -139,7 +140,9 @@ class Live:
 
 
 @asynccontextmanager
-async def live(folder: Path, prepare: Callable[[SimNode], None]) -> AsyncIterator[Live]:
+async def live(
+    folder: Path, prepare: Callable[[SimNode], None], *, probing: bool = False
+) -> AsyncIterator[Live]:
     """A watcher over a simulated node on which `prepare` has broken something."""
     hardware, clock = parse_node("p4d.24xlarge:all-1g.5gb"), Clock()
     prepare(hardware)
@@ -150,11 +153,14 @@ async def live(folder: Path, prepare: Callable[[SimNode], None]) -> AsyncIterato
     heartbeats = Heartbeats(clock)
     await node.start()
     watcher = Watcher(node, driver, worker, heartbeats, steady_seconds=0.05)
-    task = asyncio.create_task(watcher.run())
+    tasks = [asyncio.create_task(watcher.run())]
+    if probing:
+        tasks.append(asyncio.create_task(probe_regularly(node, driver, worker, heartbeats)))
     yield Live(hardware, node, heartbeats, clock)
     hardware.calls.restore()
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def refuse(times: int) -> Callable[[SimNode], None]:
@@ -228,3 +234,17 @@ async def test_a_wait_that_hangs_is_told_as_such_and_heals(tmp_path: Path) -> No
         assert seen.heartbeats.stuck() == ()  # a new daemon would hang as well
         seen.hardware.calls.restore()
         await seen.becomes(lambda: not seen.unwatched)
+
+
+@pytest.mark.asyncio
+async def test_gpus_that_are_lost_one_after_another_are_no_row_of_failures(tmp_path: Path) -> None:
+    async with live(tmp_path, lambda _: None, probing=True) as seen:
+        async with asyncio.timeout(10):
+            await seen.node.watched()
+            for index in range(6):  # as many would cost minutes of back-off
+                seen.hardware.lose(index)
+                left = tuple(gpu.uuid for gpu in seen.hardware.gpus[index + 1 :])
+                while seen.node.interest.wanted is None or seen.node.interest.wanted.gpus != left:
+                    await seen.node.store.newer_than(seen.node.store.snapshot.generation)
+                await seen.node.watched()
+        assert seen.unwatched == set()
