@@ -71,3 +71,8 @@ def test_a_socket_that_is_there_stays(tmp_path: Path) -> None:
         taken.bind(str(path))
         assert "EADDRINUSE" in why_not(path, "gRPC's words")
         assert path.exists()
+
+
+def test_every_attempt_has_the_same_reason(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    assert why_not(nowhere / "a-1.sock", "") == why_not(nowhere / "a-2.sock", "")

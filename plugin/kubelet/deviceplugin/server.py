@@ -38,7 +38,8 @@ def why_not(path: Path, otherwise: str) -> str:
     """Why nothing can listen on `path`. gRPC names no reason, so this binds a socket itself;
     `otherwise` is what gRPC said, should that succeed.
     """
-    what = f"cannot serve on {path}"
+    # Each attempt has another name; with it, each would be a new reason, and a new line of the log.
+    what = f"cannot serve in {path.parent}"
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.bind(str(path))
