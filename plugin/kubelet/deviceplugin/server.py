@@ -30,7 +30,12 @@ async def serve(servicer: ResourceServicer, path: Path) -> Server:
         server.add_insecure_port(f"unix:{path}")
     except RuntimeError as error:
         raise OSError(why_not(path, str(error))) from error
-    await server.start()
+    try:
+        await server.start()
+    except BaseException:
+        # Cancelled after it has begun: nobody else would ever stop it.
+        await server.stop(None)
+        raise
     return server
 
 
