@@ -14,7 +14,7 @@ from typing import Any
 
 from plugin.config.options import IGNORED_FLAGS, OPTIONS, parse
 from plugin.core.option import Option
-from plugin.core.settings import Settings, Sharing
+from plugin.core.settings import Settings
 from plugin.errors import ConfigError
 
 
@@ -43,11 +43,10 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
         for name, given in _given(option, arguments, environment):
             outside[option.field] = parse(option, name, given)
     flags: Mapping[str, Any] = {}
-    sharing = Sharing()
     if path := outside.get("config_file"):
         from plugin.config import file  # noqa: PLC0415 — 25 ms that only those with a file pay
 
-        flags, sharing, file_warnings = file.read(Path(path))
+        flags, file_warnings = file.read(Path(path))
         warnings += file_warnings
     given = {**flags, **outside}
     # Simulated device nodes exist in the simulation alone: a container that names one never starts.
@@ -56,7 +55,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
             "--pass-device-specs with --simulate: the device nodes are not on this machine, so a "
             "real kubelet cannot start containers that name them"
         )
-    settings = Settings(**given, sharing=sharing)
+    settings = Settings(**given)
     if bool(settings.http_tls_cert) != bool(settings.http_tls_key):
         names = ("--http-tls-cert", "--http-tls-key")
         given, missing = names if settings.http_tls_cert else reversed(names)

@@ -18,8 +18,8 @@ from plugin.errors import DeviceUnavailable, InvalidRequest, UnknownDevice
 #: Where NVIDIA's container runtime looks for a device list given as mounts.
 VOLUME_MOUNTS_ROOT = "/var/run/nvidia-container-devices"
 
-#: Far more ids than a node has: 16 GPUs with 7 slices in 128 shares are 14,336.
-MOST_IDS = 20_000
+#: As many as a node lists in all; see ``MOST_SHARES``.
+MOST_IDS = 65_536
 #: Ids have at most 63 characters; whatever is longer is shortened where it is repeated.
 MOST_ID_CHARACTERS = 64
 

@@ -9,6 +9,7 @@ import enum
 import re
 from dataclasses import dataclass
 
+from plugin.core.advertise.naming import Naming
 from plugin.core.grammars import (
     ADDRESS,
     HOST_NAMES,
@@ -135,6 +136,7 @@ class Settings:
     """
 
     sharing: Sharing = Sharing()
+    naming: Naming = Naming()
 
     mig_strategy: MigStrategy = _advertise(
         MigStrategy.MIXED,

@@ -118,10 +118,9 @@ def test_schema_names_the_place_and_the_choices(
             "are both set: keep one",
         ),
         (
-            {"config": {"inline": {"flags": {"migStrategy": "mixed"}}}},
-            "config.inline has no `version: v1`: add it",
+            {"config": {"inline": {"version": "v2"}}},
+            "config.inline has `version: v2`: write v1, the daemon reads no other version",
         ),
-        ({"config": {"inline": {"version": "v2"}}}, "config.inline has no `version: v1`: add it"),
         (
             {
                 "migStrategy": "mixed",

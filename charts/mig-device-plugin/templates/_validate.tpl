@@ -33,8 +33,8 @@
 {{- if and $v.config.inline $v.config.existingConfigMap -}}
 {{- $mistakes = append $mistakes "config.inline and config.existingConfigMap are both set: keep one, they are two sources of the same file." -}}
 {{- end -}}
-{{- if and $v.config.inline (ne (get $v.config.inline "version" | toString) "v1") -}}
-{{- $mistakes = append $mistakes "config.inline has no `version: v1`: add it, the daemon reads no other version." -}}
+{{- if ne (get ($v.config.inline | default dict) "version" | default "v1" | toString) "v1" -}}
+{{- $mistakes = append $mistakes (printf "config.inline has `version: %v`: write v1, the daemon reads no other version." (get $v.config.inline "version")) -}}
 {{- end -}}
 {{- range include "mig-device-plugin.optionTable" . | fromYamlArray -}}
 {{- if and (include "mig-device-plugin.setValue" (list $root .value)) (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}

@@ -196,9 +196,9 @@ async def _listen(where: Address) -> list[socket.socket]:
     with contextlib.ExitStack() as undo:
         absent: OSError | None = None
         for family, *_, address in dict.fromkeys(infos):
+            # All families get the same port, also when the first was given any.
+            chosen = listeners[0].getsockname()[1] if listeners else where.port
             try:
-                # All families get the same port, also when the first was given any.
-                chosen = listeners[0].getsockname()[1] if listeners else where.port
                 listener = socket.create_server(
                     (address[0], chosen), family=family, backlog=_BACKLOG
                 )
