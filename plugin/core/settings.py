@@ -336,6 +336,13 @@ class Settings:
     http_tls_key: str = _seen(
         "", "its private key (PEM)", PATH, key="plugin.httpTLSKey", change=_RESTART
     )
+    http_token_file: str = _seen(
+        "",
+        "file with bearer tokens, one a line, of which clients must send one for everything but "
+        "the probes; read again when it changes",
+        PATH,
+        change=_RESTART,
+    )
     dcgm_names: bool = _seen(False, "expose dcgm-exporter's metric names as well", change=_RESTART)
     sample_seconds: float = _seen(
         15.0,

@@ -188,6 +188,22 @@ def test_schema_names_the_place_and_the_choices(
             "set http.enabled=true, or http.rbacProxy.enabled=false",
         ),
         (
+            {"http": {"enabled": False, "token": {"secretName": "a"}}},
+            "leave http.token.secretName empty",
+        ),
+        (
+            {"http": {"rbacProxy": {"enabled": True}, "token": {"secretName": "a"}}},
+            "keep one, the proxy already decides who may read",
+        ),
+        (
+            {"config": {"inline": {"flags": {"plugin": {"httpHosts": "a"}}}}},
+            "config.inline sets flags.plugin.httpHosts: set the values below http instead",
+        ),
+        (
+            {"config": {"inline": {"flags": {"plugin": {"httpTokenFile": "/a"}}}}},
+            "config.inline sets flags.plugin.httpTokenFile: set the values below http instead",
+        ),
+        (
             {"http": {"rbacProxy": {"enabled": True, "port": 9400}}},
             "are both 9400 in one pod: change one",
         ),

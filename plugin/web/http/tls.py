@@ -92,11 +92,11 @@ def _regular(path: str) -> Iterator[str]:
 
 
 def _stamp(files: Tls) -> _Stamp:
+    return tuple(file_stamp(path) for path in (files.certificate, files.key))
+
+
+def file_stamp(path: str) -> tuple[int, int, int] | None:
     """What changes when a file is written or, as for a mounted secret, its folder is exchanged."""
-    return tuple(_state(path) for path in (files.certificate, files.key))
-
-
-def _state(path: str) -> tuple[int, int, int] | None:
     try:
         found = Path(path).stat()
     except OSError:
