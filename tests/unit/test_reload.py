@@ -76,7 +76,10 @@ def test_which_options_need_a_restart() -> None:
             "pod_resources_socket",
         ),
     }
-    assert {field.name for field in fields(Settings)} - {o.field for o in OPTIONS} == {"sharing"}
+    assert {field.name for field in fields(Settings)} - {o.field for o in OPTIONS} == {
+        "sharing",
+        "naming",
+    }
 
 
 def test_what_the_file_cannot_set_cannot_change() -> None:
