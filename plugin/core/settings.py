@@ -211,7 +211,8 @@ class Settings:
     simulate: str = _driver(
         "",
         "no GPU: simulate NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb or "
-        "p5.48xlarge:all-balanced",
+        "p5.48xlarge:all-balanced, or a FILE that `devices --output json` recorded or that has "
+        "other cards",
         TEXT._replace(metavar="NODE[:GEOMETRY]"),
         in_file=False,
     )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from plugin.core.health.events import DriverEvent, EventKind
@@ -15,6 +16,7 @@ from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Placement
 from plugin.core.quote import quote
 from plugin.errors import SimulationError
+from plugin.sim.hardware import node_file
 from plugin.sim.hardware.calls import Calls
 from plugin.sim.hardware.cards import Card
 from plugin.sim.hardware.codes import Code, NodeError
@@ -31,6 +33,7 @@ from plugin.sim.hardware.gpu import (
     new_gpu,
 )
 from plugin.sim.hardware.placement import PlannedInstance, plan
+from plugin.sim.hardware.recording import Recording
 from plugin.sim.hardware.use import Use
 
 #: Event bits that a driver of the recorded version supports.
@@ -74,6 +77,8 @@ class SimNode:
         """
         self.name = name
         self.versions = DriverVersions()
+        #: What is not as on the node that it replays, a sentence each.
+        self.notes: tuple[str, ...] = ()
         self.faults = Faults()
         self.calls = Calls()
         self._lock = threading.RLock()
@@ -191,6 +196,23 @@ class SimNode:
                 )
             self._gpus[gpu] = replace(self._gpus[gpu], present=True)
             self._set_lost(gpu, lost=False)
+
+    def replay(self, recorded: Recording) -> None:
+        """Be as a recording of a node with the same cards."""
+        with self._lock:
+            driver, nvml, cuda = recorded.versions
+            self.versions = DriverVersions(
+                driver or self.versions.driver,
+                nvml or self.versions.nvml,
+                cuda or self.versions.cuda,
+            )
+            self.notes = recorded.notes
+            self._gpus = list(recorded.gpus)
+            self._generation += 1
+        for path in recorded.missing:
+            self.faults.remove_node(path)
+        for gpu in recorded.lost:
+            self.lose(gpu)
 
     # Geometry
 
@@ -465,8 +487,8 @@ def _is_as_planned(gpu: GpuState, planned: Sequence[PlannedInstance] | None) -> 
 
 
 def parse_node(text: str, clock: Callable[[], float] = time.monotonic) -> SimNode:
-    """Build a node from ``NODE[:GEOMETRY]``, such as ``p4d.24xlarge:all-1g.5gb``; ``clock`` is that
-    of its meters.
+    """Build a node from ``NODE[:GEOMETRY]``, such as ``p4d.24xlarge:all-1g.5gb``, or from
+    ``FILE[:GEOMETRY]``; ``clock`` is that of its meters.
 
     Raises :class:`~plugin.errors.SimulationError` naming the choices, in one line.
     """
@@ -475,6 +497,14 @@ def parse_node(text: str, clock: Callable[[], float] = time.monotonic) -> SimNod
         raise SimulationError(
             f"no node in {quote(text)}; write NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb"
         )
-    node = SimNode(parse_fleet(name), name, clock=clock)
-    node.configure(geometry)
+    if not node_file.names_file(name):
+        node = SimNode(parse_fleet(name), name, clock=clock)
+        node.configure(geometry)
+        return node
+    described = node_file.read(name)
+    node = SimNode(described.cards, Path(name).stem, clock=clock)
+    if described.recorded is not None:
+        node.replay(described.recorded)
+    if geometry or described.recorded is None:
+        node.configure(geometry)
     return node

@@ -76,8 +76,8 @@ class MigSlot:
 class GpuState:
     """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` where the node does not say.
 
-    ``index`` is that of its slot and its minor number. NVML's index is its position among the GPUs
-    that are there.
+    ``index`` is that of its slot and, unless another was recorded, its minor number. NVML's index
+    is its position among the GPUs that are there.
     """
 
     index: int
@@ -92,10 +92,11 @@ class GpuState:
     lost: bool = False
     recovery_action: int = 0
     wear: Wear = Wear()
+    recorded_minor: int | None = None
 
     @property
     def minor(self) -> int:
-        return self.index
+        return self.index if self.recorded_minor is None else self.recorded_minor
 
     def devices(self) -> Iterator[MigSlot]:
         """MIG devices in the order in which NVML counts them."""
