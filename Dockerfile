@@ -3,8 +3,8 @@
 # Any two images will do that hold the same Python >= 3.11 at the same path, and a C library no newer in the first than
 # in the second: Docker's python images, or Debian with python3 (in the build image also python3-venv). Every dependency
 # comes as a wheel, so not even the build image needs a compiler.
-ARG BUILD_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
-ARG RUNTIME_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
+ARG BUILD_IMAGE=docker.io/library/python:3.13.9-slim-bookworm
+ARG RUNTIME_IMAGE=docker.io/library/python:3.13.9-slim-bookworm
 
 FROM ${BUILD_IMAGE} AS builder
 
@@ -26,7 +26,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
  && /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /build/wheel /src \
  && /build/bin/pip --python /opt/mig-device-plugin/bin/python install --no-deps /build/wheel/*.whl \
  && mkdir -p /opt/mig-device-plugin/share \
- && /build/bin/cyclonedx-py environment --pyproject /src/pyproject.toml --output-reproducible --output-format JSON \
+ && /build/bin/cyclonedx-py environment --output-reproducible --output-format JSON \
         --output-file /opt/mig-device-plugin/share/sbom.cdx.json /opt/mig-device-plugin/bin/python \
  && /opt/mig-device-plugin/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
         /opt/mig-device-plugin/lib
