@@ -119,7 +119,8 @@ async def test_kubelet_restart(kubelet: SimKubelet, start_daemon: StartDaemon) -
 
 
 async def test_kubelet_comes_late(node_dir: Path, start_daemon: StartDaemon) -> None:
-    daemon = await start_daemon(NODE)
+    # A simulation logs at this level that there is no kubelet.
+    daemon = await start_daemon(NODE, LOG_LEVEL="debug")
     await daemon.logged("waiting for kubelet")
     async with SimKubelet(node_dir / "plugins", readmission_s=None) as kubelet:
         await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
@@ -178,7 +179,8 @@ async def test_accepted_but_never_watched(node_dir: Path, start_daemon: StartDae
 async def test_without_kubelet_nothing_registers(
     kubelet: SimKubelet, start_daemon: StartDaemon
 ) -> None:
-    daemon = await start_daemon(NODE, KUBELET_SOCKET=str(kubelet.directory / "other.sock"))
+    elsewhere = str(kubelet.directory / "other.sock")
+    daemon = await start_daemon(NODE, KUBELET_SOCKET=elsewhere, LOG_LEVEL="debug")
     await daemon.logged("waiting for kubelet")
     assert kubelet.registrations == []
     assert await daemon.stop() == 0
@@ -406,7 +408,9 @@ async def test_kubelets_own_files_are_no_plugins(
 
 async def test_a_missing_directory_is_one_line(node_dir: Path, start_daemon: StartDaemon) -> None:
     daemon = await start_daemon(
-        "p4d.24xlarge:all-balanced", KUBELET_SOCKET=str(node_dir / "nowhere" / "kubelet.sock")
+        "p4d.24xlarge:all-balanced",
+        KUBELET_SOCKET=str(node_dir / "nowhere" / "kubelet.sock"),
+        LOG_LEVEL="debug",
     )
     await daemon.logged("kubelet's directory cannot be watched")
     async with SimKubelet(node_dir / "nowhere", readmission_s=None) as late:
