@@ -75,6 +75,32 @@ def test_certificate_is_mounted_where_the_daemon_looks(render: "Renderer") -> No
     assert {release.container[probe]["httpGet"]["scheme"] for probe in PROBES} == {"HTTPS"}
 
 
+SERVICE = ("gpu-mig-device-plugin", "gpu-mig-device-plugin.ops", "gpu-mig-device-plugin.ops.svc")
+
+
+@pytest.mark.parametrize(
+    ("values", "hosts"),
+    [
+        ({}, (*SERVICE, f"{SERVICE[-1]}.cluster.local")),
+        (
+            {"http": {"hosts": ["*.example.com", SERVICE[0]]}},
+            (*SERVICE, f"{SERVICE[-1]}.cluster.local", "*.example.com"),
+        ),
+        ({"http": {"rbacProxy": {"enabled": True}}}, (*SERVICE, f"{SERVICE[-1]}.cluster.local")),
+        ({"service": {"enabled": False}}, ()),
+        ({"service": {"enabled": False}, "http": {"hosts": ["*"]}}, ("*",)),
+        ({"http": {"enabled": False, "hosts": ["*"]}}, ()),
+    ],
+)
+def test_the_service_s_names_are_served(
+    render: "Renderer", values: dict[str, Any], hosts: tuple[str, ...]
+) -> None:
+    release = render(values, namespace="ops")
+    assert load({}, release.env).settings.http_hosts == hosts
+    for service in release.of_kind("Service"):
+        assert service["metadata"]["name"] == SERVICE[0]
+
+
 def test_it_can_be_switched_off(render: "Renderer") -> None:
     release = render({"http": {"enabled": False}})
     assert load({}, release.env).settings.http_address is None

@@ -72,7 +72,8 @@ def test_the_charts_own_defaults_are_few(render: "Renderer") -> None:
 def test_the_daemon_reads_what_the_chart_writes(
     render: "Renderer", cases: dict[str, dict[str, Any]]
 ) -> None:
-    assert load({}, render(cases["all-options"]).env).settings == Settings(
+    release = render(cases["all-options"] | {"service": {"enabled": False}})
+    assert load({}, release.env).settings == Settings(
         mig_strategy=MigStrategy.SINGLE,
         single_resource=SingleResource.GPU,
         fail_on_init_error=True,

@@ -45,6 +45,24 @@
 - name: HTTP_TLS_KEY
   value: /tls/tls.key
 {{- end }}
+{{- with include "mig-device-plugin.httpHosts" . }}
+- name: HTTP_HOSTS
+  value: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Names that belong to the server, by commas: the Service's, by which the proxy passes requests on too, and the user's. */}}
+{{- define "mig-device-plugin.httpHosts" -}}
+{{- $hosts := list -}}
+{{- if .Values.http.enabled -}}
+{{- if and .Values.service.enabled (include "mig-device-plugin.httpReachable" .) -}}
+{{- $name := include "mig-device-plugin.fullname" . -}}
+{{- $inNamespace := printf "%s.%s" $name (include "mig-device-plugin.namespace" .) -}}
+{{- $hosts = list $name $inNamespace (printf "%s.svc" $inNamespace) (printf "%s.svc.cluster.local" $inNamespace) -}}
+{{- end -}}
+{{- $hosts = concat $hosts (.Values.http.hosts | default list) -}}
+{{- end -}}
+{{- uniq $hosts | join "," -}}
 {{- end -}}
 
 {{/* Kubelet does not verify the certificate. */}}

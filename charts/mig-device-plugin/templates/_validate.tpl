@@ -76,7 +76,7 @@
 {{- $mistakes = append $mistakes (printf "extraArgs has %s: set the values below http instead, which the ports and probes follow." .) -}}
 {{- end -}}
 {{- end -}}
-{{- range list "httpAddress" "httpTLSCert" "httpTLSKey" -}}
+{{- range list "httpAddress" "httpHosts" "httpTLSCert" "httpTLSKey" -}}
 {{- if include "mig-device-plugin.inInlineConfig" (list $root (printf "flags.plugin.%s" .)) -}}
 {{- $mistakes = append $mistakes (printf "config.inline sets flags.plugin.%s: set the values below http instead, which always win and which the ports and probes follow." .) -}}
 {{- end -}}
