@@ -35,6 +35,9 @@ from plugin.core.news import ClockSet, Judged, News, ReasonCleared, UnknownInsta
 from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import Settings
 
+#: Events that wait for a scan. While a GPU cannot be read for so long it is out of service anyway.
+MOST_DEFERRED = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -264,18 +267,20 @@ def happened(state: State, events: Iterable[DriverEvent], now: float) -> Step:
             rescan = True
             continue
         probe = True  # any fault may change what the driver recommends
-        if event.gi is not None and event.gpu_uuid in changed | state.scanned:
+        reused = event.gi is not None and event.gpu_uuid in changed | state.scanned
+        if reused and len(deferred) < MOST_DEFERRED:
             deferred.append(event)
             continue
         fault = judge(event, snapshot.inventory, snapshot.settings)
         if fault is None:
             continue
-        if not fault.targets:
-            # It names an instance that we do not know: it counts for the GPU, and a scan shows what
-            # is there.
-            news.append(UnknownInstance(event))
+        if reused or not fault.targets:
+            # Which instance it names is not known: it counts for the GPU, and a scan shows what is
+            # there.
+            if not reused:
+                news.append(UnknownInstance(event))
+                rescan = True
             fault = replace(fault, targets=(fault.gpu_uuid,), severity=Severity.COUNTED)
-            rescan = True
         faults.append(fault)
     open_ = (fault for fault in faults if fault.severity is Severity.UNDECIDED)
     state = replace(

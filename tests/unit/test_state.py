@@ -217,6 +217,14 @@ def test_events(
     )
 
 
+def test_events_that_cannot_be_deferred_any_more_count_for_their_gpu() -> None:
+    waiting = steps.happened(running(), [CHANGED, *[ON_LEFT] * steps.MOST_DEFERRED], 5.0).state
+    step = steps.happened(waiting, [ON_LEFT, ON_RIGHT], 6.0)
+    assert step.state.deferred == waiting.deferred
+    assert step.state.snapshot.ledger[FIRST.uuid].xids == {95: 2}
+    assert down(step.state) == {}
+
+
 def test_a_fault_of_an_unknown_instance_is_counted_for_the_gpu() -> None:
     step = steps.happened(running(), [ON_NOTHING], 5.0)
     unknown, judged = step.news
