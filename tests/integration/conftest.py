@@ -20,8 +20,7 @@ import pytest_asyncio
 from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.sim.kubelet.kubelet import SimKubelet
 
-#: Long enough for a loaded machine; what is waited for usually takes milliseconds.
-SECONDS = 20.0
+from .waiting import SECONDS, becomes
 
 
 @dataclass
@@ -46,13 +45,6 @@ class Daemon:
             self.process.send_signal(number)
         async with asyncio.timeout(SECONDS):
             return await self.process.wait()
-
-
-async def becomes(condition: Callable[[], bool]) -> None:
-    """Wait for something that nobody announces, such as another process's file."""
-    async with asyncio.timeout(SECONDS):
-        while not condition():  # noqa: ASYNC110 — there is no event to wait for
-            await asyncio.sleep(0.01)
 
 
 StartDaemon = Callable[..., Awaitable[Daemon]]

@@ -18,7 +18,7 @@ from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.simulation import simulate as simulate_node
 from plugin.state.writer import Writer
 
-from .conftest import SECONDS
+from .waiting import SECONDS
 
 #: Longer than any test: what has been taken out stays out.
 NEVER = 80_000.0

@@ -16,7 +16,7 @@ from plugin.web.http.server import HttpServer, Limits, Tls
 from plugin.web.routes import Site
 from tests.web.scenes import balanced
 
-from .conftest import SECONDS
+from .waiting import SECONDS
 
 LOOPBACK = Address("127.0.0.1", 0)
 GET = b"GET %s HTTP/1.1\r\nHost: node\r\n\r\n"

@@ -10,14 +10,14 @@ import socket
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
-from .conftest import SECONDS
+from .waiting import SECONDS, eventually
 
 PROMETHEUS = shutil.which("prometheus")
 
@@ -25,7 +25,6 @@ PROMETHEUS = shutil.which("prometheus")
 _LEVELS = ("level=warn", "level=error")
 
 Labels = Mapping[str, str]
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class Prometheus:
 
     async def holds(self, expression: str) -> None:
         """Wait until the vector has an element, as an alert's condition does."""
-        await eventually(lambda: self.query(expression), expression)
+        await eventually(lambda: self.query(expression), expression, seconds=2 * SECONDS)
 
     async def firing(self) -> list[Labels]:
         alerts = (await self.api("alerts"))["alerts"]
@@ -88,7 +87,7 @@ class Prometheus:
             alerts = (await self.api("alerts"))["alerts"]
             return [a for a in alerts if a["state"] == "firing" and wanted <= a["labels"].items()]
 
-        alerts = await eventually(found, f"{alert} {labels} fires")
+        alerts = await eventually(found, f"{alert} {labels} fires", seconds=2 * SECONDS)
         first: Mapping[str, Any] = alerts[0]
         return first
 
@@ -98,7 +97,7 @@ class Prometheus:
         async def calm() -> bool:
             return not (await self.api("alerts"))["alerts"]
 
-        await eventually(calm, "no alert is left")
+        await eventually(calm, "no alert is left", seconds=2 * SECONDS)
 
     async def resolves(self, alert: str) -> None:
         """Wait until `alert` is neither firing nor about to."""
@@ -108,7 +107,7 @@ class Prometheus:
                 a["labels"]["alertname"] != alert for a in (await self.api("alerts"))["alerts"]
             )
 
-        await eventually(gone, f"{alert} resolves")
+        await eventually(gone, f"{alert} resolves", seconds=2 * SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -136,7 +135,7 @@ async def running(
             assert process.returncode is None, log_file.read_text()
             return (await fetch(f"{server.url}/-/ready"))[0] == 200
 
-        await eventually(ready, "Prometheus is ready")
+        await eventually(ready, "Prometheus is ready", seconds=2 * SECONDS)
         yield server
     finally:
         if process.returncode is None:
@@ -169,17 +168,6 @@ async def fetch(url: str) -> tuple[int, str]:
             return 0, ""
 
     return await asyncio.to_thread(get)
-
-
-async def eventually(condition: Callable[[], Awaitable[Answer]], what: str) -> Answer:
-    """Ask until the answer is true: nobody announces it."""
-    try:
-        async with asyncio.timeout(SECONDS * 2):
-            while not (answer := await condition()):  # noqa: ASYNC110 — there is no event to wait for
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(f"not within {SECONDS * 2:g} s: {what}") from None
-    return answer
 
 
 def free_port() -> int:

@@ -10,7 +10,8 @@ from plugin.sim.hardware.engine import parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
-from .conftest import SECONDS, StartDaemon, plugin_client, sockets
+from .conftest import StartDaemon, plugin_client, sockets
+from .waiting import SECONDS
 
 ONE_SLICE = "nvidia.com/mig-1g.5gb"
 NODE = "p4d.24xlarge:all-1g.5gb"

@@ -26,7 +26,8 @@ from plugin.commands.control import FREE, NOT_FREE
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
-from .conftest import SECONDS, StartDaemon, becomes, plugin_client, sockets
+from .conftest import StartDaemon, plugin_client, sockets
+from .waiting import SECONDS, becomes
 
 ONE_SLICE = "nvidia.com/mig-1g.5gb"
 NODE = "2xa100-40gb:all-1g.5gb"

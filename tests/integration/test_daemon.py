@@ -15,7 +15,8 @@ from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
-from .conftest import SECONDS, StartDaemon, becomes, plugin_client, sockets
+from .conftest import StartDaemon, plugin_client, sockets
+from .waiting import SECONDS, becomes
 
 ONE_SLICE = "nvidia.com/mig-1g.5gb"
 NODE = "p4d.24xlarge:all-1g.5gb"

@@ -15,7 +15,8 @@ from plugin.sim.kubelet.pods import Pod
 from tests.goaway import goaway
 
 from . import plugins
-from .conftest import SECONDS, StartDaemon, becomes, sockets
+from .conftest import StartDaemon, sockets
+from .waiting import SECONDS, becomes
 
 ONE_SLICE = "nvidia.com/mig-1g.5gb"
 NODE = "p4d.24xlarge:all-1g.5gb"

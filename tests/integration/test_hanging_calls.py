@@ -27,7 +27,7 @@ from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.simulation import simulate
 from plugin.web.health import health, readiness
 
-from .conftest import SECONDS
+from .waiting import SECONDS, becomes
 
 SLICED, WHOLE = "p5.48xlarge:all-1g.10gb", "p5.48xlarge"
 RESOURCES = {SLICED: ("nvidia.com/mig-1g.10gb", 7), WHOLE: ("nvidia.com/gpu", 1)}
@@ -122,13 +122,6 @@ class Run:
         found = [d for d in snapshot.inventory.devices() if d.gpu_index == gpu and not d.parts]
         stands = [status(device, snapshot) for device in found]
         return {reason.code for stand in stands if stand for reason in stand.reasons}
-
-
-async def becomes(condition: Callable[[], bool], failure: Callable[[], object]) -> None:
-    until = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < until, failure()
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from plugin.kubelet.podresources.observer import Observer
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
-from .conftest import SECONDS, StartDaemon, becomes
+from .conftest import StartDaemon
 from .prometheus import fetch, free_port
 from .test_control import NODE, ONE_SLICE, Commands, held_by
+from .waiting import SECONDS, becomes, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -87,15 +88,8 @@ async def with_page(node_dir: Path, start_daemon: StartDaemon) -> Page:
         POD_RESOURCES_SOCKET=str(node_dir / "pods" / "kubelet.sock"),
     )
     page = Page(f"http://127.0.0.1:{port}")
-    await answers(page.state)
+    await eventually(page.state)
     return page
-
-
-async def answers(question: Callable[[], Awaitable[object]]) -> None:
-    """Wait until another process's answer is not empty."""
-    async with asyncio.timeout(SECONDS):
-        while not await question():  # noqa: ASYNC110 — there is no event to wait for
-            await asyncio.sleep(0.05)
 
 
 async def start_drain(node_dir: Path, target: str, own_pod: str) -> asyncio.Task[int]:
@@ -207,7 +201,7 @@ async def test_page_and_metrics_keep_holders_over_a_kubelet_restart(
     async def all_listed() -> bool:
         return await page.metrics() == (True, 4)
 
-    await answers(all_listed)
+    await eventually(all_listed)
     await kubelet.restart()
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
     await held_by(kubelet, "five")  # so that the daemon asks kubelet now, which lists only this one
@@ -266,7 +260,7 @@ async def test_two_pods_with_one_device_are_a_problem(
             "default/plugin", "main", whole, dict(held.ids), held.response
         )
         await daemon.logged("device held by several pods")
-        await answers(page.state)
+        await eventually(page.state)
         problems = (await page.state())["problems"]
     (uuid,) = held.ids
     assert [text for text in problems if text.startswith(f"{uuid} is held by 2 pods")]

@@ -11,8 +11,8 @@ import pytest
 
 from plugin.core.grammars import Address
 
-from .conftest import SECONDS, becomes
 from .http_subject import LAST, Subject, errors, serving
+from .waiting import SECONDS, becomes
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 
 from plugin.web.http.server import Limits
 
-from .conftest import becomes
 from .http_subject import GET, LAST, Subject, errors, serving
+from .waiting import becomes
 
 
 @pytest.fixture(autouse=True)

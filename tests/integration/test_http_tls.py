@@ -15,8 +15,8 @@ import pytest
 from plugin.web.http.server import Limits, Tls
 from plugin.web.http.tls import Certificate
 
-from .conftest import SECONDS, becomes
 from .http_subject import LAST, Client, Subject, errors, serving
+from .waiting import SECONDS, becomes
 
 needs_openssl = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="needs openssl to make certificates"

@@ -21,7 +21,8 @@ from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 from plugin.sim.simulation import simulate
 
-from .conftest import SECONDS, StartDaemon, becomes, sockets
+from .conftest import StartDaemon, sockets
+from .waiting import SECONDS, becomes, eventually
 
 ONE_SLICE = "nvidia.com/mig-1g.5gb"
 NODE = "p4d.24xlarge:all-1g.5gb"
@@ -93,14 +94,13 @@ async def test_http_is_served_before_the_first_scan_ends(tmp_path: Path) -> None
             return connection.getresponse().read().decode()
 
     async def answered() -> str:
-        while True:
-            with contextlib.suppress(ConnectionRefusedError):
-                return await asyncio.to_thread(ready)
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(ConnectionRefusedError):
+            return await asyncio.to_thread(ready)
+        return ""
 
     try:
-        async with asyncio.timeout(8):  # the deadline of a call is longer
-            assert "the node has not been looked at yet" in await answered()
+        # The deadline of a call is longer.
+        assert "the node has not been looked at yet" in await eventually(answered, seconds=8)
         assert not starting.done()
     finally:
         hardware.calls.restore()

@@ -16,7 +16,8 @@ import pytest
 from plugin.control.client import ask
 from plugin.sim.kubelet.kubelet import SimKubelet
 
-from .conftest import SECONDS, Daemon, StartDaemon, becomes
+from .conftest import Daemon, StartDaemon
+from .waiting import SECONDS, becomes
 
 ONE_SLICE = "nvidia.com/mig-1g.5gb"
 NODE = "2xa100-40gb:all-1g.5gb"

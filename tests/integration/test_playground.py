@@ -20,7 +20,7 @@ import pytest_asyncio
 from tests.unprivileged import AS_NOBODY, MISSING
 from tests.web.browser import CHROMIUM, Page, browser
 
-from .conftest import SECONDS, becomes
+from .waiting import SECONDS, becomes, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Start, a browser, a drain of a GPU on which pods live for up to half a minute.
@@ -162,6 +162,8 @@ async def text(page: Page) -> str:
 
 async def shows(page: Page, wanted: str) -> None:
     """Wait until the page, which keeps itself up to date, shows it."""
-    async with asyncio.timeout(SECONDS):
-        while wanted not in await text(page):  # noqa: ASYNC110 — the page announces nothing
-            await asyncio.sleep(0.1)
+
+    async def shown() -> bool:
+        return wanted in await text(page)
+
+    await eventually(shown, wanted)

@@ -16,7 +16,8 @@ from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
 from . import plugins
-from .conftest import SECONDS, Daemon, StartDaemon
+from .conftest import Daemon, StartDaemon
+from .waiting import SECONDS, eventually
 
 ONE_SLICE = "nvidia.com/mig-1g.5gb"
 NODE = "p4d.24xlarge:all-1g.5gb"
@@ -42,12 +43,12 @@ async def get(daemon: Daemon, path: str) -> tuple[int, str]:
 
 async def ready(daemon: Daemon, *, otherwise: str = "", seconds: float = SECONDS) -> None:
     """Wait until /readyz answers 200, or with a reason that has these words."""
-    async with asyncio.timeout(seconds):
-        while True:
-            status, body = await get(daemon, "/readyz")
-            if status == (503 if otherwise else 200) and otherwise in body:
-                return
-            await asyncio.sleep(0.05)
+
+    async def answered() -> bool:
+        status, body = await get(daemon, "/readyz")
+        return status == (503 if otherwise else 200) and otherwise in body
+
+    await eventually(answered, otherwise or "ready", seconds=seconds)
 
 
 @pytest.mark.parametrize("killed", [True, False])

@@ -14,7 +14,7 @@ import pytest
 
 from tests.unprivileged import AS_NOBODY, MISSING
 
-from .conftest import SECONDS, becomes
+from .waiting import SECONDS, becomes
 
 pytestmark = [
     pytest.mark.asyncio,

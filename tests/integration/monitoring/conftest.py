@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest_asyncio
 
 from plugin.sim.kubelet.kubelet import SimKubelet
-from tests.integration.conftest import SECONDS, StartDaemon
+from tests.integration.conftest import StartDaemon
 from tests.integration.prometheus import free_port, running
+from tests.integration.waiting import SECONDS
 
 from .release import MONITORING, ONE, Watched, render, scrape_config, start
 
