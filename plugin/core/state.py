@@ -29,10 +29,9 @@ from plugin.core.health.ledger import EMPTY, Escalation, Ledger
 from plugin.core.health.merging import merged
 from plugin.core.health.recovery import GpuHealth
 from plugin.core.health.timeline import Moment, clock_step, moved_health, moved_ledger
-from plugin.core.inventory.merge import Before, merge
-from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.inventory.model import Inventory
 from plugin.core.news import ClockSet, Judged, News, ReasonCleared, UnknownInstance
-from plugin.core.reasons import Code, Reason, Scope
+from plugin.core.reasons import Code, Reason
 from plugin.core.settings import Settings
 
 #: Events that wait for a scan. While a GPU cannot be read for so long it is out of service anyway.
@@ -70,7 +69,7 @@ class State:
     ``rebooted`` says that the ledger was saved before the node's last boot, and ``offset`` is the
     timeline's: wall clock minus monotonic clock.
     ``unseen`` are MIG devices that the last scan was the first not to show, ``unread`` what it
-    could not read.
+    could not read. ``looks`` counts the scans that were asked for because of these, in a row.
     """
 
     snapshot: Snapshot
@@ -82,6 +81,7 @@ class State:
     offset: float = 0.0
     unseen: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
+    looks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,127 +129,6 @@ def clocks_read(state: State, moment: Moment) -> Step:
         geometry_changed=old.geometry_changed + by,
     )
     return Step(state, (ClockSet(by),))
-
-
-# ---- scans
-
-
-def scan_begun(state: State) -> State:
-    """A scan begins to read the hardware: it will show every change up to now."""
-    return replace(state, scanned=state.scanned | state.changed, changed=frozenset())
-
-
-def sought(state: State) -> tuple[str, ...]:
-    """UUIDs that the scan that begins should look for, so that none is believed gone too soon."""
-    return _before(state).sought()
-
-
-def scan_ended(state: State, scan: Inventory, now: float) -> Step:
-    """A finished scan becomes the state, and deferred events of what it shows are judged.
-
-    What vanished or could not be read is looked at once more at once: it may have been one answer
-    that failed, and two scans make an absence certain.
-    """
-    old = state.snapshot
-    merged = merge(_before(state), scan)
-    inventory = merged.inventory
-    health = {gpu.uuid: _scanned_health(gpu, state, now) for gpu in inventory.gpus}
-    recovered = recovery.recover(
-        old.ledger,
-        inventory,
-        health,
-        now,
-        old.settings.quiet_seconds,
-        complete=_is_complete(inventory),
-        gone=merged.gone,
-    )
-    changed = not old.geometry or _geometry(inventory) != _geometry(old.inventory)
-    # The instances of a GPU that could not be read completely are those of an earlier scan.
-    incomplete = {
-        gpu.uuid for gpu in inventory.gpus if gpu.error or gpu.unreadable or gpu.uncounted
-    }
-    deferred = state.deferred
-    unread = _unread(inventory)
-    again = bool(merged.unseen) or not unread <= state.unread
-    state = replace(
-        state,
-        changed=state.changed | (state.scanned & incomplete),
-        scanned=frozenset(),
-        deferred=(),
-        unseen=merged.unseen,
-        unread=unread,
-    )
-    state = decide(
-        state,
-        inventory=inventory,
-        driver_error=None,
-        ledger=recovered.ledger,
-        gpu_health=MappingProxyType(health),
-        geometry=old.geometry + changed,
-        geometry_changed=now if changed else old.geometry_changed,
-    )
-    after = happened(state, deferred, now)
-    return replace(
-        after,
-        news=(*_cleared(recovered), *after.news),
-        rescan=after.rescan or again,
-        probe=after.probe or any(gpu.uuid not in old.gpu_health for gpu in inventory.gpus),
-    )
-
-
-def scan_failed(state: State, reason: Reason) -> Step:
-    """The driver as a whole did not answer: what is known holds, and all of it is out of service.
-
-    No change was read, so deferred events wait for the next scan.
-    """
-    state = replace(state, changed=state.changed | state.scanned, scanned=frozenset())
-    return Step(decide(state, driver_error=reason))
-
-
-def driver_unavailable(text: str) -> Reason:
-    """Why the driver as a whole does not answer."""
-    return Reason(Code.DRIVER_UNAVAILABLE, text, scope=Scope.NODE)
-
-
-def _before(state: State) -> Before:
-    """What is known before a scan."""
-    snapshot = state.snapshot
-    remembered = {
-        uuid: entry.gpu_uuid for uuid, entry in snapshot.ledger.items() if entry.gi is not None
-    }
-    return Before(snapshot.inventory, remembered, state.unseen, state.scanned)
-
-
-def _unread(inventory: Inventory) -> frozenset[str]:
-    """What a scan could not read: by place and not by text, which may be another each time."""
-    places = {f"GPU {index}" for index in inventory.unreadable}
-    for gpu in inventory.gpus:
-        places |= {f"{gpu.uuid}/{index}" for index in gpu.unreadable}
-        places |= {device.uuid for device in gpu.mig_devices if device.error}
-        if gpu.error or gpu.mig_unknown or gpu.uncounted:
-            places.add(gpu.uuid)
-    return frozenset(places)
-
-
-def _scanned_health(gpu: Gpu, state: State, now: float) -> GpuHealth:
-    old = state.snapshot
-    health = old.gpu_health.get(gpu.uuid) or GpuHealth(reset_seen=now if state.rebooted else None)
-    before = old.inventory.gpu(gpu.uuid)
-    if before is not None and before.mig_devices and not gpu.mig_devices and not gpu.error:
-        return replace(health, reset_seen=now)  # a reset leaves no instance behind
-    return health
-
-
-def _is_complete(inventory: Inventory) -> bool:
-    """Whether a GPU that a scan does not show is certainly not on the node."""
-    return bool(inventory.gpus) and not inventory.unreadable
-
-
-def _geometry(inventory: Inventory) -> list[tuple[str, bool | None]]:
-    return [
-        (device.uuid, device.mig.current if isinstance(device, Gpu) and device.mig else None)
-        for device in inventory.devices()
-    ]
 
 
 # ---- events, probes, time
@@ -310,11 +189,11 @@ def ticked(state: State, now: float) -> Step:
         snapshot.gpu_health,
         now,
         snapshot.settings.quiet_seconds,
-        complete=snapshot.driver_error is None and _is_complete(snapshot.inventory),
+        complete=snapshot.driver_error is None and is_complete(snapshot.inventory),
     )
     return Step(
         decide(state, ledger=recovered.ledger),
-        _cleared(recovered),
+        cleared_news(recovered),
         look_again=recovered.look_again,
     )
 
@@ -348,6 +227,11 @@ def configured(state: State, settings: Settings) -> Step:
 # ---- shared by the steps
 
 
+def is_complete(inventory: Inventory) -> bool:
+    """Whether a GPU that a scan does not show is certainly not on the node."""
+    return bool(inventory.gpus) and not inventory.unreadable
+
+
 def _recorded(step: Step, faults: Sequence[Fault], now: float) -> Step:
     """The step with these faults written into the ledger."""
     if not faults:
@@ -364,7 +248,7 @@ def escalation(settings: Settings) -> Escalation:
     return Escalation(settings.escalate_count, settings.escalate_seconds)
 
 
-def _cleared(recovered: recovery.Recovered) -> tuple[News, ...]:
+def cleared_news(recovered: recovery.Recovered) -> tuple[News, ...]:
     return tuple(ReasonCleared(uuid, reason) for uuid, reason in recovered.cleared)
 
 

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from plugin.core import operators
+from plugin.core import operators, scans
 from plugin.core import state as steps
 from plugin.core.health.events import DriverEvent, Probe
 from plugin.core.health.ledger import Ledger
@@ -148,19 +148,19 @@ class Writer:
     async def _scan(self) -> None:
         if not self.is_open:
             await self._open()
-        self._state = steps.scan_begun(self._state)
+        self._state = scans.scan_begun(self._state)
         scan = await self._read()
         await self.judged()  # what came before the answer is about what was there before
         now = self._present()
-        self._take(steps.scan_ended(self._state, scan, now))
+        self._take(scans.scan_ended(self._state, scan, now))
 
     async def _read(self) -> Inventory:
         try:
-            return await self._worker.call(self._driver.scan, steps.sought(self._state))
+            return await self._worker.call(self._driver.scan, scans.sought(self._state))
         except DriverStale as error:
             log.info("opening the driver again", extra={"reason": str(error)})
             await self._open()
-            return await self._worker.call(self._driver.scan, steps.sought(self._state))
+            return await self._worker.call(self._driver.scan, scans.sought(self._state))
 
     def _hung(self, hung: Hung, *, returned: bool) -> None:
         """A call of the driver hangs, or has returned after all: a scan shows what that means."""
@@ -181,7 +181,7 @@ class Writer:
                 "that cannot change in this container: ending, so that a new one is made, to "
                 "which NVIDIA's runtime adds the library of the driver that is loaded then",
             ) from error
-        self._take(steps.scan_failed(self._state, steps.driver_unavailable(str(error))))
+        self._take(scans.scan_failed(self._state, scans.driver_unavailable(str(error))))
 
     async def _open(self) -> None:
         """(Re)open the driver, once nobody waits for events of the one before; a waiter that hangs

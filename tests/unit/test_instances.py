@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from plugin.core import scans
 from plugin.core import state as steps
 from plugin.core.health.events import DriverEvent, EventKind
 from plugin.core.inventory.model import Gpu, Inventory
@@ -81,12 +82,12 @@ class Model:
     # ---- what happens
 
     def scan(self) -> None:
-        self.state = steps.scan_begun(self.state)
+        self.state = scans.scan_begun(self.state)
         self.end(self.inventory())
 
     def end(self, scan: Inventory) -> None:
         self.scanning, self.read = False, None
-        self.state = steps.scan_ended(self.state, scan, 0.0).state
+        self.state = scans.scan_ended(self.state, scan, 0.0).state
 
     def happens(self, event: DriverEvent) -> None:
         self.state = steps.happened(self.state, [event], 0.0).state
@@ -115,7 +116,7 @@ class Model:
                 self.xid(index, start)
             case Act.BEGIN if not self.scanning:
                 self.scanning, self.read = True, None
-                self.state = steps.scan_begun(self.state)
+                self.state = scans.scan_begun(self.state)
             case Act.READ if self.scanning:
                 self.read = self.read or self.inventory()
             case Act.END if self.scanning:
@@ -128,8 +129,8 @@ class Model:
                 self.end(node(*others))
             case Act.FAIL if self.scanning:
                 self.scanning, self.read = False, None
-                reason = steps.driver_unavailable("away")
-                self.state = steps.scan_failed(self.state, reason).state
+                reason = scans.driver_unavailable("away")
+                self.state = scans.scan_failed(self.state, reason).state
 
     # ---- what is held
 

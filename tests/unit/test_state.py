@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from plugin.core import operators
+from plugin.core import operators, scans
 from plugin.core import state as steps
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.health.faults import Severity
@@ -43,7 +43,7 @@ REMADE = node(replace(FIRST, mig_devices=(ANEW, RIGHT)), SECOND)
 
 
 def scanned(state: State, scan: Inventory = NODE, now: float = 0.0) -> Step:
-    return steps.scan_ended(steps.scan_begun(state), scan, now)
+    return scans.scan_ended(scans.scan_begun(state), scan, now)
 
 
 def running(settings: Settings = MIXED, scan: Inventory = NODE) -> State:
@@ -117,11 +117,11 @@ def test_changes_of_the_set_of_devices_are_counted(
 
 
 def test_a_driver_that_does_not_answer_holds_everything_down_until_it_does() -> None:
-    reason = steps.driver_unavailable("no answer")
-    failed = steps.scan_failed(steps.scan_begun(running()), reason).state
+    reason = scans.driver_unavailable("no answer")
+    failed = scans.scan_failed(scans.scan_begun(running()), reason).state
     assert failed.snapshot.driver_error is reason
     assert down(failed) == dict.fromkeys((LEFT.uuid, RIGHT.uuid, OTHER.uuid), (reason.code,))
-    assert steps.scan_failed(failed, reason).state.snapshot is failed.snapshot
+    assert scans.scan_failed(failed, reason).state.snapshot is failed.snapshot
     assert down(scanned(failed).state) == {}
 
 
@@ -158,6 +158,16 @@ def test_a_gpu_that_hangs_takes_its_own_devices_down_until_it_answers() -> None:
     }
     state = steps.watched(scanned(state).state, {}).state
     assert down(state) == {}
+
+
+def test_a_driver_of_which_something_else_fails_each_time_is_not_scanned_without_end() -> None:
+    state, asked = running(), []
+    for number in range(20):
+        step = scanned(state, replace(NODE, unreadable={number % 2 + 7: "no UUID"}))
+        state = step.state
+        asked.append(step.rescan)
+    burst = [True] * scans.MOST_LOOKS + [False]
+    assert asked == burst * 5
 
 
 # ---- events
@@ -244,14 +254,14 @@ def happens(*events: DriverEvent) -> _Move:
 
 
 def ends(scan: Inventory = NODE) -> _Move:
-    return lambda state: steps.scan_ended(state, scan, 6.0).state
+    return lambda state: scans.scan_ended(state, scan, 6.0).state
 
 
 def fails(state: State) -> State:
-    return steps.scan_failed(state, steps.driver_unavailable("away")).state
+    return scans.scan_failed(state, scans.driver_unavailable("away")).state
 
 
-begins: _Move = steps.scan_begun
+begins: _Move = scans.scan_begun
 UNREADABLE = node(gpu(0, error="no answer"), SECOND)
 
 
@@ -404,7 +414,7 @@ def test_time_clears_what_its_rule_allows() -> None:
 def test_absence_is_certain_only_with_a_driver_that_answers() -> None:
     hit = steps.happened(running(), [ON_OTHER], 10.0).state
     gone = scanned(hit, node(FIRST), 20.0).state
-    failed = steps.scan_failed(gone, steps.driver_unavailable("away")).state
+    failed = scans.scan_failed(gone, scans.driver_unavailable("away")).state
     late = 20.0 + ABSENT_SECONDS
     assert OTHER.uuid in steps.ticked(failed, late).state.snapshot.ledger
     assert OTHER.uuid not in steps.ticked(gone, late).state.snapshot.ledger

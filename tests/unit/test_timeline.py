@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.core import operators
+from plugin.core import operators, scans
 from plugin.core import state as steps
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.health.ledger import Entry, from_document, to_document
@@ -60,11 +60,11 @@ def crash(state: State, now: float) -> Step:
 
 
 def scan(state: State, now: float) -> Step:
-    return steps.scan_ended(steps.scan_begun(state), NODE, now)
+    return scans.scan_ended(scans.scan_begun(state), NODE, now)
 
 
 def without(state: State, now: float) -> Step:
-    return steps.scan_ended(steps.scan_begun(state), node(OTHER), now)
+    return scans.scan_ended(scans.scan_begun(state), node(OTHER), now)
 
 
 def cordon(state: State, now: float) -> Step:
