@@ -42,15 +42,18 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*, kubelet_is_there: bool = True) -> AsyncIterator[Running]:
+async def running(
+    *, kubelet_is_there: bool = True, socket: str = KUBELET, serving_error: str = ""
+) -> AsyncIterator[Running]:
     directory = FakeDirectory()
     kubelet = FakeKubelet(directory)
+    kubelet.serving_error = serving_error
     if kubelet_is_there:
         directory.create(KUBELET)
     store = Store(snapshot(node(mig_gpu(0, "1g.5gb", "1g.5gb"))))
     rivals = Rivals(
         directory,
-        KUBELET,
+        socket,
         lambda: (RESOURCE,),
         accepts=directory.accepts,
         wall_clock=asyncio.get_running_loop().time,
@@ -59,7 +62,7 @@ async def running(*, kubelet_is_there: bool = True) -> AsyncIterator[Running]:
         RESOURCE,
         store,
         directory,
-        KUBELET,
+        socket,
         ResourceServicer(RESOURCE, store, CallCounts(), lambda _: None),
         rivals,
         serve=kubelet.serve,

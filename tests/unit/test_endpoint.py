@@ -193,6 +193,19 @@ def test_a_server_that_cannot_start_is_tried_again() -> None:
     run(scene())
 
 
+def test_without_a_kubelet_what_is_served_counts_as_registered() -> None:
+    async def scene() -> None:
+        async with running(socket="", serving_error="no such directory") as on:
+            assert not on.status.registered
+            assert on.status.last_error == "no such directory"
+            on.kubelet.serving_error = ""
+            await asyncio.sleep(LONGEST_DELAY_SECONDS)
+            assert on.status.registered
+            assert on.kubelet.registrations == []
+
+    run(scene())
+
+
 def test_sockets_deleted_for_ever_do_not_make_it_spin() -> None:
     async def scene() -> None:
         async with running() as on:

@@ -94,10 +94,8 @@ class Endpoint:
             problem = self._consequence(gone)
         else:
             problem = self._last_error
-        # Without a kubelet there is nothing to register with.
-        registered = not self._kubelet or (
-            self._registered is not None and not (rival or gone or self._is_flapping())
-        )
+        # Without a kubelet, what is served counts as registered.
+        registered = self._registered is not None and not (rival or gone or self._is_flapping())
         return ResourceStatus(
             self._resource,
             registered=registered,
