@@ -52,27 +52,53 @@ class Abandoned(BaseException):
     """
 
 
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What a thread is at: the GPU that its job is about just now, its call, and since when, by the
+    monotonic clock, it has neither entered nor left one.
+    """
+
+    gpu: GpuRef | None
+    call: OpenCall | None
+    since: float
+
+
 class Caller:
     """What a thread asks the driver at the moment. Written by that thread, read by others, except
     for ``abandoned``, which others set.
     """
 
     def __init__(self) -> None:
-        self.gpu: GpuRef | None = None
-        self.call: OpenCall | None = None
-        #: When the thread last entered or left a call, or began with a job.
-        self.moved = time.monotonic()
+        #: Replaced as a whole: others must not see the GPU of one moment and the call of the next.
+        self.doing = Doing(None, None, time.monotonic())
         self.abandoned = False
+
+    @property
+    def gpu(self) -> GpuRef | None:
+        return self.doing.gpu
+
+    @property
+    def call(self) -> OpenCall | None:
+        return self.doing.call
+
+    def begin(self) -> float:
+        """Begin with a job; when, by the monotonic clock."""
+        now = time.monotonic()
+        self.doing = Doing(None, None, now)
+        return now
+
+    def turn_to(self, gpu: GpuRef | None) -> None:
+        """Be about another GPU, or about none."""
+        self.doing = Doing(gpu, None, self.doing.since)
 
     def enter(self, function: str) -> None:
         if self.abandoned:
             raise Abandoned
-        self.moved = time.monotonic()
-        self.call = OpenCall(function, self.gpu, self.moved)
+        now, gpu = time.monotonic(), self.doing.gpu
+        self.doing = Doing(gpu, OpenCall(function, gpu, now), now)
 
     def leave(self) -> None:
-        self.call = None
-        self.moved = time.monotonic()
+        self.doing = Doing(self.doing.gpu, None, time.monotonic())
         if self.abandoned:
             raise Abandoned
 
@@ -94,11 +120,12 @@ def caller() -> Caller:
 def about(gpu: GpuRef) -> Iterator[None]:
     """Calls of this thread are about this GPU until the block ends."""
     here = _here.caller
-    before, here.gpu = here.gpu, gpu
+    before = here.gpu
+    here.turn_to(gpu)
     try:
         yield
     finally:
-        here.gpu = before
+        here.turn_to(before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from plugin.driver.hangs import Abandoned, Caller, Hangs, Hung, OpenCall, caller
+from plugin.driver.hangs import Abandoned, Caller, Doing, Hangs, Hung, OpenCall, caller
 from plugin.errors import DriverUnavailable
 
 T = TypeVar("T")
@@ -32,8 +32,8 @@ class Deadlines:
     gpu: float = 10.0
     driver: float = 30.0
 
-    def of(self, here: Caller) -> float:
-        return self.driver if here.gpu is None else self.gpu
+    def of(self, doing: Doing) -> float:
+        return self.driver if doing.gpu is None else self.gpu
 
 
 class HangListener(Protocol):
@@ -70,7 +70,7 @@ class _Thread:
         here = self.caller = caller()
         while not here.abandoned:
             job = self._worker.jobs.get()
-            self.since = here.moved = time.monotonic()
+            self.since = here.begin()
             self.job = job
             result: Any = None
             error: BaseException | None = None
@@ -202,23 +202,26 @@ class DriverWorker:
         if job is None or here is None:
             self._watch(loop)
             return
-        left = here.moved + self.deadlines.of(here) - time.monotonic()
+        doing = here.doing
+        left = doing.since + self.deadlines.of(doing) - time.monotonic()
         if left > 0:
             self._look_later(left, loop)
             return
-        self._give_up(thread, here, job)
+        here.abandoned = True
+        self._give_up(thread, doing, job)
         self._watch(loop)
 
-    def _give_up(self, thread: _Thread, here: Caller, job: _Job) -> None:
+    def _give_up(self, thread: _Thread, doing: Doing, job: _Job) -> None:
         """Leave the thread behind and have another one do its job, and all that wait."""
-        here.abandoned = True
-        call = here.call or OpenCall(
-            job.name if here.gpu is None else "reading the driver's files", here.gpu, here.moved
+        call = doing.call or OpenCall(
+            job.name if doing.gpu is None else "reading the driver's files",
+            doing.gpu,
+            doing.since,
         )
         hung = self.hangs.add(call)
         self._left[thread] = hung, job
         self._current = _Thread(self)
-        if here.call is None and here.gpu is None:
+        if doing.call is None and doing.gpu is None:
             # It hangs in nothing that could be left out.
             if not job.future.done():
                 job.future.set_exception(_does_not_end(hung))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from plugin.core.health.faults import watching
 from plugin.driver.base import Driver, Probe
 from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
+from plugin.errors import DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.writer import Writer
 
@@ -28,9 +30,11 @@ async def probe_regularly(
             thorough = count % THOROUGH_EVERY == 0
             count += 1
             heartbeats.beat("probes", LONGEST_JOB_SECONDS)
-            writer.on_probes(
-                await worker.call(_probe_all, driver, writer.probe_targets(), thorough)
-            )
+            # A round that hangs tells nothing of the GPUs; the worker tells of it.
+            with contextlib.suppress(DriverUnavailable):
+                writer.on_probes(
+                    await worker.call(_probe_all, driver, writer.probe_targets(), thorough)
+                )
             heartbeats.beat("probes", settings.probe_seconds)
         seconds = settings.probe_seconds
         look_again = writer.evaluate()

@@ -228,8 +228,9 @@ class Watcher:
             # Not without bound: a worker that hangs must not hold up the rest.
             freeing = asyncio.ensure_future(self._worker.call(_free, watch.source, failed))
             await asyncio.wait({freeing}, timeout=1.0)
-            for event in freeing.result() if freeing.done() else ():
-                self._writer.on_event(event)
+            with contextlib.suppress(DriverUnavailable):  # freeing hangs: it told of nothing
+                for event in freeing.result() if freeing.done() else ():
+                    self._writer.on_event(event)
         self._interest.freed()
 
 

@@ -153,6 +153,7 @@ def test_doctor_passes(host: Host) -> None:
     host.kubelet.mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(host.kubelet / "kubelet.sock"))
+        listener.listen()
         done = host.call("doctor")
     verdicts = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines()}
     assert "56 MIG devices" in done.stdout
