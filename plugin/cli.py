@@ -229,16 +229,23 @@ def _run(arguments: argparse.Namespace) -> int:
     return app.run(loaded, lambda: _load(arguments))
 
 
+def _load_running(arguments: argparse.Namespace) -> Loaded:
+    from plugin.commands.running import as_running  # noqa: PLC0415
+
+    return as_running(_load(arguments), vars(arguments))
+
+
 def _devices(arguments: argparse.Namespace) -> int:
     from plugin.commands import devices  # noqa: PLC0415
 
-    return devices.show(_load(arguments).settings, arguments.output, scan=arguments.scan)
+    scan = arguments.scan or arguments.simulate is not None
+    return devices.show(_load_running(arguments).settings, arguments.output, scan=scan)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from plugin.commands import doctor  # noqa: PLC0415
 
-    return doctor.examine(_load(arguments))
+    return doctor.examine(_load_running(arguments))
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -264,7 +271,7 @@ def _change(arguments: argparse.Namespace) -> int:
 def _drain(arguments: argparse.Namespace) -> int:
     from plugin.commands import control  # noqa: PLC0415
 
-    return control.drain(_load(arguments).settings, arguments.target, arguments.timeout)
+    return control.drain(_load_running(arguments).settings, arguments.target, arguments.timeout)
 
 
 def _sim(arguments: argparse.Namespace) -> int:

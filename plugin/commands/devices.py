@@ -23,10 +23,8 @@ from plugin.errors import ControlError, NotRunning
 
 
 def show(settings: Settings, output: str, *, scan: bool = False) -> int:
-    """Show the running daemon's state; without one, in a simulation, or with `scan`, what the
-    driver says now.
-    """
-    status = None if scan or settings.simulate else _from_daemon(settings)
+    """Show the running daemon's state; without one, or with `scan`, what the driver says now."""
+    status = None if scan else _from_daemon(settings)
     if status is None:
         status = _from_driver(settings)
     if output == "json":

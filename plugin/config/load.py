@@ -14,7 +14,7 @@ from typing import Any
 from plugin.config.options import IGNORED_FLAGS, OPTIONS, parse
 from plugin.config.places import control_socket
 from plugin.core.option import Option
-from plugin.core.settings import Settings, Sharing
+from plugin.core.settings import Settings
 from plugin.errors import ConfigError
 
 
@@ -37,11 +37,10 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
         for name, given in _given(option, arguments, environment):
             outside[option.field] = parse(option, name, given)
     flags: Mapping[str, Any] = {}
-    sharing = Sharing()
     if path := outside.get("config_file"):
         from plugin.config import file  # noqa: PLC0415 — 25 ms, only with a file
 
-        flags, sharing, file_warnings = file.read(Path(path))
+        flags, file_warnings = file.read(Path(path))
         warnings += file_warnings
     places = {"control_socket": control_socket(environment, simulate=bool(outside.get("simulate")))}
     given = {**places, **flags, **outside}
@@ -51,7 +50,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
             "--pass-device-specs with --simulate: the device nodes are not on this machine, so a "
             "real kubelet cannot start containers that name them"
         )
-    settings = Settings(**given, sharing=sharing)
+    settings = Settings(**given)
     if bool(settings.http_tls_cert) != bool(settings.http_tls_key):
         names = ("--http-tls-cert", "--http-tls-key")
         given, missing = names if settings.http_tls_cert else reversed(names)

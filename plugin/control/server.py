@@ -131,7 +131,7 @@ class Control:
             if uid not in {0, os.geteuid()}:
                 raise ControlError("only root and the daemon's own user may give it commands")
             verb, arguments = _parse(line)
-            if verb != "status":
+            if verb not in {"status", "settings"}:
                 log.info(
                     "command",
                     extra={

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from plugin.config import export
 from plugin.core.health.ledger import is_cordoned, of
 from plugin.core.holders import Holdings, to_json
 from plugin.core.inventory.model import Device, MigDevice
@@ -41,6 +42,8 @@ class Verbs:
         match verb, arguments:
             case "status", []:
                 return document(self._writer.store.snapshot, "daemon")
+            case "settings", []:
+                return export.document(self._writer.store.snapshot.settings)
             case "cordon" | "uncordon" | "clear", [target]:
                 return await self._change(verb, target)
             case "sim", [name, *rest]:
@@ -50,10 +53,11 @@ class Verbs:
                         "sim commands need one with --simulate",
                     )
                 return {"text": self._simulate(name, rest)}
-            case "status" | "cordon" | "uncordon" | "clear" | "sim", _:
+            case "status" | "settings" | "cordon" | "uncordon" | "clear" | "sim", _:
                 raise ControlError(f"{verb} does not take {len(arguments)} arguments")
         raise ControlError(
-            f"unknown verb {quote(verb)}", "choose status, cordon, uncordon, clear or sim"
+            f"unknown verb {quote(verb)}",
+            "choose status, settings, cordon, uncordon, clear or sim",
         )
 
     async def _change(self, verb: str, target: str) -> dict[str, Any]:

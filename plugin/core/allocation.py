@@ -16,8 +16,8 @@ from plugin.errors import DeviceUnavailable, InvalidRequest, UnknownDevice
 #: NVIDIA's container runtime reads a device list given as mounts from this directory.
 VOLUME_MOUNTS_ROOT = "/var/run/nvidia-container-devices"
 
-#: Far above any node: 16 GPUs with 7 slices and 128 replicas have 14,336 ids.
-MOST_IDS = 20_000
+#: As many as a node lists at most, see ``MOST_SHARES``.
+MOST_IDS = 65_536
 #: Ids have at most 63 characters; messages shorten anything longer.
 MOST_ID_CHARACTERS = 64
 

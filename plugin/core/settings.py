@@ -9,6 +9,7 @@ import enum
 import re
 from dataclasses import dataclass
 
+from plugin.core.advertise.naming import Naming
 from plugin.core.grammars import (
     ADDRESS,
     HOST_NAMES,
@@ -133,6 +134,7 @@ class Settings:
     """
 
     sharing: Sharing = Sharing()
+    naming: Naming = Naming()
 
     mig_strategy: MigStrategy = _advertise(
         MigStrategy.MIXED,
@@ -334,6 +336,13 @@ class Settings:
     )
     http_tls_key: str = _observe(
         "", "private key (PEM) for the certificate", PATH, key="plugin.httpTLSKey", change=_RESTART
+    )
+    http_token_file: str = _observe(
+        "",
+        "file with bearer tokens, one per line; clients must send one for everything but the "
+        "probes; reloaded when it changes",
+        PATH,
+        change=_RESTART,
     )
     dcgm_names: bool = _observe(False, "also expose dcgm-exporter's metric names", change=_RESTART)
     sample_seconds: float = _observe(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from plugin.core.settings import Settings
 from plugin.core.view import View
+from plugin.web.http.bearer import Bearers
 from plugin.web.http.server import HttpServer, Tls
 from plugin.web.routes import Site
 
@@ -20,5 +21,6 @@ async def serve(settings: Settings, view: Callable[[], View]) -> None:
         hostname=settings.node_name or own,
         hosts=(own, *settings.http_hosts),
         dcgm_names=settings.dcgm_names,
+        bearers=Bearers(settings.http_token_file) if settings.http_token_file else None,
     )
     await HttpServer(settings.http_address, site, tls=tls).run()

@@ -13,6 +13,7 @@ from plugin.core.view import View
 from plugin.web.edition import Edition
 from plugin.web.health import Verdict, health, readiness
 from plugin.web.hosts import Hosts
+from plugin.web.http.bearer import Bearers
 from plugin.web.http.message import Request, Response, utf8
 from plugin.web.metrics.scrape import render
 from plugin.web.state import document, still
@@ -60,14 +61,18 @@ class Site:
         hostname: str = "",
         hosts: Iterable[str] = (),
         dcgm_names: bool = False,
+        bearers: Bearers | None = None,
         render_metrics: RenderMetrics = render,
         load_page: Callable[[], Page] = load_page,
     ) -> None:
-        """`hosts` are accepted besides `hostname`, see :class:`Hosts`."""
+        """`hosts` are accepted besides `hostname`, see :class:`Hosts`. With `bearers`, everything
+        but the probes needs one of their tokens.
+        """
         self._view = view
         self._hostname = hostname
         self._hosts = Hosts((hostname, *hosts))
         self._dcgm_names = dcgm_names
+        self._bearers = bearers
         self._render_metrics = render_metrics
         self._load_page = load_page
         self._loaded: Page | None = None
@@ -88,6 +93,9 @@ class Site:
         if not self._hosts.serves(request.headers.get("host")):
             return Response(421, _NOT_THIS_HOST)
         probe, page = self._probes.get(request.path), self._pages.get(request.path)
+        refusal = self._bearers.refusal(request) if self._bearers and probe is None else None
+        if refusal is not None:
+            return refusal
         if probe is None and page is None:
             paths = ", ".join((*self._pages, *self._probes))
             return Response(404, f"there is nothing here; there are {paths}\n".encode())

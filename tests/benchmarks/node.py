@@ -90,7 +90,7 @@ class Node:
         with log.open("wb") as output:
             started = time.monotonic()
             process = await asyncio.create_subprocess_exec(
-                program, "run", f"--simulate={NODE}", "--mig-strategy=mixed", kubelet,
+                program, "run", f"--simulate={NODE}", "--pass-device-specs", kubelet,
                 *apart, *options,
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
             )  # fmt: skip

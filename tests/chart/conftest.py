@@ -138,6 +138,10 @@ CASES: dict[str, Values] = {
     "runtime": {},
     "runtime-driver-container": {"driver": {"root": "/run/nvidia/driver", "devRoot": "/"}},
     "host": {"driver": {"access": "host"}},
+    "token": {
+        "http": {"hosts": ["*.example.com"], "token": {"secretName": "tokens", "key": "metrics"}},
+        "podMonitor": {"enabled": True},
+    },
     "host-driver-container": {"driver": {"access": "host", "root": "/run/nvidia/driver"}},
     "host-separate-dev": {
         "driver": {"access": "host", "root": "/run/nvidia/driver", "devRoot": "/"}

@@ -75,6 +75,37 @@ def test_certificate_is_mounted_where_the_daemon_looks(render: "Renderer") -> No
     assert {release.container[probe]["httpGet"]["scheme"] for probe in PROBES} == {"HTTPS"}
 
 
+def test_tokens_are_mounted_where_the_daemon_looks(render: "Renderer") -> None:
+    http = {"token": {"secretName": "tokens", "key": "metrics"}}
+    release = render({"http": http, "podMonitor": {"enabled": True}})
+    (volume,) = (volume for volume in release.pod["volumes"] if "secret" in volume)
+    assert volume["secret"] == {
+        "secretName": "tokens",
+        "defaultMode": 0o400,
+        "items": [{"key": "metrics", "path": "token"}],
+    }
+    mount = {"name": volume["name"], "mountPath": "/token", "readOnly": True}
+    assert mount in release.container["volumeMounts"], (
+        "as a directory, so that a change reaches the container"
+    )
+    where = load({}, release.env).settings.http_token_file
+    assert where == f"{mount['mountPath']}/{volume['secret']['items'][0]['path']}"
+    (monitor,) = release.of_kind("PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["authorization"] == {"credentials": {"name": "tokens", "key": "metrics"}}
+
+
+def test_prometheus_may_have_a_token_of_its_own(render: "Renderer") -> None:
+    own = {"credentials": {"name": "prometheus", "key": "token"}}
+    (monitor,) = render(
+        {
+            "http": {"token": {"secretName": "tokens"}},
+            "podMonitor": {"enabled": True, "authorization": own},
+        }
+    ).of_kind("PodMonitor")
+    assert monitor["spec"]["podMetricsEndpoints"][0]["authorization"] == own
+
+
 SERVICE = ("gpu-mig-device-plugin", "gpu-mig-device-plugin.ops", "gpu-mig-device-plugin.ops.svc")
 
 

@@ -115,10 +115,9 @@ def test_schema_names_the_place_and_the_choices(
             "are both set: keep one",
         ),
         (
-            {"config": {"inline": {"flags": {"migStrategy": "mixed"}}}},
-            "config.inline has no `version: v1`: add it",
+            {"config": {"inline": {"version": "v2"}}},
+            "config.inline has `version: v2`: write v1, the daemon reads no other version",
         ),
-        ({"config": {"inline": {"version": "v2"}}}, "config.inline has no `version: v1`: add it"),
         (
             {
                 "migStrategy": "mixed",
@@ -184,6 +183,22 @@ def test_schema_names_the_place_and_the_choices(
         (
             {"http": {"enabled": False, "rbacProxy": {"enabled": True}}},
             "set http.enabled=true, or http.rbacProxy.enabled=false",
+        ),
+        (
+            {"http": {"enabled": False, "token": {"secretName": "a"}}},
+            "leave http.token.secretName empty",
+        ),
+        (
+            {"http": {"rbacProxy": {"enabled": True}, "token": {"secretName": "a"}}},
+            "keep one, the proxy already decides who may read",
+        ),
+        (
+            {"config": {"inline": {"flags": {"plugin": {"httpHosts": "a"}}}}},
+            "config.inline sets flags.plugin.httpHosts: set the values below http instead",
+        ),
+        (
+            {"config": {"inline": {"flags": {"plugin": {"httpTokenFile": "/a"}}}}},
+            "config.inline sets flags.plugin.httpTokenFile: set the values below http instead",
         ),
         (
             {"http": {"rbacProxy": {"enabled": True, "port": 9400}}},

@@ -143,6 +143,7 @@ SAMPLES = {
         "http://a",
         "host names or *.DOMAIN",
     ),
+    "http_token_file": path(),
     "dcgm_names": ON,
     "sample_seconds": Sample(5, "7", "10s", (5.0, 7.0, 10.0), "0", "seconds from 1 to 86400"),
     "pod_resources_socket": path(),

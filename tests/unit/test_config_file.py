@@ -94,7 +94,13 @@ def test_a_key_without_meaning_here_is_warned_of(load_from: Load, key: str, why:
     assert f"flags.{key} has no effect: {why}" in warning
 
 
-@pytest.mark.parametrize("key", ["resources", "imex", "health"])
+@pytest.mark.parametrize("version", ["", "version: null\n", "version: v1\n"])
+def test_a_file_without_a_version_is_of_the_first(load_from: Load, version: str) -> None:
+    text = f"{version}flags: {{migStrategy: single}}"
+    assert load_from(file=text).settings.mig_strategy == "single"
+
+
+@pytest.mark.parametrize("key", ["imex", "health"])
 def test_a_section_without_meaning_here_is_warned_of(load_from: Load, key: str) -> None:
     (warning,) = load_from(file={"version": "v1", key: {"x": 1}}).warnings
     assert f"{key} has no effect" in warning

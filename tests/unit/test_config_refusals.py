@@ -77,7 +77,6 @@ def shared(**entry: object) -> dict[str, Any]:
         ("[]", ("holds no settings",)),
         ("just text", ("the whole document: 'just text'", "choose a mapping")),
         ("1: 2", ("the whole document",)),
-        ("flags: {}", ("version: None is not valid; choose v1",)),
         ("version: v2", ("version: 'v2' is not valid; choose v1",)),
         ("version: 1", ("version: 1 is not valid; choose v1",)),
         ("version: [v1", ("neither YAML nor JSON", "line 1")),
@@ -175,7 +174,7 @@ def shared(**entry: object) -> dict[str, Any]:
                     "timeSlicing": {"resources": [{"name": "nvidia.com/gpu", "replicas": 2}] * 2}
                 },
             },
-            ("'nvidia.com/gpu' is named twice",),
+            ("resources[0] and [1] both share nvidia.com/gpu", "choose devices for each"),
         ),
     ],
 )
@@ -208,7 +207,65 @@ def test_aliases_and_merged_keys_are_fine_in_small(load_from: Load) -> None:
     version: v1
     flags:
       plugin: {<<: &base {<<: &lowest {rescanInterval: 7, escalateCount: 1}, escalateCount: 2}}
-    resources: [*base, *lowest, {<<: *base, escalateCount: 3}]
+    imex: [*base, *lowest, {<<: *base, escalateCount: 3}]
     """
     settings = load_from(file=text).settings
     assert (settings.rescan_seconds, settings.escalate_count) == (7, 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "place"),
+    [
+        ({"migStrategy": "mixed"}, "migStrategy", "flags.migStrategy"),
+        ({"MIG_STRATEGY": "mixed"}, "MIG_STRATEGY", "flags.migStrategy"),
+        ({"plugin": {}}, "plugin", "flags.plugin"),
+        ({"passDeviceSpecs": True}, "passDeviceSpecs", "flags.plugin.passDeviceSpecs"),
+        ({"timeSlicing": {}}, "timeSlicing", "sharing.timeSlicing"),
+        ({"migs": []}, "migs", "resources.migs"),
+        (
+            {"flags": {"deviceListStrategy": "envvar"}},
+            "flags.deviceListStrategy",
+            "flags.plugin.deviceListStrategy",
+        ),
+        (document("plugin.migStrategy", "mixed"), "flags.plugin.migStrategy", "flags.migStrategy"),
+        (document("plugin.version", "v1"), "flags.plugin.version", "version"),
+        ({"flags": {"sharing": {}}}, "flags.sharing", "sharing"),
+        ({"flags": {"gfd": {}}, "mpsRoot": "/x"}, "mpsRoot", "flags.mpsRoot"),
+        (
+            {"sharing": {"renameByDefault": True}},
+            "sharing.renameByDefault",
+            "sharing.timeSlicing.renameByDefault",
+        ),
+        (
+            {"sharing": {"timeSlicing": {"replicas": 4}}},
+            "sharing.timeSlicing.replicas",
+            "sharing.timeSlicing.resources[].replicas",
+        ),
+        (
+            {"sharing": {"resources": []}},
+            "sharing.resources",
+            "resources or sharing.timeSlicing.resources",
+        ),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_told_where_it_belongs(
+    load_from: Load, file: object, key: str, place: str
+) -> None:
+    assert refusal(load_from, file=file).endswith(
+        f"config.yaml: {key} is in the wrong place; write {place}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "flag", "env"),
+    [
+        ("plugin.kubeletSocket", "--kubelet-socket", "KUBELET_SOCKET"),
+        ("logLevel", "--log-level", "LOG_LEVEL"),
+        ("plugin.nodeName", "--node-name", "NODE_NAME"),
+    ],
+)
+def test_what_no_file_can_set_is_told_how_to_set(
+    load_from: Load, key: str, flag: str, env: str
+) -> None:
+    message = refusal(load_from, file=document(key, "x"))
+    assert message.endswith(f"flags.{key} does not belong into a file; set {flag} or {env}")

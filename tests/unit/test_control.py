@@ -209,7 +209,11 @@ async def test_what_happens_to_a_simulated_node(running: Running) -> None:
         ("status", ["now"], "status does not take 1 arguments"),
         ("sim", [], "sim does not take 0 arguments"),
         ("sim", ["explode"], "unknown sim command 'explode'"),
-        ("explode", [], "unknown verb 'explode'; choose status, cordon, uncordon, clear or sim"),
+        (
+            "explode",
+            [],
+            "unknown verb 'explode'; choose status, settings, cordon, uncordon, clear or sim",
+        ),
     ],
 )
 async def test_mistakes_are_answered(

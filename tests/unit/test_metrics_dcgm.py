@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from plugin.core.health.ledger import Entry
-from plugin.core.inventory.samples import Samples
+from plugin.core.inventory.samples import DeviceSample, Samples
 from plugin.web.metrics.subjects import HOLDER
 from tests.unit.builders import gpu, node
 from tests.unit.metric_views import (
@@ -33,6 +33,8 @@ DCGM_INSTANCE_NAMES = {
     ),
     *("DCGM_FI_PROF_SM_ACTIVE", "DCGM_FI_PROF_SM_OCCUPANCY", "DCGM_FI_PROF_DRAM_ACTIVE"),
     "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
+    *("DCGM_FI_DEV_FB_TOTAL", "DCGM_FI_DEV_FB_USED_PERCENT"),
+    *("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL"),
 }
 DCGM_CARD_NAMES = {
     *(
@@ -44,6 +46,8 @@ DCGM_CARD_NAMES = {
     *("DCGM_FI_DEV_MEM_CLOCK", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "DCGM_FI_DEV_XID_ERRORS"),
     *("DCGM_FI_DEV_ROW_REMAP_FAILURE", "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS"),
     "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
+    *("DCGM_FI_DEV_MEM_COPY_UTIL", "DCGM_FI_DEV_ECC_DBE_AGG_TOTAL"),
+    "DCGM_FI_DEV_ROW_REMAP_PENDING",
 }
 
 
@@ -68,6 +72,9 @@ def test_dcgm_instances_and_cards_are_each_there_once() -> None:
     ("name", "value"),
     [
         ("DCGM_FI_DEV_GPU_UTIL", 37),
+        ("DCGM_FI_DEV_MEM_COPY_UTIL", 20),
+        ("DCGM_FI_DEV_ECC_DBE_AGG_TOTAL", 6),
+        ("DCGM_FI_DEV_ROW_REMAP_PENDING", 0),
         ("DCGM_FI_DEV_GPU_TEMP", 45),
         ("DCGM_FI_DEV_POWER_USAGE", 301.5),
         ("DCGM_FI_DEV_SM_CLOCK", 1410),
@@ -101,6 +108,10 @@ def test_dcgm_values_of_a_card(name: str, value: float) -> None:
         ("DCGM_FI_DEV_FB_USED", 1024),
         ("DCGM_FI_DEV_FB_FREE", 4096),
         ("DCGM_FI_DEV_FB_RESERVED", 64),
+        ("DCGM_FI_DEV_FB_TOTAL", 5120),
+        ("DCGM_FI_DEV_FB_USED_PERCENT", round(1024 / (5120 - 64), 6)),
+        ("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", 3),
+        ("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", 0),
         ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", 0.625),
         ("DCGM_FI_PROF_SM_ACTIVE", 0.5),
         ("DCGM_FI_PROF_SM_OCCUPANCY", 0.25),
@@ -114,6 +125,23 @@ def test_dcgm_values_of_an_instance(name: str, value: float) -> None:
     assert found.labels["UUID"] == "GPU-0"
     assert found.labels["GPU_I_PROFILE"] == "1g.5gb"
     assert {key: found.labels[key] for key in HOLDER} == POD
+
+
+@pytest.mark.parametrize(
+    ("sample", "share"),
+    [
+        (DeviceSample(memory_total=100, memory_used=25, memory_reserved=50), [0.5]),
+        (DeviceSample(memory_total=100, memory_used=25), [0.25]),
+        (DeviceSample(memory_total=100), []),
+        (DeviceSample(memory_used=25), []),
+        (DeviceSample(memory_total=50, memory_used=0, memory_reserved=50), []),
+    ],
+)
+def test_dcgm_share_of_memory_is_told_where_it_is_known(
+    sample: DeviceSample, share: list[float]
+) -> None:
+    seen = view(node(gpu(0)), samples=Samples(time=1.0, devices={"GPU-0": sample}))
+    assert values(seen, "DCGM_FI_DEV_FB_USED_PERCENT") == share
 
 
 def test_dcgm_names_the_pod_that_holds_a_whole_card() -> None:

@@ -66,7 +66,7 @@ def test_which_options_need_a_restart() -> None:
     assert {option.field for option in OPTIONS if option.change is Change.RESTART} == {
         *("driver_root", "dev_root", "container_driver_root", "proc_root", "sys_root", "simulate"),
         *("ledger_file", "control_socket", "fail_on_init_error", "kubelet_socket"),
-        *("log_level", "log_format", "config_file"),
+        *("log_level", "log_format", "config_file", "node_name", "http_token_file"),
         *(
             "http_address",
             "http_hosts",
@@ -77,7 +77,10 @@ def test_which_options_need_a_restart() -> None:
             "node_name",
         ),
     }
-    assert {field.name for field in fields(Settings)} - {o.field for o in OPTIONS} == {"sharing"}
+    assert {field.name for field in fields(Settings)} - {o.field for o in OPTIONS} == {
+        "sharing",
+        "naming",
+    }
 
 
 def test_what_the_file_cannot_set_cannot_change() -> None:

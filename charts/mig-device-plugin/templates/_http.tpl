@@ -49,6 +49,10 @@
 - name: HTTP_HOSTS
   value: {{ . | quote }}
 {{- end }}
+{{- if and .Values.http.enabled .Values.http.token.secretName }}
+- name: HTTP_TOKEN_FILE
+  value: /token/token
+{{- end }}
 {{- end -}}
 
 {{/* Names that belong to the server, by commas: the Service's, by which the proxy passes requests on too, and the user's. */}}

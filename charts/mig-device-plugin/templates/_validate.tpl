@@ -33,8 +33,8 @@
 {{- if and $v.config.inline $v.config.existingConfigMap -}}
 {{- $mistakes = append $mistakes "config.inline and config.existingConfigMap are both set: keep one, they are two sources of the same file." -}}
 {{- end -}}
-{{- if and $v.config.inline (ne (get $v.config.inline "version" | toString) "v1") -}}
-{{- $mistakes = append $mistakes "config.inline has no `version: v1`: add it, the daemon reads no other version." -}}
+{{- if ne (get ($v.config.inline | default dict) "version" | default "v1" | toString) "v1" -}}
+{{- $mistakes = append $mistakes (printf "config.inline has `version: %v`: write v1, the daemon reads no other version." (get $v.config.inline "version")) -}}
 {{- end -}}
 {{- range include "mig-device-plugin.optionTable" . | fromYamlArray -}}
 {{- if and (include "mig-device-plugin.setValue" (list $root .value)) (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}
@@ -76,7 +76,7 @@
 {{- $mistakes = append $mistakes (printf "extraArgs has %s: set the values below http instead, which the ports and probes follow." .) -}}
 {{- end -}}
 {{- end -}}
-{{- range list "httpAddress" "httpHosts" "httpTLSCert" "httpTLSKey" -}}
+{{- range list "httpAddress" "httpHosts" "httpTLSCert" "httpTLSKey" "httpTokenFile" -}}
 {{- if include "mig-device-plugin.inInlineConfig" (list $root (printf "flags.plugin.%s" .)) -}}
 {{- $mistakes = append $mistakes (printf "config.inline sets flags.plugin.%s: set the values below http instead, which always win and which the ports and probes follow." .) -}}
 {{- end -}}
@@ -92,6 +92,9 @@
 {{- if $v.http.rbacProxy.enabled -}}
 {{- if not $v.http.enabled -}}
 {{- $mistakes = append $mistakes "http.rbacProxy.enabled=true with http.enabled=false: set http.enabled=true, or http.rbacProxy.enabled=false." -}}
+{{- end -}}
+{{- if $v.http.token.secretName -}}
+{{- $mistakes = append $mistakes "http.token.secretName with http.rbacProxy.enabled=true: keep one, the proxy already decides who may read." -}}
 {{- end -}}
 {{- if eq (int $v.http.rbacProxy.port) (int $v.http.port) -}}
 {{- $mistakes = append $mistakes (printf "http.rbacProxy.port and http.port are both %d in one pod: change one." (int $v.http.port)) -}}
@@ -109,8 +112,10 @@
 {{- $mistakes = append $mistakes (printf "%s.enabled=true with http.enabled=false: there are no metrics; set http.enabled=true, or %s.enabled=false." . .) -}}
 {{- end -}}
 {{- end -}}
-{{- if $v.http.tls.secretName -}}
-{{- $mistakes = append $mistakes "http.tls.secretName is set with http.enabled=false: set http.enabled=true, or leave http.tls.secretName empty." -}}
+{{- range list "tls" "token" -}}
+{{- if (index $v.http .).secretName -}}
+{{- $mistakes = append $mistakes (printf "http.%s.secretName is set with http.enabled=false: set http.enabled=true, or leave http.%s.secretName empty." . .) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.podMonitor.enabled $v.http.enabled (or $v.http.tls.secretName $v.http.rbacProxy.enabled) (not $v.podMonitor.tlsConfig) -}}

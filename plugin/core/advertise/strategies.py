@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from plugin.core.advertise.naming import named
 from plugin.core.inventory.model import Device, Gpu, GpuInstance, Inventory, MigDevice
 from plugin.core.inventory.profiles import GPU_RESOURCE, resource_name
 from plugin.core.reasons import Code, Reason, Scope
@@ -23,8 +24,9 @@ class Plan:
 
 
 def plan(inventory: Inventory, settings: Settings) -> Plan:
-    """Which resource each device belongs to under the strategy of `settings`."""
-    return _STRATEGIES[settings.mig_strategy](inventory, settings)
+    """Which resource each device belongs to under the strategy of `settings`, and its naming."""
+    planned = _STRATEGIES[settings.mig_strategy](inventory, settings)
+    return replace(planned, resources=named(planned.resources, settings.naming, inventory))
 
 
 def _none(inventory: Inventory, settings: Settings) -> Plan:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.core.advertise.listed import Listed
+from plugin.core.advertise.sharing import MOST_SHARES
 from plugin.core.allocation import ContainerAllocation
 
 VERSION = "v1beta1"
@@ -23,7 +24,7 @@ def list_response(devices: DeviceList) -> pb.ListAndWatchResponse:
     return pb.ListAndWatchResponse(devices=[_device(*device) for device in devices])
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=2 * MOST_SHARES)
 def _device(name: str, healthy: bool, numa: int | None) -> pb.Device:  # noqa: FBT001 — as in the list
     """Cached: consecutive lists differ in a few devices, and creating messages is most of
     the work.

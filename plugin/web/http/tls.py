@@ -91,11 +91,11 @@ def _regular(path: str) -> Iterator[str]:
 
 
 def _stamp(files: Tls) -> _Stamp:
-    """Changes when a file is written or, as for a mounted secret, its folder is replaced."""
-    return tuple(_state(path) for path in (files.certificate, files.key))
+    return tuple(file_stamp(path) for path in (files.certificate, files.key))
 
 
-def _state(path: str) -> tuple[int, int, int] | None:
+def file_stamp(path: str) -> tuple[int, int, int] | None:
+    """What changes when a file is written or, as for a mounted secret, its folder is exchanged."""
     try:
         found = Path(path).stat()
     except OSError:

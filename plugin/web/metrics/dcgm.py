@@ -28,12 +28,20 @@ _CARD = (
 _INSTANCE = (*_CARD, "GPU_I_PROFILE", "GPU_I_ID", "GPU_I_CI_ID")
 
 
-def _instance(name: str, meaning: str) -> Family:
-    return Family(name, Kind.GAUGE, meaning, _INSTANCE)
+def _instance(name: str, meaning: str, kind: Kind = Kind.GAUGE) -> Family:
+    return Family(name, kind, meaning, _INSTANCE)
 
 
 def _card(name: str, meaning: str, kind: Kind = Kind.GAUGE) -> Family:
     return Family(name, kind, meaning, _CARD)
+
+
+def _share(sample: DeviceSample) -> float | None:
+    """As DCGM counts it: what is reserved can be used by nobody."""
+    if sample.memory_used is None or sample.memory_total is None:
+        return None
+    usable = sample.memory_total - (sample.memory_reserved or 0)
+    return round(sample.memory_used / usable, 6) if usable > 0 else None
 
 
 INSTANCES: tuple[Reading[DeviceSample], ...] = (
@@ -42,6 +50,29 @@ INSTANCES: tuple[Reading[DeviceSample], ...] = (
     (
         _instance("DCGM_FI_DEV_FB_RESERVED", "Memory the driver keeps, MiB"),
         lambda s: _mebibytes(s.memory_reserved),
+    ),
+    (_instance("DCGM_FI_DEV_FB_TOTAL", "Memory, MiB"), lambda s: _mebibytes(s.memory_total)),
+    (
+        _instance(
+            "DCGM_FI_DEV_FB_USED_PERCENT", "Share of the memory that is not reserved in use, 0 to 1"
+        ),
+        _share,
+    ),
+    (
+        _instance(
+            "DCGM_FI_DEV_ECC_SBE_VOL_TOTAL",
+            "Corrected ECC errors since the driver was loaded",
+            Kind.UNKNOWN,
+        ),
+        lambda s: s.ecc_corrected,
+    ),
+    (
+        _instance(
+            "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL",
+            "Uncorrected ECC errors since the driver was loaded; of MIG devices those of SRAM",
+            Kind.UNKNOWN,
+        ),
+        lambda s: s.ecc_uncorrected,
     ),
     (
         _instance(
@@ -70,6 +101,10 @@ INSTANCES: tuple[Reading[DeviceSample], ...] = (
 #: Counters without ``_total`` have kind unknown, which ``rate()`` accepts.
 CARDS: tuple[Reading[Card], ...] = (
     (_card("DCGM_FI_DEV_GPU_UTIL", "Utilisation, %"), lambda c: _scaled(c.sample.utilisation, 100)),
+    (
+        _card("DCGM_FI_DEV_MEM_COPY_UTIL", "Utilisation of the memory's bandwidth, %"),
+        lambda c: _scaled(c.sample.memory_utilisation, 100),
+    ),
     (_card("DCGM_FI_DEV_GPU_TEMP", "Temperature, degrees Celsius"), lambda c: c.sample.temperature),
     (_card("DCGM_FI_DEV_POWER_USAGE", "Power, W"), lambda c: c.sample.power),
     (
@@ -87,6 +122,18 @@ CARDS: tuple[Reading[Card], ...] = (
             Kind.UNKNOWN,
         ),
         lambda c: _scaled(c.sample.energy, 1e3),
+    ),
+    (
+        _card(
+            "DCGM_FI_DEV_ECC_DBE_AGG_TOTAL",
+            "Uncorrected ECC errors in the card's life",
+            Kind.UNKNOWN,
+        ),
+        lambda c: c.sample.ecc_uncorrected,
+    ),
+    (
+        _card("DCGM_FI_DEV_ROW_REMAP_PENDING", "Whether rows wait for a reset to be remapped"),
+        lambda c: c.sample.remap_pending,
     ),
     (
         _card("DCGM_FI_DEV_ROW_REMAP_FAILURE", "Whether remapping a row has ever failed"),

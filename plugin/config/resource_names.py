@@ -1,0 +1,75 @@
+"""The section ``resources`` of a configuration file: names by product and profile."""
+
+from __future__ import annotations
+
+import re
+
+from plugin.config import keys
+from plugin.config.options import refusal
+from plugin.core.advertise.naming import NamePattern, Naming
+from plugin.core.inventory.profiles import GPU_RESOURCE, RESOURCE_PREFIX, Profile, resource_name
+from plugin.errors import ConfigError
+
+#: The part of an extended resource's name behind the slash, as Kubernetes demands it.
+_RESOURCE = re.compile(
+    re.escape(RESOURCE_PREFIX) + r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+)
+_NAME = f"{RESOURCE_PREFIX}<resource>, with or without {RESOURCE_PREFIX}"
+_PATTERN = "a text, in which * stands for any characters and ? for one"
+_MIG_RESOURCE = resource_name("")
+
+
+def is_resource(value: object) -> bool:
+    return isinstance(value, str) and _RESOURCE.fullmatch(value) is not None
+
+
+def parse(where: str, value: object) -> Naming:
+    """Raises :class:`ConfigError`."""
+    section = keys.mapping(where, "resources", value)
+    keys.refuse_unknown(where, "resources", section, keys.NAMES)
+    naming = Naming(*(_patterns(where, kind, section.get(kind)) for kind in ("gpus", "migs")))
+    names = {entry.name for entry in naming.gpus}
+    for number, entry in enumerate(naming.migs):
+        if entry.name in names | {GPU_RESOURCE}:
+            raise ConfigError(
+                f"{where}: resources.migs[{number}].name: {entry.name} is a name of whole GPUs; "
+                "choose another, since pods could not tell which they get"
+            )
+    return naming
+
+
+def _patterns(where: str, kind: str, value: object) -> tuple[NamePattern, ...]:
+    entries = value or []
+    if not isinstance(entries, list):
+        raise refusal(f"{where}: resources.{kind}", entries, "a list")
+    return tuple(
+        _pattern(where, kind, f"resources.{kind}[{number}]", entry)
+        for number, entry in enumerate(entries)
+    )
+
+
+def _pattern(where: str, kind: str, place: str, value: object) -> NamePattern:
+    entry = keys.mapping(where, place, value)
+    keys.refuse_unknown(
+        where, place, entry, keys.NAME if kind == "migs" else keys.NAME - {"product"}
+    )
+    pattern, product = entry.get("pattern"), entry.get("product", "*")
+    for key, text in (("pattern", pattern), ("product", product)):
+        if not isinstance(text, str) or not text:
+            raise refusal(f"{where}: {place}.{key}", text, _PATTERN)
+    given = entry.get("name")
+    name = RESOURCE_PREFIX + str(given).removeprefix(RESOURCE_PREFIX)
+    if not isinstance(given, str) or not is_resource(name):
+        raise refusal(f"{where}: {place}.name", given, _NAME)
+    if name.startswith(_MIG_RESOURCE) and not _is_own(kind, name, str(pattern)):
+        raise ConfigError(
+            f"{where}: {place}.name: {name} is the name of another profile's devices; choose one "
+            f"that does not begin with {_MIG_RESOURCE}"
+        )
+    return NamePattern(str(pattern), name, str(product))
+
+
+def _is_own(kind: str, name: str, pattern: str) -> bool:
+    """Whether a name that begins as those of MIG devices do can be mistaken for no other's."""
+    profile = name.removeprefix(_MIG_RESOURCE).replace("gb.", "gb+")
+    return kind == "migs" and (Profile.parse(profile) is None or name == resource_name(pattern))
