@@ -3,22 +3,34 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo playground test lint types format generate bench image image-name image-test wheel-test clean
+.PHONY: help demo playground test lint types format generate bench lock audit image image-name image-test wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
+# What is installed is pinned with its hashes in requirements/. LOCKED= takes the newest releases that pyproject.toml
+# allows instead, for an index that has not the pinned ones.
+LOCKED ?= 1
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+FROM_LOCK := $(PIP) --require-hashes
+
 # The product alone, for `make demo`.
-$(VENV)/.product: pyproject.toml
+$(VENV)/.product: pyproject.toml requirements/product.txt requirements/build.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d: set PYTHON=" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(if $(LOCKED),$(FROM_LOCK) --requirement requirements/build.txt --requirement requirements/product.txt)
+	$(PIP) $(if $(LOCKED),--no-deps --no-build-isolation) --editable .
 	touch $@
 
 # The development tools. Dependency groups need pip 25.1.
-$(VENV)/.development: $(VENV)/.product
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+$(VENV)/.development: $(VENV)/.product requirements/development.txt
+	$(if $(LOCKED),$(FROM_LOCK) --requirement requirements/development.txt,$(PIP) 'pip>=25.1' && $(PIP) --group dev)
+	touch $@
+
+# What renews and audits the locks.
+$(VENV)/.supply: $(VENV)/.development
+	$(PIP) 'pip>=25.1'
+	$(PIP) --group supply
 	touch $@
 
 demo: $(VENV)/.product ## Play the MIG walkthrough on a simulated node
@@ -50,6 +62,16 @@ bench: $(VENV)/.development ## Measure against the budgets
 
 soak: $(VENV)/.development ## Ten minutes of churn: nothing may grow, the end has to be right
 	$(BIN)/python -m tests.soak
+
+lock: $(VENV)/.supply ## Write requirements/ from pyproject.toml; UPGRADE=1 takes the newest releases
+	$(BIN)/python scripts/lock.py $(if $(UPGRADE),--upgrade)
+
+# Pins that the service does not know fail the audit as well: not to be asked about is not to be safe.
+audit: $(VENV)/.supply ## Look for known vulnerabilities of all pins; needs pypi.org, or OSV_URL=
+	$(BIN)/python scripts/lock.py --check
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	    $(if $(OSV_URL),--vulnerability-service osv --osv-url '$(OSV_URL)') \
+	    $(patsubst %,--requirement %,$(wildcard requirements/*.txt))
 
 wheel-test: $(VENV)/.development ## Install the built wheel into an empty environment and run it
 	scripts/wheel-test.sh $(BIN)/python

@@ -63,6 +63,8 @@ def build_driver(settings: Settings) -> tuple[Driver, Simulate | None]:
             simulation = simulate(parse_node(settings.simulate))
         except SimulationError as error:
             raise ConfigError(f"--simulate: {error}") from error
+        for note in simulation.node.notes:
+            log.warning("%s", note)
         return simulation.driver, functools.partial(perform, simulation.node)
     from plugin.driver.nvml import NvmlDriver  # noqa: PLC0415 — other commands need no driver
 

@@ -176,6 +176,19 @@ check_contents() {
     store umount "$container" >/dev/null
 }
 
+# Fails when the CycloneDX bill of materials and what is installed differ.
+check_bill() {
+    in_image python -c '
+import importlib.metadata, json
+bill = json.load(open("/opt/mig-device-plugin/share/sbom.cdx.json"))
+listed = {(each["name"].lower(), each["version"]) for each in bill["components"]}
+there = {(each.name.lower(), each.version) for each in importlib.metadata.distributions(path=[
+    path for path in __import__("sys").path if path.startswith("/opt/mig-device-plugin/")])}
+assert bill["bomFormat"] == "CycloneDX" and there and there <= listed, there ^ listed
+print("bill of materials:", bill["specVersion"], ", ".join(sorted(f"{name} {version}" for name, version in there)))
+' || die "the bill of materials is not that of the image"
+}
+
 # Writes the archive that a node without a registry imports, and imports it: into an empty store, and with containerd,
 # without its snapshots, where that is installed.
 check_archive() {
@@ -223,6 +236,7 @@ main() {
 
     say "mig-device-plugin version"
     in_image mig-device-plugin version
+    check_bill
     say "mig-device-plugin doctor --simulate $node"
     # It may warn (1), since there is no kubelet in the image, but not fail (2).
     in_image sh -c "mig-device-plugin doctor --simulate $node --mig-strategy mixed || [ \$? -eq 1 ]"

@@ -216,7 +216,7 @@ class Settings:
     simulate: str = _driver(
         "",
         "simulate NODE[:GEOMETRY] without a GPU, for example p4d.24xlarge:all-1g.5gb or "
-        "p5.48xlarge:all-balanced",
+        "p5.48xlarge:all-balanced; or FILE, a recording by `devices --output json` or other cards",
         TEXT._replace(metavar="NODE[:GEOMETRY]"),
         in_file=False,
     )

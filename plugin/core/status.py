@@ -69,6 +69,7 @@ def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
                 "minor": gpu.minor,
                 "product": gpu.product,
                 "pciBusId": gpu.pci_bus_id,
+                "pciDeviceId": f"0x{gpu.pci_device_id:08X}" if gpu.pci_device_id else None,
                 "computeCapability": ".".join(map(str, gpu.compute_capability))
                 if gpu.compute_capability
                 else None,

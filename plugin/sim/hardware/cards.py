@@ -123,15 +123,52 @@ def canonical(name: str) -> str:
 @functools.cache
 def catalog() -> Catalog:
     """The packaged tables, read on first use."""
-    raw = json.loads(Path(__file__).with_name("cards.json").read_bytes())
-    compute = {int(k): tuple(v) for k, v in raw["compute_instance_profiles"].items() if k.isdigit()}
-    cards = {
-        key: _card(key, {**raw["cards"].get(value.get("twin_of"), {}), **value}, compute)
-        for key, value in raw["cards"].items()
-    }
+    raw = _tables()
+    cards = _cards(raw["cards"])
     return Catalog(
         cards, {name: (cards[card], count) for name, (card, count) in raw["nodes"].items()}
     )
+
+
+def with_cards(known: Catalog, more: dict[str, Any]) -> Catalog:
+    """The tables with cards from elsewhere, written as in ``cards.json``; ``twin_of`` may name a
+    packaged one. Raises KeyError, TypeError, AttributeError or ValueError for a bad one.
+    """
+    cards = _cards(more)
+    for card in cards.values():
+        _check(card)
+    return Catalog({**known.cards, **cards}, known.nodes)
+
+
+@functools.cache
+def _tables() -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads(Path(__file__).with_name("cards.json").read_bytes())
+    return raw
+
+
+def _cards(raw: dict[str, Any]) -> dict[str, Card]:
+    tables = _tables()
+    sizes = tables["compute_instance_profiles"]
+    compute = {int(k): tuple(v) for k, v in sizes.items() if k.isdigit()}
+    every = {**tables["cards"], **raw}
+    return {
+        key: _card(key, {**every.get(value.get("twin_of"), {}), **value}, compute)
+        for key, value in raw.items()
+    }
+
+
+def _check(card: Card) -> None:
+    """What nothing notices in a table of ours. Raises ValueError."""
+    for names in ("id", "nvml_index", "name"):
+        seen = [getattr(profile, names) for profile in card.profiles]
+        if len(set(seen)) < len(seen):
+            raise ValueError(f"{card.key} has two profiles of one {names}")
+    for profile in card.profiles:
+        if not profile.placements:
+            raise ValueError(f"{profile.name} of {card.key} has no placement")
+        for at in profile.placements:
+            if at.start < 0 or at.size < 1 or at.end > card.memory_slices:
+                raise ValueError(f"a placement of {profile.name} is not on {card.key}")
 
 
 def _card(key: str, raw: dict[str, Any], compute: dict[int, tuple[int, ...]]) -> Card:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from plugin.core.health.events import EventKind
@@ -12,6 +13,7 @@ from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Placement
 from plugin.core.quote import quote
 from plugin.errors import SimulationError
+from plugin.sim.hardware import node_file
 from plugin.sim.hardware.calls import Calls
 from plugin.sim.hardware.cards import Card
 from plugin.sim.hardware.codes import Code, NodeError
@@ -27,6 +29,7 @@ from plugin.sim.hardware.gpu import (
     add_gi,
 )
 from plugin.sim.hardware.placement import plan
+from plugin.sim.hardware.recording import Recording
 from plugin.sim.hardware.slots import Slots
 from plugin.sim.hardware.use import Use
 
@@ -68,6 +71,8 @@ class SimNode:
         """
         self.name = name
         self.versions = DriverVersions()
+        #: Differences from the recorded node that it replays, a sentence each.
+        self.notes: tuple[str, ...] = ()
         self.faults = Faults()
         self.calls = Calls()
         self.supported_events = SUPPORTED_EVENTS
@@ -148,6 +153,21 @@ class SimNode:
     def return_gpu(self, gpu: int) -> None:
         """Plug a removed GPU into its slot again, with MIG off."""
         self._slots.put_back(gpu)
+
+    def replay(self, recorded: Recording) -> None:
+        """Become the node of a recording with the same cards."""
+        driver, nvml, cuda = recorded.versions
+        self.versions = DriverVersions(
+            driver or self.versions.driver,
+            nvml or self.versions.nvml,
+            cuda or self.versions.cuda,
+        )
+        self.notes = recorded.notes
+        self._slots.replace(recorded.gpus)
+        for path in recorded.missing:
+            self.faults.remove_node(path)
+        for gpu in recorded.lost:
+            self.lose(gpu)
 
     # Geometry
 
@@ -329,8 +349,8 @@ class SimNode:
 
 
 def parse_node(text: str, clock: Callable[[], float] = time.monotonic) -> SimNode:
-    """Build a node from ``NODE[:GEOMETRY]``, such as ``p4d.24xlarge:all-1g.5gb``; ``clock`` is as
-    for :class:`SimNode`.
+    """Build a node from ``NODE[:GEOMETRY]``, such as ``p4d.24xlarge:all-1g.5gb``, or from
+    ``FILE[:GEOMETRY]``; ``clock`` is as for :class:`SimNode`.
 
     Raises :class:`~plugin.errors.SimulationError` with the choices, in one line.
     """
@@ -339,6 +359,14 @@ def parse_node(text: str, clock: Callable[[], float] = time.monotonic) -> SimNod
         raise SimulationError(
             f"no node in {quote(text)}; write NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb"
         )
-    node = SimNode(parse_fleet(name), name, clock=clock)
-    node.configure(geometry)
+    if not node_file.names_file(name):
+        node = SimNode(parse_fleet(name), name, clock=clock)
+        node.configure(geometry)
+        return node
+    described = node_file.read(name)
+    node = SimNode(described.cards, Path(name).stem, clock=clock)
+    if described.recorded is not None:
+        node.replay(described.recorded)
+    if geometry or described.recorded is None:
+        node.configure(geometry)
     return node

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from plugin.sim.hardware.engine import SimNode
 from plugin.sim.hardware.geometry import MAX_GPUS
+
+if TYPE_CHECKING:
+    from plugin.sim.hardware.engine import SimNode
 
 #: Control nodes of a loaded driver; ``nvidia-modeset`` needs a display driver.
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")

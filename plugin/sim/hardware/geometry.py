@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from plugin.core.quote import quote
 from plugin.errors import SimulationError
-from plugin.sim.hardware.cards import Card, catalog
+from plugin.sim.hardware.cards import Card, Catalog, catalog
 
 #: The driver's capability table covers this many GPUs.
 MAX_GPUS = 32
@@ -26,12 +26,15 @@ _GEOMETRIES = (
 )
 
 
-def parse_fleet(node: str) -> tuple[Card, ...]:
+def parse_fleet(node: str, known: Catalog | None = None) -> tuple[Card, ...]:
     """The cards of ``p4d.24xlarge``, ``2xa100-40gb+2xa30-24gb`` or
-    ``p4d.24xlarge+g4dn.12xlarge``.
+    ``p4d.24xlarge+g4dn.12xlarge``; `known` replaces the packaged tables.
     """
+    tables = known or catalog()
     cards = tuple(
-        itertools.chain.from_iterable(_parse_part(part.strip(), node) for part in node.split("+"))
+        itertools.chain.from_iterable(
+            _parse_part(part.strip(), node, tables) for part in node.split("+")
+        )
     )
     if len(cards) > MAX_GPUS:
         raise SimulationError(
@@ -40,8 +43,7 @@ def parse_fleet(node: str) -> tuple[Card, ...]:
     return cards
 
 
-def _parse_part(part: str, node: str) -> Sequence[Card]:
-    known = catalog()
+def _parse_part(part: str, node: str, known: Catalog) -> Sequence[Card]:
     if part in known.nodes:
         card, count = known.nodes[part]
         return [card] * count

@@ -74,7 +74,8 @@ class MigSlot:
 class GpuState:
     """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` if unknown.
 
-    ``index`` is the slot and the minor number; NVML's index is the position among present GPUs.
+    ``index`` is the slot and, unless another was recorded, the minor number; NVML's index is the
+    position among present GPUs.
     """
 
     index: int
@@ -89,10 +90,11 @@ class GpuState:
     lost: bool = False
     recovery_action: int = 0
     wear: Wear = Wear()
+    recorded_minor: int | None = None
 
     @property
     def minor(self) -> int:
-        return self.index
+        return self.index if self.recorded_minor is None else self.recorded_minor
 
     def devices(self) -> Iterator[MigSlot]:
         """MIG devices in NVML's order."""

@@ -77,6 +77,12 @@ class Slots:
 
     # Changes
 
+    def replace(self, gpus: Sequence[GpuState]) -> None:
+        """Replace the state of every slot."""
+        with self.lock:
+            self._gpus = list(gpus)
+            self.changes += 1
+
     def add(self, card: Card) -> GpuState:
         with self.lock:
             index = len(self._gpus)
