@@ -1,13 +1,37 @@
-"""The end of a run."""
+"""How a run is spread over processes, and its end."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 _status = pytest.StashKey[int]()
+_folder = pytest.StashKey[str]()
+
+#: Tests with processes, sockets and clocks share one worker, beside which the others compute.
+_REAL = tuple(Path(__file__).parent / layer for layer in ("integration", "web"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give a worker a short folder: the path of a unix socket has at most 107 characters."""
+    if hasattr(config, "workerinput"):
+        config.stash[_folder] = config.option.basetemp = tempfile.mkdtemp(prefix="mig-")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what takes one worker longest."""
+    items.sort(key=lambda item: not _is_real(item))  # sorting is stable
+    for item in filter(_is_real, items):
+        item.add_marker(pytest.mark.xdist_group("real"))
+
+
+def _is_real(item: pytest.Item) -> bool:
+    return any(item.path.is_relative_to(layer) for layer in _REAL)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -19,6 +43,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Threads of gRPC whose event loop is closed have kept a finished run from ending: where nobody
     watches, it ends without them.
     """
+    if _folder in config.stash:
+        shutil.rmtree(config.stash[_folder], ignore_errors=True)
     if os.environ.get("CI") and _status in config.stash:
         sys.stdout.flush()
         sys.stderr.flush()
