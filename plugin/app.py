@@ -34,6 +34,7 @@ from plugin.state.watching import Watcher
 from plugin.state.writer import Writer
 
 if TYPE_CHECKING:
+    from plugin.driver.nvml import Loader
     from plugin.kubelet.deviceplugin.supervisor import Supervisor
     from plugin.overview import Overview
 
@@ -64,21 +65,23 @@ def build_driver(settings: Settings) -> tuple[Driver, Simulate | None]:
         except SimulationError as error:
             raise ConfigError(f"--simulate: {error}") from error
         for note in simulation.node.notes:
-            log.warning("%s", note)
+            log.warning("not as recorded", extra={"difference": note})
         return simulation.driver, functools.partial(perform, simulation.node)
     from plugin.driver.nvml import NvmlDriver  # noqa: PLC0415 — other commands need no driver
 
-    return NvmlDriver(device_files(settings), roots=library_roots(settings)), None
+    return NvmlDriver(device_files(settings), loader=library_loader(settings)), None
 
 
-def library_roots(settings: Settings) -> tuple[Path, ...]:
-    """Where to look for the driver's library before the loader does: the mounted root, or the root
-    itself.
+def library_loader(settings: Settings) -> Loader:
+    """Looks for the driver's library below the mounted root and the root itself before the dynamic
+    loader does.
     """
+    from plugin.driver.nvml import Loader  # noqa: PLC0415 — not needed in a simulation
+
     roots = [settings.container_driver_root]
     if settings.driver_root != "/":
         roots.append(settings.driver_root)
-    return tuple(Path(root) for root in roots)
+    return Loader([Path(root) for root in roots], settings.library_folders)
 
 
 def device_files(settings: Settings) -> DeviceFiles:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.markup import escape
 
-from plugin.app import build_driver, library_roots
+from plugin.app import build_driver, library_loader
 from plugin.commands.check import Check, Outcome
 from plugin.commands.host_checks import host_checks, rival_checks
 from plugin.commands.look import load, look
@@ -56,9 +56,7 @@ def _library(settings: Settings) -> Iterator[Check]:
     if settings.simulate:
         yield Check("library", Outcome.PASS, f"not needed: simulating {settings.simulate}")
         return
-    from plugin.driver.nvml import Loader  # noqa: PLC0415 — not needed in a simulation
-
-    loader = Loader(library_roots(settings))
+    loader = library_loader(settings)
     try:
         load(loader.load)
     except DriverUnavailable as error:

@@ -57,8 +57,19 @@ def _text(value: object) -> str:
     return value
 
 
+def _paths(value: object) -> tuple[str, ...]:
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError(value)  # noqa: TRY004 — grammars raise ValueError only
+    found = [_path(item.strip() if isinstance(item, str) else item) for item in given if item != ""]
+    if any("," in path for path in found):
+        raise ValueError(value)
+    return tuple(found)
+
+
 BOOLEAN = Grammar(_boolean, "true or false", "BOOL")
 PATH = Grammar(_path, "an absolute path", "PATH")
+PATHS = Grammar(_paths, "absolute paths, separated by commas", "PATH,…")
 TEXT = Grammar(_text, "text")
 
 

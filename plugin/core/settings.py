@@ -15,6 +15,7 @@ from plugin.core.grammars import (
     HOST_NAMES,
     NODE_NAME,
     PATH,
+    PATHS,
     TEXT,
     Address,
     Grammar,
@@ -209,6 +210,12 @@ class Settings:
         flags=("--driver-root-ctr-path", "--container-driver-root"),
         envs=("DRIVER_ROOT_CTR_PATH", "CONTAINER_DRIVER_ROOT"),
         key="plugin.containerDriverRoot",
+        change=_RESTART,
+    )
+    library_folders: tuple[str, ...] = _driver(
+        (),
+        "further folders below the driver root in which to look for libnvidia-ml.so.1",
+        PATHS,
         change=_RESTART,
     )
     proc_root: str = _driver("/proc", "mount point of procfs", PATH, in_file=False)

@@ -273,3 +273,8 @@ def test_container_security_context_is_added_to_the_charts(render: "Renderer") -
         {"securityContext": {"appArmorProfile": {"type": "Unconfined"}, "runAsGroup": 7}}
     ).container["securityContext"]
     assert changed == usual | {"appArmorProfile": {"type": "Unconfined"}, "runAsGroup": 7}
+
+
+def test_further_folders_of_the_library_reach_the_daemon(render: "Renderer") -> None:
+    env = render({"driver": {"libraryFolders": ["/opt/nvidia/lib", "/opt/lib"]}}).env
+    assert load({}, env).settings.library_folders == ("/opt/nvidia/lib", "/opt/lib")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.config.options import OPTIONS, parse, written
-from plugin.core.grammars import NODE_NAME, Address
+from plugin.core.grammars import NODE_NAME, PATHS, Address
 from plugin.core.option import Option
 from plugin.core.settings import DeviceListStrategy, HealthChecks
 from plugin.errors import ConfigError
@@ -78,7 +78,9 @@ def test_values_that_trip_up_python_are_refused_in_a_short_line(field: str, valu
     assert len(str(refused.value)) < 600
 
 
-PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).map("/{}".format)
+A_PATH = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).map(
+    "/{}".format
+)
 HOSTS = st.from_regex(r"[a-z0-9.-]{0,20}", fullmatch=True) | st.ip_addresses(v=6).map(str)
 BY_TYPE: dict[type, st.SearchStrategy[object]] = {
     bool: st.booleans(),
@@ -98,8 +100,12 @@ def examples(chosen: Option) -> st.SearchStrategy[object]:
         return st.sampled_from(chosen.grammar.choices.split(", "))
     if chosen.grammar is NODE_NAME:
         return st.sampled_from(["worker-7", "0", "ip-10-0-0-1.ec2.internal"])
+    if chosen.grammar is PATHS:
+        return st.lists(A_PATH.filter(lambda path: path == path.strip() and "," not in path)).map(
+            tuple
+        )
     if isinstance(chosen.default, str):
-        return st.sampled_from(chosen.empty) | PATHS if chosen.empty else PATHS
+        return st.sampled_from(chosen.empty) | A_PATH if chosen.empty else A_PATH
     return BY_TYPE[type(chosen.default)]
 
 

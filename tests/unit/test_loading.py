@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 
 from plugin.driver.nvml import Loader, NvmlDriver
 from plugin.driver.nvml.elf import missing_bytes
-from plugin.driver.nvml.loading import LIBRARY
+from plugin.driver.nvml.loading import FOLDERS, LIBRARY, find_library
 from plugin.errors import DriverMismatch, DriverReplaced, DriverUnavailable
 
 #: Any shared library of this machine: an extension module of Python's.
 WHOLE = Path(pytest.importorskip("_ctypes").__file__).read_bytes()
 
 
-def install(root: Path, data: bytes = WHOLE, version: str = "550.90") -> Path:
+def install(
+    root: Path, data: bytes = WHOLE, version: str = "550.90", where: str = "usr/lib64"
+) -> Path:
     """A driver's library below a root, as its packages make it."""
-    folder = root / "usr/lib64"
+    folder = root / where
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"libnvidia-ml.so.{version}"
     file.write_bytes(data)
@@ -77,10 +79,49 @@ def test_a_library_that_is_cut_off_is_refused_by_name(tmp_path: Path) -> None:
     file = install(tmp_path, WHOLE[: len(WHOLE) // 2])
     missing = len(WHOLE) - len(WHOLE) // 2
     with pytest.raises(DriverUnavailable) as refused:
-        NvmlDriver(roots=[tmp_path]).open()
+        NvmlDriver(loader=Loader([tmp_path])).open()
     assert str(file) in refused.value.what
     assert f"{missing} bytes are missing" in refused.value.what
     assert not refused.value.final
+
+
+# ---- where it is looked for
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_it_is_found_where_systems_keep_it(tmp_path: Path, folder: str) -> None:
+    file = install(tmp_path, where=folder)
+    assert find_library([tmp_path]) == file
+
+
+def test_nixos_links_into_its_store(tmp_path: Path) -> None:
+    file = install(tmp_path, where="nix/store/abc-nvidia-x11/lib")
+    link = tmp_path / "run/opengl-driver/lib"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/nix/store/abc-nvidia-x11/lib")  # as a process there sees it
+    assert find_library([tmp_path]) == file
+
+
+def test_a_folder_that_is_added_comes_first(tmp_path: Path) -> None:
+    install(tmp_path)
+    file = install(tmp_path, where="opt/nvidia", version="560.35")
+    loader = Loader([tmp_path], ["/opt/nvidia"])
+    loader.load()
+    assert loader.path == file
+
+
+@pytest.mark.skipif(
+    find_library([Path("/")]) is not None, reason="this machine has a driver of its own"
+)
+def test_the_message_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/somewhere/lib")
+    with pytest.raises(DriverUnavailable) as refused:
+        Loader([tmp_path], ["/opt/nvidia"]).load()
+    for place in ("/somewhere/lib", f"{tmp_path} or /", "opt/nvidia", *FOLDERS):
+        assert place in refused.value.what
+    assert "--library-folders" in refused.value.fix
 
 
 # ---- whether another one can come
@@ -137,7 +178,7 @@ def test_one_that_goes_away_is_no_other_one(tmp_path: Path) -> None:
 def test_a_library_that_lacks_functions_does_not_fit(tmp_path: Path) -> None:
     """What is installed has no function of NVML at all, until the right one comes."""
     install(tmp_path)
-    driver = NvmlDriver(roots=[tmp_path])
+    driver = NvmlDriver(loader=Loader([tmp_path]))
     for _ in range(2):
         with pytest.raises(DriverMismatch, match="older than this plugin needs") as refused:
             driver.open()

@@ -29,6 +29,10 @@
   value: {{ include "mig-device-plugin.devRoot" . | quote }}
 - name: DRIVER_ROOT_CTR_PATH
   value: /driver-root
+{{- with .Values.driver.libraryFolders }}
+- name: LIBRARY_FOLDERS
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 
 import pynvml
@@ -42,14 +41,12 @@ class NvmlDriver:
         self,
         files: DeviceFiles | None = None,
         library: object | None = None,
-        roots: Sequence[Path] = (),
+        loader: Loader | None = None,
     ) -> None:
-        """`library` is an already loaded one; else the first found below `roots`, else the loader's
-        choice.
-        """
+        """`library` is an already loaded one; without it `loader` finds one."""
         self._files = files or DeviceFiles()
         self._library = library
-        self._loader = Loader(roots) if library is None else None
+        self._loader = (loader or Loader()) if library is None else None
         self._initialised = False
         self._worked = False
         self._readers: dict[int, GpuReader] = {}

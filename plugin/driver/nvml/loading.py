@@ -13,8 +13,9 @@ from plugin.errors import DriverReplaced, DriverUnavailable
 
 LIBRARY = "libnvidia-ml.so.1"
 
-#: Where distributions, driver containers and Google's nodes keep the library, below a driver root.
-_FOLDERS = (
+#: Where distributions, driver containers, Google's nodes, NixOS and Talos keep the library, below a
+#: driver root.
+FOLDERS = (
     "usr/lib64",
     "usr/lib/x86_64-linux-gnu",
     "usr/lib/aarch64-linux-gnu",
@@ -25,6 +26,9 @@ _FOLDERS = (
     "lib",
     "usr/local/nvidia/lib64",
     "home/kubernetes/bin/nvidia/lib64",
+    "run/opengl-driver/lib",
+    "usr/local/glibc/usr/lib",
+    "usr/local/glibc/lib",
 )
 
 #: As many as Linux follows.
@@ -36,10 +40,12 @@ _Stamp = tuple[int, int, int, int]
 
 
 class Loader:
-    """Loads the library: the first below `roots`, else the loader's choice."""
+    """Loads the library: the first below `roots`, else the dynamic loader's choice."""
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path] = (), folders: Sequence[str] = ()) -> None:
+        """`folders` of each root are searched before :data:`FOLDERS`."""
         self._roots = roots
+        self._folders = (*(folder.lstrip("/") for folder in folders), *FOLDERS)
         #: The file that was loaded, as far as known.
         self.path: Path | None = None
         self._stamp: _Stamp | None = None
@@ -57,8 +63,8 @@ class Loader:
 
     def load(self) -> object:
         """Load it. Raises :class:`DriverUnavailable`."""
-        found = find_library(self._roots)
-        path = found or _on_the_loaders_path()
+        found = find_library(self._roots, self._folders)
+        path = found or self._on_the_loaders_path()
         _require_whole(path)
         name = str(found) if found is not None else LIBRARY
         try:
@@ -66,12 +72,13 @@ class Loader:
             # when the driver is installed while we wait for it.
             library = _load((name, str(path)) if path is not None else (name,))
         except OSError as error:
-            where = f"from {found}" if found is not None else "on the loader's path"
             raise DriverUnavailable(
-                f"cannot load {LIBRARY} {where}: {error}",
+                f"cannot load {LIBRARY} from {path}: {error}"
+                if path is not None
+                else self._not_found(),
                 "install the NVIDIA driver, run under NVIDIA's runtime class, or mount the driver "
-                "root and name it with --driver-root / --driver-root-ctr-path (--simulate runs "
-                "without a GPU)",
+                "root and name it with --driver-root / --driver-root-ctr-path, a further folder "
+                "below it with --library-folders (--simulate runs without a GPU)",
                 final=self.is_final,
             ) from error
         self.path, self._stamp = path, _stamp(path)
@@ -83,7 +90,7 @@ class Loader:
         Raises :class:`DriverReplaced` when it has the same name, by which the dynamic loader would
         take the old one again.
         """
-        path = find_library(self._roots) or _on_the_loaders_path()
+        path = find_library(self._roots, self._folders) or self._on_the_loaders_path()
         if path is None or _stamp(path) in {None, self._stamp}:
             return False
         if path == self.path:
@@ -91,6 +98,22 @@ class Loader:
                 f"{path} was replaced", "ending, so that a new process loads the new library"
             )
         return True
+
+    def _on_the_loaders_path(self) -> Path | None:
+        """The dynamic loader's choice, as far as looking tells: in ``LD_LIBRARY_PATH``, then in the
+        folders of distributions.
+        """
+        folders = _loaders_folders()
+        named = next((path for folder in folders if (path := folder / LIBRARY).is_file()), None)
+        return named or find_library([Path("/")], self._folders)
+
+    def _not_found(self) -> str:
+        roots = dict.fromkeys((*map(str, self._roots), "/"))
+        loaders = "".join(f", {folder}" for folder in _loaders_folders())
+        return (
+            f"cannot load {LIBRARY}: it is not on the dynamic loader's path{loaders}, nor below "
+            f"{' or '.join(roots)} in {', '.join(self._folders)}"
+        )
 
 
 def _load(names: Iterable[str]) -> object:
@@ -116,10 +139,12 @@ def _require_whole(path: Path | None) -> None:
         )
 
 
-def find_library(roots: Iterable[Path]) -> Path | None:
-    """The first real library file below `roots`; links are followed inside their own root."""
+def find_library(roots: Iterable[Path], folders: Sequence[str] = FOLDERS) -> Path | None:
+    """The first real library file in `folders` of `roots`; links are followed inside their own
+    root.
+    """
     for root in roots:
-        for folder in _FOLDERS:
+        for folder in folders:
             try:
                 path = _resolve(root, f"{folder}/{LIBRARY}")
                 if path.is_file():
@@ -159,15 +184,6 @@ def _loaders_folders() -> list[Path]:
     """Where the dynamic loader looks first."""
     folders = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     return [Path(folder) for folder in folders if folder]
-
-
-def _on_the_loaders_path() -> Path | None:
-    """What the dynamic loader finds, as far as that can be told by looking: in
-    ``LD_LIBRARY_PATH``, then where distributions keep it.
-    """
-    folders = _loaders_folders()
-    named = next((path for folder in folders if (path := folder / LIBRARY).is_file()), None)
-    return named or find_library([Path("/")])
 
 
 def _stamp(path: Path | None) -> _Stamp | None:

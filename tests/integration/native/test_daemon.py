@@ -110,7 +110,9 @@ async def test_missing_library_is_fatal_by_default(host: Host, tmp_path: Path) -
     async with daemon(host.environment | {"LD_LIBRARY_PATH": str(tmp_path)}) as running:
         assert await running.ended() == 1
     (error,) = [line for line in running.lines if line["level"] == "error"]
-    assert "cannot load libnvidia-ml.so.1 on the loader's path" in error["message"]
+    assert (
+        "cannot load libnvidia-ml.so.1: it is not on the dynamic loader's path" in error["message"]
+    )
     assert "install the NVIDIA driver" in error["message"]
 
 
