@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_folder] = config.option.basetemp = tempfile.mkdtemp(prefix="mig-")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First what takes one worker longest."""
     items.sort(key=lambda item: not _is_real(item))  # sorting is stable
