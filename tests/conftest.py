@@ -13,7 +13,8 @@ import pytest
 _status = pytest.StashKey[int]()
 _folder = pytest.StashKey[str]()
 
-#: Tests with processes, sockets and clocks share one worker, beside which the others compute.
+#: Tests with processes, sockets and clocks share one worker, beside which the others compute. The
+#: largest group begins first.
 _REAL = tuple(Path(__file__).parent / layer for layer in ("integration", "web"))
 
 
@@ -23,16 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_folder] = config.option.basetemp = tempfile.mkdtemp(prefix="mig-")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what takes one worker longest."""
-    items.sort(key=lambda item: not _is_real(item))  # sorting is stable
-    for item in filter(_is_real, items):
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if any(item.path.is_relative_to(layer) for layer in _REAL):
         item.add_marker(pytest.mark.xdist_group("real"))
-
-
-def _is_real(item: pytest.Item) -> bool:
-    return any(item.path.is_relative_to(layer) for layer in _REAL)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
