@@ -40,7 +40,7 @@ playground: $(VENV)/.product ## Run a simulated node with its page until Ctrl-C;
 	@$(BIN)/mig-device-plugin demo --stay $(if $(NODE),--simulate='$(NODE)') $(if $(PORT),--port='$(PORT)')
 
 test: $(VENV)/.development ## Run every test
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadscope
 
 lint: $(VENV)/.development ## Lint, types, import contracts, freshness of generated code
 	$(BIN)/ruff check

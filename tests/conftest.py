@@ -6,27 +6,34 @@ import os
 import shutil
 import sys
 import tempfile
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 _status = pytest.StashKey[int]()
 _folder = pytest.StashKey[str]()
 
-#: Tests with processes, sockets and clocks share one worker, beside which the others compute. The
-#: largest group begins first.
-_REAL = tuple(Path(__file__).parent / layer for layer in ("integration", "web"))
+#: Tests with processes, sockets and clocks share one worker, beside which the others compute.
+_REAL = ("tests/integration/", "tests/web/")
+
+
+class _Layers(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
+    """The largest group begins first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "real" if nodeid.startswith(_REAL) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Layers:
+    """`log` is the runner's."""
+    return _Layers(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give a worker a short folder: the path of a unix socket has at most 107 characters."""
     if hasattr(config, "workerinput"):
         config.stash[_folder] = config.option.basetemp = tempfile.mkdtemp(prefix="mig-")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if any(item.path.is_relative_to(layer) for layer in _REAL):
-        item.add_marker(pytest.mark.xdist_group("real"))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 #: Programs that the documents start. Each is a stand-in here.
 PROGRAMS = (
     *("buildah", "containerd", "ctr", "curl", "docker", "git", "helm", "k3s", "kind", "kubectl"),
-    *("make", "mig-device-plugin", "nvidia-smi", "podman", "sudo"),
+    *("make", "mig-device-plugin", "nvidia-smi", "openssl", "podman", "sudo"),
 )
 #: Programs that are harmless and whose output may matter to the next in a pipe.
 REAL = ("cat", "grep", "sed")

@@ -26,7 +26,7 @@ IMAGE = "localhost/mig-device-plugin:0.1.0"
 
 KUBECTL = {
     "apply": {"-f"},
-    "create": {"--clusterrole", "--serviceaccount"},
+    "create": {"--clusterrole", "--serviceaccount", "--from-literal"},
     "describe": {"-n"},
     "exec": {"-n"},
     "get": {"-n", "-o", "-l", "-L"},
@@ -80,7 +80,7 @@ def understand(render: "Renderer", program: str, *arguments: str) -> None:
                 if name.startswith("localhost/"):
                     assert name == IMAGE == render().container["image"]
         case _:
-            assert program in {"curl", "git", "nvidia-smi", "python", "sudo"}
+            assert program in {"curl", "git", "nvidia-smi", "openssl", "python", "sudo"}
 
 
 def kubectl(render: "Renderer", *arguments: str) -> None:
