@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from rich.markup import escape
 
@@ -40,7 +40,12 @@ def checks(loaded: Loaded) -> Iterator[Check]:
     settings = loaded.settings
     for warning in loaded.warnings:
         yield Check("configuration", Outcome.WARN, warning, "remove the setting")
-    yield from _library(settings)
+    if (yield from _library(settings)):
+        yield from _driver(settings)
+    yield from host_checks(settings)
+
+
+def _driver(settings: Settings) -> Iterator[Check]:
     driver, _ = build_driver(settings)
     try:
         inventory = look(driver)
@@ -49,18 +54,19 @@ def checks(loaded: Loaded) -> Iterator[Check]:
     else:
         yield from node_checks(inventory, settings)
         yield from rival_checks(tuple(advertise(inventory, settings).resources), settings)
-    yield from host_checks(settings)
 
 
-def _library(settings: Settings) -> Iterator[Check]:
+def _library(settings: Settings) -> Generator[Check, None, bool]:
+    """Returns whether the driver's library can be loaded."""
     if settings.simulate:
         yield Check("library", Outcome.PASS, f"not needed: simulating {settings.simulate}")
-        return
+        return True
     loader = library_loader(settings)
     try:
         load(loader.load)
     except DriverUnavailable as error:
         yield Check("library", Outcome.FAIL, error.what, error.fix)
-    else:
-        found = str(loader.path) if loader.path else "the one on the loader's path"
-        yield Check("library", Outcome.PASS, found)
+        return False
+    found = str(loader.path) if loader.path else "the one on the loader's path"
+    yield Check("library", Outcome.PASS, found)
+    return True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from plugin.core.health.ledger import is_cordoned, of
-from plugin.core.inventory.model import Device, Gpu
+from plugin.core.inventory.model import Device, Gpu, Placement
 from plugin.core.reasons import Code, Reason
 from plugin.core.state import Snapshot
 
@@ -84,15 +84,18 @@ def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
                         "profile": device.profile or None,
                         "gi": device.gi,
                         "ci": device.ci,
-                        "placement": {
-                            "start": device.placement.start,
-                            "size": device.placement.size,
-                        }
-                        if device.placement
-                        else None,
+                        "placement": _placement(device.placement),
                         "multiprocessors": device.multiprocessors,
                     }
                     for device in gpu.mig_devices
+                ],
+                "emptyInstances": [
+                    {
+                        "gi": each.id,
+                        "profile": each.profile or None,
+                        "placement": _placement(each.placement),
+                    }
+                    for each in gpu.empty_instances()
                 ],
             }
             for gpu in inventory.gpus
@@ -101,6 +104,10 @@ def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
         "cordoned": [uuid for uuid in snapshot.ledger if is_cordoned(snapshot.ledger, uuid)],
         "problems": list(_problems(snapshot)),
     }
+
+
+def _placement(at: Placement | None) -> dict[str, int] | None:
+    return {"start": at.start, "size": at.size} if at else None
 
 
 def _common(device: Device, snapshot: Snapshot) -> dict[str, Any]:

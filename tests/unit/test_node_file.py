@@ -63,6 +63,16 @@ def test_a_recording_is_the_node_again(node: str, tmp_path: Path) -> None:
     assert replayed.notes == ()
 
 
+def test_an_instance_without_compute_instances_is_there_again(tmp_path: Path) -> None:
+    node = parse_node("1xa100-40gb:0=1g.5gb")
+    node.create_gi(0, "3g.20gb")
+    recorded = record(node)
+    assert [each["profile"] for each in recorded["gpus"][0]["emptyInstances"]] == ["3g.20gb"]
+    replayed = parse_node(written(tmp_path, recorded))
+    assert record(replayed) == recorded
+    assert replayed.notes == ()
+
+
 def test_what_was_broken_is_broken_again(tmp_path: Path) -> None:
     node = parse_node("3xa100-40gb:all-1g.5gb")
     node.faults.remove_node("/dev/nvidia1")

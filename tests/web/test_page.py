@@ -15,13 +15,17 @@ from typing import Any
 
 import pytest
 
+from plugin.core.settings import Settings
 from plugin.core.view import View
+from plugin.sim.hardware.engine import parse_node
 from plugin.web.page import render as page
 from plugin.web.page.words import age
 from plugin.web.state import document
+from tests.simulated import scan
 from tests.web.scenes import (
     NOW,
     SCENES,
+    Node,
     balanced,
     cordoned,
     faulted,
@@ -129,6 +133,15 @@ def test_every_device_is_told_with_its_pod_and_its_reasons() -> None:
     assert "XID 79: GPU has fallen off the bus; restart the node" in text
     assert "1 free slice" in text
     assert "no compute slice left" in text
+
+
+def test_an_instance_without_compute_instances_is_no_gap() -> None:
+    hardware = parse_node("1xa100-40gb:0=1g.5gb")
+    hardware.create_gi(0, "3g.20gb")
+    made = Node(scan(hardware), Settings())
+    text = " ".join(Parsed(rendered(made.view)).text.split())
+    assert "empty 3g.20gb" in text
+    assert "no compute instance" in text
 
 
 def test_a_fault_names_the_devices_and_the_pods_that_it_hits() -> None:

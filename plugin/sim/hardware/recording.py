@@ -122,6 +122,8 @@ def _gpu(told: _Json, position: int, name: str, notes: list[str]) -> GpuState:
         by_instance.setdefault(_int(device["gi"]), []).append(device)
     for gi, devices in sorted(by_instance.items()):
         state = _with_instance(state, gi, devices, title, notes)
+    for instance in told.get("emptyInstances", ()):  # earlier versions did not record them
+        state = _with_empty_instance(state, instance, title, notes)
     if [slot.index for slot in state.devices()] != [
         device["index"] for device in sorted(told["migDevices"], key=lambda d: (d["gi"], d["ci"]))
     ]:
@@ -172,6 +174,18 @@ def _with_instance(
     if first["memoryMiB"]:
         profile = replace(profile, memory_mib=_int(first["memoryMiB"], _MOST_MIB))
     return gpu.with_instance(GpuInstance(gi, profile, placement, tuple(compute)))
+
+
+def _with_empty_instance(gpu: GpuState, told: _Json, title: str, notes: list[str]) -> GpuState:
+    gi, at = _int(told["gi"]), told["placement"]
+    placement = Placement(_int(at["start"]), _int(at["size"]))
+    name = canonical(told["profile"] or "")
+    profile = next((each for each in gpu.card.profiles if each.name == name), None)
+    overlaps = any(placement.overlaps(instance.placement) for instance in gpu.instances)
+    if profile is None or overlaps or placement.end > gpu.card.memory_slices:
+        notes.append(f"empty GPU instance {gi} of {title} is left out: its profile has no place")
+        return gpu
+    return gpu.with_instance(GpuInstance(gi, profile, placement, ()))
 
 
 # ---- the card

@@ -118,8 +118,8 @@ def _gpu(gpu: Json, now: float) -> GpuView:
 
 
 def _is_whole(gpu: Json) -> bool:
-    """Whether to draw the GPU itself: it has neither MIG devices nor free slices."""
-    return not gpu["migDevices"] and not gpu["freeRuns"]
+    """Whether to draw the GPU itself: it has neither instances nor free slices."""
+    return not (gpu["migDevices"] or gpu["emptyInstances"] or gpu["freeRuns"])
 
 
 def _mode(mig: Json | None) -> str:
@@ -140,7 +140,11 @@ def _rail(gpu: Json) -> Rail:
         return Rail("whole", (_tile(gpu),))
     if any(device["placement"] is None for device in found):
         return Rail("loose", tuple(map(_tile, found)))
-    pieces = (*_instances(found), *map(_free, gpu["freeRuns"]))
+    pieces = (
+        *_instances(found),
+        *map(_empty, gpu["emptyInstances"]),
+        *map(_free, gpu["freeRuns"]),
+    )
     total = max([gpu["memorySlices"], *(piece.start + piece.size for piece in pieces)])
     ordered = tuple(sorted(pieces, key=lambda piece: piece.start))
     return Rail("placed", pieces=ordered, total=min(total, _MOST_SLICES))
@@ -154,6 +158,13 @@ def _instances(found: Iterable[Json]) -> Iterator[Piece]:
     for inside in instances.values():
         at = inside[0]["placement"]
         yield Piece(at["start"], at["size"], tuple(map(_tile, inside)))
+
+
+def _empty(instance: Json) -> Piece:
+    """A GPU instance without compute instances."""
+    at, profile = instance["placement"], instance["profile"]
+    what = f"empty {profile}" if profile else "empty instance"
+    return Piece(at["start"], at["size"], free=what, why="no compute instance", slices=slices(at))
 
 
 def _free(run: Json) -> Piece:

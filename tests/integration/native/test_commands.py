@@ -172,9 +172,7 @@ def test_commands_without_a_library(host: Host, tmp_path: Path) -> None:
     assert shown.stderr.startswith("mig-device-plugin: cannot load libnvidia-ml.so.1")
     done = host.call("doctor", LD_LIBRARY_PATH=str(tmp_path))
     assert done.returncode == 2
-    (failure,) = [
-        line for line in done.stdout.splitlines() if line.startswith("fail") and "driver" in line
-    ]
+    (failure,) = [line for line in done.stdout.splitlines() if line.startswith("fail  library:")]
     assert "cannot load libnvidia-ml.so.1" in failure
 
 
