@@ -134,7 +134,7 @@ class Partitioning(Protocol):
         """
 
 
-class Driver(Protocol):
+class Driver(Partitioning, Protocol):
     """What the plugin needs from a driver.
 
     Only an open driver answers. Before :meth:`open`, and after :meth:`close`, scanning and watching

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,26 @@ _HOLES = frozenset(
         pynvml.NVML_ERROR_NOT_SUPPORTED,
     }
 )
+
+
+#: Far above any card; more is no answer.
+MOST_MIG_DEVICES = 64
+
+
+def mig_handles(gpu_handle: Any) -> Iterator[Any]:
+    """Handles of the MIG devices of a GPU, without any knowledge of it. Raises
+    :class:`DriverCallFailed`.
+    """
+    what = "looking for MIG devices"
+    count = call(what, pynvml.nvmlDeviceGetMaxMigDeviceCount, gpu_handle)
+    if count > MOST_MIG_DEVICES:
+        raise absurd(what, f"up to {count} of them")
+    for index in range(count):
+        try:
+            yield call(what, pynvml.nvmlDeviceGetMigDeviceHandleByIndex, gpu_handle, index)
+        except DriverCallFailed as error:
+            if error.code not in _HOLES:
+                raise
 
 
 @dataclass(slots=True)

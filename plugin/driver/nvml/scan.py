@@ -17,15 +17,14 @@ from plugin.driver.files import DeviceFiles, sysfs_bus_id
 from plugin.driver.nvml import texts
 from plugin.driver.nvml.instances import Instances, read_instances
 from plugin.driver.nvml.library import absurd, ask, call
-from plugin.driver.nvml.mig import Walk
+from plugin.driver.nvml.mig import MOST_MIG_DEVICES, Walk
 from plugin.driver.nvml.profiles import read_profiles
 from plugin.errors import DriverCallFailed
 
 #: Codes by which a card or a driver says that it has no MIG.
 _HAS_NONE = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
 
-#: Far above any card; more is no answer.
-MOST_MIG_DEVICES = 64
+#: Far above any machine; more is no answer.
 MOST_MINOR = 4095
 
 #: What a UUID that is looked for answers when nothing has it.

@@ -11,6 +11,7 @@ from plugin.core.inventory.model import Placement
 from plugin.sim.hardware.cards import CardProfile
 from plugin.sim.hardware.codes import Code, NodeError
 from plugin.sim.hardware.faults import Aspect
+from plugin.sim.hardware.files import CONFIG_NODE
 from plugin.sim.hardware.gpu import GpuInstance, GpuState, free_compute
 from plugin.sim.nvml.abi import (
     COMPUTE_INSTANCE,
@@ -32,6 +33,7 @@ EXPORTS = Exports()
 _GI_OUT = ctypes.POINTER(GPU_INSTANCE)
 _CI_OUT = ctypes.POINTER(COMPUTE_INSTANCE)
 _PLACEMENTS = ctypes.POINTER(pynvml.c_nvmlGpuInstancePlacement_t)
+_COMPUTE_PLACEMENT = ctypes.POINTER(pynvml.c_nvmlComputeInstancePlacement_t)
 
 #: Compute slices by NVML's compute instance profile; index and id are equal.
 _COMPUTE_PROFILES = {0: 1, 1: 2, 2: 3, 3: 4, 4: 7}
@@ -48,10 +50,11 @@ def _mig_mode(session: Session, handle: Any, current: Any, pending: Any) -> None
 
 @EXPORTS.add("nvmlDeviceSetMigMode", DEVICE, UINT, UINT_OUT)
 def _set_mig_mode(session: Session, handle: Any, mode: int, status: Any) -> None:
-    gpu = session.gpu(handle)
+    gpu = _configurable(session, session.gpu(handle))
     require(status)
-    session.engine.set_mig_mode(gpu.index, on=bool(mode))
-    status[0] = Code.SUCCESS
+    if mode not in {0, 1}:
+        raise NodeError(Code.INVALID_ARGUMENT, f"switching to MIG mode {mode}")
+    status[0] = session.engine.set_mig_mode(gpu.index, on=bool(mode))
 
 
 @EXPORTS.add("nvmlDeviceGetMaxMigDeviceCount", DEVICE, UINT_OUT)
@@ -171,6 +174,13 @@ def _remaining(session: Session, handle: Any, profile_id: int, out: Any) -> None
     out[0] = gpu.remaining(_profile_with(gpu, profile_id))
 
 
+def _configurable(session: Session, gpu: GpuState) -> GpuState:
+    """A GPU whose instances this process may change: that takes the config capability."""
+    if CONFIG_NODE in session.engine.faults.removed:
+        raise NodeError(Code.NO_PERMISSION, f"changing GPU {gpu.index} without {CONFIG_NODE}")
+    return gpu
+
+
 def _monitored(session: Session, handle: Any) -> GpuState:
     """A GPU whose instances this process may see."""
     gpu = session.gpu(handle, Aspect.GPU_INSTANCES)
@@ -209,7 +219,7 @@ def _gpu_instance_info(session: Session, handle: Any, out: Any) -> None:
 
 @EXPORTS.add("nvmlDeviceCreateGpuInstance", DEVICE, UINT, _GI_OUT)
 def _create_gi(session: Session, handle: Any, profile_id: int, out: Any) -> None:
-    gpu = session.gpu(handle)
+    gpu = _configurable(session, session.gpu(handle))
     require(out)
     made = session.engine.create_gi(gpu.index, _profile_with(gpu, profile_id).name)
     out[0] = session.handle(GiRef(gpu.index, made.id), GPU_INSTANCE)
@@ -217,7 +227,7 @@ def _create_gi(session: Session, handle: Any, profile_id: int, out: Any) -> None
 
 @EXPORTS.add("nvmlDeviceCreateGpuInstanceWithPlacement", DEVICE, UINT, _PLACEMENTS, _GI_OUT)
 def _create_gi_at(session: Session, handle: Any, profile_id: int, at: Any, out: Any) -> None:
-    gpu = session.gpu(handle)
+    gpu = _configurable(session, session.gpu(handle))
     require(at, out)
     placement = Placement(at[0].start, at[0].size)
     made = session.engine.create_gi(gpu.index, _profile_with(gpu, profile_id).name, placement)
@@ -227,7 +237,7 @@ def _create_gi_at(session: Session, handle: Any, profile_id: int, at: Any, out: 
 @EXPORTS.add("nvmlGpuInstanceDestroy", GPU_INSTANCE)
 def _destroy_gi(session: Session, handle: Any) -> None:
     gpu, instance = session.gpu_instance(handle)
-    session.engine.destroy_gi(gpu.index, instance.id)
+    session.engine.destroy_gi(_configurable(session, gpu).index, instance.id)
 
 
 def _compute_size(instance: GpuInstance, profile_id: int) -> int:
@@ -269,9 +279,29 @@ def _compute_remaining(session: Session, handle: Any, profile_id: int, out: Any)
 
 @EXPORTS.add("nvmlGpuInstanceCreateComputeInstance", GPU_INSTANCE, UINT, _CI_OUT)
 def _create_ci(session: Session, handle: Any, profile_id: int, out: Any) -> None:
+    _give_ci(session, handle, profile_id, None, out)
+
+
+@EXPORTS.add(
+    "nvmlGpuInstanceCreateComputeInstanceWithPlacement",
+    GPU_INSTANCE,
+    UINT,
+    _COMPUTE_PLACEMENT,
+    _CI_OUT,
+)
+def _create_ci_at(session: Session, handle: Any, profile_id: int, at: Any, out: Any) -> None:
+    require(at)
+    _give_ci(session, handle, profile_id, Placement(at[0].start, at[0].size), out)
+
+
+def _give_ci(
+    session: Session, handle: Any, profile_id: int, at: Placement | None, out: Any
+) -> None:
     gpu, instance = session.gpu_instance(handle)
+    _configurable(session, gpu)
     require(out)
-    made = session.engine.create_ci(gpu.index, instance.id, _compute_size(instance, profile_id))
+    size = _compute_size(instance, profile_id)
+    made = session.engine.create_ci(gpu.index, instance.id, size, at)
     out[0] = session.handle(CiRef(gpu.index, instance.id, made.id), COMPUTE_INSTANCE)
 
 
@@ -330,4 +360,5 @@ def _compute_info(session: Session, handle: Any, out: Any) -> None:
 @EXPORTS.add("nvmlComputeInstanceDestroy", COMPUTE_INSTANCE)
 def _destroy_ci(session: Session, handle: Any) -> None:
     target = _compute(session, handle)
+    _configurable(session, session.engine.gpu(target.gpu))
     session.engine.destroy_ci(target.gpu, target.gi, target.ci)
