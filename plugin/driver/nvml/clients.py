@@ -53,12 +53,7 @@ def _handles(uuid: str) -> list[Any]:
     if uuid.startswith(MIG_UUID):
         return [mig_handle(uuid)]
     gpu = gpu_handle(uuid)
-    try:
-        return [gpu, *mig_handles(gpu)]
-    except DriverCallFailed as error:
-        if error.code in _HAS_NONE:
-            return [gpu]  # a card without MIG
-        raise
+    return [gpu, *mig_handles(gpu)]
 
 
 def _listed(handle: Any, kind: ClientKind, function: str) -> Iterator[Client]:

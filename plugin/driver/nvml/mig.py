@@ -27,16 +27,24 @@ _HOLES = frozenset(
 )
 
 
+#: Codes by which a card or a driver says that it has no MIG.
+HAS_NONE = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
+
 #: Far above any card; more is no answer.
 MOST_MIG_DEVICES = 64
 
 
 def mig_handles(gpu_handle: Any) -> Iterator[Any]:
-    """Handles of the MIG devices of a GPU, without any knowledge of it. Raises
-    :class:`DriverCallFailed`.
+    """Handles of the MIG devices of a GPU, without any knowledge of it; none of a card without MIG.
+    Raises :class:`DriverCallFailed`.
     """
     what = "looking for MIG devices"
-    count = call(what, pynvml.nvmlDeviceGetMaxMigDeviceCount, gpu_handle)
+    try:
+        count = call(what, pynvml.nvmlDeviceGetMaxMigDeviceCount, gpu_handle)
+    except DriverCallFailed as error:
+        if error.code in HAS_NONE:
+            return
+        raise
     if count > MOST_MIG_DEVICES:
         raise absurd(what, f"up to {count} of them")
     for index in range(count):

@@ -13,7 +13,7 @@ from plugin.core.inventory.profiles import profile_by_arithmetic, profile_of_dri
 from plugin.driver.nvml import texts
 from plugin.driver.nvml.binding import exports
 from plugin.driver.nvml.library import absurd, call
-from plugin.errors import DriverCallFailed
+from plugin.errors import NO_CODE, DriverCallFailed
 
 #: Indices beyond pynvml's table are tried as well: a newer driver may know more profiles than our
 #: bindings.
@@ -87,7 +87,7 @@ def read_profile(gpu_handle: Any, index: int, total_mib: int) -> CardProfile | N
     if named is None and _has_names():
         raise DriverCallFailed(
             f"{what}: the driver has this profile and does not name it",
-            code=pynvml.NVML_ERROR_NOT_SUPPORTED,
+            code=NO_CODE,
         )
     if not 0 < info.sliceCount <= MOST_SLICES:
         raise absurd(what, f"{info.sliceCount} slices")

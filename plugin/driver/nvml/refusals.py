@@ -11,6 +11,7 @@ import pynvml
 from plugin.driver.nvml.binding import HungCall
 from plugin.driver.nvml.library import no_answer
 from plugin.errors import (
+    NO_CODE,
     DeviceInUse,
     DriverCallFailed,
     DriverMismatch,
@@ -92,11 +93,14 @@ def reading_back() -> Iterator[None]:
     """The same for reading what a change has made: it is there, and nobody knows what it is."""
     try:
         yield
-    except DriverCallFailed as error:
-        if isinstance(as_kind(error, {}, OutcomeUnknown), GpuLost):
-            raise as_kind(error, {}, GpuLost) from error
-        what = f"it was made and cannot be read: {error.what}"
-        raise OutcomeUnknown(what, error.fix, code=error.code) from error
+    except (DriverCallFailed, DriverUnavailable) as error:
+        code = error.code if isinstance(error, DriverCallFailed) else NO_CODE
+        if isinstance(error, DriverCallFailed):
+            found = as_kind(error, {}, OutcomeUnknown)
+            if isinstance(found, GpuLost):
+                raise found from error
+        what = f"the change was made and cannot be read: {error.what}"
+        raise OutcomeUnknown(what, error.fix, code=code) from error
 
 
 def as_kind(

@@ -17,12 +17,9 @@ from plugin.driver.files import DeviceFiles, sysfs_bus_id
 from plugin.driver.nvml import texts
 from plugin.driver.nvml.instances import Instances, read_instances
 from plugin.driver.nvml.library import absurd, ask, call
-from plugin.driver.nvml.mig import MOST_MIG_DEVICES, Walk
+from plugin.driver.nvml.mig import HAS_NONE, MOST_MIG_DEVICES, Walk
 from plugin.driver.nvml.profiles import read_profiles
 from plugin.errors import DriverCallFailed
-
-#: Codes by which a card or a driver says that it has no MIG.
-_HAS_NONE = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
 
 #: Far above any machine; more is no answer.
 MOST_MINOR = 4095
@@ -187,10 +184,10 @@ class GpuReader:
         """Whether the card has no MIG: two independent answers say so and nothing denies it."""
         return (
             isinstance(mode, Unknown)
-            and mode.code in _HAS_NONE
+            and mode.code in HAS_NONE
             and not card.profiles
             and card.complete
-            and (not count if isinstance(count, int) else count.code in _HAS_NONE)
+            and (not count if isinstance(count, int) else count.code in HAS_NONE)
         )
 
 
