@@ -15,6 +15,7 @@ from plugin.core.inventory.model import GpuInstance, MigMode, Placement
 from plugin.errors import (
     DeviceInUse,
     DriverError,
+    DriverStale,
     DriverUnavailable,
     GpuLost,
     InsufficientResources,
@@ -327,11 +328,33 @@ def test_a_driver_too_old_says_so() -> None:
         old.create_gpu_instance(uuid(machine), 19, Placement(0, 1))
 
 
-def test_processes_of_a_driver_with_the_functions_before() -> None:
-    lacking = [f"nvmlDeviceGet{kind}RunningProcesses_v3" for kind in ("Graphics", "MPSCompute")]
+def test_processes_of_older_drivers() -> None:
+    kinds = ("Compute", "Graphics", "MPSCompute")
+    lacking = [f"nvmlDeviceGet{kind}RunningProcesses_v3" for kind in kinds]
+    # Before MIG could be shared by MPS.
+    lacking.append("nvmlDeviceGetMPSComputeRunningProcesses_v2")
     with simulated("1xh100-80gb") as machine, opened(machine.node, lacking) as old:
         machine.node.use(uuid(machine), 7)
-        assert old.processes(uuid(machine)) == (Client(7, ClientKind.COMPUTE),)
+        machine.node.use(uuid(machine), 8, work=Work.GRAPHICS)
+        assert old.processes(uuid(machine)) == (
+            Client(7, ClientKind.COMPUTE),
+            Client(8, ClientKind.GRAPHICS),
+        )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_gpu_that_came_makes_the_driver_stale(verb: str) -> None:
+    arguments, keywords = VERBS[verb]
+    with simulated("1xh100-80gb:0=on") as machine:
+        card = machine.node.gpu(0).card
+        machine.node.add_gpu(card)
+        before = machine.node.gpus
+        for gpu in machine.node.gpus:
+            with pytest.raises(DriverStale, match="NVML must be initialised again"):
+                getattr(machine.driver, verb)(gpu.uuid, *arguments, **keywords)
+        assert machine.node.gpus == before
+        machine.driver.open()
+        assert machine.driver.profiles(uuid(machine, 1))
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -69,7 +69,9 @@ def write_node(
         lines.append(f"recovery {gpu.recovery_action}")
         lines += ["lost"] if gpu.lost else []
         lines += [
-            f"gi {each.id} {each.profile.id} {each.placement.start}" for each in gpu.instances
+            f"gi {each.id} {each.profile.id} {each.placement.start}"
+            for each in gpu.instances
+            if not each.compute
         ]
         lines += _processes(node, gpu) if node else ()
         slots = {slot.index: slot for slot in gpu.devices()}

@@ -53,12 +53,12 @@ _HOLES = frozenset(
 )
 
 
-def create_gpu_instance(uuid: str, profile_id: int, at: Placement) -> GpuInstance:
+def create_gpu_instance(uuid: str, profile_id: int, at: Placement, name: str | None) -> GpuInstance:
+    """`name` is that of the profile, where it is known: reading it takes dozens of calls."""
     handle = gpu_handle(uuid)
-    with reading():
-        memory = call("reading its memory", pynvml.nvmlDeviceGetMemoryInfo, handle)
-        profile = read_profiles(handle, memory.total >> 20).of_id(profile_id)
-    name = profile.name if profile is not None else ""
+    if name is None:
+        with reading():
+            name = _profile_name(handle, profile_id)
     title = name or f"profile {profile_id}"
     what = f"creating a GPU instance {title} at {at.start}:{at.size} on {uuid}"
     place = pynvml.c_nvmlGpuInstancePlacement_t(at.start, at.size)
@@ -138,6 +138,12 @@ def set_mig_mode(uuid: str, *, on: bool) -> MigMode:
         refused = DriverCallFailed(f"{what}: {_said(activation)}", code=activation)
         raise as_kind(refused, {}, OutcomeUnknown)
     raise OutcomeUnknown(f"{what}: the driver did it, and the mode is {mode}", code=activation)
+
+
+def _profile_name(handle: Any, profile_id: int) -> str:
+    memory = call("reading its memory", pynvml.nvmlDeviceGetMemoryInfo, handle)
+    profile = read_profiles(handle, memory.total >> 20).of_id(profile_id)
+    return profile.name if profile is not None else ""
 
 
 def read_mode(handle: Any) -> MigMode:

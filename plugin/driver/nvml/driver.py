@@ -155,8 +155,10 @@ class NvmlDriver:
     def create_gpu_instance(
         self, gpu_uuid: str, profile_id: int, placement: Placement
     ) -> GpuInstance:
+        names = (each.profile_name(gpu_uuid, profile_id) for each in self._readers.values())
+        name = next((name for name in names if name is not None), None)
         with self._asking(gpu_uuid):
-            return changes.create_gpu_instance(gpu_uuid, profile_id, placement)
+            return changes.create_gpu_instance(gpu_uuid, profile_id, placement, name)
 
     def create_compute_instance(
         self, gpu_uuid: str, gi: int, slices: int, placement: Placement | None = None

@@ -40,6 +40,12 @@ class GpuReader:
         self._has_mig = True
         self._profiles: CardProfiles | None = None
 
+    def profile_name(self, uuid: str, profile_id: int) -> str | None:
+        """The name of a profile of the GPU, ``None`` where that is not known from before."""
+        card = self._profiles if self._static.uuid == uuid else None
+        profile = card.of_id(profile_id) if card is not None else None
+        return profile.name if profile is not None else None
+
     def read(self) -> Gpu:
         """The GPU as it is now. Raises :class:`DriverCallFailed` when not even its UUID can be
         read.

@@ -249,9 +249,12 @@ def _list_processes(work: Work) -> Callable[[Session, Any, Any, Any], None]:
     return listed
 
 
-for _function, _work in (
-    ("nvmlDeviceGetComputeRunningProcesses_v3", Work.COMPUTE),
-    ("nvmlDeviceGetGraphicsRunningProcesses_v3", Work.GRAPHICS),
-    ("nvmlDeviceGetMPSComputeRunningProcesses_v3", Work.MPS),
+for _kind, _work in (
+    ("Compute", Work.COMPUTE),
+    ("Graphics", Work.GRAPHICS),
+    ("MPSCompute", Work.MPS),
 ):
-    EXPORTS.add(_function, DEVICE, UINT_OUT, _PROCESSES)(_list_processes(_work))
+    for _version in ("v2", "v3"):  # with one structure
+        EXPORTS.add(
+            f"nvmlDeviceGet{_kind}RunningProcesses_{_version}", DEVICE, UINT_OUT, _PROCESSES
+        )(_list_processes(_work))
