@@ -200,6 +200,18 @@ def test_mig_mode_switches_at_once_or_with_a_reset(machine: Machine) -> None:
     assert driver.scan().gpus == truth(node)
 
 
+def test_what_a_reset_may_change_is_read_again() -> None:
+    with simulated("2xh100-80gb") as machine:
+        driver, counts = machine.driver, machine.node.calls.counts
+        for expected in (2, 0):
+            counts.clear()
+            driver.scan()
+            assert counts["nvmlDeviceGetMinorNumber"] == expected
+        driver.set_mig_mode(uuid(machine, 1), on=True)
+        driver.scan()
+        assert counts["nvmlDeviceGetMinorNumber"] == 1
+
+
 def test_a_switch_that_is_pending_can_be_given_up(machine: Machine) -> None:
     driver, gpu = machine.driver, uuid(machine, 1)
     for on in (True, False):

@@ -31,6 +31,7 @@ from plugin.driver.nvml.refusals import (
     reading_back,
 )
 from plugin.errors import (
+    NO_CODE,
     DeviceInUse,
     DriverCallFailed,
     DriverError,
@@ -137,7 +138,7 @@ def set_mig_mode(uuid: str, *, on: bool) -> MigMode:
     if activation:
         refused = DriverCallFailed(f"{what}: {_said(activation)}", code=activation)
         raise as_kind(refused, {}, OutcomeUnknown)
-    raise OutcomeUnknown(f"{what}: the driver did it, and the mode is {mode}", code=activation)
+    raise OutcomeUnknown(f"{what}: the driver reports success, the mode is as before", code=NO_CODE)
 
 
 def _profile_name(handle: Any, profile_id: int) -> str:

@@ -155,8 +155,8 @@ class NvmlDriver:
     def create_gpu_instance(
         self, gpu_uuid: str, profile_id: int, placement: Placement
     ) -> GpuInstance:
-        names = (each.profile_name(gpu_uuid, profile_id) for each in self._readers.values())
-        name = next((name for name in names if name is not None), None)
+        readers = (reader for reader in self._readers.values() if reader.uuid == gpu_uuid)
+        name = next((reader.profile_name(profile_id) for reader in readers), None)
         with self._asking(gpu_uuid):
             return changes.create_gpu_instance(gpu_uuid, profile_id, placement, name)
 
@@ -176,7 +176,13 @@ class NvmlDriver:
 
     def set_mig_mode(self, gpu_uuid: str, *, on: bool) -> MigMode:
         with self._asking(gpu_uuid):
-            return changes.set_mig_mode(gpu_uuid, on=on)
+            try:
+                return changes.set_mig_mode(gpu_uuid, on=on)
+            finally:
+                # A GPU that was unbound and reset may have another minor number.
+                for index, reader in list(self._readers.items()):
+                    if reader.uuid == gpu_uuid:
+                        self._readers.pop(index)
 
     @contextlib.contextmanager
     def _asking(self, uuid: str) -> Iterator[None]:

@@ -40,10 +40,14 @@ class GpuReader:
         self._has_mig = True
         self._profiles: CardProfiles | None = None
 
-    def profile_name(self, uuid: str, profile_id: int) -> str | None:
+    @property
+    def uuid(self) -> str:
+        """Of the GPU that was read last, empty before."""
+        return self._static.uuid
+
+    def profile_name(self, profile_id: int) -> str | None:
         """The name of a profile of the GPU, ``None`` where that is not known from before."""
-        card = self._profiles if self._static.uuid == uuid else None
-        profile = card.of_id(profile_id) if card is not None else None
+        profile = self._profiles.of_id(profile_id) if self._profiles is not None else None
         return profile.name if profile is not None else None
 
     def read(self) -> Gpu:
