@@ -57,8 +57,8 @@ class Partitioning(Protocol):
     Those that change something make one change each, and must never be repeated blindly. They are
     run by :meth:`~plugin.driver.worker.DriverWorker.change`, never by its ``call``, which runs an
     interrupted job again. :class:`~plugin.errors.OutcomeUnknown` says that the change may have been
-    made, or may yet be; after any other error it was not. The truth is always in the next
-    scan.
+    made, or may yet be. After any other error it was not, unless the GPU was lost over it. The
+    truth is always in the next scan.
     """
 
     def profiles(self, gpu_uuid: str) -> tuple[ProfileOffer, ...]:
