@@ -166,10 +166,10 @@ _SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
         "Re-partition the node (all-1g.5gb) or single GPUs (0=3g.20gb*2;1=off).",
     ),
     "hold": (
-        ("TARGET", "[PID]"),
-        "Let a process hold a device, which blocks resets and re-partitions.",
+        ("TARGET", "[PID]", "[WORK]"),
+        "Let a process hold a device: for compute, graphics or mps, or only to watch it.",
     ),
-    "release": (("TARGET",), "Let every process release a device."),
+    "release": (("TARGET", "[PID]"), "Let one process, or every one, release a device."),
     "unplug": (("GPU",), "Unplug a GPU."),
     "plug": (
         ("SLOT",),

@@ -12,6 +12,16 @@
     │   ├── DriverReplaced     upgraded under us: only a new process can load the new library
     │   ├── DriverOutOfReach   the library does not come into this container: only into a new one
     │   └── DriverCallFailed   one call failed; carries NVML's code
+    │       ├── DeviceInUse           a process holds it, or an instance has others in it
+    │       ├── InsufficientResources no room for the instance
+    │       ├── InvalidPlacement      the card has no such instance at this place
+    │       ├── NotSupported          the card, its mode or the driver does not have it
+    │       ├── NoPermission          this process lacks the right
+    │       ├── ResetNeeded           the GPU must be reset first, as for a pending MIG mode
+    │       ├── NoSuchInstance        it is not, or no longer, on the GPU
+    │       ├── GpuLost               the GPU does not answer any more
+    │       ├── GpuHangs              not asked: a call about the GPU has not returned
+    │       └── OutcomeUnknown        a change may or may not have been made: look again
     ├── RequestError           kubelet's request cannot be fulfilled
     │   ├── InvalidRequest     empty, duplicated or too many ids
     │   ├── UnknownDevice      no such id on this node
@@ -25,6 +35,11 @@
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+#: In place of a code of NVML where it gave none, or an answer that could not be read.
+NO_CODE: Final = -1
 
 
 class PluginError(Exception):
@@ -88,14 +103,58 @@ class DriverOutOfReach(DriverError):
 
 
 class DriverCallFailed(DriverError):
-    """``code`` is NVML's return code (``nvmlReturn_t``); ``gpu_lost`` is true for codes that mean a
-    lost GPU.
+    """``code`` is NVML's return code (``nvmlReturn_t``), :data:`NO_CODE` where it gave none;
+    ``gpu_lost`` is true for codes that mean a lost GPU.
     """
 
     def __init__(self, what: str, fix: str = "", *, code: int, gpu_lost: bool = False) -> None:
         super().__init__(what, fix)
         self.code = code
         self.gpu_lost = gpu_lost
+
+
+class DeviceInUse(DriverCallFailed):
+    """A process holds the device, or the instance still has compute instances."""
+
+
+class InsufficientResources(DriverCallFailed):
+    """There is no room for the instance beside those that are there."""
+
+
+class InvalidPlacement(DriverCallFailed):
+    """The card has no instance of this profile, or none at this place."""
+
+
+class NotSupported(DriverCallFailed):
+    """The card or the driver does not have this, or not with its present MIG mode."""
+
+
+class NoPermission(DriverCallFailed):
+    """This process lacks the right to do or to see this."""
+
+
+class ResetNeeded(DriverCallFailed):
+    """The GPU must be reset first, or the node restarted: a switch of MIG mode is pending, or the
+    driver asks for it.
+    """
+
+
+class NoSuchInstance(DriverCallFailed):
+    """The GPU or compute instance is not, or no longer, there."""
+
+
+class GpuLost(DriverCallFailed):
+    """The GPU fell off the bus or is no longer known to the driver."""
+
+
+class GpuHangs(DriverCallFailed):
+    """A call about the GPU has not returned, so it was not asked and nothing was changed."""
+
+
+class OutcomeUnknown(DriverCallFailed):
+    """A change may or may not have been made, or may yet be: the call has not returned, failed for
+    an unclear reason, or what it made could not be read back. Only a new look can tell.
+    """
 
 
 class RequestError(PluginError):

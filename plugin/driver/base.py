@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from plugin.core.health.events import DriverEvent, EventKind, Probe
-from plugin.core.inventory.model import Inventory
+from plugin.core.inventory.geometry import Client, ComputeInstance, ProfileOffer
+from plugin.core.inventory.model import GpuInstance, Inventory, MigMode, Placement
 from plugin.core.inventory.samples import Samples
 from plugin.driver.hangs import Hangs
 
@@ -43,7 +44,97 @@ class EventSource(Protocol):
         """Free it; never raises. Not while another thread is in :meth:`wait`."""
 
 
-class Driver(Protocol):
+class Partitioning(Protocol):
+    """Reading and changing what instances a GPU has.
+
+    Every verb is about one GPU, named by UUID, and raises for whatever keeps it from its answer:
+    :class:`~plugin.errors.DriverUnavailable` (closed, or lost as a whole),
+    :class:`~plugin.errors.DriverStale` (GPUs came or went: open again), or a kind of
+    :class:`~plugin.errors.DriverCallFailed`, among them :class:`~plugin.errors.GpuLost`,
+    :class:`~plugin.errors.GpuHangs` (not asked), :class:`~plugin.errors.NoPermission` and
+    :class:`~plugin.errors.NotSupported`.
+
+    Those that change something make one change each, and must never be repeated blindly. They are
+    run by :meth:`~plugin.driver.worker.DriverWorker.change`, never by its ``call``, which runs an
+    interrupted job again. :class:`~plugin.errors.OutcomeUnknown` says that the change may have been
+    made, or may yet be. After any other error it was not, unless the GPU was lost over it. The
+    truth is always in the next scan.
+    """
+
+    def profiles(self, gpu_uuid: str) -> tuple[ProfileOffer, ...]:
+        """Every GPU instance profile that the GPU has and that has a name, by profile id.
+
+        All or none: a plan must not rest on half of them. The same with MIG off (recorded on an
+        H100 and an H200); empty for a card without MIG.
+        """
+
+    def remaining(self, gpu_uuid: str, profile_id: int) -> int:
+        """How many more GPU instances of a profile fit beside those that are there.
+
+        With MIG off, of an empty GPU (recorded on an H100 and an H200).
+        """
+
+    def create_gpu_instance(
+        self, gpu_uuid: str, profile_id: int, placement: Placement
+    ) -> GpuInstance:
+        """Make a GPU instance, without compute instances, at one place (in memory slices).
+
+        Raises :class:`~plugin.errors.InsufficientResources` where something is in its place or the
+        GPU has no more of its engines, :class:`~plugin.errors.InvalidPlacement` where the card has
+        no such place, :class:`~plugin.errors.NotSupported` with MIG off or for an unknown profile,
+        and :class:`~plugin.errors.ResetNeeded` while a switch of MIG mode is pending. The driver
+        chooses the id, which an earlier instance may have had.
+        """
+
+    def create_compute_instance(
+        self, gpu_uuid: str, gi: int, slices: int, placement: Placement | None = None
+    ) -> ComputeInstance:
+        """Make a compute instance in a GPU instance; with all of its slices, that is a plain
+        device such as ``3g.20gb``.
+
+        `placement` counts compute slices within the GPU instance; without it, the driver takes the
+        first that is free. Raises :class:`~plugin.errors.NoSuchInstance`,
+        :class:`~plugin.errors.InsufficientResources`, :class:`~plugin.errors.InvalidPlacement`, or
+        :class:`~plugin.errors.NotSupported` where the GPU instance has no compute instance of that
+        size.
+        """
+
+    def destroy_compute_instance(self, gpu_uuid: str, gi: int, ci: int) -> None:
+        """Destroy a compute instance, and with it the MIG device.
+
+        Raises :class:`~plugin.errors.DeviceInUse` while a process holds it, and
+        :class:`~plugin.errors.NoSuchInstance`.
+        """
+
+    def destroy_gpu_instance(self, gpu_uuid: str, gi: int) -> None:
+        """Destroy a GPU instance that has no compute instances.
+
+        Raises :class:`~plugin.errors.DeviceInUse` where it has some, and
+        :class:`~plugin.errors.NoSuchInstance`.
+        """
+
+    def set_mig_mode(self, gpu_uuid: str, *, on: bool) -> MigMode:
+        """Switch MIG mode; returns the mode that the driver has then.
+
+        Where ``current`` is still the old mode, the GPU must be reset, or the node restarted, for
+        it to become ``pending``: as a rule on Ampere in a virtual machine. Setting the old mode
+        again gives a pending switch up. Switching to the mode that the GPU has changes nothing.
+
+        Raises :class:`~plugin.errors.DeviceInUse` while any client holds the GPU, be it a process
+        that :meth:`processes` cannot name, such as a monitoring agent. On Ampere the switch is
+        pending then. Resetting the GPU, as this may, can take many seconds.
+        """
+
+    def processes(self, uuid: str) -> tuple[Client, ...]:
+        """Processes with a context on a GPU, those on its MIG devices included, or on a MIG device,
+        by process id.
+
+        The driver names only processes of our own PID namespace: without the host's, an empty
+        answer proves nothing. Nor does it name clients without a context (monitoring agents).
+        """
+
+
+class Driver(Partitioning, Protocol):
     """What the plugin needs from a driver.
 
     Only an open driver answers. Before :meth:`open`, and after :meth:`close`, scanning and watching

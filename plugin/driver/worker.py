@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from plugin.driver.hangs import Abandoned, Caller, Doing, Hangs, Hung, OpenCall, caller
-from plugin.errors import DriverUnavailable
+from plugin.errors import NO_CODE, DriverUnavailable, OutcomeUnknown
 
 T = TypeVar("T")
 
@@ -23,16 +23,20 @@ LONGEST_JOB_SECONDS = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """After how many seconds a call counts as hung: one about a GPU, and one about none.
+    """After how many seconds a call counts as hung: one about a GPU, one about none, and one of a
+    job that changes something.
 
     The slowest good calls initialise a GPU, which takes some seconds without persistence mode;
-    initialising NVML can do that for each of them.
+    initialising NVML can do that for each of them. Switching MIG mode may reset a GPU.
     """
 
     gpu: float = 10.0
     driver: float = 30.0
+    change: float = 30.0
 
-    def of(self, doing: Doing) -> float:
+    def of(self, doing: Doing, *, change: bool) -> float:
+        if change:
+            return self.change
         return self.driver if doing.gpu is None else self.gpu
 
 
@@ -43,7 +47,7 @@ class HangListener(Protocol):
 
 
 class _Job:
-    """A call of the worker that waits or runs."""
+    """A call of the worker that waits or runs. One that is a ``change`` runs at most once."""
 
     def __init__(
         self,
@@ -51,8 +55,16 @@ class _Job:
         run: Callable[[], Any],
         loop: asyncio.AbstractEventLoop,
         future: asyncio.Future[Any],
+        *,
+        change: bool,
     ) -> None:
         self.name, self.run, self.loop, self.future = name, run, loop, future
+        self.change = change
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is a change that nobody waits for any more: it must not begin then."""
+        return self.change and self.future.done()
 
 
 class _Thread:
@@ -70,18 +82,17 @@ class _Thread:
         here = self.caller = caller()
         while not here.abandoned:
             job = self._worker.jobs.get()
+            if job.is_given_up:
+                continue
             self.since = here.begin()
             self.job = job
             result: Any = None
             error: BaseException | None = None
             try:
                 result = job.run()
-            except Abandoned:
-                pass
             except BaseException as raised:  # noqa: BLE001 — it belongs to whoever waits
                 error = raised
             self.job = None
-            # One that was left behind in this very moment has an answer that nobody waits for.
             self._worker.done(self, job, result, error)
 
 
@@ -90,7 +101,8 @@ class DriverWorker:
 
     The thread never keeps the process alive: a driver that hangs in the kernel must not stop us
     from exiting. When a call hangs, another thread takes over and runs the interrupted job again,
-    which leaves out what hangs; the first ends with its call.
+    which leaves out what hangs; the first ends with its call. A job that changes something is not
+    run again.
     """
 
     def __init__(self, hangs: Hangs | None = None, deadlines: Deadlines | None = None) -> None:
@@ -129,6 +141,19 @@ class DriverWorker:
         Raises RuntimeError when the thread has not been started: nobody would ever answer. Raises
         :class:`DriverUnavailable` when the job hangs outside of the driver's functions.
         """
+        return await self._run(function, args, change=False)
+
+    async def change(self, function: Callable[..., T], *args: Any) -> T:
+        """Run ``function(*args)``, which changes something, in the thread, at most once.
+
+        When it hangs, it is not run again, and what it has not done by then it will not do after
+        its call has returned. That call itself may yet take effect: :class:`OutcomeUnknown` is
+        raised, and the listener hears of its return. Otherwise like :meth:`call`. Cancelling
+        keeps one from running that has not begun.
+        """
+        return await self._run(function, args, change=True)
+
+    async def _run(self, function: Callable[..., T], args: tuple[Any, ...], *, change: bool) -> T:
         if self._current is None:
             raise RuntimeError("the driver's thread has not been started")
         loop = asyncio.get_running_loop()
@@ -136,7 +161,7 @@ class DriverWorker:
         name = getattr(function, "__name__", "a job")
         if (hung := self.hangs.of_function(name)) is not None:
             raise _does_not_end(hung)
-        self.jobs.put(_Job(name, lambda: function(*args), loop, future))
+        self.jobs.put(_Job(name, lambda: function(*args), loop, future, change=change))
         self._watch(loop)
         return await future
 
@@ -164,14 +189,15 @@ class DriverWorker:
     def _finished(
         self, thread: _Thread, job: _Job, result: Any, error: BaseException | None
     ) -> None:
-        left = self._left.pop(thread, None)
-        if left is not None:
-            hung, interrupted = left
+        hung, interrupted = self._left.pop(thread, (None, None))
+        if hung is not None:
             self.returned(hung)
-            if job is not interrupted and not job.future.done():
-                # The call returned in the very moment in which it was given up, and the thread had
-                # gone on to this job.
-                self.jobs.put(job)
+        if job is interrupted:
+            return  # others have done it since, or are told that nobody knows what it did
+        if isinstance(error, Abandoned):
+            # The call before this job's returned in the very moment in which it was given up, and
+            # the thread had gone on to this one.
+            self._leave(job, _cut_off(job.name))
             return
         if self._timer is not None and self._is_idle():
             self._timer.cancel()
@@ -183,11 +209,20 @@ class DriverWorker:
         else:
             job.future.set_exception(error)
 
+    def _leave(self, job: _Job, unknown: OutcomeUnknown) -> None:
+        """Have an interrupted job run again, unless it changes something."""
+        if job.future.done():
+            return
+        if job.change:
+            job.future.set_exception(unknown)
+        else:
+            self.jobs.put(job)
+
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look at the thread when the shortest deadline may have passed."""
         if self._timer is not None and self._timer_loop is loop:
             return
-        shortest = min(self.deadlines.gpu, self.deadlines.driver)
+        shortest = min(self.deadlines.gpu, self.deadlines.driver, self.deadlines.change)
         self._look_later(shortest, loop)
 
     def _look_later(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
@@ -203,7 +238,7 @@ class DriverWorker:
             self._watch(loop)
             return
         doing = here.doing
-        left = doing.since + self.deadlines.of(doing) - time.monotonic()
+        left = doing.since + self.deadlines.of(doing, change=job.change) - time.monotonic()
         if left > 0:
             self._look_later(left, loop)
             return
@@ -221,12 +256,12 @@ class DriverWorker:
         hung = self.hangs.add(call)
         self._left[thread] = hung, job
         self._current = _Thread(self)
-        if doing.call is None and doing.gpu is None:
+        if doing.call is None and doing.gpu is None and not job.change:
             # It hangs in nothing that could be left out.
             if not job.future.done():
                 job.future.set_exception(_does_not_end(hung))
-        elif not job.future.done():
-            self.jobs.put(job)
+        else:
+            self._leave(job, _unclear(hung))
         self._tell(hung, returned=False)
 
     def _tell(self, hung: Hung, *, returned: bool) -> None:
@@ -241,6 +276,15 @@ class DriverWorker:
         if thread is None or thread.job is None:
             return 0.0
         return time.monotonic() - thread.since
+
+
+def _unclear(hung: Hung) -> OutcomeUnknown:
+    about = f"{hung.call.gpu}: " if hung.call.gpu is not None else ""
+    return OutcomeUnknown(f"{about}{hung}, and may yet take effect", code=NO_CODE)
+
+
+def _cut_off(name: str) -> OutcomeUnknown:
+    return OutcomeUnknown(f"{name} was cut off, and may have taken effect", code=NO_CODE)
 
 
 def _does_not_end(hung: Hung) -> DriverUnavailable:

@@ -13,7 +13,7 @@ from plugin.sim.hardware.calls import Fail, Hang
 from plugin.sim.hardware.cards import catalog
 from plugin.sim.hardware.codes import Code
 from plugin.sim.hardware.engine import SimNode
-from plugin.sim.hardware.gpu import GpuState
+from plugin.sim.hardware.gpu import GpuState, Work
 from plugin.sim.nvml.library import FUNCTIONS
 from plugin.sim.targets import find_gpu, find_target, title
 
@@ -31,6 +31,7 @@ _ACTIONS = {
     "reboot-system": 7,
 }
 _DOUBLE_BIT = "--double-bit"
+_WORKS = tuple(work.value for work in Work)
 _HIGHEST_XID = 0xFFFF
 _HIGHEST_CODE = 999
 
@@ -128,17 +129,26 @@ def _repartition(engine: SimNode, arguments: Sequence[str]) -> str:
 
 
 def _hold(engine: SimNode, arguments: Sequence[str]) -> str:
-    target, pid = find_target(engine, arguments[0]), arguments[1] if len(arguments) > 1 else "1"
-    if not pid.isdecimal():
-        raise SimulationError(f"{pid!r} is no process id; give a number")
-    engine.use(target.uuid, int(pid))
-    return f"process {int(pid)} holds {target.title}"
+    target = find_target(engine, arguments[0])
+    pid = _pid(arguments[1]) if len(arguments) > 1 else 1
+    work = arguments[2] if len(arguments) > 2 else Work.COMPUTE.value  # noqa: PLR2004
+    if work not in _WORKS:
+        raise SimulationError(f"{work!r} is nothing a process does; choose {', '.join(_WORKS)}")
+    engine.use(target.uuid, pid, work=Work(work))
+    holds = "watches" if work == Work.WATCH.value else "holds"
+    return f"process {pid} {holds} {target.title}"
 
 
 def _release(engine: SimNode, arguments: Sequence[str]) -> str:
     target = find_target(engine, arguments[0])
-    engine.release(target.uuid)
-    return f"no process holds {target.title}"
+    if len(arguments) == 1:
+        engine.release(target.uuid)
+        return f"no process holds {target.title}"
+    pid = _pid(arguments[1])
+    if pid not in {process.pid for process in engine.processes(target.uuid)}:
+        raise SimulationError(f"process {pid} does not hold {target.title}")
+    engine.release(target.uuid, pid)
+    return f"process {pid} holds {target.title} no more"
 
 
 def _unplug(engine: SimNode, arguments: Sequence[str]) -> str:
@@ -245,8 +255,8 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         "restore": Verb("GPU", 1, 1, _restore),
         "reset": Verb("GPU", 1, 1, _reset),
         "repartition": Verb("GEOMETRY", 1, 1, _repartition),
-        "hold": Verb("TARGET [PID]", 1, 2, _hold),
-        "release": Verb("TARGET", 1, 1, _release),
+        "hold": Verb(f"TARGET [PID] [{'|'.join(_WORKS)}]", 1, 3, _hold),
+        "release": Verb("TARGET [PID]", 1, 2, _release),
         "unplug": Verb("GPU", 1, 1, _unplug),
         "plug": Verb("SLOT or CARD", 1, 1, _plug),
         "fail": Verb("FUNCTION CODE [once|always] [TARGET]", 2, 4, _fail),
@@ -273,6 +283,12 @@ def _path(text: str) -> str:
     if not text.startswith("/"):
         raise SimulationError(f"{text!r} is no absolute path; give one such as /dev/nvidia0")
     return text
+
+
+def _pid(text: str) -> int:
+    if not text.isdecimal():
+        raise SimulationError(f"{text!r} is no process id; give a number")
+    return int(text)
 
 
 def _function(name: str) -> str:

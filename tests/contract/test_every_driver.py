@@ -12,7 +12,7 @@ from plugin.core.inventory.model import Placement
 from plugin.core.inventory.profiles import Profile
 from plugin.core.inventory.samples import Samples
 from plugin.driver.base import Driver
-from plugin.errors import DriverCallFailed, DriverUnavailable
+from plugin.errors import DriverCallFailed, DriverUnavailable, NoPermission
 
 KUBELET_ID_LIMIT = 63
 
@@ -140,3 +140,26 @@ def test_gpus_are_described(driver: Driver) -> None:
         domain, bus, device = gpu.pci_bus_id.split(":")
         assert (len(domain), len(bus), len(device)) == (4, 2, 4)
         assert gpu.compute_capability is not None
+
+
+def test_what_a_gpu_can_have_is_known_with_mig_on_and_off(driver: Driver) -> None:
+    for gpu in driver.scan().gpus:
+        offers = driver.profiles(gpu.uuid)
+        assert bool(offers) is (gpu.mig is not None)
+        assert len({offer.name for offer in offers}) == len(offers)
+        for offer in offers:
+            assert Profile.parse(offer.name) is not None
+            assert all(at.end <= gpu.memory_slices for at in offer.placements)
+            assert 0 < offer.max_instances <= len(offer.placements)
+            assert offer.compute_profiles[-1][0] == offer.slices
+            try:
+                assert 0 <= driver.remaining(gpu.uuid, offer.profile_id) <= offer.max_instances
+            except NoPermission:
+                continue  # the C library, with no hardware behind it
+
+
+def test_who_holds_a_device_is_known(driver: Driver) -> None:
+    for gpu in driver.scan().gpus:
+        everyone = {client.pid for client in driver.processes(gpu.uuid)}
+        for device in gpu.mig_devices:
+            assert {client.pid for client in driver.processes(device.uuid)} <= everyone

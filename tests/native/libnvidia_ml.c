@@ -6,10 +6,14 @@
  *
  *     answer FUNCTION CODE                      the function returns CODE and does nothing
  *     gpu UUID MINOR PCI_BUS_ID MIG PENDING     replaces the node's GPUs; MIG and PENDING are 0 or 1
+ *     gi ID PROFILE_ID START                    a GPU instance of the GPU above; those of its devices need no line
  *     mig UUID GI CI PROFILE_ID START CI_SLICES the next MIG device of the GPU above
  *     hole                                      a MIG index of the GPU above that no device has
  *     recovery ACTION                           the recovery action of the GPU above, 0 where nothing is said
  *     lost                                      the GPU above has fallen off the bus
+ *     process PID WORK GI CI                    a process on the GPU above; WORK is 0 compute, 1 graphics, 2 MPS, and
+ *                                               GI and CI are -1 for one that holds the GPU as a whole
+ *     hardware SOCKET                           where changes are asked for
  *
  * The file is read by the first nvmlInit and again whenever the GPUs are counted or a GPU is looked up by its UUID. A
  * driver that goes away while the library is initialised (answer nvmlInitWithFlags CODE) stays away until the library
@@ -18,19 +22,27 @@
  * Events are lines "TYPE GPU_INDEX DATA GI CI" (TYPE an event bit, -1 for "not this fine") appended to a file of the
  * same name with .events behind it. An event set hears of those appended after it was made.
  *
+ * Changes are carried out by a program that listens at the socket (see hardware.py): it takes a line, writes the node's
+ * file anew and answers "CODE NUMBER". Without one, nothing may be changed.
+ *
  * With -DOLD_DRIVER the functions that came with later drivers do not exist.
  */
 #define _POSIX_C_SOURCE 200809L
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
        DRIVER_NOT_LOADED = 9, TIMEOUT = 10, GPU_IS_LOST = 15 };
 
-enum { MAX_GPUS = 16, MAX_MIG = 7, MAX_ANSWERS = 16, PROFILE_INDICES = 18, RECOVERY_ACTION = 230, POLL_MS = 5 };
+enum { MAX_GPUS = 16, MAX_MIG = 7, MAX_GI = 15, MAX_CI = 8, MAX_ANSWERS = 16, MAX_PROCESSES = 16, PROFILE_INDICES = 18,
+       RECOVERY_ACTION = 230, POLL_MS = 5 };
 
 static const unsigned long long SUPPORTED_EVENTS = 0xFF9F;
 
@@ -56,6 +68,22 @@ typedef struct {
     unsigned id, profile_id;
     Placement placement;
 } GpuInstanceInfo;
+
+typedef struct {
+    void *device, *instance;
+    unsigned id, profile_id;
+    Placement placement;
+} ComputeInstanceInfo;
+
+typedef struct {
+    unsigned id, slices, instances, multiprocessors, copy_engines, decoders, encoders, jpeg, ofa;
+} ComputeProfileInfo;
+
+typedef struct {
+    unsigned pid;
+    unsigned long long memory;
+    unsigned gi, ci;
+} ProcessInfo;
 
 typedef struct {
     unsigned id, p2p, slices, instances, multiprocessors, copy_engines, decoders, encoders, jpeg, ofa;
@@ -108,16 +136,28 @@ typedef struct {
     Placement placement;
 } Mig;
 
+/* By its id; each compute instance that it may have has an address. */
+typedef struct {
+    const Profile *profile; /* none: it is not there */
+    Placement placement;
+    char compute[MAX_CI];
+} Instance;
+
+typedef struct { unsigned work; ProcessInfo info; } Process;
+
 typedef struct {
     char uuid[80], bus_id[16];
-    unsigned minor, mig, pending, devices, recovery, lost;
+    unsigned minor, mig, pending, devices, recovery, lost, processes;
     Mig device[MAX_MIG];
+    Instance instance[MAX_GI];
+    Process process[MAX_PROCESSES];
 } Gpu;
 
 static Gpu gpus[MAX_GPUS];
 static unsigned gpu_count;
 static struct { char function[64]; int code; } answers[MAX_ANSWERS];
 static unsigned answer_count;
+static char socket_path[sizeof ((struct sockaddr_un *)0)->sun_path];
 static unsigned initialised;
 static int gone;
 
@@ -125,6 +165,10 @@ static const Profile *profile_of(unsigned id) {
     for (size_t i = 0; i < sizeof PROFILES / sizeof *PROFILES; i++)
         if (PROFILES[i].id == id) return &PROFILES[i];
     return NULL;
+}
+
+static void add_instance(Gpu *gpu, unsigned gi, const Profile *profile, Placement placement) {
+    if (gi < MAX_GI) gpu->instance[gi].profile = profile, gpu->instance[gi].placement = placement;
 }
 
 static void default_node(void) {
@@ -143,6 +187,7 @@ static void default_node(void) {
             mig->ci_slices = 1;
             mig->profile = profile_of(19);
             mig->placement = (Placement){gpu->devices, 1};
+            add_instance(gpu, mig->gi, mig->profile, mig->placement);
         }
     }
 }
@@ -163,11 +208,25 @@ static void read_line(const char *line) {
         sscanf(line, "recovery %u", &gpu->recovery);
     } else if (gpu && !strncmp(line, "lost", 4)) {
         gpu->lost = 1;
+    } else if (!strncmp(line, "hardware ", 9)) {
+        if (strlen(line) < sizeof socket_path) sscanf(line, "hardware %s", socket_path);
+    } else if (gpu && !strncmp(line, "gi ", 3)) {
+        Placement placement;
+        unsigned gi;
+        const Profile *profile = NULL;
+        if (sscanf(line, "gi %u %u %u", &gi, &id, &placement.start) == 3 && (profile = profile_of(id)))
+            placement.size = profile->size, add_instance(gpu, gi, profile, placement);
+    } else if (gpu && gpu->processes < MAX_PROCESSES && !strncmp(line, "process ", 8)) {
+        Process *process = &gpu->process[gpu->processes++];
+        sscanf(line, "process %u %u %d %d", &process->info.pid, &process->work, (int *)&process->info.gi,
+               (int *)&process->info.ci);
     } else if (gpu && gpu->devices < MAX_MIG && (!strncmp(line, "mig ", 4) || !strncmp(line, "hole", 4))) {
         Mig *mig = &gpu->device[gpu->devices++];
         if (sscanf(line, "mig %79s %u %u %u %u %u", mig->uuid, &mig->gi, &mig->ci, &id, &mig->placement.start,
-                   &mig->ci_slices) == 6 && (mig->profile = profile_of(id)))
+                   &mig->ci_slices) == 6 && (mig->profile = profile_of(id))) {
             mig->placement.size = mig->profile->size;
+            add_instance(gpu, mig->gi, mig->profile, mig->placement);
+        }
     }
 }
 
@@ -176,6 +235,7 @@ static void read_node(void) {
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[256];
     gpu_count = answer_count = 0;
+    *socket_path = 0;
     while (file && fgets(line, sizeof line, file)) read_line(line);
     if (file) fclose(file);
     if (!gpu_count) default_node();
@@ -209,6 +269,12 @@ static Mig *mig_of(void *handle) {
     return NULL;
 }
 
+static Gpu *owner(const Mig *mig) {
+    for (unsigned i = 0; i < gpu_count; i++)
+        if (mig >= gpus[i].device && mig < gpus[i].device + MAX_MIG) return &gpus[i];
+    return NULL;
+}
+
 /* What every function begins with, and those about a whole GPU or a MIG device. */
 #define BEGIN int code = answer(__func__); if (code != SUCCESS) return code
 #define GPU BEGIN; Gpu *gpu = gpu_of(handle); if (!gpu) return INVALID_ARGUMENT; if (gpu->lost) return GPU_IS_LOST
@@ -238,7 +304,9 @@ const char *nvmlErrorString(int code) {
     switch (code) {
     case SUCCESS: return "Success";
     case UNINITIALIZED: return "Uninitialized";
+    case INVALID_ARGUMENT: return "Invalid Argument";
     case NOT_SUPPORTED: return "Not Supported";
+    case NO_PERMISSION: return "Insufficient Permissions";
     case NOT_FOUND: return "Not Found";
     case DRIVER_NOT_LOADED: return "Driver Not Loaded";
     case GPU_IS_LOST: return "GPU is lost";
@@ -447,12 +515,36 @@ int nvmlDeviceGetRemappedRows(void *handle, unsigned *corrected, unsigned *uncor
 typedef struct { unsigned gpu, memory; } Utilization;
 typedef struct { unsigned version, supported; } GpmSupport;
 
-int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, void *out) {
-    (void)out;
-    BEGIN;
-    if (!gpu_of(handle) && !mig_of(handle)) return INVALID_ARGUMENT;
+static int processes(void *handle, unsigned work, unsigned *count, ProcessInfo *out) {
+    Gpu *gpu = gpu_of(handle);
+    Mig *mig = mig_of(handle);
+    unsigned room = *count;
+    if (!gpu && !mig) return INVALID_ARGUMENT;
+    if (!gpu) gpu = owner(mig);
+    if (gpu->lost) return GPU_IS_LOST;
     *count = 0;
-    return SUCCESS;
+    for (unsigned i = 0; i < gpu->processes; i++) {
+        const Process *p = &gpu->process[i];
+        if (p->work != work || (mig && (p->info.gi != mig->gi || p->info.ci != mig->ci))) continue;
+        if (*count < room) out[*count] = p->info;
+        ++*count;
+    }
+    return *count > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, ProcessInfo *out) {
+    BEGIN;
+    return processes(handle, 0, count, out);
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, ProcessInfo *out) {
+    BEGIN;
+    return processes(handle, 1, count, out);
+}
+
+int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *handle, unsigned *count, ProcessInfo *out) {
+    BEGIN;
+    return processes(handle, 2, count, out);
 }
 
 int nvmlDeviceGetPowerUsage(void *handle, unsigned *out) { GPU; *out = 62000; return SUCCESS; }
@@ -535,36 +627,145 @@ int nvmlDeviceGetGpuInstanceProfileInfoV(void *handle, unsigned index, ProfileIn
     return text(out->name, sizeof out->name, name);
 }
 
-int nvmlDeviceGetGpuInstanceById(void *handle, unsigned id, void **out) {
-    GPU;
-    for (unsigned i = 0; i < gpu->devices; i++)
-        if (gpu->device[i].profile && gpu->device[i].gi == id) {
-            *out = &gpu->device[i];
-            return SUCCESS;
+/* The GPU of a GPU instance's handle, or of a compute instance's. */
+static Gpu *holder(const void *handle, unsigned *gi) {
+    for (unsigned i = 0; i < gpu_count; i++)
+        for (*gi = 0; *gi < MAX_GI; ++*gi) {
+            const Instance *instance = &gpus[i].instance[*gi];
+            if (instance->profile && (const char *)handle >= (const char *)instance &&
+                (const char *)handle < (const char *)(instance + 1))
+                return &gpus[i];
         }
-    return NOT_FOUND;
+    return NULL;
 }
 
-/* Handles of instances are those of their first device. */
+static const Mig *compute_of(const Gpu *gpu, unsigned gi, unsigned ci) {
+    for (unsigned i = 0; i < gpu->devices; i++)
+        if (gpu->device[i].profile && gpu->device[i].gi == gi && gpu->device[i].ci == ci) return &gpu->device[i];
+    return NULL;
+}
+
+#define INSTANCE \
+    unsigned gi; \
+    BEGIN; \
+    Gpu *gpu = holder(handle, &gi); \
+    if (!gpu) return INVALID_ARGUMENT; \
+    if (gpu->lost) return GPU_IS_LOST
+#define COMPUTE \
+    INSTANCE; \
+    unsigned ci = (char *)handle - gpu->instance[gi].compute; \
+    const Mig *mig = compute_of(gpu, gi, ci); \
+    if (!mig) return NOT_FOUND
+
+int nvmlDeviceGetGpuInstanceById(void *handle, unsigned id, void **out) {
+    GPU;
+    if (!gpu->mig) return NOT_SUPPORTED;
+    if (id >= MAX_GI || !gpu->instance[id].profile) return NOT_FOUND;
+    *out = &gpu->instance[id];
+    return SUCCESS;
+}
+
 int nvmlDeviceGetGpuInstances(void *handle, unsigned id, void **out, unsigned *count) {
     GPU;
     if (!profile_of(id)) return NOT_SUPPORTED;
     *count = 0;
-    for (unsigned i = 0; i < gpu->devices; i++) {
-        Mig *mig = &gpu->device[i];
-        int seen = !mig->profile || mig->profile->id != id;
-        for (unsigned k = 0; k < *count; k++) seen |= ((Mig *)out[k])->gi == mig->gi;
-        if (!seen) out[(*count)++] = mig;
-    }
+    for (unsigned gi = 0; gi < MAX_GI; gi++)
+        if (gpu->instance[gi].profile && gpu->instance[gi].profile->id == id) out[(*count)++] = &gpu->instance[gi];
     return SUCCESS;
 }
 
 int nvmlGpuInstanceGetInfo(void *handle, GpuInstanceInfo *out) {
-    MIG;
-    for (unsigned i = 0; i < gpu_count; i++)
-        if (mig >= gpus[i].device && mig < gpus[i].device + MAX_MIG)
-            *out = (GpuInstanceInfo){&gpus[i], mig->gi, mig->profile->id, mig->placement};
+    INSTANCE;
+    *out = (GpuInstanceInfo){gpu, gi, gpu->instance[gi].profile->id, gpu->instance[gi].placement};
     return SUCCESS;
+}
+
+int nvmlGpuInstanceGetComputeInstanceById(void *handle, unsigned id, void **out) {
+    INSTANCE;
+    if (id >= MAX_CI || !compute_of(gpu, gi, id)) return NOT_FOUND;
+    *out = &gpu->instance[gi].compute[id];
+    return SUCCESS;
+}
+
+int nvmlComputeInstanceGetInfo_v2(void *handle, ComputeInstanceInfo *out) {
+    COMPUTE;
+    unsigned slices = mig->ci_slices;
+    *out = (ComputeInstanceInfo){gpu, &gpu->instance[gi], ci, slices == 7 ? 4 : slices - 1, {0, slices}};
+    return SUCCESS;
+}
+
+/* Changes, and what follows from the rules of the hardware. */
+
+static int hardware(unsigned *out, const char *format, ...) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char line[256];
+    va_list values;
+    int code = NO_PERMISSION, length, file;
+    unsigned number = 0;
+    ssize_t got;
+    if (!*socket_path || (file = socket(AF_UNIX, SOCK_STREAM, 0)) < 0) return code;
+    va_start(values, format);
+    length = vsnprintf(line, sizeof line, format, values);
+    va_end(values);
+    strcpy(address.sun_path, socket_path);
+    if (!connect(file, (struct sockaddr *)&address, sizeof address) && write(file, line, length) == length &&
+        (got = read(file, line, sizeof line - 1)) > 0) {
+        line[got] = 0;
+        sscanf(line, "%d %u", &code, &number);
+        read_node();
+    }
+    close(file);
+    if (out) *out = number;
+    return code;
+}
+
+int nvmlDeviceSetMigMode(void *handle, unsigned mode, unsigned *status) {
+    GPU;
+    return hardware(status, "mig-mode %s %u\n", gpu->uuid, mode);
+}
+
+int nvmlDeviceGetGpuInstanceRemainingCapacity(void *handle, unsigned id, unsigned *out) {
+    GPU;
+    return hardware(out, "remaining %s %u\n", gpu->uuid, id);
+}
+
+int nvmlDeviceCreateGpuInstanceWithPlacement(void *handle, unsigned id, const Placement *at, void **out) {
+    unsigned gi;
+    GPU;
+    code = hardware(&gi, "create-gi %s %u %u %u\n", gpu->uuid, id, at->start, at->size);
+    if (code == SUCCESS) *out = &gpu->instance[gi];
+    return code;
+}
+
+int nvmlGpuInstanceDestroy(void *handle) { INSTANCE; return hardware(NULL, "destroy-gi %s %u\n", gpu->uuid, gi); }
+
+int nvmlGpuInstanceGetComputeInstanceProfileInfo(void *handle, unsigned index, unsigned engines,
+                                                 ComputeProfileInfo *out) {
+    INSTANCE;
+    if (engines) return INVALID_ARGUMENT;
+    *out = (ComputeProfileInfo){.id = index};
+    return hardware(&out->slices, "compute-profile %s %u %u\n", gpu->uuid, gi, index);
+}
+
+int nvmlGpuInstanceCreateComputeInstanceWithPlacement(void *handle, unsigned id, const Placement *at, void **out) {
+    unsigned ci;
+    INSTANCE;
+    code = hardware(&ci, "create-ci %s %u %u %u %u\n", gpu->uuid, gi, id, at->start, at->size);
+    if (code == SUCCESS) *out = &gpu->instance[gi].compute[ci];
+    return code;
+}
+
+int nvmlGpuInstanceCreateComputeInstance(void *handle, unsigned id, void **out) {
+    unsigned ci;
+    INSTANCE;
+    code = hardware(&ci, "create-ci %s %u %u\n", gpu->uuid, gi, id);
+    if (code == SUCCESS) *out = &gpu->instance[gi].compute[ci];
+    return code;
+}
+
+int nvmlComputeInstanceDestroy(void *handle) {
+    COMPUTE;
+    return hardware(NULL, "destroy-ci %s %u %u\n", gpu->uuid, gi, ci);
 }
 
 #endif

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from plugin.core.inventory.model import MigDevice
+from plugin.core.inventory.model import MigDevice, Placement
 from plugin.errors import SimulationError
 from plugin.sim.hardware.codes import Code, NodeError
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.faults import Aspect
+from plugin.sim.hardware.gpu import Work
 from tests.simulated import scan
 
 
@@ -124,7 +125,6 @@ def test_a_device_in_use_stays(ampere: SimNode) -> None:
         lambda: ampere.destroy_ci(0, device.gi, device.ci),
         lambda: ampere.set_geometry(0, ["7g.40gb"]),
         lambda: ampere.configure("mig-off"),
-        lambda: ampere.set_mig_mode(0, on=False),
         lambda: ampere.reset(0),
     )
     for attempt in attempts:
@@ -187,6 +187,48 @@ def test_ampere_switches_mig_mode_with_a_reset(ampere: SimNode) -> None:
     assert (ampere.gpu(1).mig, ampere.gpu(1).mig_pending) == (False, True)
     ampere.reset(1)
     assert (ampere.gpu(1).mig, ampere.gpu(1).mig_pending) == (True, True)
+
+
+def test_a_pending_switch_says_why_and_can_be_given_up(ampere: SimNode) -> None:
+    assert ampere.set_mig_mode(1, on=True) is Code.NOT_SUPPORTED
+    assert ampere.set_mig_mode(1, on=False) is Code.SUCCESS
+    assert (ampere.gpu(1).mig, ampere.gpu(1).mig_pending) == (False, False)
+    ampere.use(ampere.gpu(1).uuid, 1, work=Work.WATCH)
+    assert ampere.set_mig_mode(1, on=True) is Code.IN_USE
+    assert (ampere.gpu(1).mig, ampere.gpu(1).mig_pending) == (False, True)
+
+
+def test_hopper_switches_only_while_nobody_holds_it() -> None:
+    node = parse_node("1xh100-80gb")
+    node.use(node.gpu(0).uuid, 1, work=Work.WATCH)
+    with refused(Code.IN_USE):
+        node.set_mig_mode(0, on=True)
+    assert not node.gpu(0).mig_pending
+    node.release(node.gpu(0).uuid)
+    assert node.set_mig_mode(0, on=True) is Code.SUCCESS
+    assert node.gpu(0).mig
+
+
+def test_a_compute_instance_has_its_place(ampere: SimNode) -> None:
+    ampere.reset(0)
+    gi = ampere.create_gi(0, "3g.20gb").id
+    assert ampere.create_ci(0, gi, 1, Placement(2, 1)).placement == Placement(2, 1)
+    for code, slices, at in (
+        (Code.INSUFFICIENT_RESOURCES, 1, Placement(2, 1)),
+        (Code.INVALID_ARGUMENT, 1, Placement(3, 1)),
+        (Code.INVALID_ARGUMENT, 2, Placement(1, 2)),
+    ):
+        with refused(code):
+            ampere.create_ci(0, gi, slices, at)
+    assert ampere.create_ci(0, gi, 2).placement == Placement(0, 2)
+
+
+def test_who_only_watches_does_no_work(ampere: SimNode) -> None:
+    gpu = ampere.gpu(0)
+    ampere.use(gpu.uuid, 1, work=Work.WATCH)
+    assert ampere.busy_share(gpu) == 0
+    ampere.use(gpu.uuid, 1)
+    assert ampere.busy_share(gpu) == 1
 
 
 def test_hopper_switches_mig_mode_at_once() -> None:

@@ -13,6 +13,7 @@ from plugin.core.inventory.model import Inventory
 from plugin.errors import DriverUnavailable, SimulationError
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.hardware.events import EventQueue
+from plugin.sim.hardware.gpu import Work
 from plugin.sim.verbs import VERBS, perform
 from tests.simulated import scan, truth
 
@@ -131,6 +132,19 @@ def test_a_repartition_names_what_blocks_it_and_changes_nothing(node: SimNode) -
     assert profiles(node) == [["1g.5gb"] * 7] * 2
 
 
+def test_processes_differ_in_what_they_do(node: SimNode) -> None:
+    uuid = node.gpu(1).uuid
+    assert perform(node, "hold", ["1", "7", "watch"]) == f"process 7 watches GPU 1 ({uuid})"
+    perform(node, "hold", ["1", "8", "graphics"])
+    perform(node, "hold", ["1", "9"])
+    works = {process.pid: process.work for process in node.processes(uuid)}
+    assert works == {7: Work.WATCH, 8: Work.GRAPHICS, 9: Work.COMPUTE}
+    assert "process 8 holds GPU 1" in perform(node, "release", ["1", "8"])
+    assert {process.pid for process in node.processes(uuid)} == {7, 9}
+    perform(node, "release", ["1"])
+    assert node.processes(uuid) == ()
+
+
 def test_gpus_come_and_go(node: SimNode) -> None:
     gone = node.gpu(0).uuid
     perform(node, "unplug", ["0"])
@@ -230,6 +244,8 @@ def test_one_function_hangs_for_one_gpu(node: SimNode) -> None:
         ("plug h9000", "'h9000' is neither a slot nor a card; cards: a100-40gb"),
         ("plug 0", "which was not removed"),
         ("hold 0 me", "'me' is no process id"),
+        ("hold 0 1 sleep", "'sleep' is nothing a process does; choose compute, graphics, mps"),
+        ("release 0 1", "process 1 does not hold GPU 0"),
         ("remove-node dev/nvidia0", "is no absolute path"),
         ("restore-node /dev/nvidia0", "was not removed; removed nodes: none"),
     ],

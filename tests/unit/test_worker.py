@@ -96,7 +96,7 @@ async def test_how_long_a_call_has_been_running_can_be_told(
 
 # ---- calls that hang
 
-SOON = Deadlines(gpu=0.05, driver=0.05)
+SOON = Deadlines(gpu=0.05, driver=0.05, change=0.05)
 GPU = GpuRef(3, "GPU-3")
 
 

@@ -21,7 +21,7 @@ _NO_ENGINES = Engines()
 @dataclass(frozen=True, slots=True)
 class CardProfile:
     """A GPU instance profile. ``name`` is the field's (``1g.10gb+me``), empty where the driver
-    gives none that can be understood.
+    gives none that can be understood. ``max_instances`` is how many an empty card has at most.
     """
 
     id: int
@@ -30,6 +30,7 @@ class CardProfile:
     memory_mib: int = 0
     multiprocessors: int = 0
     engines: Engines = _NO_ENGINES
+    max_instances: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 import pynvml
 
 from plugin.core.health.events import Probe
-from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.inventory.geometry import Client, ComputeInstance, ProfileOffer
+from plugin.core.inventory.model import Gpu, GpuInstance, Inventory, MigMode, Placement
 from plugin.core.inventory.samples import Samples
 from plugin.driver.files import DeviceFiles
 from plugin.driver.hangs import GpuRef, Hangs, Hung, about
+from plugin.driver.nvml import changes, probes, texts
 from plugin.driver.nvml import library as nvml
-from plugin.driver.nvml import probes, texts
 from plugin.driver.nvml.binding import using
+from plugin.driver.nvml.clients import read_clients
 from plugin.driver.nvml.events import NvmlEventSource
+from plugin.driver.nvml.handles import gpu_handle
 from plugin.driver.nvml.loading import Loader
+from plugin.driver.nvml.offers import read_offers, read_remaining
+from plugin.driver.nvml.refusals import NO_PROFILE, reading
 from plugin.driver.nvml.samples import Sampler
 from plugin.driver.nvml.scan import GpuReader, doubt
 from plugin.errors import (
+    NO_CODE,
     DriverCallFailed,
     DriverMismatch,
     DriverReplaced,
     DriverStale,
     DriverUnavailable,
+    GpuHangs,
 )
 
 _NOT_OPEN = "the driver is not open"
@@ -127,6 +135,64 @@ class NvmlDriver:
         with using(self._library, self.hangs):
             return self._sampler.sample(self._seen)
 
+    # ---- instances
+
+    def profiles(self, gpu_uuid: str) -> tuple[ProfileOffer, ...]:
+        with self._asking(gpu_uuid), reading():
+            return read_offers(gpu_handle(gpu_uuid))
+
+    def remaining(self, gpu_uuid: str, profile_id: int) -> int:
+        with self._asking(gpu_uuid), reading(NO_PROFILE):
+            return read_remaining(gpu_handle(gpu_uuid), profile_id)
+
+    def processes(self, uuid: str) -> tuple[Client, ...]:
+        with self._asking(uuid), reading():
+            return read_clients(uuid)
+
+    def create_gpu_instance(
+        self, gpu_uuid: str, profile_id: int, placement: Placement
+    ) -> GpuInstance:
+        readers = (reader for reader in self._readers.values() if reader.uuid == gpu_uuid)
+        name = next((reader.profile_name(profile_id) for reader in readers), None)
+        with self._asking(gpu_uuid):
+            return changes.create_gpu_instance(gpu_uuid, profile_id, placement, name)
+
+    def create_compute_instance(
+        self, gpu_uuid: str, gi: int, slices: int, placement: Placement | None = None
+    ) -> ComputeInstance:
+        with self._asking(gpu_uuid):
+            return changes.create_compute_instance(gpu_uuid, gi, slices, placement)
+
+    def destroy_compute_instance(self, gpu_uuid: str, gi: int, ci: int) -> None:
+        with self._asking(gpu_uuid):
+            changes.destroy_compute_instance(gpu_uuid, gi, ci)
+
+    def destroy_gpu_instance(self, gpu_uuid: str, gi: int) -> None:
+        with self._asking(gpu_uuid):
+            changes.destroy_gpu_instance(gpu_uuid, gi)
+
+    def set_mig_mode(self, gpu_uuid: str, *, on: bool) -> MigMode:
+        with self._asking(gpu_uuid):
+            try:
+                return changes.set_mig_mode(gpu_uuid, on=on)
+            finally:
+                # A GPU that was unbound and reset may have another minor number.
+                for index, reader in list(self._readers.items()):
+                    if reader.uuid == gpu_uuid:
+                        self._readers.pop(index)
+
+    @contextlib.contextmanager
+    def _asking(self, uuid: str) -> Iterator[None]:
+        """Ask about one GPU, unless a call about it has not returned."""
+        self._require_open()
+        gpu = self._ref(uuid)
+        if (hung := self.hangs.of_gpu(gpu)) is not None:
+            raise GpuHangs(_does_not_answer(gpu, hung), code=NO_CODE)
+        if not self.hangs.open:
+            self._require_same_gpus()
+        with using(self._library, self.hangs), about(gpu):
+            yield
+
     def _require_open(self) -> None:
         if not self._initialised:
             raise DriverUnavailable(_NOT_OPEN)
@@ -178,8 +244,11 @@ class NvmlDriver:
         )
 
     def _ref(self, uuid: str) -> GpuRef:
-        index = next((gpu.index for gpu in self._last.values() if gpu.uuid == uuid), None)
-        return GpuRef(index, uuid)
+        """The GPU of a UUID, or that of the MIG device of the UUID, as far as known."""
+        for gpu in self._last.values():
+            if uuid == gpu.uuid or any(uuid == device.uuid for device in gpu.mig_devices):
+                return GpuRef(gpu.index, gpu.uuid)
+        return GpuRef(uuid=uuid)
 
     def _require_same_gpus(self) -> None:
         """Raise :class:`DriverStale` when the kernel module has other GPUs than when NVML was

@@ -58,7 +58,7 @@ def read_instances(gpu_handle: Any, card: CardProfiles) -> Instances:
     for profile in card.profiles:
         try:
             for handle in _of_profile(gpu_handle, profile.id):
-                found = _info(handle, "reading a GPU instance")
+                found = read_info(handle, "reading a GPU instance")
                 known[found.id] = found
         except DriverCallFailed as error:
             if error.gpu_lost:
@@ -84,7 +84,7 @@ def read_instance(gpu_handle: Any, gi: int) -> Instance | Unknown:
     """One GPU instance. Raises :class:`DriverCallFailed` only when the GPU is lost."""
     what = f"reading GPU instance {gi}"
     try:
-        found = _info(call(what, pynvml.nvmlDeviceGetGpuInstanceById, gpu_handle, gi), what)
+        found = read_info(call(what, pynvml.nvmlDeviceGetGpuInstanceById, gpu_handle, gi), what)
         if found.id != gi:
             raise absurd(what, f"it is instance {found.id}")
     except DriverCallFailed as error:
@@ -94,7 +94,8 @@ def read_instance(gpu_handle: Any, gi: int) -> Instance | Unknown:
     return found
 
 
-def _info(handle: Any, what: str) -> Instance:
+def read_info(handle: Any, what: str) -> Instance:
+    """The GPU instance of a handle."""
     info = call(what, pynvml.nvmlGpuInstanceGetInfo, handle)
     at = Placement(info.placement.start, info.placement.size)
     if info.id > MOST_INSTANCE_ID:

@@ -7,7 +7,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import pynvml
 
-from plugin.errors import DriverCallFailed, DriverMismatch, DriverUnavailable, PluginError
+from plugin.errors import (
+    NO_CODE,
+    DriverCallFailed,
+    DriverMismatch,
+    DriverUnavailable,
+    PluginError,
+)
 
 #: Codes by which any question about a GPU answers that the GPU is lost.
 LOST = frozenset(
@@ -29,9 +35,6 @@ _NO_ANSWER = frozenset(
 _MISMATCH = frozenset(
     {pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}
 )
-#: In place of a code of NVML where its answer could not be read.
-UNREADABLE_ANSWER = -1
-
 #: What to do about an initialisation that failed.
 _FIXES = {
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the kernel module is not loaded: is the driver "
@@ -106,12 +109,12 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None
 def unreadable(what: str, error: Exception) -> DriverCallFailed:
     """NVML answered, and its bindings could not read that: text that is not UTF-8, for instance."""
     kind = type(error).__name__
-    return DriverCallFailed(f"{what}: unreadable answer ({kind}: {error})", code=UNREADABLE_ANSWER)
+    return DriverCallFailed(f"{what}: unreadable answer ({kind}: {error})", code=NO_CODE)
 
 
 def absurd(what: str, answer: str) -> DriverCallFailed:
     """NVML answered with what no hardware can have."""
-    return DriverCallFailed(f"{what}: impossible answer ({answer})", code=UNREADABLE_ANSWER)
+    return DriverCallFailed(f"{what}: impossible answer ({answer})", code=NO_CODE)
 
 
 def failed(what: str, error: Any) -> DriverCallFailed:

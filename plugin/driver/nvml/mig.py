@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,34 @@ _HOLES = frozenset(
         pynvml.NVML_ERROR_NOT_SUPPORTED,
     }
 )
+
+
+#: Codes by which a card or a driver says that it has no MIG.
+HAS_NONE = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
+
+#: Far above any card; more is no answer.
+MOST_MIG_DEVICES = 64
+
+
+def mig_handles(gpu_handle: Any) -> Iterator[Any]:
+    """Handles of the MIG devices of a GPU, without any knowledge of it; none of a card without MIG.
+    Raises :class:`DriverCallFailed`.
+    """
+    what = "looking for MIG devices"
+    try:
+        count = call(what, pynvml.nvmlDeviceGetMaxMigDeviceCount, gpu_handle)
+    except DriverCallFailed as error:
+        if error.code in HAS_NONE:
+            return
+        raise
+    if count > MOST_MIG_DEVICES:
+        raise absurd(what, f"up to {count} of them")
+    for index in range(count):
+        try:
+            yield call(what, pynvml.nvmlDeviceGetMigDeviceHandleByIndex, gpu_handle, index)
+        except DriverCallFailed as error:
+            if error.code not in _HOLES:
+                raise
 
 
 @dataclass(slots=True)

@@ -13,11 +13,11 @@ from plugin.core.inventory.profiles import profile_by_arithmetic, profile_of_dri
 from plugin.driver.nvml import texts
 from plugin.driver.nvml.binding import exports
 from plugin.driver.nvml.library import absurd, call
-from plugin.errors import DriverCallFailed
+from plugin.errors import NO_CODE, DriverCallFailed
 
 #: Indices beyond pynvml's table are tried as well: a newer driver may know more profiles than our
 #: bindings.
-_INDICES = range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT + 8)
+INDICES = range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT + 8)
 
 #: Codes by which a card says that it has no profile of an index.
 _HOLES = frozenset(
@@ -54,9 +54,9 @@ def read_profiles(gpu_handle: Any, total_mib: int) -> CardProfiles:
     ends: list[int] = []
     unknown: Unknown | None = None
     unplaced: Unknown | None = None
-    for index in _INDICES:
+    for index in INDICES:
         try:
-            profile = _read(gpu_handle, index, total_mib)
+            profile = read_profile(gpu_handle, index, total_mib)
         except DriverCallFailed as error:
             unknown = unknown or _unless_lost(error)
             continue
@@ -64,7 +64,7 @@ def read_profiles(gpu_handle: Any, total_mib: int) -> CardProfiles:
             continue
         profiles.append(profile)
         try:
-            ends += [at.end for at in _placements(gpu_handle, profile.id)]
+            ends += [at.end for at in read_placements(gpu_handle, profile.id)]
         except DriverCallFailed as error:
             unplaced = unplaced or _unless_lost(error)
     memory_slices = 0 if unplaced else max(ends, default=0)
@@ -77,7 +77,7 @@ def _unless_lost(error: DriverCallFailed) -> Unknown:
     return Unknown(error.what, error.code, error.fix)
 
 
-def _read(gpu_handle: Any, index: int, total_mib: int) -> CardProfile | None:
+def read_profile(gpu_handle: Any, index: int, total_mib: int) -> CardProfile | None:
     """The profile of an index, ``None`` for a hole, which both functions for it must agree on."""
     what = f"reading GPU instance profile {index}"
     named = _info(gpu_handle, index, 2, what) if _has_names() else None
@@ -87,7 +87,7 @@ def _read(gpu_handle: Any, index: int, total_mib: int) -> CardProfile | None:
     if named is None and _has_names():
         raise DriverCallFailed(
             f"{what}: the driver has this profile and does not name it",
-            code=pynvml.NVML_ERROR_NOT_SUPPORTED,
+            code=NO_CODE,
         )
     if not 0 < info.sliceCount <= MOST_SLICES:
         raise absurd(what, f"{info.sliceCount} slices")
@@ -110,6 +110,7 @@ def _read(gpu_handle: Any, index: int, total_mib: int) -> CardProfile | None:
             info.jpegCount,
             info.ofaCount,
         ),
+        info.instanceCount,
     )
 
 
@@ -130,7 +131,7 @@ def _info(gpu_handle: Any, index: int, version: int, what: str) -> Any | None:
         raise
 
 
-def _placements(gpu_handle: Any, profile_id: int) -> tuple[Placement, ...]:
+def read_placements(gpu_handle: Any, profile_id: int) -> tuple[Placement, ...]:
     """Where instances of a profile can be; a raw binding that wants to be asked for the number
     first.
     """

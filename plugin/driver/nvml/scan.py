@@ -17,15 +17,11 @@ from plugin.driver.files import DeviceFiles, sysfs_bus_id
 from plugin.driver.nvml import texts
 from plugin.driver.nvml.instances import Instances, read_instances
 from plugin.driver.nvml.library import absurd, ask, call
-from plugin.driver.nvml.mig import Walk
+from plugin.driver.nvml.mig import HAS_NONE, MOST_MIG_DEVICES, Walk
 from plugin.driver.nvml.profiles import read_profiles
 from plugin.errors import DriverCallFailed
 
-#: Codes by which a card or a driver says that it has no MIG.
-_HAS_NONE = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
-
-#: Far above any card; more is no answer.
-MOST_MIG_DEVICES = 64
+#: Far above any machine; more is no answer.
 MOST_MINOR = 4095
 
 #: What a UUID that is looked for answers when nothing has it.
@@ -43,6 +39,16 @@ class GpuReader:
         self._static = Gpu("", index)
         self._has_mig = True
         self._profiles: CardProfiles | None = None
+
+    @property
+    def uuid(self) -> str:
+        """Of the GPU that was read last, empty before."""
+        return self._static.uuid
+
+    def profile_name(self, profile_id: int) -> str | None:
+        """The name of a profile of the GPU, ``None`` where that is not known from before."""
+        profile = self._profiles.of_id(profile_id) if self._profiles is not None else None
+        return profile.name if profile is not None else None
 
     def read(self) -> Gpu:
         """The GPU as it is now. Raises :class:`DriverCallFailed` when not even its UUID can be
@@ -188,10 +194,10 @@ class GpuReader:
         """Whether the card has no MIG: two independent answers say so and nothing denies it."""
         return (
             isinstance(mode, Unknown)
-            and mode.code in _HAS_NONE
+            and mode.code in HAS_NONE
             and not card.profiles
             and card.complete
-            and (not count if isinstance(count, int) else count.code in _HAS_NONE)
+            and (not count if isinstance(count, int) else count.code in HAS_NONE)
         )
 
 

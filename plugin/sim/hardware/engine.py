@@ -25,6 +25,7 @@ from plugin.sim.hardware.gpu import (
     GpuInstance,
     GpuState,
     Process,
+    Work,
     add_ci,
     add_gi,
 )
@@ -178,11 +179,15 @@ class SimNode:
             self._slots.store(state)
             return created
 
-    def create_ci(self, gpu: int, gi: int, slices: int | None = None) -> ComputeInstance:
-        """Create a compute instance of ``slices`` (by default the whole GPU instance)."""
+    def create_ci(
+        self, gpu: int, gi: int, slices: int | None = None, placement: Placement | None = None
+    ) -> ComputeInstance:
+        """Create a compute instance of ``slices`` (by default the whole GPU instance), at the given
+        or the first free placement.
+        """
         with self._slots.lock:
             state = self._slots.with_mig(gpu)
-            state, created = add_ci(state, gi, slices, self._slots.next_instance())
+            state, created = add_ci(state, gi, slices, self._slots.next_instance(), placement)
             self._slots.store(state)
             return created
 
@@ -213,9 +218,11 @@ class SimNode:
                 )
             self._slots.store(state.without_instance(gi))
 
-    def set_mig_mode(self, gpu: int, *, on: bool) -> None:
-        """Switch an idle GPU's MIG mode: at once on Hopper and later, with :meth:`reset` on
-        Ampere.
+    def set_mig_mode(self, gpu: int, *, on: bool) -> Code:
+        """Switch an idle GPU's MIG mode: at once on Hopper and later, with :meth:`reset` on Ampere.
+
+        Returns why a switch is still pending: on Ampere the driver would reset the GPU by itself
+        were it idle and outside of a virtual machine, which this one is not.
         """
         with self._slots.lock:
             state = self.present(gpu)
@@ -223,12 +230,15 @@ class SimNode:
                 raise NodeError(
                     Code.NOT_SUPPORTED, f"switching MIG mode of GPU {gpu} ({state.card.key})"
                 )
-            self._slots.require_idle(state, "switching MIG mode")
-            if state.card.mig_mode_needs_reset:
+            if on is state.mig or state.card.mig_mode_needs_reset:
                 self._slots.update(gpu, mig_pending=on)
             else:
+                self._slots.require_idle(state, "switching MIG mode")
                 self._slots.switch_mig(gpu, on=on)
             self._slots.mig_changed(gpu)
+            if self.gpu(gpu).mig is on:
+                return Code.SUCCESS
+            return Code.NOT_SUPPORTED if self._slots.is_idle(state) else Code.IN_USE
 
     def reset(self, gpu: int) -> None:
         """Reset an idle GPU: a pending MIG mode takes effect; instances, faults and the recovery
@@ -286,9 +296,9 @@ class SimNode:
 
     # Processes
 
-    def use(self, uuid: str, pid: int, memory: int = 0) -> None:
+    def use(self, uuid: str, pid: int, memory: int = 0, work: Work = Work.COMPUTE) -> None:
         """Let a process hold a device with ``memory`` bytes; replaces the same pid."""
-        self._slots.run(lambda use: use.hold(uuid, Process(pid, memory)))
+        self._slots.run(lambda use: use.hold(uuid, Process(pid, memory, work)))
 
     def release(self, uuid: str, pid: int | None = None) -> None:
         """Let one process, or all, release a device."""

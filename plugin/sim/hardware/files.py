@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Control nodes of a loaded driver; ``nvidia-modeset`` needs a display driver.
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+#: Grants the right to partition.
+CONFIG_NODE = "/dev/nvidia-caps/nvidia-cap1"
 MIG_MINORS = "/proc/driver/nvidia-caps/mig-minors"
 
 _GPU_INSTANCES = 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import uuid
 from collections.abc import Iterator, Sequence
@@ -40,12 +41,24 @@ class GpuInstance:
     compute: tuple[ComputeInstance, ...] = ()
 
 
+class Work(enum.Enum):
+    """What a process does with a device. One that only watches has no context: the driver lists it
+    nowhere, and it blocks what needs an idle device all the same.
+    """
+
+    COMPUTE = "compute"
+    GRAPHICS = "graphics"
+    MPS = "mps"
+    WATCH = "watch"
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """``memory`` is in bytes."""
 
     pid: int
     memory: int = 0
+    work: Work = Work.COMPUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +215,10 @@ def add_gi(gpu: GpuState, profile: str, wanted: Placement | None) -> tuple[GpuSt
 
 
 def add_ci(
-    gpu: GpuState, gi: int, slices: int | None, count: int
+    gpu: GpuState, gi: int, slices: int | None, count: int, wanted: Placement | None = None
 ) -> tuple[GpuState, ComputeInstance]:
-    """Add a compute instance, by default of the GPU instance's size; ``count`` as in
-    :func:`mig_uuid`.
+    """Add a compute instance, by default of the GPU instance's size, at the wanted or the first
+    free placement; ``count`` as in :func:`mig_uuid`.
     """
     instance = gpu.instance(gi)
     size = instance.profile.slices if slices is None else slices
@@ -214,14 +227,19 @@ def add_ci(
             Code.INVALID_ARGUMENT, f"creating {size}c in {instance.profile.name} on GPU {gpu.index}"
         )
     free = free_compute(instance, size)
-    if not free:
+    if wanted is not None and wanted not in compute_placements(instance.profile, size):
+        raise NodeError(
+            Code.INVALID_ARGUMENT,
+            f"creating {size}c in GPU instance {gi} of GPU {gpu.index} at {wanted.start}",
+        )
+    if not free or (wanted is not None and wanted not in free):
         raise NodeError(
             Code.INSUFFICIENT_RESOURCES,
             f"creating {size}c in GPU instance {gi} of GPU {gpu.index}, which has no room left",
         )
     used = {ci.id for ci in instance.compute}
     number = next(n for n in range(len(used) + 1) if n not in used)
-    made = ComputeInstance(number, free[0], mig_uuid(gpu.uuid, gi, number, count))
+    made = ComputeInstance(number, wanted or free[0], mig_uuid(gpu.uuid, gi, number, count))
     compute = tuple(sorted((*instance.compute, made), key=lambda ci: ci.id))
     return gpu.with_instance(replace(instance, compute=compute)), made
 

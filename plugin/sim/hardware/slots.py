@@ -70,6 +70,9 @@ class Slots:
                     Code.IN_USE, f"{doing} of GPU {state.index} while process {pids} holds {uuid}"
                 )
 
+    def is_idle(self, state: GpuState) -> bool:
+        return not any(map(self.use.processes, state.holdable))
+
     def next_instance(self) -> int:
         """The count for the UUID of a new compute instance."""
         self._created += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from plugin.sim.hardware.gpu import GpuState, Process
+from plugin.sim.hardware.gpu import GpuState, Process, Work
 from plugin.sim.hardware.sensors import EnergyMeter, power
 
 
@@ -35,17 +35,17 @@ class Use:
 
     def busy_share(self, gpu: GpuState, gi: int | None = None) -> float:
         """Share, 0..1, of a GPU's or a GPU instance's compute slices that processes hold."""
-        if gi is None and self.processes(gpu.uuid):
+        if gi is None and self._works(gpu.uuid):
             return 1.0
         instances = gpu.instances if gi is None else (gpu.instance(gi),)
         busy = sum(
-            ci.slices
-            for instance in instances
-            for ci in instance.compute
-            if self.processes(ci.uuid)
+            ci.slices for instance in instances for ci in instance.compute if self._works(ci.uuid)
         )
         slices = gpu.card.compute_slices if gi is None else instances[0].profile.slices
         return min(1.0, busy / slices) if busy else 0.0
+
+    def _works(self, uuid: str) -> bool:
+        return any(process.work is not Work.WATCH for process in self.processes(uuid))
 
     def energy(self, gpu: GpuState) -> float:
         """Joules that a GPU has used since the node was made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import pynvml
@@ -10,7 +11,7 @@ import pynvml
 from plugin.sim.hardware import sensors
 from plugin.sim.hardware.codes import Code, NodeError
 from plugin.sim.hardware.faults import Aspect
-from plugin.sim.hardware.gpu import GpuState
+from plugin.sim.hardware.gpu import GpuState, Work
 from plugin.sim.hardware.sensors import Memory
 from plugin.sim.nvml.abi import (
     DEVICE,
@@ -30,6 +31,7 @@ from plugin.sim.nvml.abi import (
 EXPORTS = Exports()
 
 _DEVICE_OUT = ctypes.POINTER(DEVICE)
+_PROCESSES = ctypes.POINTER(pynvml.c_nvmlProcessInfo_v2_t)
 
 
 @EXPORTS.add("nvmlInitWithFlags", UINT, before_init=True)
@@ -217,29 +219,42 @@ def _memory_info_v2(session: Session, handle: Any, out: Any) -> None:
     )
 
 
-@EXPORTS.add(
-    "nvmlDeviceGetComputeRunningProcesses_v3",
-    DEVICE,
-    UINT_OUT,
-    ctypes.POINTER(pynvml.c_nvmlProcessInfo_v2_t),
-)
-def _processes(session: Session, handle: Any, count: Any, out: Any) -> None:
-    gpu, slot = session.device(handle)
-    require(count)
-    slots = list(gpu.devices()) if slot is None else [slot]
-    found = [(gpu.uuid, 0xFFFFFFFF, 0xFFFFFFFF)] if slot is None else []
-    found += [(s.ci.uuid, s.gi.id, s.ci.id) for s in slots]
-    rows = [
-        (process, gi, ci) for uuid, gi, ci in found for process in session.engine.processes(uuid)
-    ]
-    room, count[0] = count[0], len(rows)
-    if len(rows) > room:
-        raise NodeError(Code.INSUFFICIENT_SIZE, f"listing {len(rows)} processes")
-    for row, (process, gi, ci) in enumerate(rows):
-        info = out[row]
-        info.pid, info.usedGpuMemory, info.gpuInstanceId, info.computeInstanceId = (
-            process.pid,
-            process.memory,
-            gi,
-            ci,
-        )
+def _list_processes(work: Work) -> Callable[[Session, Any, Any, Any], None]:
+    """The function that lists the processes of one kind."""
+
+    def listed(session: Session, handle: Any, count: Any, out: Any) -> None:
+        gpu, slot = session.device(handle)
+        require(count)
+        slots = list(gpu.devices()) if slot is None else [slot]
+        found = [(gpu.uuid, 0xFFFFFFFF, 0xFFFFFFFF)] if slot is None else []
+        found += [(s.ci.uuid, s.gi.id, s.ci.id) for s in slots]
+        rows = [
+            (process, gi, ci)
+            for uuid, gi, ci in found
+            for process in session.engine.processes(uuid)
+            if process.work is work
+        ]
+        room, count[0] = count[0], len(rows)
+        if len(rows) > room:
+            raise NodeError(Code.INSUFFICIENT_SIZE, f"listing {len(rows)} processes")
+        for row, (process, gi, ci) in enumerate(rows):
+            info = out[row]
+            info.pid, info.usedGpuMemory, info.gpuInstanceId, info.computeInstanceId = (
+                process.pid,
+                process.memory,
+                gi,
+                ci,
+            )
+
+    return listed
+
+
+for _kind, _work in (
+    ("Compute", Work.COMPUTE),
+    ("Graphics", Work.GRAPHICS),
+    ("MPSCompute", Work.MPS),
+):
+    for _version in ("v2", "v3"):  # with one structure
+        EXPORTS.add(
+            f"nvmlDeviceGet{_kind}RunningProcesses_{_version}", DEVICE, UINT_OUT, _PROCESSES
+        )(_list_processes(_work))

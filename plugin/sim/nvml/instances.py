@@ -1,4 +1,4 @@
-"""The simulated NVML library: MIG mode, profiles, GPU instances and compute instances."""
+"""The simulated NVML library: reading MIG mode, profiles, GPU instances and compute instances."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import pynvml
 
-from plugin.core.inventory.model import Placement
 from plugin.sim.hardware.cards import CardProfile
 from plugin.sim.hardware.codes import Code, NodeError
 from plugin.sim.hardware.faults import Aspect
@@ -44,14 +43,6 @@ def _mig_mode(session: Session, handle: Any, current: Any, pending: Any) -> None
         raise NodeError(Code.NOT_SUPPORTED, f"asking {gpu.card.key} for its MIG mode")
     require(current, pending)
     current[0], pending[0] = int(gpu.mig), int(gpu.mig_pending)
-
-
-@EXPORTS.add("nvmlDeviceSetMigMode", DEVICE, UINT, UINT_OUT)
-def _set_mig_mode(session: Session, handle: Any, mode: int, status: Any) -> None:
-    gpu = session.gpu(handle)
-    require(status)
-    session.engine.set_mig_mode(gpu.index, on=bool(mode))
-    status[0] = Code.SUCCESS
 
 
 @EXPORTS.add("nvmlDeviceGetMaxMigDeviceCount", DEVICE, UINT_OUT)
@@ -101,7 +92,8 @@ def _profile_at(gpu: GpuState, index: int) -> CardProfile:
     raise NodeError(code, f"asking {gpu.card.key} for profile index {index}")
 
 
-def _profile_with(gpu: GpuState, profile_id: int) -> CardProfile:
+def profile_with(gpu: GpuState, profile_id: int) -> CardProfile:
+    """The profile with this id."""
     for profile in gpu.card.profiles:
         if profile.id == profile_id:
             return profile
@@ -153,7 +145,7 @@ def _profile_info_v2(session: Session, handle: Any, index: int, out: Any) -> Non
 def _possible_placements(
     session: Session, handle: Any, profile_id: int, out: Any, count: Any
 ) -> None:
-    profile = _profile_with(session.gpu(handle), profile_id)
+    profile = profile_with(session.gpu(handle), profile_id)
     require(count)
     # Without an array the call returns the count; with one, the caller gives its length.
     if out:
@@ -168,7 +160,7 @@ def _possible_placements(
 def _remaining(session: Session, handle: Any, profile_id: int, out: Any) -> None:
     gpu = session.gpu(handle)
     require(out)
-    out[0] = gpu.remaining(_profile_with(gpu, profile_id))
+    out[0] = gpu.remaining(profile_with(gpu, profile_id))
 
 
 def _monitored(session: Session, handle: Any) -> GpuState:
@@ -182,7 +174,7 @@ def _monitored(session: Session, handle: Any) -> GpuState:
 @EXPORTS.add("nvmlDeviceGetGpuInstances", DEVICE, UINT, _GI_OUT, UINT_OUT)
 def _gpu_instances(session: Session, handle: Any, profile_id: int, out: Any, count: Any) -> None:
     gpu = _monitored(session, handle)
-    profile = _profile_with(gpu, profile_id)
+    profile = profile_with(gpu, profile_id)
     require(out, count)
     found = [instance for instance in gpu.instances if instance.profile.id == profile.id]
     for row, instance in enumerate(found):
@@ -207,30 +199,8 @@ def _gpu_instance_info(session: Session, handle: Any, out: Any) -> None:
     info.placement.start, info.placement.size = instance.placement.start, instance.placement.size
 
 
-@EXPORTS.add("nvmlDeviceCreateGpuInstance", DEVICE, UINT, _GI_OUT)
-def _create_gi(session: Session, handle: Any, profile_id: int, out: Any) -> None:
-    gpu = session.gpu(handle)
-    require(out)
-    made = session.engine.create_gi(gpu.index, _profile_with(gpu, profile_id).name)
-    out[0] = session.handle(GiRef(gpu.index, made.id), GPU_INSTANCE)
-
-
-@EXPORTS.add("nvmlDeviceCreateGpuInstanceWithPlacement", DEVICE, UINT, _PLACEMENTS, _GI_OUT)
-def _create_gi_at(session: Session, handle: Any, profile_id: int, at: Any, out: Any) -> None:
-    gpu = session.gpu(handle)
-    require(at, out)
-    placement = Placement(at[0].start, at[0].size)
-    made = session.engine.create_gi(gpu.index, _profile_with(gpu, profile_id).name, placement)
-    out[0] = session.handle(GiRef(gpu.index, made.id), GPU_INSTANCE)
-
-
-@EXPORTS.add("nvmlGpuInstanceDestroy", GPU_INSTANCE)
-def _destroy_gi(session: Session, handle: Any) -> None:
-    gpu, instance = session.gpu_instance(handle)
-    session.engine.destroy_gi(gpu.index, instance.id)
-
-
-def _compute_size(instance: GpuInstance, profile_id: int) -> int:
+def compute_size(instance: GpuInstance, profile_id: int) -> int:
+    """Slices of a compute instance profile in a GPU instance."""
     size = _COMPUTE_PROFILES.get(profile_id)
     if size not in instance.profile.compute_slices:
         raise NodeError(
@@ -249,7 +219,7 @@ def _compute_size(instance: GpuInstance, profile_id: int) -> int:
 def _compute_profile(session: Session, handle: Any, index: int, _engines: int, out: Any) -> None:
     _, instance = session.gpu_instance(handle)
     require(out)
-    size, profile, info = _compute_size(instance, index), instance.profile, out[0]
+    size, profile, info = compute_size(instance, index), instance.profile, out[0]
     info.id, info.sliceCount, info.instanceCount = index, size, profile.slices // size
     info.multiprocessorCount = profile.multiprocessors_of(size)
     info.sharedCopyEngineCount, info.sharedDecoderCount = (
@@ -264,15 +234,7 @@ def _compute_profile(session: Session, handle: Any, index: int, _engines: int, o
 def _compute_remaining(session: Session, handle: Any, profile_id: int, out: Any) -> None:
     _, instance = session.gpu_instance(handle)
     require(out)
-    out[0] = len(free_compute(instance, _compute_size(instance, profile_id)))
-
-
-@EXPORTS.add("nvmlGpuInstanceCreateComputeInstance", GPU_INSTANCE, UINT, _CI_OUT)
-def _create_ci(session: Session, handle: Any, profile_id: int, out: Any) -> None:
-    gpu, instance = session.gpu_instance(handle)
-    require(out)
-    made = session.engine.create_ci(gpu.index, instance.id, _compute_size(instance, profile_id))
-    out[0] = session.handle(CiRef(gpu.index, instance.id, made.id), COMPUTE_INSTANCE)
+    out[0] = len(free_compute(instance, compute_size(instance, profile_id)))
 
 
 @EXPORTS.add("nvmlGpuInstanceGetComputeInstances", GPU_INSTANCE, UINT, _CI_OUT, UINT_OUT)
@@ -280,7 +242,7 @@ def _compute_instances(
     session: Session, handle: Any, profile_id: int, out: Any, count: Any
 ) -> None:
     gpu, instance = session.gpu_instance(handle)
-    size = _compute_size(instance, profile_id)
+    size = compute_size(instance, profile_id)
     require(out, count)
     found = [ci for ci in instance.compute if ci.slices == size]
     for row, ci in enumerate(found):
@@ -297,7 +259,8 @@ def _compute_instance(session: Session, handle: Any, ci: int, out: Any) -> None:
     out[0] = session.handle(CiRef(gpu.index, instance.id, ci), COMPUTE_INSTANCE)
 
 
-def _compute(session: Session, handle: Any) -> CiRef:
+def compute(session: Session, handle: Any) -> CiRef:
+    """The compute instance of a handle."""
     target = session.target(handle)
     if not isinstance(target, CiRef):
         raise NodeError(Code.INVALID_ARGUMENT, "using another handle as a compute instance")
@@ -311,7 +274,7 @@ def _compute(session: Session, handle: Any) -> CiRef:
     ctypes.POINTER(pynvml.c_nvmlComputeInstanceInfo_t),
 )
 def _compute_info(session: Session, handle: Any, out: Any) -> None:
-    target = _compute(session, handle)
+    target = compute(session, handle)
     require(out)
     instance = session.engine.gpu(target.gpu).instance(target.gi)
     found = next((ci for ci in instance.compute if ci.id == target.ci), None)
@@ -325,9 +288,3 @@ def _compute_info(session: Session, handle: Any, out: Any) -> None:
         number for number, slices in _COMPUTE_PROFILES.items() if slices == found.slices
     )
     info.placement.start, info.placement.size = found.placement.start, found.placement.size
-
-
-@EXPORTS.add("nvmlComputeInstanceDestroy", COMPUTE_INSTANCE)
-def _destroy_ci(session: Session, handle: Any) -> None:
-    target = _compute(session, handle)
-    session.engine.destroy_ci(target.gpu, target.gi, target.ci)

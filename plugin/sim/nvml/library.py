@@ -10,7 +10,7 @@ from typing import Any
 from plugin.sim.hardware.calls import Exaggerate, Fail, Garble
 from plugin.sim.hardware.codes import MESSAGES, Code, NodeError
 from plugin.sim.hardware.engine import SimNode
-from plugin.sim.nvml import devices, health, instances
+from plugin.sim.nvml import changes, devices, health, instances
 from plugin.sim.nvml.abi import Export, Session
 from plugin.sim.nvml.concerns import concerns
 from plugin.sim.nvml.distortion import distort
@@ -18,7 +18,7 @@ from plugin.sim.nvml.distortion import distort
 _log = logging.getLogger(__name__)
 
 #: All functions but ``nvmlErrorString``.
-_EXPORTS = devices.EXPORTS | health.EXPORTS | instances.EXPORTS
+_EXPORTS = changes.EXPORTS | devices.EXPORTS | health.EXPORTS | instances.EXPORTS
 FUNCTIONS = frozenset(_EXPORTS)
 
 
