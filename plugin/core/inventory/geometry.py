@@ -1,7 +1,10 @@
-"""What a card can be partitioned into, in the driver's own words."""
+"""What instances a GPU can have, and who holds it: the driver's answers that partitioning builds
+on.
+"""
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from plugin.core.inventory.model import Placement
@@ -9,11 +12,12 @@ from plugin.core.inventory.model import Placement
 
 @dataclass(frozen=True, slots=True)
 class ProfileOffer:
-    """A GPU instance profile that a card offers, whether MIG mode is on or off.
+    """A GPU instance profile that a GPU has, with MIG on or off, whatever is on it now.
 
-    ``name`` is the driver's (``1g.5gb+me``) and ``profile_id`` the id to create instances by.
-    ``placements`` are all that the profile can have, in memory slices. ``compute_profiles`` are
-    (slices, compute profile id) of the compute instances that fit into an instance.
+    ``name`` is the driver's (``1g.10gb+me``). ``placements`` are all that the card has for it, in
+    order; which of them are free is told by the instances. ``max_instances`` is how many of them an
+    empty GPU has at most. ``compute_profiles`` are ``(slices, compute instance profile id)``, from
+    the smallest, the last being the whole GPU instance.
     """
 
     name: str
@@ -23,3 +27,35 @@ class ProfileOffer:
     placements: tuple[Placement, ...]
     max_instances: int
     compute_profiles: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeInstance:
+    """A compute instance that was made. ``uuid`` is that of its MIG device, ``None`` where it could
+    not be read: the next scan has it.
+    """
+
+    gi: int
+    id: int
+    slices: int
+    uuid: str | None = None
+
+
+class ClientKind(enum.Enum):
+    """What a process does on a device."""
+
+    COMPUTE = "compute"
+    GRAPHICS = "graphics"
+    MPS = "mps"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A process that holds a device. ``gi`` and ``ci`` are ``None`` where it holds the GPU as a
+    whole.
+    """
+
+    pid: int
+    kind: ClientKind
+    gi: int | None = None
+    ci: int | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.inventory.profiles import Profile
+from plugin.core.quote import quote
+from plugin.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,19 @@ def resolve(configuration: Configuration, inventory: Inventory) -> Resolved:
                     )
                 wanted[gpu.uuid] = entry.wanted
     return Resolved(configuration.name, wanted, tuple(warnings))
+
+
+def choose(name: str, configurations: Mapping[str, Configuration]) -> Configuration:
+    """Raises :class:`~plugin.errors.ConfigError` with the choices."""
+    found = configurations.get(name)
+    if found is None:
+        close = difflib.get_close_matches(name[:64], configurations, n=1)
+        choices = f"choices are {', '.join(sorted(configurations))}"
+        raise ConfigError(
+            f"no MIG configuration {quote(name)} on this node",
+            f"did you mean {close[0]}? The {choices}" if close else f"the {choices}",
+        )
+    return found
 
 
 def canonical(name: str) -> str:

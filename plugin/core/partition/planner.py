@@ -81,8 +81,7 @@ def _stray(gpu: Gpu) -> str | None:
     """Why the GPU instances are not known."""
     if gpu.instances is None:
         return (
-            "the driver does not say which GPU instances there are; that takes the right to"
-            " partition"
+            "the driver does not say which GPU instances there are, which takes a right of its own"
         )
     known = {each.id for each in gpu.instances}
     stray = next((device for device in gpu.mig_devices if device.gi not in known), None)
