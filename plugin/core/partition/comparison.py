@@ -13,10 +13,13 @@ CURRENT = "current"
 
 
 class Exported(NamedTuple):
-    """``losses`` is what the configuration cannot express or the driver does not say."""
+    """``losses`` is what the configuration cannot express or the driver does not say. With
+    ``complete``, every GPU is in it.
+    """
 
     configuration: Configuration
     losses: tuple[str, ...]
+    complete: bool
 
 
 def export(inventory: Inventory) -> Exported:
@@ -37,11 +40,13 @@ def export(inventory: Inventory) -> Exported:
         ]
         if gpu.mig_pending:
             losses.append(f"GPU {gpu.index}: a switch of MIG mode waits for a reset")
-    whole = len(alike) == 1 and not losses
+    known = sum(map(len, alike.values()))
+    complete = known == len(inventory.gpus) and not inventory.unreadable
+    whole = len(alike) == 1 and complete
     entries = (
         Entry(wanted, None if whole else tuple(indices)) for wanted, indices in alike.items()
     )
-    return Exported(Configuration(CURRENT, tuple(entries)), tuple(losses))
+    return Exported(Configuration(CURRENT, tuple(entries)), tuple(losses), complete)
 
 
 def differences(inventory: Inventory, wanted: Resolved) -> Mapping[int, str]:
