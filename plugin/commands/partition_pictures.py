@@ -18,6 +18,7 @@ from plugin.core.partition.steps import (
     CreateGpuInstance,
     DestroyComputeInstance,
     DestroyGpuInstance,
+    Plan,
     Seat,
     Step,
     SwitchMode,
@@ -47,8 +48,16 @@ def draw(decision: Decision, in_use: InUse) -> Iterator[Text]:
     yield _line("now", gpu.mig_enabled, gpu.memory_slices, _before(decision, in_use))
     if decision.plan is not None and changes:
         yield _line("then", decision.plan.mig, gpu.memory_slices, _after(decision.plan.seats))
+        yield Text(f"  {_summary(decision.plan)}")
     if decision.text:
         yield Text(f"  {decision.text}")
+
+
+def _summary(plan: Plan) -> str:
+    created = sum(isinstance(step, CreateComputeInstance) for step in plan.steps)
+    counted = f"devices: {len(plan.kept)} stay, {len(plan.leaving)} destroyed, {created} new"
+    mode = next((step for step in plan.steps if isinstance(step, SwitchMode)), None)
+    return counted if mode is None else f"{mode}; {counted}"
 
 
 def _line(title: str, mig: bool, slices: int, blocks: Sequence[_Block]) -> Text:  # noqa: FBT001

@@ -9,6 +9,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -35,7 +36,6 @@ from tests.partitioning import carry_out, fill, inventory, offers
 
 from .partition_oracle import Oracle, State, contents, devices, frames, states
 
-CARDS = [card for card in catalog().cards.values() if card.mig_capable]
 A30, A100 = catalog().cards["a30-24gb"], catalog().cards["a100-40gb"]
 POD = (Occupant("default/one", pod=True),)
 
@@ -75,7 +75,6 @@ def check(oracle: Oracle, state: State, used: Used, wanted: Counter[str]) -> Out
         node.use(uuids[place], 100 + number)
     in_use = {uuids[place]: POD for place in used}
     outcome = plan_gpu(gpu, offers(card), Wanted.of(wanted), in_use)
-    assert outcome == plan_gpu(gpu, offers(card)[::-1], Wanted.of(wanted), in_use)
     best = oracle.best(state, used, wanted)
     if best is None:
         assert isinstance(outcome, Refusal), (state, used, wanted)
@@ -166,7 +165,7 @@ def test_a_sample_of_the_states_of_an_a100_with_any_subset_in_use(part: int) -> 
     wanted = wanted_sets(A100, chance)
     every = sample(A100, chance)
     seen: Counter[str] = Counter()
-    for state in itertools.islice(every, 400):
+    for state in itertools.islice(every, 250):
         places = [(at, start) for _, at, compute in state for start, _ in compute]
         most = chance.choice([0, 1, 2, len(places)])
         used = frozenset(chance.sample(places, min(most, len(places))))
@@ -185,7 +184,8 @@ def sample(card: Card, chance: random.Random) -> Iterator[State]:
         )
 
 
-OTHERS = [card for card in CARDS if card.key not in {A30.key, A100.key}]
+#: The other cards have the shape of one of these.
+OTHERS = [catalog().cards["h100-80gb"], catalog().cards["rtx-pro-6000-96gb"]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -201,6 +201,18 @@ def test_other_cards(data: st.DataObject) -> None:
     other = data.draw(st.sampled_from(frames(card.key, card)))
     wanted = Counter(name for name, _ in other)
     check(oracle_of(card), state, frozenset(used), wanted)
+
+
+def test_the_order_of_the_offers_and_instances_makes_no_difference() -> None:
+    chance = random.Random(0)  # noqa: S311 — not secret
+    for state, wanted in itertools.islice(
+        zip(sample(A100, chance), wanted_sets(A100, chance), strict=False), 50
+    ):
+        gpu = inventory(build(A100, state)[0]).gpus[0]
+        turned = replace(gpu, instances=(gpu.instances or ())[::-1])
+        one = plan_gpu(gpu, offers(A100), Wanted.of(wanted), {})
+        other = plan_gpu(turned, offers(A100)[::-1], Wanted.of(wanted), {})
+        assert one == other
 
 
 @functools.cache

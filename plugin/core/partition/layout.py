@@ -140,6 +140,7 @@ def _choices(
     offer = demand.offer
     for filled in bins(offer.slices, demand.sizes, offer.max_instances):
         arrangements = _distinct_orders(filled)
+        fresh = {sizes: creation_order(offer.slices, (), sizes) or () for sizes in set(filled)}
         for chosen in itertools.combinations(offer.placements, len(filled)):
             mask = 0
             for at in chosen:
@@ -149,7 +150,7 @@ def _choices(
             else:
                 yield max(
                     (
-                        _seated(offer, chosen, arrangement, mask, there)
+                        _seated(offer, chosen, arrangement, mask, there, fresh)
                         for arrangement in arrangements
                     ),
                     key=lambda choice: choice.gain,
@@ -168,14 +169,15 @@ def _seated(
     arrangement: tuple[tuple[int, ...], ...],
     mask: int,
     there: Mapping[tuple[str, Placement], PresentInstance],
+    fresh: Mapping[tuple[int, ...], tuple[int, ...]],
 ) -> _Choice:
+    """`fresh` has the order of creation in a new GPU instance."""
     gain = _NOTHING
     seats = []
     for at, sizes in zip(chosen, arrangement, strict=True):
         instance = there.get((offer.name, at))
         if instance is None:
-            order = creation_order(offer.slices, (), sizes)
-            seats.append(Seat(offer.name, at, sizes, created=order or ()))
+            seats.append(Seat(offer.name, at, sizes, created=fresh[sizes]))
         else:
             kept, seat = _reused(offer, instance, sizes)
             gain = _sum(gain, kept)
@@ -187,6 +189,11 @@ def _reused(
     offer: ProfileOffer, instance: PresentInstance, sizes: tuple[int, ...]
 ) -> tuple[_Gain, Seat]:
     """The GPU instance stays, with as many of its compute instances as can stay."""
+    if sorted(each.slices for each in instance.compute) == sorted(sizes):  # the usual case
+        everyone = tuple(each.uuid for each in instance.compute)
+        used = sum(each.in_use for each in instance.compute)
+        seat = Seat(offer.name, instance.placement, sizes, instance.gi, everyone)
+        return (used, len(everyone), 1), seat
     best: tuple[_Gain, Seat] | None = None
     for count in range(min(len(sizes), len(instance.compute)), -1, -1):
         for kept in itertools.combinations(instance.compute, count):
