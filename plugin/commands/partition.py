@@ -146,7 +146,7 @@ def _chosen(
     if len(of_file) == 1:
         return next(iter(of_file.values()))
     raise ConfigError(
-        "-c is missing: which MIG configuration?", f"the choices are {', '.join(every)}"
+        "-c is missing: name a MIG configuration", f"the choices are {', '.join(every)}"
     )
 
 

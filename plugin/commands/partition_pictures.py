@@ -24,7 +24,10 @@ from plugin.core.partition.steps import (
     SwitchMode,
 )
 
-LEGEND = "- destroyed   + new   ~ changed inside   * in use   ! in use and in the way"
+LEGEND = (
+    "- destroyed   + new   ~ changed inside   * in use   ! in use and in the way   "
+    "( ) without compute instance"
+)
 
 _WHAT = {
     Action.NOTHING: "is as wanted",
@@ -44,11 +47,15 @@ def draw(decision: Decision, in_use: InUse) -> Iterator[Text]:
     """The GPU now and, where it changes, then; and the reason, where it does not."""
     gpu = decision.gpu
     yield Text(f"GPU {gpu.index}  {_WHAT[decision.action]}: {decision.wanted}")
-    changes = decision.plan is not None and bool(decision.plan.steps)
-    yield _line("now", gpu.mig_enabled, gpu.memory_slices, _before(decision, in_use))
-    if decision.plan is not None and changes:
-        yield _line("then", decision.plan.mig, gpu.memory_slices, _after(decision.plan.seats))
-        yield Text(f"  {_summary(decision.plan)}")
+    plan = decision.plan if decision.plan is not None and decision.plan.steps else None
+    before = _before(decision, in_use)
+    after = [] if plan is None else _after(plan.seats)
+    # Wide enough that every label fits: a cut one would name another profile.
+    width = max([SLICE, *(-(-(len(label) + 2) // at.size) for at, _, label in before + after)])
+    yield _line("now", gpu, before, width, on=gpu.mig_enabled)
+    if plan is not None:
+        yield _line("then", gpu, after, width, on=plan.mig)
+        yield Text(f"  {_summary(plan)}")
     if decision.text:
         yield Text(f"  {decision.text}")
 
@@ -60,26 +67,26 @@ def _summary(plan: Plan) -> str:
     return counted if mode is None else f"{mode}; {counted}"
 
 
-def _line(title: str, mig: bool, slices: int, blocks: Sequence[_Block]) -> Text:  # noqa: FBT001
+def _line(title: str, gpu: Gpu, blocks: Sequence[_Block], width: int, *, on: bool) -> Text:
+    """`width` is that of one memory slice, with its right border."""
     line = Text(f"  {title:<4}  |")
+    slices = gpu.memory_slices or 4
     if not blocks:
-        line.append(f" MIG {'on, empty' if mig else 'off'}".ljust(max(slices, 4) * SLICE - 1))
-        line.append("|")
+        line.append(f" MIG {'on, empty' if on else 'off'}".ljust(slices * width - 1) + "|")
         return line
     position = 0
     for at, sign, label in sorted(blocks):
-        _gap(line, at.start - position)
-        width = at.size * SLICE - 1
-        line.append(f"{sign}{label}"[:width].ljust(width), style=STYLES[sign])
+        _gap(line, at.start - position, width)
+        line.append(f"{sign}{label}".ljust(at.size * width - 1), style=STYLES[sign])
         line.append("|")
         position = at.end
-    _gap(line, slices - position)
+    _gap(line, slices - position, width)
     return line
 
 
-def _gap(line: Text, slices: int) -> None:
+def _gap(line: Text, slices: int, width: int) -> None:
     if slices > 0:
-        line.append("·" * (slices * SLICE - 1), style="dim")
+        line.append("·" * (slices * width - 1), style="dim")
         line.append("|")
 
 
@@ -116,7 +123,7 @@ def _after(seats: Sequence[Seat]) -> list[_Block]:
 def _label(instance: str, devices: Sequence[str]) -> str:
     counted = sorted(Counter(devices).items())
     named = [f"{count}×{name or '?'}" if count > 1 else name or "?" for name, count in counted]
-    return " ".join(named) or f"({instance or '?'}, empty)"
+    return " ".join(named) or f"({instance or '?'})"
 
 
 def document(plan: NodePlan, in_use: InUse) -> dict[str, Any]:
