@@ -82,7 +82,6 @@ def test_signs_of_what_changes_inside_is_in_use_or_empty(
     node.create_gi(0, "1g.5gb")
     path = file(tmp_path, {"2g.10gb": 1, "2c.3g.20gb": 1})
     assert partition.plan(ALONE, "", path, "wait", "text", driver(node)) == 0
-    out = capsys.readouterr().out
     assert capsys.readouterr().out.splitlines()[1:4] == [
         "  now   |~2×1c.3g.20gb                          |*2g.10gb           |-(1g.5gb)|·········|",
         "  then  |~2c.3g.20gb                            | 2g.10gb           |···················|",
