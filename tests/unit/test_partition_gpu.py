@@ -139,6 +139,14 @@ def test_a_device_that_stays_decides_where_the_others_go() -> None:
     ]
 
 
+def test_of_equal_ones_that_stays_which_leaves_more_room() -> None:
+    wide = {0: (1, 0)}
+    before = gpu((8, "1g.5gb", 1, 1, wide), (4, "1g.10gb", 2, 2, wide), (6, "1g.10gb", 6, 2, wide))
+    outcome = plan(before, Wanted.of({"1g.10gb": 1, "1g.5gb": 1}))
+    assert isinstance(outcome, Plan)
+    assert outcome.kept == ("MIG-8-0", "MIG-4-0")  # leaves 4:4, a 3g
+
+
 def test_compute_instances_change_inside_a_gpu_instance_that_stays() -> None:
     before = gpu((1, "3g.20gb", 0, 4, {0: (1, 0), 1: (1, 1), 2: (1, 2)}))
     outcome = plan(before, Wanted.of({"2c.3g.20gb": 1, "1c.3g.20gb": 1}), MIG_1_2=ONE)

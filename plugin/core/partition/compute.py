@@ -14,14 +14,14 @@ def creation_order(
     """An order in which compute instances of these sizes can be created beside those that are
     present, as (slices, first compute slice); ``None`` if there is none.
 
-    The driver takes the first free place. Where a present one lies is ``None`` if the driver does
-    not say; the order then works wherever it lies.
+    The driver takes the first free place, so the largest comes first: in no GPU instance does
+    another order fit where that one does not. Where a present one lies is ``None`` if the driver
+    does not say; the order then works wherever it lies.
     """
+    order = tuple(sorted(sizes, reverse=True))
     worlds = list(_worlds(gi_slices, present))
-    for order in _orders(sizes):
-        if worlds and all(_fits(gi_slices, world, order) for world in worlds):
-            return order
-    return None
+    fits = worlds and all(_fits(gi_slices, world, order) for world in worlds)
+    return order if fits else None
 
 
 def bins(gi_slices: int, sizes: Sequence[int], most: int) -> list[tuple[tuple[int, ...], ...]]:
@@ -54,14 +54,6 @@ def _without(sizes: tuple[int, ...], taken: tuple[int, ...]) -> tuple[int, ...]:
 
 def _places(gi_slices: int, size: int) -> range:
     return range(0, gi_slices - size + 1, size)
-
-
-def _orders(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Largest first is tried first, and nearly always works."""
-    largest_first = tuple(sorted(sizes, reverse=True))
-    yield largest_first
-    if len(set(sizes)) > 1:
-        yield from sorted(set(itertools.permutations(largest_first)) - {largest_first})
 
 
 def _worlds(
