@@ -310,13 +310,15 @@ def _drain(arguments: argparse.Namespace) -> int:
 def _partition(arguments: argparse.Namespace) -> int:
     from plugin.commands import partition  # noqa: PLC0415
 
-    settings, output = _load_running(arguments).settings, arguments.output
-    name, file = arguments.name or "", arguments.file or ""
+    output, name, file = arguments.output, arguments.name or "", arguments.file or ""
+    at = partition.source(
+        _load_running(arguments).settings, simulate=arguments.simulate is not None
+    )
     if arguments.verb == "export":
-        return partition.show_current(settings, output)
+        return partition.show_current(at, output)
     if arguments.verb == "assert":
-        return partition.check(settings, name, file, output)
-    return partition.plan(settings, name, file, arguments.partition_in_use, output)
+        return partition.check(at, name, file, output)
+    return partition.plan(at, name, file, arguments.partition_in_use, output)
 
 
 def _sim(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -16,9 +17,10 @@ import yaml
 
 from plugin.app import build_driver
 from plugin.commands import partition_pictures as pictures
-from plugin.commands.look import look_and
+from plugin.commands.look import look, look_and
 from plugin.commands.terminal import console
 from plugin.config import mig_configs
+from plugin.control.client import ask
 from plugin.core.advertise.listed import device_uuid
 from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import ProfileOffer
@@ -32,7 +34,7 @@ from plugin.core.partition.steps import Occupant
 from plugin.core.partition.usual import Offers, configurations
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
-from plugin.errors import ConfigError, DriverCallFailed, KubeletError
+from plugin.errors import ConfigError, DriverCallFailed, KubeletError, NotRunning
 
 #: Exit statuses: done as asked, or not.
 YES, NO = 0, 1
@@ -52,6 +54,42 @@ class Seen:
     offers: Offers
     samples: Samples
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The node to look at. ``pods``: whether kubelet here knows its pods."""
+
+    settings: Settings
+    driver: Callable[[], Driver]
+    pods: bool = True
+
+
+def source(settings: Settings, *, simulate: bool) -> Source:
+    """With `simulate`, the node that the command line names, which has no pods. The simulated node
+    of a running daemon is as its state shows it, without its processes.
+    """
+    status = None if simulate or not settings.simulate else _status(settings)
+    if status is None:
+        pods = not settings.simulate
+        return Source(settings, lambda: build_driver(settings)[0], pods)
+
+    def as_recorded() -> Driver:
+        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as recording:
+            json.dump(status, recording)
+            recording.flush()
+            return build_driver(replace(settings, simulate=recording.name))[0]
+
+    return Source(settings, as_recorded)
+
+
+def _status(settings: Settings) -> object:
+    if not settings.control_socket:
+        return None
+    try:
+        return ask(settings.control_socket, "status")
+    except NotRunning:
+        return None
 
 
 def see(driver: Driver) -> Seen:
@@ -74,12 +112,10 @@ def see(driver: Driver) -> Seen:
     return Seen(inventory, offers, samples, tuple(notes))
 
 
-def plan(
-    settings: Settings, name: str, file: str, policy: str, output: str, driver: Driver | None = None
-) -> int:
+def plan(at: Source, name: str, file: str, policy: str, output: str) -> int:
     """Show what would be done; exit status 1 when something is refused."""
-    seen, wanted = _wanted(settings, name, file, driver)
-    pods, note = _pods(settings)
+    seen, wanted = _wanted(at, name, file)
+    pods, note = _pods(at.settings) if at.pods else ({}, [])
     in_use = _in_use(seen.samples, pods)
     made = plan_node(seen.inventory, seen.offers, wanted, in_use, Policy(policy))
     _notes([*seen.notes, *note, *wanted.warnings])
@@ -98,11 +134,9 @@ def show(made: NodePlan, in_use: InUse) -> None:
     out.print(pictures.LEGEND if made.decisions else f"{made.name} names no GPU of this node")
 
 
-def check(
-    settings: Settings, name: str, file: str, output: str, driver: Driver | None = None
-) -> int:
+def check(at: Source, name: str, file: str, output: str) -> int:
     """``assert``: exit status 0 when every GPU that the configuration names is as it says."""
-    seen, wanted = _wanted(settings, name, file, driver)
+    seen, wanted = _wanted(at, name, file)
     found = differences(seen.inventory, wanted)
     _notes([*seen.notes, *wanted.warnings])
     if output == "json":
@@ -116,9 +150,9 @@ def check(
     return NO if found else YES
 
 
-def show_current(settings: Settings, output: str, driver: Driver | None = None) -> int:
+def show_current(at: Source, output: str) -> int:
     """``export``: exit status 1 when a GPU is missing in it."""
-    made: Exported = export(look_and(driver or build_driver(settings)[0], lambda _: None)[0])
+    made: Exported = export(look(at.driver()))
     _notes(made.losses)
     current = document([made.configuration])
     if output == "json":
@@ -128,11 +162,9 @@ def show_current(settings: Settings, output: str, driver: Driver | None = None) 
     return YES if made.complete else NO
 
 
-def _wanted(
-    settings: Settings, name: str, file: str, driver: Driver | None
-) -> tuple[Seen, Resolved]:
+def _wanted(at: Source, name: str, file: str) -> tuple[Seen, Resolved]:
     of_file = mig_configs.read(Path(file)) if file else {}  # its errors come before the driver's
-    seen = see(driver or build_driver(settings)[0])
+    seen = see(at.driver())
     every = configurations(seen.inventory, seen.offers, of_file)
     return seen, resolve(_chosen(name, of_file, every), seen.inventory)
 
@@ -163,7 +195,7 @@ def _in_use(samples: Samples, pods: InUse) -> InUse:
 def _pods(settings: Settings) -> tuple[InUse, list[str]]:
     """Pods that hold devices, as kubelet lists them; and why that is not known."""
     socket = settings.pod_resources_socket
-    if settings.simulate or not socket or not Path(socket).exists():
+    if not socket or not Path(socket).exists():
         return {}, []
     # gRPC takes longer to load than everything else here.
     from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415

@@ -23,7 +23,7 @@ from tests.partitioning import offers_of
 
 from .podresources_peer import Peer, pod
 
-ALONE = Settings(pod_resources_socket="")
+ALONE = Settings(pod_resources_socket="", control_socket="")
 
 
 class Offering:
@@ -43,12 +43,12 @@ class Offering:
         return self._offers[gpu_uuid]
 
 
-def driver(node: SimNode, silent: str = "") -> Driver:
-    return cast(Driver, Offering(node, silent))
+def at(node: SimNode, silent: str = "", settings: Settings = ALONE) -> partition.Source:
+    return partition.Source(settings, lambda: cast(Driver, Offering(node, silent)))
 
 
 def run_plan(node: SimNode, name: str, policy: str = "wait", output: str = "text") -> int:
-    return partition.plan(ALONE, name, "", policy, output, driver(node))
+    return partition.plan(at(node), name, "", policy, output)
 
 
 def test_a_plan_as_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_signs_of_what_changes_inside_is_in_use_or_empty(
     node.use(next(s.ci.uuid for s in node.gpu(0).devices() if s.ci.slices == 2), 7)
     node.create_gi(0, "1g.5gb")
     path = file(tmp_path, {"2g.10gb": 1, "2c.3g.20gb": 1})
-    assert partition.plan(ALONE, "", path, "wait", "text", driver(node)) == 0
+    assert partition.plan(at(node), "", path, "wait", "text") == 0
     assert capsys.readouterr().out.splitlines()[1:4] == [
         "  now   |~2×1c.3g.20gb                          |*2g.10gb           |-(1g.5gb)|·········|",
         "  then  |~2c.3g.20gb                            | 2g.10gb           |···················|",
@@ -137,8 +137,8 @@ def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_profiles_that_the_driver_does_not_say(capsys: pytest.CaptureFixture[str]) -> None:
     node = parse_node("2xa100-40gb:all-1g.5gb")
-    silent = driver(node, node.gpu(0).uuid)
-    assert partition.plan(ALONE, "all-enabled", "", "wait", "text", silent) == 1
+    silent = at(node, node.gpu(0).uuid)
+    assert partition.plan(silent, "all-enabled", "", "wait", "text") == 1
     shown = capsys.readouterr()
     assert "GPU 0: reading GPU instance profile 0: Unknown Error" in shown.err
     assert "GPU 0  is refused" in shown.out
@@ -150,7 +150,7 @@ def test_a_configuration_that_names_no_gpu(
 ) -> None:
     path = file(tmp_path, {"1g.5gb": 1}, devices=[5])
     node = parse_node("1xa100-40gb")
-    assert partition.plan(ALONE, "mine", path, "wait", "text", driver(node)) == 0
+    assert partition.plan(at(node), "mine", path, "wait", "text") == 0
     shown = capsys.readouterr()
     assert shown.out == "mine names no GPU of this node\n"
     assert "mine[0] names GPU 5, which this node does not have" in shown.err
@@ -170,7 +170,7 @@ def test_assert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     node = parse_node("2xa100-40gb:all-balanced")
 
     def check(name: str, path: str = "", output: str = "text") -> tuple[int, str]:
-        status = partition.check(ALONE, name, path, output, driver(node))
+        status = partition.check(at(node), name, path, output)
         return status, capsys.readouterr().out
 
     assert check("all-balanced") == (0, "all-balanced is applied on 2 GPUs\n")
@@ -192,7 +192,7 @@ def test_a_configuration_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="-c is missing: name a MIG configuration; the choices"):
         run_plan(node, "")
     with pytest.raises(ConfigError, match=r"partition file .*: cannot be read"):
-        partition.plan(ALONE, "x", str(tmp_path / "none"), "wait", "text", driver(node))
+        partition.plan(at(node), "x", str(tmp_path / "none"), "wait", "text")
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
@@ -200,18 +200,18 @@ def test_export_is_a_file_that_assert_finds_applied(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, output: str
 ) -> None:
     node = parse_node("4xa100-40gb:0-1=3g.20gb,1c.3g.20gb*2;2=on")
-    assert partition.show_current(ALONE, output, driver(node)) == 0
+    assert partition.show_current(at(node), output) == 0
     text = capsys.readouterr().out
     assert list(parse("x", yaml.safe_load(text))) == ["current"]
     path = tmp_path / "current.yaml"
     path.write_text(text, encoding="utf-8")
-    assert partition.check(ALONE, "", str(path), "text", driver(node)) == 0
+    assert partition.check(at(node), "", str(path), "text") == 0
 
 
 def test_an_export_that_lacks_a_gpu_fails(capsys: pytest.CaptureFixture[str]) -> None:
     node = parse_node("2xa100-40gb")
     node.lose(1)
-    assert partition.show_current(ALONE, "text", driver(node)) == 1
+    assert partition.show_current(at(node), "text") == 1
     assert "GPU 1" in capsys.readouterr().err
 
 
@@ -224,7 +224,7 @@ async def test_pods_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path
     settings = Settings(pod_resources_socket=str(peer.socket))
     async with peer.listening():
         status = await asyncio.to_thread(
-            partition.plan, settings, "all-7g.40gb", "", "evict", "text", driver(node)
+            partition.plan, at(node, settings=settings), "all-7g.40gb", "", "evict", "text"
         )
     assert status == 0
     out = capsys.readouterr().out
@@ -237,5 +237,5 @@ def test_pods_that_are_not_known(capsys: pytest.CaptureFixture[str], tmp_path: P
     dead.touch()
     node = parse_node("1xa100-40gb:all-1g.5gb")
     settings = Settings(pod_resources_socket=str(dead))
-    assert partition.plan(settings, "all-1g.5gb", "", "wait", "text", driver(node)) == 0
+    assert partition.plan(at(node, settings=settings), "all-1g.5gb", "", "wait", "text") == 0
     assert "which pods hold devices is not known" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from plugin.errors import ConfigError
 from plugin.sim.hardware.engine import parse_node
 from tests.partitioning import inventory, offers_of
 
-from .test_partition_command import ALONE, driver
+from .test_partition_command import at
 
 TEXT = Path(__file__).resolve().parents[2].joinpath("docs/partitioning.md").read_text("utf-8")
 (FILE,) = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -34,9 +34,7 @@ def test_the_plan_is_what_the_command_prints(capsys: pytest.CaptureFixture[str])
     command = shlex.split(found[1])
     given = _parser(command).parse_args(command)
     node = parse_node(given.simulate)
-    status = partition.plan(
-        ALONE, given.name, given.file, given.partition_in_use, given.output, driver(node)
-    )
+    status = partition.plan(at(node), given.name, given.file, given.partition_in_use, given.output)
     assert status == 0
     assert capsys.readouterr().out == found[2]
 
