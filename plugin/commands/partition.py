@@ -24,7 +24,7 @@ from plugin.control.client import ask
 from plugin.core.advertise.listed import device_uuid
 from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import ProfileOffer
-from plugin.core.inventory.model import Inventory
+from plugin.core.inventory.model import Inventory, MigDevice
 from plugin.core.inventory.samples import Samples
 from plugin.core.partition.comparison import Exported, differences, document, export
 from plugin.core.partition.configuration import Configuration, Resolved, choose, resolve
@@ -117,6 +117,9 @@ def plan(at: Source, name: str, file: str, policy: str, output: str) -> int:
     seen, wanted = _wanted(at, name, file)
     pods, note = _pods(at.settings) if at.pods else ({}, [])
     in_use = _in_use(seen.samples, pods)
+    unknown = sum(each.uuid not in in_use and not _counted(seen, each) for each in _devices(seen))
+    if unknown:
+        note.append(f"whether processes run is not known of {unknown} devices")
     made = plan_node(seen.inventory, seen.offers, wanted, in_use, Policy(policy))
     _notes([*seen.notes, *note, *wanted.warnings])
     if output == "json":
@@ -190,6 +193,15 @@ def _in_use(samples: Samples, pods: InUse) -> InUse:
             plural = "es" if sample.processes > 1 else ""
             found[uuid] = (Occupant(f"{sample.processes} process{plural}"),)
     return found
+
+
+def _devices(seen: Seen) -> list[MigDevice]:
+    return [device for gpu in seen.inventory.gpus for device in gpu.mig_devices]
+
+
+def _counted(seen: Seen, device: MigDevice) -> bool:
+    sample = seen.samples.devices.get(device.uuid)
+    return sample is not None and sample.processes is not None
 
 
 def _pods(settings: Settings) -> tuple[InUse, list[str]]:

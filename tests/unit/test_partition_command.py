@@ -17,6 +17,8 @@ from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.errors import ConfigError, DriverCallFailed
+from plugin.sim.hardware.calls import Fail
+from plugin.sim.hardware.codes import Code
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.simulation import simulate
 from tests.partitioning import offers_of
@@ -230,6 +232,13 @@ async def test_pods_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path
     out = capsys.readouterr().out
     assert "GPU 0  evicts pods, then changes: 1 × 7g.40gb" in out
     assert f"GPU 0 waits for 0:0 ({held}), held by ml/one" in out
+
+
+def test_processes_that_are_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    node = parse_node("1xa100-40gb:all-3g.20gb")
+    node.calls.inject("nvmlDeviceGetComputeRunningProcesses_v3", Fail(Code.UNKNOWN))
+    assert run_plan(node, "all-3g.20gb") == 0
+    assert "whether processes run is not known of 2 devices" in capsys.readouterr().err
 
 
 def test_pods_that_are_not_known(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

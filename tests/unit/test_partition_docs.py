@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,8 +14,8 @@ from plugin.cli import _parser
 from plugin.commands import partition
 from plugin.config.mig_configs import parse, read
 from plugin.core.partition.configuration import choose, resolve
-from plugin.core.partition.node import Policy, plan_node
-from plugin.core.partition.steps import Occupant
+from plugin.core.partition.node import Action, Policy, plan_node
+from plugin.core.partition.steps import Occupant, RefusalCode
 from plugin.core.partition.usual import usual
 from plugin.errors import ConfigError
 from plugin.sim.hardware.engine import parse_node
@@ -60,6 +61,35 @@ def test_the_example_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError) as refused:
         read(Path("config.yaml"))
     assert f"\nmig-device-plugin: {refused.value}\n" in TEXT
+
+
+def test_the_command_line_has_every_policy() -> None:
+    for policy in Policy:
+        command = ["partition", "plan", "--partition-in-use", policy.value]
+        assert _parser(command).parse_args(command).partition_in_use == policy.value
+
+
+def test_every_field_action_and_code_of_the_json_form_is_documented(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    json_part = TEXT.partition("## JSON")[2]
+    documented = set(re.findall(r"`([\w-]+)`", json_part))
+    node = parse_node("2xa100-40gb:0=1g.5gb*7;1=off")
+    node.use(next(iter(node.gpu(0).devices())).ci.uuid, 7)
+    partition.plan(at(node), "all-2g.10gb", "", "wait", "json")
+    assert _keys(json.loads(capsys.readouterr().out)) <= documented | {"1g.5gb", "2g.10gb"}
+    assert {each.value for each in (*Action, *RefusalCode)} <= documented
+
+
+def _keys(value: object) -> set[str]:
+    """Names of fields, but for the operands of steps."""
+    if isinstance(value, list):
+        return set().union(*map(_keys, value))
+    if not isinstance(value, dict):
+        return set()
+    if "step" in value:
+        return {"step", value["step"]}
+    return set(value).union(*map(_keys, value.values()))
 
 
 def test_every_policy_has_a_row() -> None:

@@ -304,7 +304,7 @@ def test_a_card_without_mig() -> None:
         ({"mig_unknown": Unknown("reading its MIG mode")}, "reading its MIG mode"),
         ({"uncounted": Unknown("counting MIG devices")}, "counting MIG devices"),
         ({"unreadable": {3: "MIG device 3: lost"}}, "MIG device 3: lost"),
-        ({"instances": None}, "which GPU instances there are"),
+        ({"instances": None}, "which GPU instances there are is not known"),
         ({"instances": ()}, "MIG-1-0 is in GPU instance 1, which the driver does not list"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -123,6 +124,27 @@ def test_gpus_that_the_configuration_does_not_name_have_no_decision() -> None:
     assert [d.gpu.index for d in node_plan(node, "all-1g.5gb", {}, Policy.WAIT).decisions] == [0, 1]
     made = node_plan(node, "all-disabled", {}, Policy.WAIT)
     assert actions(made) == ["nothing"] * 4
+
+
+def apply(node: SimNode, name: str) -> tuple[int, int, dict[str, int]]:
+    """Devices that stayed and that are new, and all devices by profile then."""
+    before = {device.uuid for gpu in inventory(node).gpus for device in gpu.mig_devices}
+    for decision in node_plan(node, name, {}, Policy.WAIT).decisions:
+        assert decision.plan is not None
+        carry_out(node, decision.gpu.index, decision.plan)
+    after = [device for gpu in inventory(node).gpus for device in gpu.mig_devices]
+    stayed = sum(device.uuid in before for device in after)
+    return stayed, len(after) - stayed, Counter(device.profile for device in after)
+
+
+def test_the_walk_through_the_usual_configurations_of_a_p4d() -> None:
+    node = parse_node("p4d.24xlarge")
+    assert apply(node, "all-1g.5gb") == (0, 56, {"1g.5gb": 56})
+    balanced = {"1g.5gb": 16, "2g.10gb": 8, "3g.20gb": 8}
+    assert apply(node, "all-balanced") == (16, 16, balanced)
+    assert apply(node, "all-3g.20gb") == (8, 8, {"3g.20gb": 16})
+    assert apply(node, "all-2g.10gb") == (0, 24, {"2g.10gb": 24})
+    assert apply(node, "all-disabled") == (0, 0, {})
 
 
 # Which GPUs a configuration names

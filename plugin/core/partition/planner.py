@@ -80,9 +80,7 @@ def _unplannable(gpu: Gpu, offers: Sequence[ProfileOffer], wanted: Wanted) -> Re
 def _stray(gpu: Gpu) -> str | None:
     """Why the GPU instances are not known."""
     if gpu.instances is None:
-        return (
-            "the driver does not say which GPU instances there are, which takes a right of its own"
-        )
+        return "which GPU instances there are is not known: that takes the right to monitor them"
     known = {each.id for each in gpu.instances}
     stray = next((device for device in gpu.mig_devices if device.gi not in known), None)
     if stray is None:
