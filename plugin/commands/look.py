@@ -29,13 +29,25 @@ def look(
     Raises :class:`DriverUnavailable`, which names the call when the driver as a whole hangs or
     takes longer than `limit`.
     """
+    return look_and(driver, lambda _: None, limit=limit, deadlines=deadlines)[0]
 
-    async def scan(worker: DriverWorker) -> Inventory:
+
+def look_and(
+    driver: Driver,
+    then: Callable[[Inventory], T],
+    *,
+    limit: float = LIMIT_SECONDS,
+    deadlines: Deadlines | None = None,
+) -> tuple[Inventory, T]:
+    """As :func:`look`, with the answer of `then`, which asks the open driver for more."""
+
+    async def scan(worker: DriverWorker) -> tuple[Inventory, T]:
         await worker.call(driver.open)
         inventory = await worker.call(driver.scan)
+        more = await worker.call(lambda: then(inventory))
         if not driver.hangs.open:
             await worker.call(driver.close)
-        return inventory
+        return inventory, more
 
     return asyncio.run(_within(limit, DriverWorker(driver.hangs, deadlines), scan))
 

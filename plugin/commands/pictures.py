@@ -9,8 +9,17 @@ from rich.text import Text
 from plugin.core.inventory.model import Gpu, MigDevice
 
 #: Width of one memory slice with its right border: fits the longest common one-slice profile.
-_SLICE = 9
+SLICE = 9
 _BUSY, _FREE, _UNHEALTHY = "black on green3", "black on grey70", "white on red3"
+#: By the sign that stands for the colour on terminals without colours.
+STYLES = {
+    " ": _FREE,
+    "*": _BUSY,
+    "!": _UNHEALTHY,
+    "-": "black on light_salmon1",
+    "+": "black on sky_blue1",
+    "~": "black on khaki1",
+}
 
 
 def draw(gpu: Gpu, holders: Mapping[str, str], unhealthy: Mapping[str, str] | None = None) -> Text:
@@ -20,7 +29,7 @@ def draw(gpu: Gpu, holders: Mapping[str, str], unhealthy: Mapping[str, str] | No
     line = Text(f"  GPU {gpu.index}  |")
     slices = max(gpu.memory_slices, 1)
     if not gpu.mig_devices:
-        width = 8 * _SLICE - 1
+        width = 8 * SLICE - 1
         _block(
             line,
             f"{gpu.product}, {'MIG on, empty' if gpu.mig_enabled else 'MIG off'}",
@@ -35,7 +44,7 @@ def draw(gpu: Gpu, holders: Mapping[str, str], unhealthy: Mapping[str, str] | No
         )
         _gap(line, start - position)
         bad = unhealthy is not None and device.uuid in unhealthy
-        _block(line, device.profile, size * _SLICE - 1, device.uuid in holders, bad=bad)
+        _block(line, device.profile, size * SLICE - 1, device.uuid in holders, bad=bad)
         position = start + size
     _gap(line, slices - position)
     return line
@@ -43,7 +52,7 @@ def draw(gpu: Gpu, holders: Mapping[str, str], unhealthy: Mapping[str, str] | No
 
 def _gap(line: Text, slices: int) -> None:
     if slices > 0:
-        line.append("·" * (slices * _SLICE - 1), style="dim")
+        line.append("·" * (slices * SLICE - 1), style="dim")
         line.append("|")
 
 

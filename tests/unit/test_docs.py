@@ -125,6 +125,8 @@ _PLACEHOLDERS = {
     "XID": "79",
     "ACTION": "reset",
     "GEOMETRY": "all-1g.5gb",
+    "NAME": "all-balanced",
+    "FILE": "config.yaml",
     "NODE:GEOMETRY": "p4d.24xlarge:all-1g.5gb",
 }
 

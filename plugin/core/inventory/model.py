@@ -31,6 +31,9 @@ class Placement:
     def overlaps(self, other: Placement) -> bool:
         return self.start < other.end and other.start < self.end
 
+    def __str__(self) -> str:
+        return f"{self.start}:{self.size}"
+
 
 @dataclass(frozen=True, slots=True)
 class Engines:
@@ -82,7 +85,8 @@ class MigDevice:
 
     ``index`` is NVML's MIG index on the GPU. ``profile`` is the field's name (``1g.5gb``,
     ``1c.3g.20gb``, ``1g.10gb+me``), empty when it could not be read. ``memory_mib`` is in MiB.
-    ``device_nodes`` are those a container needs, as absolute paths below the device root
+    ``ci_start`` is its first compute slice within the GPU instance, ``None`` where the driver does
+    not say. ``device_nodes`` are those a container needs, as absolute paths below the device root
     (``/dev/nvidia0``, ``/dev/nvidia-caps/nvidia-cap12``); ``missing_device_nodes`` names files
     that should be there and are not. ``error`` is what the driver said when the device could not be
     read.
@@ -99,6 +103,7 @@ class MigDevice:
     multiprocessors: int = 0
     gi_slices: int = 0
     ci_slices: int = 0
+    ci_start: int | None = None
     engines: Engines = Engines()
     placement: Placement | None = None
     device_nodes: tuple[str, ...] = ()

@@ -1,0 +1,232 @@
+"""``partition``: what a MIG configuration would change, whether it is applied, and the present one
+as a file. Read-only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, cast
+
+import yaml
+
+from plugin.app import build_driver
+from plugin.commands import partition_pictures as pictures
+from plugin.commands.look import look, look_and
+from plugin.commands.terminal import console
+from plugin.config import mig_configs
+from plugin.control.client import ask
+from plugin.core.advertise.listed import device_uuid
+from plugin.core.holders import Holdings
+from plugin.core.inventory.geometry import ProfileOffer
+from plugin.core.inventory.model import Inventory, MigDevice
+from plugin.core.inventory.samples import Samples
+from plugin.core.partition.comparison import Exported, differences, document, export
+from plugin.core.partition.configuration import Configuration, Resolved, choose, resolve
+from plugin.core.partition.node import Action, NodePlan, Policy, plan_node
+from plugin.core.partition.planner import InUse
+from plugin.core.partition.steps import Occupant
+from plugin.core.partition.usual import Offers, configurations
+from plugin.core.settings import Settings
+from plugin.driver.base import Driver
+from plugin.errors import ConfigError, DriverCallFailed, KubeletError, NotRunning
+
+#: Exit statuses: done as asked, or not.
+YES, NO = 0, 1
+
+
+class Offering(Protocol):
+    """A driver that says what its cards can be partitioned into."""
+
+    def profiles(self, gpu_uuid: str) -> tuple[ProfileOffer, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look at the node. ``notes`` say what could not be found out."""
+
+    inventory: Inventory
+    offers: Offers
+    samples: Samples
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The node to look at. ``pods``: whether kubelet here knows its pods."""
+
+    settings: Settings
+    driver: Callable[[], Driver]
+    pods: bool = True
+
+
+def source(settings: Settings, *, simulate: bool) -> Source:
+    """With `simulate`, the node that the command line names, which has no pods. The simulated node
+    of a running daemon is as its state shows it, without its processes.
+    """
+    status = None if simulate or not settings.simulate else _status(settings)
+    if status is None:
+        pods = not settings.simulate
+        return Source(settings, lambda: build_driver(settings)[0], pods)
+
+    def as_recorded() -> Driver:
+        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as recording:
+            json.dump(status, recording)
+            recording.flush()
+            return build_driver(replace(settings, simulate=recording.name))[0]
+
+    return Source(settings, as_recorded)
+
+
+def _status(settings: Settings) -> object:
+    if not settings.control_socket:
+        return None
+    try:
+        return ask(settings.control_socket, "status")
+    except NotRunning:
+        return None
+
+
+def see(driver: Driver) -> Seen:
+    """Raises :class:`~plugin.errors.DriverUnavailable`."""
+    offering = cast(Offering, driver)
+
+    def ask(inventory: Inventory) -> tuple[Offers, Samples, list[str]]:
+        offers: dict[str, Sequence[ProfileOffer]] = {}
+        notes: list[str] = []
+        for gpu in inventory.gpus:
+            if gpu.mig is None and gpu.mig_certain:
+                continue
+            try:
+                offers[gpu.uuid] = offering.profiles(gpu.uuid)
+            except DriverCallFailed as error:
+                notes.append(f"GPU {gpu.index}: {error}")
+        return offers, driver.sample(), notes
+
+    inventory, (offers, samples, notes) = look_and(driver, ask)
+    return Seen(inventory, offers, samples, tuple(notes))
+
+
+def plan(at: Source, name: str, file: str, policy: str, output: str) -> int:
+    """Show what would be done; exit status 1 when something is refused."""
+    seen, wanted = _wanted(at, name, file)
+    pods, note = _pods(at.settings) if at.pods else ({}, [])
+    in_use = _in_use(seen.samples, pods)
+    unknown = sum(each.uuid not in in_use and not _counted(seen, each) for each in _devices(seen))
+    if unknown:
+        note.append(f"whether processes run is not known of {unknown} devices")
+    made = plan_node(seen.inventory, seen.offers, wanted, in_use, Policy(policy))
+    _notes([*seen.notes, *note, *wanted.warnings])
+    if output == "json":
+        _print_json(pictures.document(made, in_use))
+    else:
+        show(made, in_use)
+    return NO if made.of(Action.REFUSED) else YES
+
+
+def show(made: NodePlan, in_use: InUse) -> None:
+    out = console()
+    for decision in made.decisions:
+        for line in pictures.draw(decision, in_use):
+            out.print(line)
+    out.print(pictures.LEGEND if made.decisions else f"{made.name} names no GPU of this node")
+
+
+def check(at: Source, name: str, file: str, output: str) -> int:
+    """``assert``: exit status 0 when every GPU that the configuration names is as it says."""
+    seen, wanted = _wanted(at, name, file)
+    found = differences(seen.inventory, wanted)
+    _notes([*seen.notes, *wanted.warnings])
+    if output == "json":
+        by_index = {str(index): difference for index, difference in found.items()}
+        _print_json({"configuration": wanted.name, "applied": not found, "differences": by_index})
+    elif found:
+        for index, difference in found.items():
+            print(f"GPU {index}: {difference}")
+    else:
+        print(f"{wanted.name} is applied on {len(wanted.wanted)} GPUs")
+    return NO if found else YES
+
+
+def show_current(at: Source, output: str) -> int:
+    """``export``: exit status 1 when a GPU is missing in it."""
+    made: Exported = export(look(at.driver()))
+    _notes(made.losses)
+    current = document([made.configuration])
+    if output == "json":
+        _print_json(current)
+    else:
+        print(yaml.safe_dump(current, sort_keys=False, default_flow_style=None), end="")
+    return YES if made.complete else NO
+
+
+def _wanted(at: Source, name: str, file: str) -> tuple[Seen, Resolved]:
+    of_file = mig_configs.read(Path(file)) if file else {}  # its errors come before the driver's
+    seen = see(at.driver())
+    every = configurations(seen.inventory, seen.offers, of_file)
+    return seen, resolve(_chosen(name, of_file, every), seen.inventory)
+
+
+def _chosen(
+    name: str, of_file: Mapping[str, Configuration], every: Mapping[str, Configuration]
+) -> Configuration:
+    """The one that is named; without a name, the file's only one."""
+    if name:
+        return choose(name, every)
+    if len(of_file) == 1:
+        return next(iter(of_file.values()))
+    raise ConfigError(
+        "-c is missing: name a MIG configuration", f"the choices are {', '.join(every)}"
+    )
+
+
+def _in_use(samples: Samples, pods: InUse) -> InUse:
+    """Pods by name; processes where no pod is known that they could be of."""
+    found = dict(pods)
+    for uuid, sample in samples.devices.items():
+        if sample.processes and uuid not in found:
+            plural = "es" if sample.processes > 1 else ""
+            found[uuid] = (Occupant(f"{sample.processes} process{plural}"),)
+    return found
+
+
+def _devices(seen: Seen) -> list[MigDevice]:
+    return [device for gpu in seen.inventory.gpus for device in gpu.mig_devices]
+
+
+def _counted(seen: Seen, device: MigDevice) -> bool:
+    sample = seen.samples.devices.get(device.uuid)
+    return sample is not None and sample.processes is not None
+
+
+def _pods(settings: Settings) -> tuple[InUse, list[str]]:
+    """Pods that hold devices, as kubelet lists them; and why that is not known."""
+    socket = settings.pod_resources_socket
+    if not socket or not Path(socket).exists():
+        return {}, []
+    # gRPC takes longer to load than everything else here.
+    from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
+
+    try:
+        answer = asyncio.run(Observer.of(settings).ask(Holdings()))
+    except KubeletError as error:
+        return {}, [f"which pods hold devices is not known: {error}"]
+    held: dict[str, set[Occupant]] = {}
+    for listed, holders in answer.holders.items():
+        names = {Occupant(f"{each.namespace}/{each.pod}", pod=True) for each in holders}
+        held.setdefault(device_uuid(listed), set()).update(names)
+    return {uuid: tuple(sorted(names)) for uuid, names in held.items()}, []
+
+
+def _notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"mig-device-plugin: {note}", file=sys.stderr)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

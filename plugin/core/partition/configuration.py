@@ -1,0 +1,120 @@
+"""Wanted geometries: of one GPU, and as the entries of a named configuration for a whole node."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.inventory.profiles import Profile
+from plugin.core.quote import quote
+from plugin.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """MIG mode and MIG devices of one GPU: ``devices`` are (profile, count), sorted."""
+
+    mig: bool
+    devices: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, devices: Mapping[str, int]) -> Wanted:
+        """MIG mode on, with these devices."""
+        return cls(mig=True, devices=tuple(sorted((k, n) for k, n in devices.items() if n)))
+
+    def __str__(self) -> str:
+        if not self.mig:
+            return "MIG off"
+        return " + ".join(f"{count} × {name}" for name, count in self.devices) or "MIG on, empty"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a configuration. ``devices`` are indices of GPUs, ``None`` all; ``filters`` are
+    PCI device ids as NVML has them (device and vendor), empty for any.
+    """
+
+    wanted: Wanted
+    devices: tuple[int, ...] | None = None
+    filters: frozenset[int] = frozenset()
+
+    def names(self, gpu: Gpu) -> bool:
+        """Whether it is about this GPU. All GPUs are those that can have MIG, where it is to be
+        on.
+        """
+        if self.filters and gpu.pci_device_id not in self.filters:
+            return False
+        if self.devices is not None:
+            return gpu.index in self.devices
+        return not self.wanted.mig or gpu.mig is not None or not gpu.mig_certain
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    name: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a configuration wants on this node, by GPU UUID. GPUs that are not in it stay as they
+    are.
+    """
+
+    name: str
+    wanted: Mapping[str, Wanted]
+    warnings: tuple[str, ...] = ()
+
+
+def resolve(configuration: Configuration, inventory: Inventory) -> Resolved:
+    """Of several entries that name a GPU, the last one counts."""
+    wanted: dict[str, Wanted] = {}
+    warnings: list[str] = []
+    indices = {gpu.index for gpu in inventory.gpus}
+    for number, entry in enumerate(configuration.entries):
+        absent = sorted(set(entry.devices or ()) - indices)
+        if absent:
+            named = ", ".join(map(str, absent))
+            warnings.append(
+                f"{configuration.name}[{number}] names GPU {named}, which this node does not have"
+            )
+        for gpu in inventory.gpus:
+            if entry.filters and not gpu.pci_device_id:
+                warnings.append(
+                    f"{configuration.name}[{number}] does not name GPU {gpu.index}: it has a "
+                    "device-filter, and the driver does not say which device the GPU is"
+                )
+            elif entry.names(gpu):
+                if wanted.get(gpu.uuid, entry.wanted) != entry.wanted:
+                    warnings.append(
+                        f"{configuration.name}[{number}] names GPU {gpu.index} once more, "
+                        "differently; the last entry counts"
+                    )
+                wanted[gpu.uuid] = entry.wanted
+    return Resolved(configuration.name, wanted, tuple(warnings))
+
+
+def choose(name: str, configurations: Mapping[str, Configuration]) -> Configuration:
+    """Raises :class:`~plugin.errors.ConfigError` with the choices."""
+    found = configurations.get(name)
+    if found is None:
+        close = difflib.get_close_matches(name[:64], configurations, n=1)
+        choices = f"choices are {', '.join(sorted(configurations))}"
+        raise ConfigError(
+            f"no MIG configuration {quote(name)} on this node",
+            f"did you mean {close[0]}? The {choices}" if close else f"the {choices}",
+        )
+    return found
+
+
+def canonical(name: str) -> str:
+    """The profile of this name as the driver writes it: ``1g.10gb.me`` is ``1g.10gb+me``,
+    ``3c.3g.20gb`` is ``3g.20gb``. Empty for what is no profile name.
+    """
+    head, unit, attributes = name.partition("gb")
+    if attributes.startswith("."):
+        name = f"{head}{unit}+{attributes[1:]}"
+    parsed = Profile.parse(name)
+    return "" if parsed is None or not 0 < parsed.ci_slices <= parsed.gi_slices else str(parsed)

@@ -1,0 +1,137 @@
+"""The plan for a node: which GPUs change now, which wait for whom, and which are refused."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.partition.configuration import Resolved, Wanted
+from plugin.core.partition.planner import InUse, plan_gpu
+from plugin.core.partition.steps import (
+    MISFITS,
+    Blocker,
+    Outcome,
+    Plan,
+    RefusalCode,
+    ResetNeeded,
+)
+from plugin.core.partition.usual import Offers
+
+
+class Policy(enum.StrEnum):
+    """What to do about devices in the way that are in use."""
+
+    WAIT = "wait"  # change the other GPUs now, and each GPU in use when it is free
+    EVICT = "evict"  # as wait, and evict the pods that hold them
+    REFUSE = "refuse"  # change nothing on any GPU
+    FORCE = "force"  # destroy them under their users
+
+
+class Action(enum.StrEnum):
+    """What happens to a GPU now."""
+
+    NOTHING = "nothing"  # it is as wanted
+    CHANGE = "change"
+    WAIT = "wait"  # for its blockers
+    EVICT = "evict"  # some of its blockers, and wait for them
+    RESET = "reset"  # MIG mode waits for a reset
+    HELD = "held"  # it could change, and another GPU keeps the node from it
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``plan`` is what is done now, or later for ``wait``, ``evict`` and ``held``."""
+
+    gpu: Gpu
+    wanted: Wanted
+    action: Action
+    plan: Plan | None = None
+    blockers: tuple[Blocker, ...] = ()
+    code: RefusalCode | None = None
+    text: str = ""
+
+    @property
+    def evictable(self) -> tuple[str, ...]:
+        """Pods whose eviction frees what is in the way, by name."""
+        pods = {each.name for at in self.blockers for each in at.holders if each.pod}
+        return tuple(sorted(pods))
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """Decisions in the order of the GPUs; GPUs that the configuration does not name have none."""
+
+    name: str
+    policy: Policy
+    decisions: tuple[Decision, ...]
+    warnings: tuple[str, ...] = ()
+
+    def of(self, *actions: Action) -> tuple[Decision, ...]:
+        return tuple(each for each in self.decisions if each.action in actions)
+
+    @property
+    def applied(self) -> bool:
+        """Nothing is left to do."""
+        return len(self.of(Action.NOTHING)) == len(self.decisions)
+
+    @property
+    def leaving(self) -> frozenset[str]:
+        """UUIDs of devices that no pod may get any more: their GPU changes now or when it is
+        free.
+        """
+        going = self.of(Action.CHANGE, Action.WAIT, Action.EVICT)
+        return frozenset(uuid for each in going if each.plan for uuid in each.plan.leaving)
+
+
+def plan_node(
+    inventory: Inventory, offers: Offers, wanted: Resolved, in_use: InUse, policy: Policy
+) -> NodePlan:
+    """A configuration that does not suit one of its GPUs changes nothing on any: waiting would not
+    help. A GPU that cannot be read is refused alone, except under ``refuse``.
+    """
+    decisions = tuple(
+        _decide(gpu, wanted.wanted[gpu.uuid], offers, in_use, policy)
+        for gpu in inventory.gpus
+        if gpu.uuid in wanted.wanted
+    )
+    spoiling = [each for each in decisions if _spoils(each, policy)]
+    if spoiling:
+        decisions = tuple(_held(each, spoiling) for each in decisions)
+    return NodePlan(wanted.name, policy, decisions, wanted.warnings)
+
+
+def _decide(gpu: Gpu, wanted: Wanted, offers: Offers, in_use: InUse, policy: Policy) -> Decision:
+    outcome: Outcome = plan_gpu(gpu, offers.get(gpu.uuid, ()), wanted, in_use)
+    if isinstance(outcome, ResetNeeded):
+        return Decision(gpu, wanted, Action.RESET, text=f"GPU {gpu.index}: {outcome.text}")
+    if isinstance(outcome, Plan):
+        action = Action.CHANGE if outcome.steps else Action.NOTHING
+        return Decision(gpu, wanted, action, outcome)
+    decision = Decision(
+        gpu, wanted, Action.REFUSED, outcome.after, outcome.blockers, outcome.code, outcome.text
+    )
+    if outcome.code is not RefusalCode.IN_USE or policy is Policy.REFUSE:
+        return decision
+    if policy is Policy.FORCE:
+        return replace(decision, action=Action.CHANGE)
+    if policy is Policy.EVICT and decision.evictable:
+        return replace(decision, action=Action.EVICT)
+    return replace(decision, action=Action.WAIT)
+
+
+def _spoils(decision: Decision, policy: Policy) -> bool:
+    """Whether this GPU keeps every other one from changing."""
+    if decision.code in MISFITS:
+        return True
+    return policy is Policy.REFUSE and decision.action in {Action.REFUSED, Action.RESET}
+
+
+def _held(decision: Decision, spoiling: Iterable[Decision]) -> Decision:
+    if decision.action in {Action.NOTHING, Action.REFUSED, Action.RESET}:
+        return decision
+    others = ", ".join(str(each.gpu.index) for each in spoiling)
+    text = f"GPU {decision.gpu.index} stays as it is because of GPU {others}"
+    return replace(decision, action=Action.HELD, text=text)
