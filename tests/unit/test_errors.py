@@ -24,6 +24,7 @@ from plugin.errors import (
     PluginError,
     RequestError,
     SimulationError,
+    SpecificationError,
     TargetError,
     UnknownDevice,
 )
@@ -35,7 +36,10 @@ from plugin.errors import (
         (Exception, {PluginError}),
         (
             PluginError,
-            {ConfigError, SimulationError, DriverError, RequestError, ControlError, KubeletError},
+            {
+                *(ConfigError, SimulationError, DriverError, RequestError, ControlError),
+                *(KubeletError, SpecificationError),
+            },
         ),
         (DriverError, {DriverUnavailable, DriverReplaced, DriverOutOfReach, DriverCallFailed}),
         (DriverUnavailable, {DriverMismatch, DriverStale}),
