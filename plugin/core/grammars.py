@@ -171,9 +171,7 @@ def _annotation_prefix(value: object) -> str:
     return value
 
 
-ANNOTATION_PREFIX = Grammar(
-    _annotation_prefix, "a DNS name and a slash: cdi.k8s.io/", "PREFIX"
-)
+ANNOTATION_PREFIX = Grammar(_annotation_prefix, "a DNS name and a slash: cdi.k8s.io/", "PREFIX")
 NODE_NAME = Grammar(
     _node_name,
     "a node's name: a-z and 0-9 with '-' and '.' between them (RFC 1123)",
