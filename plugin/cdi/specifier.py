@@ -62,13 +62,19 @@ class Specifier:
 
     async def __call__(self, inventory: Inventory, settings: Settings) -> Specified:
         """What is on disk afterwards; never raises."""
-        if self._running is not None and not self._running.done():
+        # One that was given up may be writing yet.
+        if self._running is not None and not await self._ends(self._running):
             return self._hangs(inventory, settings)
         self._running = asyncio.create_task(
             asyncio.to_thread(self.bring_up_to_date, inventory, settings)
         )
-        done, _ = await asyncio.wait({self._running}, timeout=self._longest_seconds)
-        return self._running.result() if done else self._hangs(inventory, settings)
+        if not await self._ends(self._running):
+            return self._hangs(inventory, settings)
+        return self._running.result()
+
+    async def _ends(self, running: asyncio.Task[Specified]) -> bool:
+        done, _ = await asyncio.wait({running}, timeout=self._longest_seconds)
+        return bool(done)
 
     def bring_up_to_date(self, inventory: Inventory, settings: Settings) -> Specified:
         """The same, blocking."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ _LOAD, _DYNAMIC_SEGMENT = 1, 2
 _NULL, _STRINGS, _SONAME = 0, 5, 14
 #: Far above what libraries have.
 _MOST_SEGMENTS, _MOST_DYNAMIC, _MOST_NAME = 256, 65_536, 256
+_NAME = re.compile(rb"lib[A-Za-z0-9_.+-]{1,200}")
 
 
 class SharedObject(NamedTuple):
@@ -29,7 +31,7 @@ def read(path: Path) -> SharedObject | None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     try:
         return _read(descriptor)
-    except (struct.error, UnicodeDecodeError, OverflowError):
+    except (struct.error, OverflowError):
         return None  # shorter than its headers say, or of another form
     finally:
         os.close(descriptor)
@@ -59,5 +61,7 @@ def _read(descriptor: int) -> SharedObject | None:
         if row[0] == _LOAD and address <= found[_STRINGS] < address + length:
             at = offset + found[_STRINGS] - address + found[_SONAME]
             name, _, _ = os.pread(descriptor, _MOST_NAME, at).partition(b"\0")
-            return SharedObject(name.decode("ascii"), _MACHINES[machine]) if name else None
+            # It becomes a file's name in containers.
+            known = _NAME.fullmatch(name)
+            return SharedObject(name.decode("ascii"), _MACHINES[machine]) if known else None
     return None
