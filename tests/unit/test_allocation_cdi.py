@@ -98,10 +98,12 @@ def test_replicas_of_one_device_are_that_device_once() -> None:
 
 
 def test_resources_of_one_container_have_annotations_under_keys_of_their_own() -> None:
-    by_annotation = {"device_list_strategy": (ANNOTATIONS,), "cdi_annotation_prefix": "a.b/"}
-    found = (
-        one(ONE, A, **by_annotation).annotations | one(GPU, "GPU-1", **by_annotation).annotations
-    )
+    def annotations(resource: str, device: str) -> dict[str, str]:
+        lists = (ANNOTATIONS,)
+        found = one(resource, device, device_list_strategy=lists, cdi_annotation_prefix="a.b/")
+        return dict(found.annotations)
+
+    found = annotations(ONE, A) | annotations(GPU, "GPU-1")
     assert found == {
         "a.b/nvidia-device-plugin_MIG-0-7-0": CDI_NAMES[0],
         "a.b/nvidia-device-plugin_GPU-1": "nvidia.com/gpu=GPU-1",

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import jsonschema
 import pytest
 import yaml
 
@@ -25,7 +24,7 @@ from plugin.core.settings import CdiVendor, DeviceListStrategy, Settings
 from plugin.sim.driver_files import SimInstallation
 
 from .builders import gpu, mig_gpu, node
-from .test_cdi_specification import SCHEMA
+from .test_cdi_specification import VALIDATOR
 
 SETTINGS = Settings(device_list_strategy=(DeviceListStrategy.CDI_CRI,))
 MIG, GPU = "nvidia.com/mig", "nvidia.com/gpu"
@@ -44,7 +43,7 @@ def write(folder: Path, inventory: Inventory, settings: Settings = SETTINGS) -> 
 
 def names(folder: Path, kind: str = MIG) -> set[str]:
     document = yaml.safe_load((folder / file_name(kind)).read_text())
-    jsonschema.validate(document, SCHEMA)
+    VALIDATOR.validate(document)
     return {device["name"] for device in document["devices"]}
 
 

@@ -30,9 +30,8 @@ from plugin.core.settings import CdiVendor, DeviceIdStrategy, MigStrategy, Setti
 
 from .builders import CONTROL, gpu, mig_device, mig_gpu, node
 
-SCHEMA = json.loads(
-    (Path(__file__).resolve().parents[2] / "plugin/cdi/schema.json").read_text(encoding="utf-8")
-)
+SCHEMA = Path(__file__).resolve().parents[2] / "plugin/cdi/schema.json"
+VALIDATOR = jsonschema.Draft7Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
 FOLDER = "/usr/lib/x86_64-linux-gnu"
 FILES = DriverFiles(
     "/",
@@ -234,7 +233,7 @@ def test_runtimes_since_containerd_1_7_can_read_what_is_made(
     settings: Settings, dev_root: str, hook: str
 ) -> None:
     for kind, document in made(NODE, settings, replace(FILES, hook=hook), dev_root).items():
-        jsonschema.validate(document, SCHEMA)
+        VALIDATOR.validate(document)
         assert document["cdiVersion"] == needed_version(document) == "0.5.0"
         assert document["kind"] == kind
 
@@ -249,7 +248,7 @@ def test_every_device_is_found_by_each_of_its_names_and_has_no_node_of_another(
     inventory = node(*(mig_gpu(n, *each) if each else gpu(n) for n, each in enumerate(profiles)))
     found = made(inventory, settings)
     for document in found.values():
-        jsonschema.validate(document, SCHEMA)
+        VALIDATOR.validate(document)
         names = [device["name"] for device in document["devices"]]
         assert len(names) == len(set(names))
     for device in inventory.devices():
