@@ -34,7 +34,7 @@ def installations(settings: Settings, inventory: Inventory) -> Sequence[Installa
     if settings.simulate:
         from plugin.sim.driver_files import SimInstallation  # noqa: PLC0415 — for a simulation only
 
-        return (SimInstallation(inventory.driver_version),)
+        return (SimInstallation(inventory.driver_version, settings.driver_root),)
     from plugin.driver.installation import Disk  # noqa: PLC0415 — not needed without CDI
 
     # The first is the driver root where it is mounted in our container, the second is the same root

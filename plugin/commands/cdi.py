@@ -140,7 +140,11 @@ def _exists(settings: Settings) -> Callable[[str], bool]:
             *(node for device in inventory.devices() for node in device.device_nodes),
         }
         (installation,) = specification.installations(settings, inventory)
-        return lambda path: path in nodes or installation.real(path) is not None
+        dev, driver = settings.host_dev_root.rstrip("/"), settings.driver_root.rstrip("/")
+        return lambda path: (
+            path.removeprefix(dev) in nodes
+            or installation.real(path.removeprefix(driver)) is not None
+        )
     mounted, root = settings.container_driver_root, settings.driver_root.rstrip("/")
     return lambda path: (
         os.path.exists(path)  # noqa: PTH110 — false also where we may not look

@@ -37,9 +37,8 @@ _PROGRAM_NAMES = (
 class SimInstallation:
     """As a :class:`plugin.driver.installation.Installation`."""
 
-    host_root = "/"
-
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, host_root: str = "/") -> None:
+        self.host_root = host_root
         self._sonames = {
             f"{_LIBRARIES}/{name}.so.{version}": f"{name}.so.{number or version}"
             for name, number in _SONAMES.items()

@@ -19,8 +19,7 @@ from plugin.driver.installation import Disk
 from plugin.driver.shared_object import SharedObject
 from plugin.errors import SpecificationError
 from plugin.sim.driver_files import SimInstallation
-
-from .driver_tree import AARCH64, I386, elf, link, loader_cache, put, recorded_h100
+from tests.driver_tree import AARCH64, I386, elf, link, loader_cache, put, recorded_h100
 
 DEBIAN = "/usr/lib/x86_64-linux-gnu"
 
