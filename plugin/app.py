@@ -358,5 +358,6 @@ async def _follow_configuration(
                 extra={**change._asdict(), "fix": "restart the daemon, or undo the change"},
             )
         log.info("configuration read again")
+        await writer.specify(settings)
         writer.reconfigure(settings)
         writer.rescan()

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
@@ -168,10 +169,13 @@ class Writer:
             await self._open()
             return await self._worker.call(self._driver.scan, scans.sought(self._state))
 
-    async def specify(self) -> None:
-        """Bring the CDI specification up to date with the state, if containers use it."""
+    async def specify(self, settings: Settings | None = None) -> None:
+        """Bring the CDI specification up to date, if containers use it. With `settings`: ahead of
+        their :meth:`reconfigure`, which has to follow at once.
+        """
         async with self._gate.passing:
-            specified = await self._gate.specified(self._state.snapshot)
+            now = self._state.snapshot
+            specified = await self._gate.specified(replace(now, settings=settings or now.settings))
             if specified is not None:
                 self._take(steps.specified(self._state, specified))
 

@@ -66,6 +66,9 @@ async def test_a_container_gets_its_device_alone(node_dir: Path, names: DeviceId
         live(node_dir, hardware, settings) as node,
         container_host(node_dir, specifications) as host,
     ):
+        plain = await host.run((), "true")
+        if plain.status:
+            pytest.skip(f"no container starts here: {plain.errors}")
         pod = await node.kubelet.admit(Pod("p", containers={"main": {ONE_SLICE: 1}}))
         container = pod.containers["main"]
         (uuid,) = pod.device_ids

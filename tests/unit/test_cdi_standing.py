@@ -98,6 +98,7 @@ class Disk:
     """A CDI directory that may fail; ``written`` is what is in it."""
 
     written: Mapping[str, Entry] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)  # ids that were listed as unhealthy
     error: str = ""
     attempts: int = 0
     attempted: Pulse = field(default_factory=Pulse)
@@ -114,6 +115,7 @@ class Disk:
 
     def check(self, snapshot: Snapshot) -> None:
         """Nobody may see a device as healthy that is not on disk."""
+        self.seen |= down(steps.State(snapshot)).keys()
         if not snapshot.settings.by_cdi:
             return
         wanted = entries(snapshot.inventory, snapshot.settings)
@@ -224,3 +226,18 @@ async def test_settings_that_come_while_running_are_written_for(tmp_path: Path) 
         live.writer.reconfigure(Settings())
         await live.writer.specify()
         assert live.disk.attempts == attempts
+
+
+@pytest.mark.asyncio
+async def test_settings_that_are_written_for_ahead_take_nothing_out_of_service(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, Settings()) as live:
+        for vendor in (*CdiVendor, *CdiVendor):
+            settings = replace(BY_CDI, cdi_vendor=vendor)
+            await live.writer.specify(settings)
+            live.writer.reconfigure(settings)
+            await asyncio.sleep(0)
+            assert live.snapshot.settings == settings
+        assert live.disk.attempts == 4
+        assert live.disk.seen == set()
