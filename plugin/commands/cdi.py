@@ -11,7 +11,6 @@ from typing import NamedTuple
 from plugin import specification
 from plugin.app import build_driver
 from plugin.cdi.specifier import make_documents
-from plugin.cdi.validation import faults
 from plugin.commands.look import look
 from plugin.config import atomic
 from plugin.core.cdi.names import ALL, file_name
@@ -123,6 +122,7 @@ def _ours(settings: Settings) -> list[Path]:
 
 
 def _faults(path: Path, exists: Callable[[str], bool]) -> list[str]:
+    from plugin.cdi.validation import faults  # noqa: PLC0415 — 70 ms, for this action only
     from plugin.config import document  # noqa: PLC0415 — YAML, see above
 
     try:
