@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plugin.core import state as steps
 from plugin.core.cdi.specification import Entry, entries
@@ -88,6 +90,57 @@ def test_a_device_without_its_nodes_has_one_reason() -> None:
     assert down(state) == {missing.uuid: ("missing-node",), unknown.uuid: ("unspecified",)}
     by_runtime = replace(BY_CDI, pass_device_specs=False)
     assert missing.uuid in down(steps.configured(state, by_runtime).state)
+
+
+_SCANS = st.sampled_from(
+    [
+        NODE,
+        node(mig_gpu(0, "1g.5gb"), gpu(1)),
+        node(mig_gpu(0, "3g.20gb"), mig_gpu(1, "1g.5gb")),
+        node(gpu(0), gpu(1)),
+        node(gpu(0, mig_device(0, 0, index=1), mig_device(0, 2, missing_device_nodes=("/x",)))),
+    ]
+)
+_SETTINGS = st.builds(
+    replace,
+    st.just(BY_CDI),
+    cdi_vendor=st.sampled_from(CdiVendor),
+    device_list_strategy=st.sampled_from(
+        [(DeviceListStrategy.ENVVAR,), *((each,) for each in DeviceListStrategy if each.by_cdi)]
+    ),
+)
+_FAILED = st.sampled_from([{}, {MIG: "no room"}, {GPU: "no room"}])
+_STEPS = st.lists(
+    st.tuples(st.just("scan"), _SCANS)
+    | st.tuples(st.just("settings"), _SETTINGS)
+    | st.tuples(st.just("written"), _FAILED),
+    max_size=12,
+)
+
+
+@given(_STEPS)
+def test_whatever_happens_a_healthy_device_is_on_disk(happened: list[tuple[str, Any]]) -> None:
+    state = scan_ended(steps.initial(BY_CDI, 0.0), NODE, 0.0).state
+    for now, (what, value) in enumerate(happened, 1):
+        snapshot = state.snapshot
+        if what == "scan":
+            state = scan_ended(state, value, float(now)).state
+        elif what == "settings":
+            state = steps.configured(state, value).state
+        else:
+            wanted = entries(snapshot.inventory, snapshot.settings)
+            done = {uuid: each for uuid, each in wanted.items() if each.kind not in value}
+            state = steps.specified(state, Specified(done, value)).state
+        snapshot = state.snapshot
+        if snapshot.settings.by_cdi:
+            wanted = entries(snapshot.inventory, snapshot.settings)
+            for listed in snapshot.advertisement.resources.values():
+                for item in listed:
+                    if item.healthy:
+                        uuid = item.device.uuid
+                        assert snapshot.specified.entries[uuid] == wanted[uuid]
+        if is_current(snapshot.specified, snapshot.inventory, snapshot.settings):
+            assert not any("unspecified" in codes for codes in down(state).values())
 
 
 # ---- the gate
@@ -197,6 +250,7 @@ async def test_new_devices_are_on_disk_before_anybody_sees_them(tmp_path: Path) 
                     await live.writer.store.newer_than(live.snapshot.generation)
             there = {device.uuid for device in live.snapshot.inventory.devices()}
             assert set(live.disk.written) <= there
+        assert live.disk.seen == set()
 
 
 @pytest.mark.asyncio
