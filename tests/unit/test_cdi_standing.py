@@ -151,7 +151,7 @@ class Disk:
     """A CDI directory that may fail; ``written`` is what is in it."""
 
     written: Mapping[str, Entry] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)  # ids that were listed as unhealthy
+    seen: set[str] = field(default_factory=set)  # ids that were listed as not specified
     error: str = ""
     attempts: int = 0
     attempted: Pulse = field(default_factory=Pulse)
@@ -168,7 +168,8 @@ class Disk:
 
     def check(self, snapshot: Snapshot) -> None:
         """Nobody may see a device as healthy that is not on disk."""
-        self.seen |= down(steps.State(snapshot)).keys()
+        unhealthy = down(steps.State(snapshot))
+        self.seen |= {uuid for uuid, codes in unhealthy.items() if "unspecified" in codes}
         if not snapshot.settings.by_cdi:
             return
         wanted = entries(snapshot.inventory, snapshot.settings)
