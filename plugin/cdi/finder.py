@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from plugin.core.cdi.specification import DriverFiles, Library, Program
 from plugin.driver import loader_cache
 from plugin.driver.installation import Installation
-from plugin.driver.root import LIBRARY_FOLDERS
+from plugin.driver.root import FOLDERS
 from plugin.errors import SpecificationError
 
 #: Libraries by NVIDIA's capabilities ``compute`` and ``utility``; nothing of graphics, video or
@@ -34,16 +34,19 @@ _VERSION = re.compile(r"libcuda\.so\.([0-9]+(?:\.[0-9]+)+)")
 
 
 def find_driver(
-    installations: Sequence[Installation], version: str = "", hook: str = ""
+    installations: Sequence[Installation],
+    version: str = "",
+    hook: str = "",
+    further: Sequence[str] = (),
 ) -> DriverFiles:
     """The files of the running driver, of `version` where that is known, in the first installation
-    that has them. `hook` is the host's path of NVIDIA's hook program, left out if it is not there.
+    that has them. Libraries may be in `further` folders too. `hook` is the host's path of NVIDIA's hook program, left out if it is not there.
 
     Raises :class:`SpecificationError` when there are none.
     """
     others: list[str] = []
     for installation in installations:
-        folders = list(dict.fromkeys(_folders(installation)))
+        folders = list(dict.fromkeys(_folders(installation, further)))
         present = dict.fromkeys(
             match[1]
             for folder in folders
@@ -62,15 +65,18 @@ def find_driver(
     )
 
 
-def _folders(installation: Installation) -> Iterator[str]:
-    """Where libraries may be: where the loader of that root finds libcuda, then known folders."""
+def _folders(installation: Installation, further: Iterable[str]) -> Iterator[str]:
+    """Where libraries may be: in folders that were named, where the loader of that root finds
+    libcuda, then in known folders.
+    """
+    yield from further
     for name, path in loader_cache.paths(installation.loader_cache()):
         if name.startswith(_FIRST):
             yield str(PurePosixPath(path).parent)
             real = installation.real(path)
             if real is not None:
                 yield str(PurePosixPath(real).parent)
-    yield from (f"/{folder}" for folder in LIBRARY_FOLDERS)
+    yield from (f"/{folder}" for folder in FOLDERS)
 
 
 def _found(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-#: Where distributions, driver containers and Google's nodes keep the library, below a driver root.
-LIBRARY_FOLDERS = (
+#: Where distributions, driver containers, Google's nodes, NixOS and Talos keep the library, below a
+#: driver root.
+FOLDERS = (
     "usr/lib64",
     "usr/lib/x86_64-linux-gnu",
     "usr/lib/aarch64-linux-gnu",
@@ -17,6 +18,9 @@ LIBRARY_FOLDERS = (
     "lib",
     "usr/local/nvidia/lib64",
     "home/kubernetes/bin/nvidia/lib64",
+    "run/opengl-driver/lib",
+    "usr/local/glibc/usr/lib",
+    "usr/local/glibc/lib",
 )
 
 #: As many as Linux follows.

@@ -61,6 +61,16 @@ def test_known_folders_do_without_a_cache(tmp_path: Path, folder: str, version: 
     assert found.root == "/run/nvidia/driver"
 
 
+def test_further_folders_come_first(tmp_path: Path) -> None:
+    for folder in ("/odd", "/usr/lib64"):
+        put(tmp_path, f"{folder}/libcuda.so.550.2", elf("libcuda.so.1"))
+    found = find_driver([disk(tmp_path)], "550.2", further=["/odd"])
+    assert found.libraries == (Library("/odd/libcuda.so.550.2", "libcuda.so.1"),)
+    (tmp_path / "usr/lib64/libcuda.so.550.2").unlink()
+    with pytest.raises(SpecificationError):
+        find_driver([disk(tmp_path)], "550.2")
+
+
 def test_only_the_running_version_is_taken(tmp_path: Path) -> None:
     for version in ("535.1", "550.2"):
         put(tmp_path, f"{DEBIAN}/libcuda.so.{version}", elf("libcuda.so.1"))

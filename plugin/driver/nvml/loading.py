@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from plugin.driver.nvml.elf import missing_bytes
-from plugin.driver.root import LIBRARY_FOLDERS, resolve
+from plugin.driver.root import FOLDERS, resolve
 from plugin.errors import DriverReplaced, DriverUnavailable
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -102,7 +102,7 @@ def _require_whole(path: Path | None) -> None:
 def find_library(roots: Iterable[Path]) -> Path | None:
     """The first real library file below `roots`; links are followed inside their own root."""
     for root in roots:
-        for folder in LIBRARY_FOLDERS:
+        for folder in FOLDERS:
             try:
                 path = resolve(root, f"{folder}/{LIBRARY}")
                 if path.is_file():
