@@ -40,7 +40,8 @@ def find_driver(
     further: Sequence[str] = (),
 ) -> DriverFiles:
     """The files of the running driver, of `version` where that is known, in the first installation
-    that has them. Libraries may be in `further` folders too. `hook` is the host's path of NVIDIA's hook program, left out if it is not there.
+    that has them. Libraries may be in `further` folders too. `hook` is the host's path of NVIDIA's
+    hook program, left out if it is not there.
 
     Raises :class:`SpecificationError` when there are none.
     """
