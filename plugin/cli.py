@@ -100,7 +100,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         metavar="PORT",
         help="the page's port with --stay (default: 9400, or any that is free)",
     )
-    _add_cdi(add("cdi", _cdi, "Print, name or check CDI specifications."), given)
+    cdi = add("cdi", _cdi, "Print, name or check CDI specifications.")
+    if "cdi" in given:
+        from plugin.commands.cdi_arguments import add_actions  # noqa: PLC0415
+
+        add_actions(cdi)
     add("version", _version, "Print the version.")
     for name, text in _DEVICE_VERBS.items():
         _add_target(add(name, _change, text)).set_defaults(verb=name)
@@ -140,53 +144,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_cdi(parser: argparse.ArgumentParser, given: Sequence[str]) -> None:
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        child = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
-        child.set_defaults(action=name)
-        return child
-
-    if "cdi" not in given:  # as with sim
-        return
-    generate = add("generate", "Print the CDI specification of this node, or write it to a file.")
-    generate.add_argument(
-        "--device",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="UUID, index (0 or 0:3) or all; may be repeated (default: all)",
-    )
-    generate.add_argument(
-        "--kind", default="", metavar="KIND", help="only this kind: mig or gpu (default: each)"
-    )
-    generate.add_argument(
-        "--output", choices=("yaml", "json"), default="yaml", help="(default: yaml)"
-    )
-    generate.add_argument("--file", metavar="FILE", help="write to this file (default: print)")
-    listing = add("list", "Print the full names of this node's devices, one per line.")
-    validate = add(
-        "validate",
-        "Check CDI specifications by their schema, and whether the files that they name exist.",
-    )
-    validate.add_argument(
-        "files", nargs="*", metavar="FILE", help="(default: what the daemon wrote)"
-    )
-    for child in (generate, listing, validate):
-        add_arguments(child, _OF_CDI)
-
-
 _TIMEOUT = seconds(0, most=1e6)
 _HIGHEST_PORT = 65535
 
 #: The settings that locate the running daemon.
 _OF_DAEMON = ("control_socket", "config_file")
-
-_OF_CDI = (
-    *("mig_strategy", "cdi_vendor", "cdi_directory", "nvidia_cdi_hook_path", "driver_root"),
-    *("dev_root", "container_driver_root", "proc_root", "sys_root", "simulate", *_OF_DAEMON),
-)
 
 _DEVICE_VERBS = {
     "cordon": "Take a device out of service: it gets no new pods, running pods continue.",
