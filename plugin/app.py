@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import plugin
+from plugin import specification
 from plugin.config import reload as configuration
 from plugin.config.load import Loaded
 from plugin.control.server import Control
@@ -28,8 +29,10 @@ from plugin.driver.files import DeviceFiles
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
 from plugin.loops.heartbeats import Heartbeats
+from plugin.state.gate import Specify
 from plugin.state.ledger_file import LedgerFile, boot_id
 from plugin.state.probing import probe_regularly
+from plugin.state.specifying import specify_when_needed
 from plugin.state.watching import Watcher
 from plugin.state.writer import Writer
 
@@ -200,6 +203,7 @@ class Daemon:
             "events": Watcher(writer, self.driver, self.worker, beats).run,
             "probes": functools.partial(probe_regularly, writer, self.driver, self.worker, beats),
             "ledger": self.ledger_file.run,
+            "cdi": functools.partial(specify_when_needed, writer),
         }
         if settings.control_socket:
             control = Control(
@@ -226,13 +230,15 @@ def assemble(
     ledger: Path,
     simulate: Simulate | None = None,
     deadlines: Deadlines | None = None,
+    specify: Specify | None = None,
 ) -> Daemon:
     """Build the daemon over a driver that need not be open; nothing runs yet. `simulate` is what
-    ``sim`` commands do to simulated hardware; `deadlines` say when a call of the driver hangs.
+    ``sim`` commands do to simulated hardware; `deadlines` say when a call of the driver hangs;
+    `specify` writes the CDI specification.
     """
     worker = DriverWorker(driver.hangs, deadlines)
     ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
-    writer = Writer(driver, worker, settings, ledger_file)
+    writer = Writer(driver, worker, settings, ledger_file, specify=specify)
     return Daemon(settings, driver, worker, Heartbeats(), ledger_file, writer, simulate)
 
 
@@ -244,7 +250,8 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
     )
     for warning in loaded.warnings:
         log.warning("%s", warning)
-    daemon = assemble(settings, driver, ledger, simulate)
+    specify = specification.specifying(specification.directory(settings, ledger))
+    daemon = assemble(settings, driver, ledger, simulate, specify=specify)
     stop, reread = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -354,5 +361,6 @@ async def _follow_configuration(
                 extra={**change._asdict(), "fix": "restart the daemon, or undo the change"},
             )
         log.info("configuration read again")
+        await writer.specify(settings)
         writer.reconfigure(settings)
         writer.rescan()

@@ -100,6 +100,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         metavar="PORT",
         help="the page's port with --stay (default: 9400, or any that is free)",
     )
+    cdi = add("cdi", _cdi, "Print, name or check CDI specifications.")
+    if "cdi" in given:
+        from plugin.commands.cdi_arguments import add_actions  # noqa: PLC0415
+
+        add_actions(cdi)
     add("version", _version, "Print the version.")
     for name, text in _DEVICE_VERBS.items():
         _add_target(add(name, _change, text)).set_defaults(verb=name)
@@ -330,6 +335,18 @@ def _sim(arguments: argparse.Namespace) -> int:
     return control.simulate(
         _load(arguments).settings.control_socket, arguments.verb, [*operands, *flags]
     )
+
+
+def _cdi(arguments: argparse.Namespace) -> int:
+    from plugin.commands import cdi  # noqa: PLC0415
+
+    settings = _load_running(arguments).settings
+    if arguments.action == "list":
+        return cdi.list_names(settings)
+    if arguments.action == "validate":
+        return cdi.validate(settings, arguments.files)
+    chosen = cdi.Chosen(tuple(arguments.device), arguments.kind)
+    return cdi.generate(settings, chosen, arguments.output, arguments.file)
 
 
 def _version(arguments: argparse.Namespace) -> int:

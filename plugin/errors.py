@@ -26,6 +26,7 @@
     │   ├── InvalidRequest     empty, duplicated or too many ids
     │   ├── UnknownDevice      no such id on this node
     │   └── DeviceUnavailable  known, but unhealthy or withdrawn
+    ├── SpecificationError     a CDI specification cannot be made or written
     ├── ControlError           a command to the running daemon cannot be carried out
     │   ├── TargetError        it names no device of this node
     │   └── NotRunning         no daemon listens on the control socket
@@ -175,6 +176,10 @@ class DeviceUnavailable(RequestError):
 
 class KubeletError(PluginError):
     """Registration was refused, or kubelet is not there."""
+
+
+class SpecificationError(PluginError):
+    """A CDI specification cannot be made, written or read."""
 
 
 class ControlError(PluginError):

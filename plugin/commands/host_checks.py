@@ -139,6 +139,14 @@ def _runtime(settings: Settings) -> Iterator[Check]:
             "container runtime", Outcome.PASS, f"not needed: simulating {settings.simulate}"
         )
         return
+    if settings.by_cdi:
+        yield Check(
+            "container runtime",
+            Outcome.PASS,
+            "containers get devices by CDI: containerd 1.7 with enable_cdi = true, containerd 2.0, "
+            "CRI-O 1.23 or later",
+        )
+        return
     configured = [name for name in _RUNTIME_CONFIGS if _mentions_nvidia(Path(name))]
     if settings.pass_device_specs:
         yield Check(

@@ -51,6 +51,12 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
             "real kubelet cannot start containers that name them"
         )
     settings = Settings(**given)
+    if all(strategy.by_cdi for strategy in settings.device_list_strategy):
+        warnings += [
+            f"--{name}-enabled has no effect by CDI alone: it is for NVIDIA's runtime"
+            for name in ("gdrcopy", "gds", "mofed")
+            if getattr(settings, f"{name}_enabled")
+        ]
     if bool(settings.http_tls_cert) != bool(settings.http_tls_key):
         names = ("--http-tls-cert", "--http-tls-key")
         given, missing = names if settings.http_tls_cert else reversed(names)

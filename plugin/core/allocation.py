@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from plugin.core.advertise.advertisement import Advertisement
+from plugin.core.cdi.names import annotation, qualified
 from plugin.core.inventory.model import Device
 from plugin.core.reasons import texts
 from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy
@@ -42,6 +44,8 @@ class ContainerAllocation:
     envs: Mapping[str, str]
     mounts: tuple[Mount, ...] = ()
     device_specs: tuple[DeviceSpec, ...] = ()
+    cdi_devices: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def allocate(
@@ -122,31 +126,45 @@ def _absent(
 
 def _container(devices: list[Device], snapshot: Snapshot) -> ContainerAllocation:
     settings = snapshot.settings
+    lists = settings.device_list_strategy
     by_index = settings.device_id_strategy is DeviceIdStrategy.INDEX
     names = [device.path if by_index else device.uuid for device in devices]
     envs: dict[str, str] = {}
     mounts: list[Mount] = []
-    if DeviceListStrategy.ENVVAR in settings.device_list_strategy:
+    if DeviceListStrategy.ENVVAR in lists:
         envs["NVIDIA_VISIBLE_DEVICES"] = ",".join(names)
-    if DeviceListStrategy.VOLUME_MOUNTS in settings.device_list_strategy:
+    if DeviceListStrategy.VOLUME_MOUNTS in lists:
         # With this value the runtime reads the list from the mounts, so it overrides envvar.
         envs["NVIDIA_VISIBLE_DEVICES"] = VOLUME_MOUNTS_ROOT
         mounts = [Mount(f"{VOLUME_MOUNTS_ROOT}/{name}", "/dev/null") for name in names]
     if settings.cuda_visible_devices:
         # Always UUIDs: CUDA counts indices inside the container, not on the node.
         envs["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in devices)
-    for enabled, name in (
-        (settings.gdrcopy_enabled, "NVIDIA_GDRCOPY"),
-        (settings.gds_enabled, "NVIDIA_GDS"),
-        (settings.mofed_enabled, "NVIDIA_MOFED"),
-    ):
-        if enabled:
-            envs[name] = "enabled"
     specs: tuple[DeviceSpec, ...] = ()
-    if settings.pass_device_specs:
-        root = settings.host_dev_root.rstrip("/")
-        specs = tuple(DeviceSpec(path, root + path) for path in _nodes(devices, snapshot))
-    return ContainerAllocation(tuple(devices), envs, tuple(mounts), specs)
+    # What follows is for NVIDIA's runtime; the CDI specification has the nodes itself.
+    if not all(strategy.by_cdi for strategy in lists):
+        for enabled, name in (
+            (settings.gdrcopy_enabled, "NVIDIA_GDRCOPY"),
+            (settings.gds_enabled, "NVIDIA_GDS"),
+            (settings.mofed_enabled, "NVIDIA_MOFED"),
+        ):
+            if enabled:
+                envs[name] = "enabled"
+        if settings.pass_device_specs:
+            root = settings.host_dev_root.rstrip("/")
+            specs = tuple(DeviceSpec(path, root + path) for path in _nodes(devices, snapshot))
+    return ContainerAllocation(
+        tuple(devices),
+        envs,
+        tuple(mounts),
+        specs,
+        tuple(qualified(device, settings) for device in devices)
+        if DeviceListStrategy.CDI_CRI in lists
+        else (),
+        dict((annotation(devices, settings),))
+        if DeviceListStrategy.CDI_ANNOTATIONS in lists
+        else {},
+    )
 
 
 def _nodes(devices: Iterable[Device], snapshot: Snapshot) -> list[str]:

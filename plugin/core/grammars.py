@@ -172,6 +172,17 @@ def _host_names(value: object) -> tuple[str, ...]:
     return names
 
 
+#: Of an annotation's key; what follows it is ours.
+_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/", re.ASCII)
+
+
+def _annotation_prefix(value: object) -> str:
+    if not isinstance(value, str) or not _PREFIX.fullmatch(value):
+        raise ValueError(value)
+    return value
+
+
+ANNOTATION_PREFIX = Grammar(_annotation_prefix, "a DNS name and a slash: cdi.k8s.io/", "PREFIX")
 NODE_NAME = Grammar(
     _node_name,
     "a node's name: a-z and 0-9 with '-' and '.' between them (RFC 1123)",

@@ -48,6 +48,7 @@ class Code(enum.StrEnum):
     UNREADABLE = "unreadable"
     NOT_ANSWERING = "not-answering"
     MISSING_NODE = "missing-node"
+    UNSPECIFIED = "unspecified"
     UNWATCHED = "unwatched"
     DRIVER_UNAVAILABLE = "driver-unavailable"
 
@@ -71,6 +72,7 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         Code.UNREADABLE: "the driver could not read the device",
         Code.NOT_ANSWERING: "a call of the driver about the GPU has not returned",
         Code.MISSING_NODE: "a device node that a container needs does not exist",
+        Code.UNSPECIFIED: "the CDI specification on disk does not have the device",
         Code.UNWATCHED: "events of the GPU cannot be watched",
         Code.DRIVER_UNAVAILABLE: "the driver as a whole does not answer",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+from plugin.core.cdi.standing import Specified
 from plugin.core.health import recovery
 from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.merge import Before, merge
@@ -26,8 +27,11 @@ def sought(state: State) -> tuple[str, ...]:
     return _before(state).sought()
 
 
-def scan_ended(state: State, scan: Inventory, now: float) -> Step:
+def scan_ended(
+    state: State, scan: Inventory, now: float, specified: Specified | None = None
+) -> Step:
     """A finished scan becomes the state, and deferred events of what it shows are judged.
+    `specified` is the CDI specification that was written for it.
 
     If something vanished or could not be read, another scan follows at once: one answer may have
     failed, and two scans make an absence certain. A driver of which something else fails each time
@@ -72,6 +76,7 @@ def scan_ended(state: State, scan: Inventory, now: float) -> Step:
         gpu_health=MappingProxyType(health),
         geometry=old.geometry + changed,
         geometry_changed=now if changed else old.geometry_changed,
+        specified=specified or old.specified,
     )
     after = happened(state, deferred, now)
     return replace(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from plugin.core.advertise.naming import Naming
 from plugin.core.grammars import (
     ADDRESS,
+    ANNOTATION_PREFIX,
     HOST_NAMES,
     NODE_NAME,
     PATH,
@@ -48,6 +49,20 @@ class DeviceListStrategy(enum.StrEnum):
 
     ENVVAR = "envvar"
     VOLUME_MOUNTS = "volume-mounts"
+    CDI_CRI = "cdi-cri"
+    CDI_ANNOTATIONS = "cdi-annotations"
+
+    @property
+    def by_cdi(self) -> bool:
+        """Whether the list consists of names of a CDI specification."""
+        return self in {DeviceListStrategy.CDI_CRI, DeviceListStrategy.CDI_ANNOTATIONS}
+
+
+class CdiVendor(enum.StrEnum):
+    """Whose names devices have in the CDI specification."""
+
+    NVIDIA = "nvidia.com"
+    DEVICE_PLUGIN = "k8s.device-plugin.nvidia.com"
 
 
 class DeviceIdStrategy(enum.StrEnum):
@@ -119,6 +134,7 @@ _CHECKS = Grammar(_health_checks, "all, xids, or XIDs separated by commas")
 
 _advertise = Group("advertising").option
 _allocate = Group("allocation").option
+_cdi = Group("CDI").option
 _driver = Group("driver").option
 _health = Group("health").option
 _daemon = Group("daemon").option
@@ -156,7 +172,8 @@ class Settings:
     )
     device_list_strategy: tuple[DeviceListStrategy, ...] = _allocate(
         (DeviceListStrategy.ENVVAR,),
-        "how to pass the device list to the container runtime: envvar, volume-mounts, or both",
+        "how to pass the device list to the container runtime: envvar, volume-mounts, cdi-cri, "
+        "cdi-annotations, or several of them",
         several(DeviceListStrategy),
     )
     device_id_strategy: DeviceIdStrategy = _allocate(
@@ -182,6 +199,33 @@ class Settings:
     gds_enabled: bool = _allocate(False, "set NVIDIA_GDS=enabled in containers", key="gdsEnabled")
     mofed_enabled: bool = _allocate(
         False, "set NVIDIA_MOFED=enabled in containers", key="mofedEnabled"
+    )
+
+    cdi_vendor: CdiVendor = _cdi(
+        CdiVendor.NVIDIA,
+        "nvidia.com: MIG devices are nvidia.com/mig=…, GPUs nvidia.com/gpu=…; "
+        "k8s.device-plugin.nvidia.com: both are …/gpu=…, as NVIDIA's plugin names them",
+    )
+    cdi_annotation_prefix: str = _cdi(
+        "cdi.k8s.io/", "prefix of the annotations of cdi-annotations", ANNOTATION_PREFIX
+    )
+    cdi_directory: str = _cdi(
+        "",
+        "directory of the CDI specification",
+        PATH,
+        change=_RESTART,
+        default_meaning="/var/run/cdi; beside the ledger in a simulation",
+    )
+    nvidia_cdi_hook_path: str = _cdi(
+        "",
+        "nvidia-cdi-hook or nvidia-ctk on the host: the specification uses its hooks if it exists; "
+        "empty: no hooks",
+        PATH,
+        flags=("--nvidia-cdi-hook-path", "--nvidia-ctk-path"),
+        envs=("NVIDIA_CDI_HOOK_PATH", "NVIDIA_CTK_PATH"),
+        key="plugin.nvidiaCTKPath",
+        change=_RESTART,
+        empty=("",),
     )
 
     driver_root: str = _driver(
@@ -366,6 +410,11 @@ class Settings:
         change=_RESTART,
         empty=("",),
     )
+
+    @property
+    def by_cdi(self) -> bool:
+        """Whether containers get devices through a CDI specification."""
+        return any(strategy.by_cdi for strategy in self.device_list_strategy)
 
     @property
     def host_dev_root(self) -> str:

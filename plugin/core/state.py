@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from plugin.core.advertise.advertisement import Advertisement, advertise
+from plugin.core.cdi.standing import Specified, unspecified
 from plugin.core.health import ledger as ledgers
 from plugin.core.health import recovery
 from plugin.core.health.answers import answers
@@ -44,7 +45,8 @@ class Snapshot:
 
     ``gpu_health`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be
     watched. ``geometry`` counts how often the set of devices has changed and ``geometry_changed``
-    is when it last did, in seconds of the wall clock.
+    is when it last did, in seconds of the wall clock. ``specified`` is the CDI specification on
+    disk.
     """
 
     generation: int
@@ -57,6 +59,7 @@ class Snapshot:
     unwatched: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
     geometry: int = 0
     geometry_changed: float = 0.0
+    specified: Specified = field(default_factory=Specified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,14 @@ def watchable(snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(gpu.uuid for gpu in snapshot.inventory.gpus if gpu.uuid not in lost)
 
 
+# ---- the CDI specification
+
+
+def specified(state: State, specified: Specified) -> Step:
+    """The CDI specification was brought up to date, or could not be."""
+    return Step(decide(state, specified=specified))
+
+
 # ---- settings
 
 
@@ -274,6 +285,8 @@ def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
         now = [reason for reason in (snapshot.driver_error, hung or unwatched) if reason]
         if now:
             found[device.uuid] = (*found.get(device.uuid, ()), *now)
+    for uuid, reason in unspecified(snapshot.specified, snapshot.inventory, snapshot.settings):
+        found[uuid] = (*found.get(uuid, ()), reason)
     return found
 
 

@@ -138,5 +138,7 @@ def _problems(snapshot: Snapshot) -> Iterator[str]:
     """The driver's error first, if there is one."""
     if snapshot.driver_error:
         yield snapshot.driver_error.text
+    if snapshot.settings.by_cdi:
+        yield from dict.fromkeys(snapshot.specified.errors.values())
     yield from snapshot.advertisement.problems
     yield from dict.fromkeys(snapshot.inventory.warnings())

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from plugin.core.advertise.listed import Listed
+from plugin.core.cdi.standing import Specified
 from plugin.core.health.faults import Fault, Severity
 from plugin.core.news import (
     ClockSet,
@@ -38,11 +39,21 @@ def snapshot(old: Snapshot, new: Snapshot) -> None:
         for warning in dict.fromkeys(new.inventory.warnings()):
             if warning not in known:
                 log.warning("hardware unreadable", extra={**common, "reason": warning})
+    if new.specified != old.specified:
+        _specified(common, old.specified, new.specified)
     for problem in new.advertisement.problems:
         if problem not in old.advertisement.problems:
             log.warning("configuration problem", extra={**common, "reason": problem})
     for resource, listed in new.advertisement.resources.items():
         _resource(new.generation, resource, old.advertisement.resources.get(resource, ()), listed)
+
+
+def _specified(common: Mapping[str, object], old: Specified, new: Specified) -> None:
+    for reason in dict.fromkeys(new.errors.values()):
+        if reason not in old.errors.values():
+            log.error("no current CDI specification", extra={**common, "reason": reason})
+    if not new.errors:
+        log.info("CDI specification written", extra={**common, "devices": len(new.entries)})
 
 
 def hung(hung: Hung, *, returned: bool) -> None:

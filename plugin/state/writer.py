@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
@@ -29,6 +30,7 @@ from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 from plugin.state import reports
+from plugin.state.gate import Gate, Specify
 from plugin.state.interest import Interest, Watchable
 from plugin.state.ledger_file import LedgerFile, Saved
 
@@ -68,6 +70,7 @@ class Writer:
         ledger_file: LedgerFile,
         clocks: Callable[[], Moment] = read_clocks,
         out_of_reach_seconds: float = OUT_OF_REACH_SECONDS,
+        specify: Specify | None = None,
     ) -> None:
         self._driver = driver
         self._worker = worker
@@ -85,6 +88,7 @@ class Writer:
         self._received = self._judged = 0  # events so far
         self._judging = Pulse()
         self._epoch = 0
+        self._gate = Gate(specify)
         self._out_of_reach_seconds = out_of_reach_seconds
         self._final_since: float | None = None
         self.is_open = False
@@ -150,9 +154,12 @@ class Writer:
             await self._open()
         self._state = scans.scan_begun(self._state)
         scan = await self._read()
-        await self.judged()  # what came before the answer is about what was there before
-        now = self._present()
-        self._take(scans.scan_ended(self._state, scan, now))
+        async with self._gate.passing:
+            ahead = scans.scan_ended(self._state, scan, self.now())
+            specified = await self._gate.specified(ahead.state.snapshot)
+            await self.judged()  # what came before the answer is about what was there before
+            now = self._present()
+            self._take(scans.scan_ended(self._state, scan, now, specified))
 
     async def _read(self) -> Inventory:
         try:
@@ -161,6 +168,16 @@ class Writer:
             log.info("opening the driver again", extra={"reason": str(error)})
             await self._open()
             return await self._worker.call(self._driver.scan, scans.sought(self._state))
+
+    async def specify(self, settings: Settings | None = None) -> None:
+        """Bring the CDI specification up to date, if containers use it. With `settings`: ahead of
+        their :meth:`reconfigure`, which has to follow at once.
+        """
+        async with self._gate.passing:
+            now = self._state.snapshot
+            specified = await self._gate.specified(replace(now, settings=settings or now.settings))
+            if specified is not None:
+                self._take(steps.specified(self._state, specified))
 
     def _hung(self, hung: Hung, *, returned: bool) -> None:
         """A call of the driver hangs, or has returned after all: a scan shows what that means."""

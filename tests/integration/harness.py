@@ -16,6 +16,7 @@ from plugin.core.settings import MigStrategy, Settings
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.simulation import simulate as simulate_node
+from plugin.specification import specifying
 from plugin.state.writer import Writer
 
 from .waiting import SECONDS
@@ -77,7 +78,12 @@ async def live(
             http_address=None,
             pod_resources_socket="",
         )
-        daemon = assemble(settings, simulate_node(hardware).driver, folder / "ledger.json")
+        daemon = assemble(
+            settings,
+            simulate_node(hardware).driver,
+            folder / "ledger.json",
+            specify=specifying(folder / "cdi"),
+        )
         node = daemon.writer
         await daemon.start()
         tasks = [

@@ -249,3 +249,15 @@ def test_device_nodes_of_a_simulation_are_handed_out_when_asked_for(
 def test_a_name_that_no_node_can_have_is_refused(load_from: Load, name: str) -> None:
     with pytest.raises(ConfigError, match=r"NODE_NAME: .* is not valid; choose a node's name"):
         load_from(env={"NODE_NAME": name})
+
+
+@pytest.mark.parametrize(
+    ("lists", "warned"), [("cdi-cri", True), ("cdi-cri,envvar", False), ("envvar", False)]
+)
+def test_what_is_for_nvidias_runtime_has_no_effect_by_cdi_alone(
+    load_from: Load,
+    lists: str,
+    warned: bool,  # noqa: FBT001 — a column of the table
+) -> None:
+    loaded = load_from("--gds-enabled", f"--device-list-strategy={lists}")
+    assert [text.partition(" ")[0] for text in loaded.warnings] == ["--gds-enabled"] * warned

@@ -12,6 +12,7 @@ import pytest
 
 from plugin.commands.check import Check, Outcome
 from plugin.commands.host_checks import conflict_check, host_checks, rival_checks
+from plugin.core.settings import DeviceListStrategy
 from plugin.kubelet.deviceplugin.conflicts import Conflict, conflicts
 from plugin.kubelet.deviceplugin.rivals import UPDATE_SECONDS
 
@@ -168,6 +169,13 @@ def test_a_simulation_gets_no_advice_about_device_nodes() -> None:
         settings = replace(MIXED, simulate="p4d.24xlarge", pass_device_specs=specs)
         check = named(host_checks(settings), "container runtime")
         assert (check.outcome, check.fix) == (PASS, "")
+
+
+def test_by_cdi_containers_keep_their_gpu_without_device_specs() -> None:
+    by_cdi = (DeviceListStrategy.CDI_ANNOTATIONS,)
+    settings = replace(MIXED, pass_device_specs=False, device_list_strategy=by_cdi)
+    check = named(host_checks(settings), "container runtime")
+    assert (check.outcome, "enable_cdi" in check.detail) == (PASS, True)
 
 
 def test_without_device_specs_containers_can_lose_their_gpu() -> None:

@@ -34,6 +34,7 @@ from plugin.errors import (
     RequestError,
     ResetNeeded,
     SimulationError,
+    SpecificationError,
     TargetError,
     UnknownDevice,
 )
@@ -45,7 +46,10 @@ from plugin.errors import (
         (Exception, {PluginError}),
         (
             PluginError,
-            {ConfigError, SimulationError, DriverError, RequestError, ControlError, KubeletError},
+            {
+                *(ConfigError, SimulationError, DriverError, RequestError, ControlError),
+                *(KubeletError, SpecificationError),
+            },
         ),
         (DriverError, {DriverUnavailable, DriverReplaced, DriverOutOfReach, DriverCallFailed}),
         (DriverUnavailable, {DriverMismatch, DriverStale}),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.config.options import OPTIONS, parse, written
-from plugin.core.grammars import NODE_NAME, PATHS, Address
+from plugin.core.grammars import ANNOTATION_PREFIX, NODE_NAME, PATHS, Address
 from plugin.core.option import Option
 from plugin.core.settings import DeviceListStrategy, HealthChecks
 from plugin.errors import ConfigError
@@ -68,7 +68,7 @@ def test_bad_addresses_are_refused(text: str) -> None:
         ("driver_root", "/\ud800"),
         ("driver_root", "x" * 10**6),
         ("kubelet_socket", "/a\0b"),
-        ("device_list_strategy", ["envvar"] * 10**5 + ["cdi-cri"]),
+        ("device_list_strategy", ["envvar"] * 10**5 + ["cdi"]),
     ],
     ids=itertools.count(),
 )
@@ -98,6 +98,8 @@ def examples(chosen: Option) -> st.SearchStrategy[object]:
     """Values that the option may have."""
     if isinstance(chosen.default, str) and ", " in chosen.grammar.choices:
         return st.sampled_from(chosen.grammar.choices.split(", "))
+    if chosen.grammar is ANNOTATION_PREFIX:
+        return st.sampled_from(["cdi.k8s.io/", "nvidia.cdi.k8s.io/", "a/"])
     if chosen.grammar is NODE_NAME:
         return st.sampled_from(["worker-7", "0", "ip-10-0-0-1.ec2.internal"])
     if chosen.grammar is PATHS:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from plugin.driver.nvml import Loader, NvmlDriver
 from plugin.driver.nvml.elf import missing_bytes
-from plugin.driver.nvml.loading import FOLDERS, LIBRARY, find_library
+from plugin.driver.nvml.loading import LIBRARY, find_library
+from plugin.driver.root import FOLDERS
 from plugin.errors import DriverMismatch, DriverReplaced, DriverUnavailable
 
 #: Any shared library of this machine: an extension module of Python's.

@@ -9,31 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from plugin.driver.nvml.elf import missing_bytes
+from plugin.driver.root import FOLDERS, resolve
 from plugin.errors import DriverReplaced, DriverUnavailable
 
 LIBRARY = "libnvidia-ml.so.1"
-
-#: Where distributions, driver containers, Google's nodes, NixOS and Talos keep the library, below a
-#: driver root.
-FOLDERS = (
-    "usr/lib64",
-    "usr/lib/x86_64-linux-gnu",
-    "usr/lib/aarch64-linux-gnu",
-    "usr/lib",
-    "lib64",
-    "lib/x86_64-linux-gnu",
-    "lib/aarch64-linux-gnu",
-    "lib",
-    "usr/local/nvidia/lib64",
-    "home/kubernetes/bin/nvidia/lib64",
-    "run/opengl-driver/lib",
-    "usr/local/glibc/usr/lib",
-    "usr/local/glibc/lib",
-)
-
-#: As many as Linux follows.
-_MOST_LINKS = 40
-
 
 #: A file as it was: device, inode, size, time of change.
 _Stamp = tuple[int, int, int, int]
@@ -146,38 +125,12 @@ def find_library(roots: Iterable[Path], folders: Sequence[str] = FOLDERS) -> Pat
     for root in roots:
         for folder in folders:
             try:
-                path = _resolve(root, f"{folder}/{LIBRARY}")
+                path = resolve(root, f"{folder}/{LIBRARY}")
                 if path.is_file():
                     return path
             except OSError:
                 continue  # a loop, or a folder that we may not read
     return None
-
-
-def _resolve(root: Path, path: str) -> Path:
-    """Follow every link in `path` as a process would whose root directory is `root`. The end need
-    not exist.
-
-    Debian's alternatives, for one, are chains of absolute links, which would lead out of a mounted
-    root.
-    """
-    at = root = root.resolve()
-    pending = list(reversed(Path(path).parts))
-    links = 0
-    while pending:
-        part = pending.pop()
-        if part == "/":
-            at = root
-        elif part == "..":
-            at = at if at == root else at.parent
-        elif (at / part).is_symlink():
-            links += 1
-            if links > _MOST_LINKS:
-                raise OSError(errno.ELOOP, "too many links", str(root / path))
-            pending += reversed((at / part).readlink().parts)
-        else:
-            at /= part
-    return at
 
 
 def _loaders_folders() -> list[Path]:

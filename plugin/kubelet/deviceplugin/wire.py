@@ -58,6 +58,8 @@ def allocate_response(allocations: Iterable[ContainerAllocation]) -> pb.Allocate
                     )
                     for d in allocation.device_specs
                 ],
+                annotations=allocation.annotations,
+                cdi_devices=[pb.CDIDevice(name=name) for name in allocation.cdi_devices],
             )
             for allocation in allocations
         ]

@@ -1,0 +1,157 @@
+"""``cdi``: prints, names and checks CDI specifications."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from plugin import specification
+from plugin.app import build_driver
+from plugin.cdi.specifier import make_documents
+from plugin.commands.look import look
+from plugin.config import atomic
+from plugin.core.cdi.names import ALL, file_name
+from plugin.core.cdi.specification import Document, Entry, entries
+from plugin.core.inventory.model import Inventory
+from plugin.core.settings import Settings
+from plugin.errors import ConfigError, SpecificationError
+
+
+class Chosen(NamedTuple):
+    """What of the node to include: devices by name, and a kind; empty for all."""
+
+    names: tuple[str, ...] = ()
+    kind: str = ""
+
+
+def generate(settings: Settings, chosen: Chosen, output: str, file: str | None) -> int:
+    """Print the specification, or write it to a file."""
+    documents = _generated(settings, chosen)
+    if file is None:
+        texts = [_written(document, output) for document in documents.values()]
+        print(("---\n" if output == "yaml" else "\n").join(texts), end="")
+        return 0
+    if len(documents) > 1:
+        raise SpecificationError(
+            f"{file}: a file has devices of one kind, and there are {' and '.join(documents)}",
+            "choose one with --kind",
+        )
+    (document,) = documents.values()
+    try:
+        atomic.replace(Path(file), _written(document, output).encode())
+    except OSError as error:
+        raise SpecificationError(f"writing {file}: {error.strerror}") from error
+    return 0
+
+
+def list_names(settings: Settings) -> int:
+    """Print the names by which a container can ask for devices."""
+    for kind, document in _generated(settings, Chosen()).items():
+        for device in document["devices"]:
+            print(f"{kind}={device['name']}")
+    return 0
+
+
+def validate(settings: Settings, files: Sequence[str]) -> int:
+    """Check files, or those that the daemon wrote; the exit status is 1 if anything is wrong."""
+    paths = [Path(file) for file in files] or _ours(settings)
+    exists = _exists(settings)
+    status = 0
+    for path in paths:
+        found = _faults(path, exists)
+        print(f"{path}: {'; '.join(found) if found else 'valid'}")
+        status = status or int(bool(found))
+    return status
+
+
+def _generated(settings: Settings, chosen: Chosen) -> Mapping[str, Document]:
+    inventory = _scan(settings)
+    included = _included(entries(inventory, settings), chosen)
+    return make_documents(
+        included, inventory, settings, specification.installations(settings, inventory)
+    )
+
+
+def _included(found: Mapping[str, Entry], chosen: Chosen) -> Mapping[str, Entry]:
+    known = {name for entry in found.values() for name in entry.names}
+    for name in chosen.names:
+        if name != ALL and name not in known:
+            raise SpecificationError(
+                f"--device {name}: no such device on this node", "`cdi list` prints the names"
+            )
+    every = not chosen.names or ALL in chosen.names
+    included = {
+        uuid: entry
+        for uuid, entry in found.items()
+        if (every or not set(chosen.names).isdisjoint(entry.names))
+        and chosen.kind in {"", entry.kind, entry.kind.partition("/")[2]}
+    }
+    if not included:
+        raise SpecificationError(
+            f"no device of this node is of kind {chosen.kind}"
+            if chosen.kind and found
+            else "this node has no device for a CDI specification",
+            "`mig-device-plugin devices` shows what it has",
+        )
+    return included
+
+
+def _written(document: Document, output: str) -> str:
+    if output == "json":
+        return json.dumps(document, indent=2) + "\n"
+    import yaml  # noqa: PLC0415 — 25 ms, for this output only
+
+    return str(yaml.safe_dump(document, sort_keys=False))
+
+
+def _ours(settings: Settings) -> list[Path]:
+    if settings.simulate and not settings.cdi_directory:
+        raise SpecificationError(
+            "a simulated node has no CDI directory of its own", "name files, or --cdi-directory"
+        )
+    directory = specification.directory(settings, Path())
+    found = sorted(directory.glob(file_name("*")))
+    if not found:
+        raise SpecificationError(
+            f"{directory} has no CDI specification of this plugin", "name files to check"
+        )
+    return found
+
+
+def _faults(path: Path, exists: Callable[[str], bool]) -> list[str]:
+    from plugin.cdi.validation import faults  # noqa: PLC0415 — 70 ms, for this action only
+    from plugin.config import document  # noqa: PLC0415 — YAML, see above
+
+    try:
+        return list(faults(document.read("the file", path), exists))
+    except ConfigError as error:
+        return [str(error)]
+
+
+def _exists(settings: Settings) -> Callable[[str], bool]:
+    """Whether a path of the host is there: below the mounted driver root, or as it is."""
+    if settings.simulate:
+        inventory = _scan(settings)
+        nodes = {
+            *inventory.control_nodes,
+            *(node for device in inventory.devices() for node in device.device_nodes),
+        }
+        (installation,) = specification.installations(settings, inventory)
+        dev, driver = settings.host_dev_root.rstrip("/"), settings.driver_root.rstrip("/")
+        return lambda path: (
+            path.removeprefix(dev) in nodes
+            or installation.real(path.removeprefix(driver)) is not None
+        )
+    mounted, root = settings.container_driver_root, settings.driver_root.rstrip("/")
+    return lambda path: (
+        os.path.exists(path)  # noqa: PTH110 — false also where we may not look
+        or (path.startswith(f"{root}/") and os.path.exists(mounted + path.removeprefix(root)))  # noqa: PTH110
+    )
+
+
+def _scan(settings: Settings) -> Inventory:
+    driver, _ = build_driver(settings)
+    return look(driver)

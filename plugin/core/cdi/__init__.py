@@ -1,0 +1,1 @@
+"""The CDI specification: which devices it has, under which names, and what a container gets."""
