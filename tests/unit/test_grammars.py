@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.config.options import OPTIONS, parse, written
-from plugin.core.grammars import NODE_NAME, Address
+from plugin.core.grammars import CONDITION_TYPE, NODE_NAME, TAINT, Address, Taint
 from plugin.core.option import Option
 from plugin.core.settings import DeviceListStrategy, HealthChecks
 from plugin.errors import ConfigError
@@ -94,6 +94,12 @@ BY_TYPE: dict[type, st.SearchStrategy[object]] = {
 
 def examples(chosen: Option) -> st.SearchStrategy[object]:
     """Values that the option may have."""
+    if chosen.grammar is CONDITION_TYPE:
+        return st.sampled_from(["", "MigDevicesHealthy", "example.com/gpus"])
+    if chosen.grammar is TAINT:
+        effects = st.sampled_from(["NoSchedule", "PreferNoSchedule", "NoExecute"])
+        names = st.sampled_from(["gpu", "nvidia.com/gpu-needs-reset"])
+        return st.none() | st.builds(Taint, names, st.sampled_from(["", "x.y"]), effects)
     if isinstance(chosen.default, str) and ", " in chosen.grammar.choices:
         return st.sampled_from(chosen.grammar.choices.split(", "))
     if chosen.grammar is NODE_NAME:
@@ -132,3 +138,13 @@ def test_any_value_is_taken_or_refused_and_what_is_taken_is_stable(
 def test_a_default_is_a_value_of_its_option(chosen: Option) -> None:
     if chosen.default != "":
         assert parse(chosen, "name", written(chosen.default)) == chosen.default
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["gpu", "gpu:", "gpu:Never", ":NoSchedule", "a b:NoSchedule", "gpu=x=y:NoSchedule", "a/b/c:NoExecute",
+     "node.kubernetes.io/unreachable:NoExecute", "node-role.kubernetes.io/master:NoSchedule", 7, None],
+)  # fmt: skip
+def test_what_is_no_taint_of_ours_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=""):
+        TAINT.parse(value)
