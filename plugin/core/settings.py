@@ -370,6 +370,7 @@ class Settings:
         "/etc/kubernetes/node-feature-discovery/features.d/mig-device-plugin; empty: none",
         PATH,
         change=_RESTART,
+        empty=("",),
     )
     node_labels: bool = _cluster(
         False, "write the node's labels through the API server", change=_RESTART
@@ -383,6 +384,7 @@ class Settings:
         "MigDevicesHealthy; empty: none",
         CONDITION_TYPE,
         change=_RESTART,
+        empty=("",),
     )
     node_taint: Taint | None = _cluster(
         None,
