@@ -75,8 +75,8 @@ IGNORED_FLAGS = {
 IGNORED_KEYS = {
     "mpsRoot": "MPS is not supported",
     "deviceDiscoveryStrategy": "devices are always discovered through NVML",
-    "useNodeFeatureAPI": "labels are not written by this command",
-    "gfd": "labels are not written by this command",
+    "useNodeFeatureAPI": "labels have options of their own: --features-file and --node-labels",
+    "gfd": "labels have options of their own: --features-file and --node-labels",
     "plugin.cdiAnnotationPrefix": "CDI is not supported yet",
     "plugin.nvidiaCTKPath": "CDI is not supported yet",
     "plugin.nvidiaCDIHookPath": "CDI is not supported yet",

@@ -49,7 +49,7 @@ class FeaturesPublisher:
         self.problem = ""
 
     async def run(self) -> None:
-        """Until cancelled, or until there is nothing left to do."""
+        """Until cancelled."""
         while True:
             snapshot = self._store.snapshot
             self._heartbeats.beat("features", self._check_seconds)
@@ -62,7 +62,7 @@ class FeaturesPublisher:
             self._backoff.reset()
             if self._file is None:
                 self._heartbeats.done("features")
-                return
+                await asyncio.Event().wait()  # nothing is left to do
             self._heartbeats.beat("features", self._check_seconds)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._check_seconds):

@@ -184,21 +184,21 @@ FORMER = Taint("former", "", "NoSchedule")
 @pytest.mark.parametrize(
     ("now", "wanted", "ours", "expected"),
     [
-        ((OTHER,), OURS, (), ((OTHER, OURS), {OURS})),
-        ((OTHER, OURS), OURS, (OURS,), ((OTHER, OURS), {OURS})),
-        ((OURS, OTHER), None, (OURS,), ((OTHER,), set())),
-        ((OURS, OTHER), None, (), ((OURS, OTHER), set())),
-        ((OURS,), OURS, (), ((OURS,), set())),
-        ((replace_ := OURS._replace(value="admin"),), OURS, (), ((replace_,), set())),
-        ((FORMER, OTHER), OURS, (FORMER,), ((OTHER, OURS), {OURS})),
-        ((), None, (OURS,), ((), set())),
+        ((OTHER,), OURS, (), ((OTHER, OURS), frozenset({OURS}))),
+        ((OTHER, OURS), OURS, (OURS,), ((OTHER, OURS), frozenset({OURS}))),
+        ((OURS, OTHER), None, (OURS,), ((OTHER,), frozenset())),
+        ((OURS, OTHER), None, (), ((OURS, OTHER), frozenset())),
+        ((OURS,), OURS, (), ((OURS,), frozenset())),
+        ((replace_ := OURS._replace(value="admin"),), OURS, (), ((replace_,), frozenset())),
+        ((FORMER, OTHER), OURS, (FORMER,), ((OTHER, OURS), frozenset({OURS}))),
+        ((), None, (OURS,), ((), frozenset())),
     ],
 )
 def test_only_our_own_taint_comes_and_goes(
     now: tuple[Taint, ...],
     wanted: Taint | None,
     ours: tuple[Taint, ...],
-    expected: tuple[tuple[Taint, ...], set[Taint]],
+    expected: tuple[tuple[Taint, ...], frozenset[Taint]],
 ) -> None:
     assert tainted(now, wanted, ours) == expected
 
