@@ -6,13 +6,16 @@ import asyncio
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from plugin.app import assemble
 from plugin.core.settings import MigStrategy, Settings
 from plugin.labels.document import from_text
 from plugin.sim.hardware.engine import parse_node
+from plugin.sim.simulation import simulate
 
 from .harness import NEVER, live
 from .waiting import becomes
@@ -88,6 +91,15 @@ async def test_it_outlives_the_daemon_and_goes_when_it_is_switched_off(
         await becomes(lambda: not features.exists())
     async with live(node_dir, hardware, configured(None)):
         assert list(features.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_nothing_runs_for_it_when_it_is_off(node_dir: Path, features: Path, *, on: bool) -> None:
+    settings = replace(
+        configured(features if on else None), kubelet_socket=str(node_dir / "k.sock")
+    )
+    daemon = assemble(settings, simulate(parse_node(NODE)).driver, node_dir / "ledger.json")
+    assert ("features" in daemon.edges().loops) is on
 
 
 @pytest.mark.parametrize("output", ["text", "json", "features"])

@@ -1,23 +1,17 @@
-"""Node labels: equal to what GPU Feature Discovery printed, and valid whatever the node is."""
+"""Node labels: equal to what GPU Feature Discovery printed."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from plugin.core.advertise.naming import NamePattern, Naming
-from plugin.core.inventory.model import Gpu, Inventory, MigMode, Unknown
-from plugin.core.labels.node import Labels, Values, labels
+from plugin.core.inventory.model import Inventory
+from plugin.core.labels.node import Values, labels
 from plugin.core.labels.products import family
-from plugin.core.labels.settling import settled
 from plugin.core.settings import (
-    MigStrategy,
     Settings,
     SharedResource,
     Sharing,
@@ -27,25 +21,15 @@ from plugin.sim.hardware.engine import parse_node
 from tests.simulated import scan
 
 from .builders import gpu, mig_device, mig_gpu, node, snapshot
+from .labelled import GPU, MIXED, NONE, ONE, SINGLE, UNREAD, of
 
 #: What NVIDIA's program (0.20) printed on fake nodes.
 RECORDED = Path(__file__).parent / "gfd"
-GPU, ONE = "nvidia.com/gpu", "nvidia.com/mig-1g.5gb"
-MIXED, SINGLE, NONE = (
-    Settings(mig_strategy=strategy)
-    for strategy in (MigStrategy.MIXED, MigStrategy.SINGLE, MigStrategy.NONE)
-)
 
 
 def recorded(name: str) -> dict[str, str]:
     lines = (RECORDED / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     return {key: value for key, _, value in (line.partition("=") for line in lines)}
-
-
-def of(inventory: Inventory, settings: Settings = MIXED) -> Values:
-    found = labels(replace(snapshot(inventory, settings), geometry=1))
-    assert found is not None
-    return found.values
 
 
 def about(values: Values, prefix: str) -> dict[str, str]:
@@ -245,9 +229,6 @@ def test_an_invalid_node_has_no_memory_and_keeps_what_is_true() -> None:
     assert found["nvidia.com/mig.capable"] == "true"
 
 
-UNREAD = Unknown("reading its MIG mode")
-
-
 @pytest.mark.parametrize(
     ("inventory", "key", "value"),
     [
@@ -304,121 +285,3 @@ def test_a_gpu_that_is_lost_later_changes_no_label() -> None:
     before = of(node(mig_gpu(0, "1g.5gb"), mig_gpu(1, "1g.5gb")))
     lost = replace(mig_gpu(1, "1g.5gb"), error="lost", hung=True, mig_unknown=UNREAD)
     assert of(node(mig_gpu(0, "1g.5gb"), lost)) == before
-
-
-# ---- valid, whatever the node is
-
-KEY = re.compile(r"nvidia\.com/[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
-VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
-
-texts = st.text(max_size=90) | st.text("Aa1-_. ()", max_size=90)
-profiles = st.sampled_from(["1g.5gb", "1c.2g.10gb", "1g.5gb+me", "1g.24gb-me"]) | texts
-
-
-@st.composite
-def gpus(draw: st.DrawFn, index: int) -> Gpu:
-    devices = [
-        mig_device(index, start, draw(profiles), multiprocessors=draw(st.integers(0, 200)))
-        for start in range(draw(st.integers(0, 3)))
-    ]
-    changes: dict[str, Any] = draw(
-        st.fixed_dictionaries(
-            {
-                "product": texts,
-                "memory_mib": st.integers(0, 2**40),
-                "compute_capability": st.none() | st.tuples(st.integers(0, 99), st.integers(0, 99)),
-                "pci_class": st.none() | st.integers(0, 2**32),
-                "mig": st.none() | st.builds(MigMode, st.booleans(), st.booleans()),
-                "mig_unknown": st.none() | st.just(UNREAD),
-                "error": st.none() | texts,
-            }
-        )
-    )
-    return replace(gpu(index, *devices), **changes)
-
-
-@st.composite
-def inventories(draw: st.DrawFn) -> Inventory:
-    found = tuple(draw(gpus(index)) for index in range(draw(st.integers(0, 4))))
-    return replace(
-        node(*found),
-        driver_version=draw(texts),
-        machine=draw(texts),
-        cuda_version=draw(st.none() | st.tuples(st.integers(0, 99), st.integers(0, 99))),
-        unreadable=draw(st.dictionaries(st.integers(0, 6), texts, max_size=2)),
-    )
-
-
-sharings = st.lists(
-    st.builds(SharedResource, st.sampled_from([GPU, ONE]), st.integers(1, 9)), max_size=2
-).map(lambda entries: Sharing(tuple(entries)))
-settings = st.builds(
-    Settings,
-    mig_strategy=st.sampled_from(MigStrategy),
-    single_resource=st.sampled_from(SingleResource),
-    sharing=sharings,
-)
-
-
-@given(inventories(), settings)
-def test_every_label_is_valid(inventory: Inventory, chosen: Settings) -> None:
-    for key, value in of(inventory, chosen).items():
-        assert KEY.fullmatch(key), key
-        assert VALUE.fullmatch(value), (key, value)
-
-
-# ---- what an earlier process wrote
-
-ALL, SOME = node(*(mig_gpu(n, "1g.5gb") for n in range(8))), node(mig_gpu(0, "1g.5gb"))
-SILENT = replace(SOME, unreadable={1: "GPU 1 cannot be read"})
-
-
-def found(inventory: Inventory) -> Labels:
-    told = labels(replace(snapshot(inventory), geometry=1))
-    assert told is not None
-    return told
-
-
-@pytest.mark.parametrize(
-    ("now", "before", "geometry", "held"),
-    [
-        pytest.param(SILENT, of(ALL), 1, True, id="a GPU is silent since the start"),
-        pytest.param(SILENT, of(ALL), 2, False, id="the node has changed since"),
-        pytest.param(SOME, of(ALL), 1, False, id="every GPU answers"),
-        pytest.param(SILENT, {}, 1, False, id="nothing was written before"),
-        pytest.param(SILENT, of(node(gpu(), gpu(1))), 1, False, id="devices are new"),
-        pytest.param(
-            SILENT, of(node(*(gpu(n, product="T4") for n in range(3)))), 1, False, id="other cards"
-        ),
-        pytest.param(
-            SILENT, {**of(ALL), f"{ONE}.count": "many"}, 1, False, id="edited by somebody"
-        ),
-        pytest.param(
-            SILENT,
-            {**of(ALL), f"{ONE}.sharing-strategy": "time-slicing"},
-            1,
-            False,
-            id="configured differently",
-        ),
-    ],
-)
-def test_counts_of_an_earlier_process_hold_while_a_gpu_is_silent(
-    now: Inventory, before: Values, geometry: int, *, held: bool
-) -> None:
-    settled_ = settled(found(now), before, geometry)
-    assert settled_[f"{ONE}.count"] == ("8" if held else "1")
-    assert settled_[f"{GPU}.count"] == ("8" if held else "1")
-    if not held:
-        assert settled_ == found(now).values
-
-
-def test_what_does_not_describe_devices_is_not_held() -> None:
-    before = {**of(ALL), f"{GPU}.machine": "another", "nvidia.com/cuda.driver.major": "1", "x": "y"}
-    after = settled(found(SILENT), before, 1)
-    assert after == {**found(SILENT).values, f"{ONE}.count": "8", f"{GPU}.count": "8"}
-
-
-def test_a_profile_that_only_the_silent_gpu_has_is_held() -> None:
-    before = of(node(mig_gpu(0, "1g.5gb"), mig_gpu(1, "3g.20gb")))
-    after = settled(found(SILENT), before, 1)
-    assert after == before
