@@ -39,12 +39,15 @@ from plugin.state.writer import Writer
 if TYPE_CHECKING:
     from plugin.driver.nvml import Loader
     from plugin.kubelet.deviceplugin.supervisor import Supervisor
+    from plugin.labels.publisher import FeaturesPublisher
     from plugin.overview import Overview
 
 log = logging.getLogger(__name__)
 
 DEFAULT_LEDGER = "/var/lib/mig-device-plugin/ledger.json"
 SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
+#: Beside the ledger: where the features file was written.
+FEATURES_RECORD = "features-file"
 
 #: What the web server leaves to the first registrations, which usually take less.
 WEB_AFTER_SECONDS = 0.3
@@ -196,7 +199,17 @@ class Daemon:
             absent_level=absent_level,
         )
         sampler = Sampler(writer, self.driver, self.worker, beats)
-        overview = Overview(writer, supervisor, calls, sampler, self.worker, beats, pods)
+        features = self._features()
+        overview = Overview(
+            writer,
+            supervisor,
+            calls,
+            sampler,
+            self.worker,
+            beats,
+            pods,
+            notes=lambda: (features.problem,) if features is not None and features.problem else (),
+        )
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "kubelet": supervisor.run,
             "node": functools.partial(writer.run, beats),
@@ -205,6 +218,8 @@ class Daemon:
             "ledger": self.ledger_file.run,
             "cdi": functools.partial(specify_when_needed, writer),
         }
+        if features is not None:
+            loops["features"] = features.run
         if settings.control_socket:
             control = Control(
                 Path(settings.control_socket),
@@ -222,6 +237,17 @@ class Daemon:
                     pods.run, functools.partial(supervisor.compare, ask)
                 )
         return Edges(supervisor, overview, loops)
+
+    def _features(self) -> FeaturesPublisher | None:
+        """What keeps the features file, where there is one, or one of a former configuration."""
+        record = self.ledger_file.path.with_name(FEATURES_RECORD)
+        if not self.settings.features_file and not os.path.lexists(record):
+            return None
+        from plugin.labels.publisher import FeaturesPublisher  # noqa: PLC0415 — off for most
+
+        return FeaturesPublisher(
+            self.writer.store, self.settings.features_file, record, self.heartbeats
+        )
 
 
 def assemble(

@@ -72,6 +72,14 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         "--scan", action="store_true", help="scan the driver, even if a daemon is running"
     )
     add_arguments(devices)
+    labels = add("labels", _labels, "Print this node's labels, as GPU Feature Discovery has them.")
+    labels.add_argument(
+        "--output",
+        choices=("text", "json", "features"),
+        default="text",
+        help="text: KEY=VALUE lines; features: the file for Node Feature Discovery (default: text)",
+    )
+    add_arguments(labels)
     add_arguments(
         add(
             "doctor", _doctor, "Check this node; exit status 0: all pass, 1: warnings, 2: failures."
@@ -278,6 +286,12 @@ def _devices(arguments: argparse.Namespace) -> int:
 
     scan = arguments.scan or arguments.simulate is not None
     return devices.show(_load_running(arguments).settings, arguments.output, scan=scan)
+
+
+def _labels(arguments: argparse.Namespace) -> int:
+    from plugin.commands import labels  # noqa: PLC0415
+
+    return labels.show(_load_running(arguments).settings, arguments.output)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

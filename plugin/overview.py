@@ -27,6 +27,7 @@ class Overview:
     worker: DriverWorker
     heartbeats: Heartbeats
     pods: PodFollower | None = None
+    notes: Callable[[], tuple[str, ...]] = tuple
     clock: Callable[[], float] = time.time
     started: float = field(default_factory=time.time)
 
@@ -48,4 +49,5 @@ class Overview:
             samples=self.sampler.samples,
             driver_busy=self.worker.busy_seconds,
             stuck=self.heartbeats.stuck(),
+            notes=self.notes(),
         )

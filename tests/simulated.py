@@ -44,6 +44,7 @@ def _gpu(index: int, state: GpuState) -> Gpu:
         minor=state.minor,
         pci_bus_id=state.pci_bus_id,
         pci_device_id=card.pci_device_id,
+        pci_class=0x030200,
         numa=state.numa,
         product=card.product,
         memory_mib=card.memory_bytes >> 20,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from plugin.core.grammars import Address
+from plugin.core.grammars import Address, Taint
 from plugin.core.option import Change, Option
 from plugin.core.quote import quote
 from plugin.core.settings import Settings
@@ -39,7 +39,7 @@ def written(value: object) -> str:
             return str(value).lower()
         case float():
             return repr(value).removesuffix(".0")
-        case tuple() if not isinstance(value, Address):
+        case tuple() if not isinstance(value, Address | Taint):
             return ",".join(map(written, value))
         case _:
             return str(value)
@@ -72,8 +72,8 @@ IGNORED_FLAGS = {
 IGNORED_KEYS = {
     "mpsRoot": "MPS is not supported",
     "deviceDiscoveryStrategy": "devices are always discovered through NVML",
-    "useNodeFeatureAPI": "labels are not written by this command",
-    "gfd": "labels are not written by this command",
+    "useNodeFeatureAPI": "labels have options of their own: --features-file and --node-labels",
+    "gfd": "labels have options of their own: --features-file and --node-labels",
     "plugin.nvidiaCDIHookPath": "the key is flags.plugin.nvidiaCTKPath",
     "plugin.mps": "MPS is not supported",
 }

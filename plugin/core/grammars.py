@@ -182,7 +182,70 @@ def _annotation_prefix(value: object) -> str:
     return value
 
 
+#: A name with a DNS prefix that may be left out, as Kubernetes writes conditions and taints.
+_QUALIFIED = (
+    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+)
+_CONDITION_TYPE = re.compile(_QUALIFIED, re.ASCII)
+_TAINT = re.compile(
+    rf"({_QUALIFIED})(?:=([A-Za-z0-9](?:[A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?))?:([A-Za-z]+)",
+    re.ASCII,
+)
+#: Conditions that kubelet and the node controller keep.
+_KUBERNETES_CONDITIONS = frozenset(
+    {"Ready", "MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable"}
+)
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+#: Domains whose taints are Kubernetes' own.
+_KUBERNETES_DOMAINS = ("kubernetes.io", "k8s.io")
+
+
+class Taint(NamedTuple):
+    """A taint of a node; ``value`` may be empty."""
+
+    key: str
+    value: str
+    effect: str
+
+    def __str__(self) -> str:
+        value = f"={self.value}" if self.value else ""
+        return f"{self.key}{value}:{self.effect}"
+
+
+def _condition_type(value: object) -> str:
+    if (
+        not isinstance(value, str)
+        or not _CONDITION_TYPE.fullmatch(value)
+        or value in _KUBERNETES_CONDITIONS
+    ):
+        raise ValueError(value)
+    return value
+
+
 ANNOTATION_PREFIX = Grammar(_annotation_prefix, "a DNS name and a slash: cdi.k8s.io/", "PREFIX")
+
+
+def _taint(value: object) -> Taint:
+    match = _TAINT.fullmatch(str(value))
+    if match is None or match[3] not in _EFFECTS:
+        raise ValueError(value)
+    domain = match[1].rpartition("/")[0]
+    if domain.endswith(_KUBERNETES_DOMAINS):
+        raise ValueError(value)
+    return Taint(match[1], match[2] or "", match[3])
+
+
+CONDITION_TYPE = Grammar(
+    _condition_type,
+    "a condition's type, such as MigDevicesHealthy, that is none of Kubernetes' own",
+    "TYPE",
+)
+TAINT = Grammar(
+    _taint,
+    "KEY:EFFECT or KEY=VALUE:EFFECT with NoSchedule, PreferNoSchedule or NoExecute, and a key that "
+    "is none of Kubernetes' own",
+    "KEY:EFFECT",
+)
 NODE_NAME = Grammar(
     _node_name,
     "a node's name: a-z and 0-9 with '-' and '.' between them (RFC 1123)",

@@ -34,3 +34,11 @@ def quote(value: object) -> str:
 def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
     """At most `most` characters, with an ellipsis if cut."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def shorten_bytes(text: str, most: int) -> str:
+    """At most `most` bytes of UTF-8, with an ellipsis if cut."""
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= most:
+        return encoded.decode()
+    return encoded[: most - len("…".encode())].decode("utf-8", "ignore") + "…"

@@ -13,13 +13,16 @@ from plugin.core.advertise.naming import Naming
 from plugin.core.grammars import (
     ADDRESS,
     ANNOTATION_PREFIX,
+    CONDITION_TYPE,
     HOST_NAMES,
     NODE_NAME,
     PATH,
     PATHS,
+    TAINT,
     TEXT,
     Address,
     Grammar,
+    Taint,
     choice,
     count,
     items,
@@ -139,6 +142,7 @@ _driver = Group("driver").option
 _health = Group("health").option
 _daemon = Group("daemon").option
 _observe = Group("observability").option
+_cluster = Group("cluster").option
 
 _RESTART = Change.RESTART
 
@@ -409,6 +413,37 @@ class Settings:
         PATH,
         change=_RESTART,
         empty=("",),
+    )
+
+    features_file: str = _cluster(
+        "",
+        "file of node labels for Node Feature Discovery, for example "
+        "/etc/kubernetes/node-feature-discovery/features.d/mig-device-plugin; empty: none",
+        PATH,
+        change=_RESTART,
+        empty=("",),
+    )
+    node_labels: bool = _cluster(
+        False, "write the node's labels through the API server", change=_RESTART
+    )
+    node_events: bool = _cluster(
+        False, "report faults and changes as Events on the node and on pods", change=_RESTART
+    )
+    node_condition: str = _cluster(
+        "",
+        "type of a node condition that says whether all devices are healthy, for example "
+        "MigDevicesHealthy; empty: none",
+        CONDITION_TYPE,
+        change=_RESTART,
+        empty=("",),
+    )
+    node_taint: Taint | None = _cluster(
+        None,
+        "taint of the node while a GPU needs a reset or the node a reboot, for example "
+        "nvidia.com/gpu-needs-reset:NoSchedule; empty: none",
+        TAINT,
+        change=_RESTART,
+        empty=(None,),
     )
 
     @property

@@ -64,6 +64,7 @@ class View:
     ``holders_complete``, there may be other holders. ``held_twice`` has a sentence for each device
     that two pods hold. ``calls`` is by (resource, method). ``driver_busy`` is the duration of the
     longest driver call in progress. ``stuck`` names tasks that missed their heartbeat.
+    ``notes`` are sentences about what does not work and keeps no device from use.
     """
 
     now: float
@@ -80,6 +81,7 @@ class View:
     samples: Samples | None = None
     driver_busy: float = 0.0
     stuck: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def holders_known(self) -> bool:

@@ -126,6 +126,18 @@ class DeviceFiles:
             return None
         return node if node >= 0 else None
 
+    def pci_class(self, pci_bus_id: str) -> int | None:
+        """Class of a PCI device, ``None`` where the system does not say."""
+        text = self._source.read(f"{self.sys}/bus/pci/devices/{pci_bus_id}/class")
+        try:
+            return int(text, 16) if text is not None else None
+        except ValueError:
+            return None
+
+    def machine(self) -> str:
+        """The machine's product name, empty where the firmware or the system does not say."""
+        return (self._source.read(f"{self.sys}/class/dmi/id/product_name") or "").strip()
+
     def pci_addresses(self) -> frozenset[str] | None:
         """PCI addresses of the GPUs that the kernel module drives now, ``None`` where it does not
         say.

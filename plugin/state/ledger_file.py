@@ -58,7 +58,7 @@ class LedgerFile:
     def __init__(
         self, path: Path, boot_id: str = "", *, retry_seconds: float = RETRY_SECONDS
     ) -> None:
-        self._path = path
+        self.path = path
         self._boot_id = boot_id
         self._retry_seconds = retry_seconds
         self._wanted: dict[str, object] | None = None
@@ -79,7 +79,7 @@ class LedgerFile:
     def load(self) -> Saved:
         """What was saved. Blocks."""
         with self._file:
-            if self._path.parent.is_dir():
+            if self.path.parent.is_dir():
                 with contextlib.suppress(OSError):  # it is tried again before anything is written
                     self._claim()
             return self._read()
@@ -146,7 +146,7 @@ class LedgerFile:
             if wanted is None or wanted == self._written:
                 return
             if self._lock is None or not self._lock.is_ours():
-                raise OSError(errno.ENOLCK, "the ledger's lock is not held", str(self._path))
+                raise OSError(errno.ENOLCK, "the ledger's lock is not held", str(self.path))
             self._write(wanted)
             self._written, self._known = wanted, newest
 
@@ -165,10 +165,10 @@ class LedgerFile:
             if self._lock is not None and self._lock.is_ours():
                 return None
             unchanged = self._wanted is None or self._wanted == self._written
-            if unchanged and not self._path.parent.is_dir():
+            if unchanged and not self.path.parent.is_dir():
                 return None
             try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._claim()
             except BlockingIOError:
                 raise
@@ -184,18 +184,18 @@ class LedgerFile:
         self._release()
         self._refuse_others()
         try:
-            self._lock = FileLock(self._path.with_name(f"{self._path.name}.lock"))
+            self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"))
         except BlockingIOError:
             text = "another daemon saves its ledger in this file"
-            raise BlockingIOError(errno.EAGAIN, text, str(self._path)) from None
+            raise BlockingIOError(errno.EAGAIN, text, str(self.path)) from None
         self._remove_leftovers()
 
     def _refuse_others(self) -> None:
         """What is no file is not ours to replace, such as /dev/null."""
         with contextlib.suppress(FileNotFoundError):
-            mode = self._path.lstat().st_mode
+            mode = self.path.lstat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
-                raise OSError(errno.EINVAL, "is not a regular file", str(self._path))
+                raise OSError(errno.EINVAL, "is not a regular file", str(self.path))
 
     def _release(self) -> None:
         lock, self._lock = self._lock, None
@@ -204,13 +204,13 @@ class LedgerFile:
 
     def _remove_leftovers(self) -> None:
         """What a process left that was killed while it wrote."""
-        atomic.remove_leftovers(self._path)
+        atomic.remove_leftovers(self.path)
 
     # ---- reading and writing
 
     def _read(self) -> Saved:
         try:
-            content = bounded.read(self._path, MOST_BYTES)
+            content = bounded.read(self.path, MOST_BYTES)
         except FileNotFoundError:
             self._written, self._known = {}, EMPTY
             return Saved()
@@ -242,21 +242,21 @@ class LedgerFile:
         return Saved(ledger, rebooted, offset if same_boot else None, is_file=True)
 
     def _set_aside(self, reason: str) -> None:
-        aside = self._path.with_suffix(self._path.suffix + ".corrupt")
+        aside = self.path.with_suffix(self.path.suffix + ".corrupt")
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                self._path.replace(aside)
+                self.path.replace(aside)
         log.warning(
             "the ledger is corrupt, starting without",
-            extra={"reason": reason, "kept": str(aside if self._lock is not None else self._path)},
+            extra={"reason": reason, "kept": str(aside if self._lock is not None else self.path)},
         )
 
     def _write(self, devices: dict[str, object]) -> None:
         document = {"boot_id": self._boot_id, "clock_offset": self._offset, _DEVICES: devices}
         content = json.dumps(document, indent=1).encode()
         if len(content) > MOST_BYTES:
-            raise OSError(errno.EFBIG, f"would be larger than {MOST_BYTES} bytes", str(self._path))
-        atomic.replace(self._path, content)
+            raise OSError(errno.EFBIG, f"would be larger than {MOST_BYTES} bytes", str(self.path))
+        atomic.replace(self.path, content)
 
 
 def boot_id(proc_root: Path) -> str:

@@ -59,6 +59,7 @@ def _notes(view: View) -> Iterator[str]:
             yield f"events of GPU {gpu.path} are not watched: {unwatched.text}"
     for index in sorted(snapshot.inventory.hung):
         yield snapshot.inventory.unreadable[index]
+    yield from view.notes
 
 
 def _unregistered(view: View) -> Iterator[str]:

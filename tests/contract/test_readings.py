@@ -65,7 +65,10 @@ LOST = {Code.GPU_IS_LOST, Code.RESET_REQUIRED}
 OPTIONAL: dict[Aspect, tuple[str, dict[str, Any]]] = {
     Aspect.NAME: ("nvmlDeviceGetName", {"product": ""}),
     Aspect.CAPABILITY: ("nvmlDeviceGetCudaComputeCapability", {"compute_capability": None}),
-    Aspect.PCI: ("reading its PCI address", {"pci_bus_id": "", "pci_device_id": 0, "numa": None}),
+    Aspect.PCI: (
+        "reading its PCI address",
+        {"pci_bus_id": "", "pci_device_id": 0, "pci_class": None, "numa": None},
+    ),
     Aspect.MEMORY: ("reading its memory", {"memory_mib": 0}),
 }
 

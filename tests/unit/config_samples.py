@@ -10,7 +10,7 @@ from typing import Any
 from plugin.config.flags import add_arguments
 from plugin.config.load import Loaded
 from plugin.config.options import OPTIONS
-from plugin.core.grammars import Address
+from plugin.core.grammars import Address, Taint
 from plugin.core.option import Option
 from plugin.core.settings import HealthChecks
 
@@ -171,6 +171,29 @@ SAMPLES = {
     "dcgm_names": ON,
     "sample_seconds": Sample(5, "7", "10s", (5.0, 7.0, 10.0), "0", "seconds from 1 to 86400"),
     "pod_resources_socket": path(),
+    "features_file": path(),
+    "node_labels": ON,
+    "node_events": ON,
+    "node_condition": Sample(
+        "MigDevicesHealthy",
+        "example.com/Gpus",
+        "GPUsHealthy",
+        ("MigDevicesHealthy", "example.com/Gpus", "GPUsHealthy"),
+        "Ready",
+        "a condition's type",
+    ),
+    "node_taint": Sample(
+        "nvidia.com/gpu-needs-reset:NoSchedule",
+        "gpu=ill:NoExecute",
+        "a:PreferNoSchedule",
+        (
+            Taint("nvidia.com/gpu-needs-reset", "", "NoSchedule"),
+            Taint("gpu", "ill", "NoExecute"),
+            Taint("a", "", "PreferNoSchedule"),
+        ),
+        "node.kubernetes.io/unreachable:NoExecute",
+        "KEY:EFFECT or KEY=VALUE:EFFECT",
+    ),
     "log_level": words("debug", "warning", "error", "debug, info, warning, error"),
     "log_format": words("json", "console", "json", "json, console"),
 }

@@ -158,6 +158,25 @@ def test_numa(host: Host, text: str | None, node: int | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "number"),
+    [("0x030200\n", 0x030200), ("", None), ("3D\n", 0x3D), ("?", None), (None, None)],
+)
+def test_pci_class(host: Host, text: str | None, number: int | None) -> None:
+    if text is not None:
+        host.write("/sys/bus/pci/devices/0000:00:06.0/class", text)
+    assert host.files.pci_class("0000:00:06.0") == number
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("p4d.24xlarge\n", "p4d.24xlarge"), ("", ""), (None, "")]
+)
+def test_the_machines_product_name(host: Host, text: str | None, name: str) -> None:
+    if text is not None:
+        host.write("/sys/class/dmi/id/product_name", text)
+    assert host.files.machine() == name
+
+
+@pytest.mark.parametrize(
     ("nvml", "sysfs"),
     [
         ("00000000:00:06.0", "0000:00:06.0"),

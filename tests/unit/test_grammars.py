@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.config.options import OPTIONS, parse, written
-from plugin.core.grammars import ANNOTATION_PREFIX, NODE_NAME, PATHS, Address
+from plugin.core.grammars import (
+    ANNOTATION_PREFIX,
+    CONDITION_TYPE,
+    NODE_NAME,
+    PATHS,
+    TAINT,
+    Address,
+    Taint,
+)
 from plugin.core.option import Option
 from plugin.core.settings import DeviceListStrategy, HealthChecks
 from plugin.errors import ConfigError
@@ -92,20 +100,29 @@ BY_TYPE: dict[type, st.SearchStrategy[object]] = {
         HealthChecks, st.booleans(), st.booleans(), st.frozensets(st.integers(0, 99999))
     ),
 }
+BY_GRAMMAR: dict[object, st.SearchStrategy[object]] = {
+    CONDITION_TYPE: st.sampled_from(["", "MigDevicesHealthy", "example.com/gpus"]),
+    TAINT: st.none()
+    | st.builds(
+        Taint,
+        st.sampled_from(["gpu", "nvidia.com/gpu-needs-reset"]),
+        st.sampled_from(["", "x.y"]),
+        st.sampled_from(["NoSchedule", "PreferNoSchedule", "NoExecute"]),
+    ),
+    ANNOTATION_PREFIX: st.sampled_from(["cdi.k8s.io/", "nvidia.cdi.k8s.io/", "a/"]),
+    NODE_NAME: st.sampled_from(["worker-7", "0", "ip-10-0-0-1.ec2.internal"]),
+    PATHS: st.lists(A_PATH.filter(lambda path: path == path.strip() and "," not in path)).map(
+        tuple
+    ),
+}
 
 
 def examples(chosen: Option) -> st.SearchStrategy[object]:
     """Values that the option may have."""
+    if chosen.grammar in BY_GRAMMAR:
+        return BY_GRAMMAR[chosen.grammar]
     if isinstance(chosen.default, str) and ", " in chosen.grammar.choices:
         return st.sampled_from(chosen.grammar.choices.split(", "))
-    if chosen.grammar is ANNOTATION_PREFIX:
-        return st.sampled_from(["cdi.k8s.io/", "nvidia.cdi.k8s.io/", "a/"])
-    if chosen.grammar is NODE_NAME:
-        return st.sampled_from(["worker-7", "0", "ip-10-0-0-1.ec2.internal"])
-    if chosen.grammar is PATHS:
-        return st.lists(A_PATH.filter(lambda path: path == path.strip() and "," not in path)).map(
-            tuple
-        )
     if isinstance(chosen.default, str):
         return st.sampled_from(chosen.empty) | A_PATH if chosen.empty else A_PATH
     return BY_TYPE[type(chosen.default)]
@@ -140,3 +157,24 @@ def test_any_value_is_taken_or_refused_and_what_is_taken_is_stable(
 def test_a_default_is_a_value_of_its_option(chosen: Option) -> None:
     if chosen.default != "":
         assert parse(chosen, "name", written(chosen.default)) == chosen.default
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "gpu",
+            "gpu:",
+            "gpu:Never",
+            ":NoSchedule",
+            "a b:NoSchedule",
+            "gpu=x=y:NoSchedule",
+            7,
+            None,
+        ),
+        *("a/b/c:NoExecute", "node.kubernetes.io/unreachable:NoExecute", "x.k8s.io/y:NoSchedule"),
+    ],
+)
+def test_what_is_no_taint_of_ours_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match="choose KEY:EFFECT"):
+        parse(option("node_taint"), "name", value)

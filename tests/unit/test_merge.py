@@ -237,3 +237,9 @@ def test_devices_are_found_by_their_uuid() -> None:
     assert BEFORE.device(SECOND.uuid) is BEFORE.gpu(SECOND.uuid) is SECOND
     assert BEFORE.device("GPU-9") is BEFORE.gpu(RIGHT.uuid) is None
     assert replace(BEFORE, gpus=(FIRST,)).gpu(SECOND.uuid) is None
+
+
+def test_the_machine_and_a_cards_class_hold_once_they_were_read() -> None:
+    known = replace(node(gpu(0, pci_class=0x030200)), machine="p4d.24xlarge")
+    merged = merge(Before(known), node(gpu(0))).inventory
+    assert merged == known

@@ -49,6 +49,12 @@ def test_a_driver_that_hangs_is_told_and_no_reason_to_start_anew() -> None:
     assert readiness(replace(view, driver_busy=SLOW_SECONDS)).notes == ()
 
 
+def test_what_keeps_no_device_from_use_is_a_note() -> None:
+    view = replace(seen(OPEN), notes=("the features file cannot be written",))
+    assert readiness(view).good
+    assert readiness(view).notes == view.notes
+
+
 def test_gpus_that_hang_or_are_not_watched_are_told() -> None:
     hung, unwatched = (
         replace(mig_gpu(0, "1g.5gb"), hung=True, error="GPU 0 does not answer"),

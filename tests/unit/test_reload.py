@@ -13,7 +13,7 @@ import pytest
 from plugin.config.load import Loaded, load
 from plugin.config.options import OPTIONS
 from plugin.config.reload import Reader, Refused, take
-from plugin.core.grammars import Address
+from plugin.core.grammars import Address, Taint
 from plugin.core.option import Change, Option
 from plugin.core.settings import (
     DeviceListStrategy,
@@ -31,6 +31,7 @@ OTHERS: dict[type, object] = {
     int: 1,
     float: 5.0,
     str: "/other",
+    type(None): Taint("gpu", "", "NoSchedule"),
     Address: Address("::1", 1),
     tuple: (DeviceListStrategy.VOLUME_MOUNTS,),
     HealthChecks: HealthChecks(xids=True, numbers=frozenset({31})),
@@ -77,6 +78,7 @@ def test_which_options_need_a_restart() -> None:
             "pod_resources_socket",
             "node_name",
         ),
+        *("features_file", "node_labels", "node_events", "node_condition", "node_taint"),
     }
     assert {field.name for field in fields(Settings)} - {o.field for o in OPTIONS} == {
         "sharing",

@@ -10,7 +10,7 @@ from plugin.core.advertise.listed import Listed
 from plugin.core.advertise.sharing import share
 from plugin.core.advertise.strategies import plan
 from plugin.core.inventory.model import Device, Gpu, Inventory
-from plugin.core.reasons import Code, Reason
+from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import Settings
 
 
@@ -41,6 +41,11 @@ class Advertisement:
         default_factory=dict, init=False, repr=False, compare=False
     )
     _offers: dict[str, Offer] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def violation(self) -> Reason | None:
+        """How the node breaks the rules of its strategy, for which nothing at all is advertised."""
+        return next((why for why in self.withheld.values() if why.scope is Scope.NODE), None)
 
     def index(self, resource: str) -> Mapping[str, Listed]:
         """Id → what is listed; made once, since kubelet asks for one id after another."""

@@ -89,7 +89,8 @@ def merge(before: Before, new: Inventory) -> Merged:
         if device is not None:
             merged[parent] = _with(gpu, replace(device, error=why))
     ordered = sorted((merged[gpu.uuid] for gpu in gpus), key=lambda gpu: gpu.index)
-    return Merged(replace(new, gpus=tuple(ordered)), frozenset(gone), frozenset(unseen))
+    whole = replace(new, gpus=tuple(ordered), machine=new.machine or old.machine)
+    return Merged(whole, frozenset(gone), frozenset(unseen))
 
 
 # ---- GPUs
@@ -116,6 +117,7 @@ def _gpu(old: Gpu | None, new: Gpu) -> Gpu:
         product=new.product or old.product,
         pci_bus_id=new.pci_bus_id or old.pci_bus_id,
         pci_device_id=new.pci_device_id or old.pci_device_id,
+        pci_class=old.pci_class if new.pci_class is None else new.pci_class,
         numa=old.numa if new.numa is None else new.numa,
         memory_mib=new.memory_mib or old.memory_mib,
         compute_capability=new.compute_capability or old.compute_capability,

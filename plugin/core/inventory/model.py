@@ -132,7 +132,8 @@ class Gpu:
     """One physical GPU.
 
     ``minor`` is the number in ``/dev/nvidia<minor>``. ``pci_bus_id`` is as sysfs writes it
-    (``0000:00:06.0``). ``mig`` is the last mode that was read. With ``mig_unknown`` the newest
+    (``0000:00:06.0``), and ``pci_class`` is the class there, base class first (``0x030200``: a 3D
+    controller). ``mig`` is the last mode that was read. With ``mig_unknown`` the newest
     reading of it failed; without either the card certainly has no MIG. ``instances`` are all its
     GPU instances in order, ``None`` where they may not be read. ``warnings`` are things that could
     not be read below it. ``unreadable`` maps MIG indices at which a device exists that could not be
@@ -145,6 +146,7 @@ class Gpu:
     minor: int | None = None
     pci_bus_id: str = ""
     pci_device_id: int = 0
+    pci_class: int | None = None
     numa: int | None = None
     product: str = ""
     memory_mib: int = 0
@@ -238,7 +240,8 @@ class Inventory:
     ``control_nodes`` are the nodes every GPU container needs and that exist (``/dev/nvidiactl`` …).
     ``unreadable`` maps indices at which there is a GPU without a readable UUID to what the driver
     said; ``hung`` are those among them where a call has not returned. ``doubts`` maps UUIDs that
-    were looked for and not found to why they may be there.
+    were looked for and not found to why they may be there. ``machine`` is the product name in the
+    firmware's tables, empty where it cannot be read.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -249,6 +252,7 @@ class Inventory:
     unreadable: Mapping[int, str] = field(default_factory=lambda: _NONE)
     hung: frozenset[int] = frozenset()
     doubts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    machine: str = ""
     _devices: dict[str, Device] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def devices(self) -> tuple[Device, ...]:

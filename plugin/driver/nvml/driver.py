@@ -241,6 +241,7 @@ class NvmlDriver:
             unreadable=MappingProxyType(unreadable),
             hung=frozenset(hanging),
             doubts=MappingProxyType(_doubts(gpus, sought)),
+            machine=self._files.machine(),
         )
 
     def _ref(self, uuid: str) -> GpuRef:

@@ -128,6 +128,7 @@ class GpuReader:
             self._static,
             pci_bus_id=bus_id,
             pci_device_id=pci.pciDeviceId,
+            pci_class=self._files.pci_class(bus_id),
             numa=numa if numa is not None else _numa_by_driver(handle),
         )
 

@@ -1,4 +1,4 @@
-"""The driver's files on a simulated node: device nodes, capabilities, NUMA nodes."""
+"""The driver's files on a simulated node: device nodes, capabilities, and what sysfs says."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 #: Grants the right to partition.
 CONFIG_NODE = "/dev/nvidia-caps/nvidia-cap1"
 MIG_MINORS = "/proc/driver/nvidia-caps/mig-minors"
+PRODUCT_NAME = "/sys/class/dmi/id/product_name"
+_3D_CONTROLLER = "0x030200"
 
 _GPU_INSTANCES = 15
 _COMPUTE_INSTANCES = 8
@@ -70,12 +72,14 @@ def _paths(engine: SimNode) -> Iterator[tuple[str, str]]:
     for node in CONTROL_NODES:
         yield node, ""
     yield MIG_MINORS, mig_minors()
+    yield PRODUCT_NAME, f"{engine.name}\n"
     yield from _capability(f"{_CAPABILITIES}/mig/config", 1, _OWNER_ONLY)
     yield from _capability(f"{_CAPABILITIES}/mig/monitor", 2)
     for gpu in engine.gpus:
         yield f"/dev/nvidia{gpu.minor}", ""
         numa = -1 if gpu.numa is None else gpu.numa
         yield f"/sys/bus/pci/devices/{gpu.pci_bus_id}/numa_node", f"{numa}\n"
+        yield f"/sys/bus/pci/devices/{gpu.pci_bus_id}/class", f"{_3D_CONTROLLER}\n"
         about = f"Model: {gpu.card.product}\nGPU UUID: {gpu.uuid}\nDevice Minor: {gpu.minor}\n"
         yield f"/proc/driver/nvidia/gpus/{gpu.pci_bus_id}/information", about
         mig = f"{_CAPABILITIES}/gpu{gpu.minor}/mig"

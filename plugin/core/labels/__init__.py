@@ -1,0 +1,1 @@
+"""Node labels: what GPU Feature Discovery would say of the node."""

@@ -1,0 +1,1 @@
+"""Node labels for Node Feature Discovery: a file in its folder."""
