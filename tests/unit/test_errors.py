@@ -8,6 +8,9 @@ import pytest
 
 from plugin import errors
 from plugin.errors import (
+    ClusterError,
+    ClusterRefused,
+    ClusterUnreachable,
     ConfigError,
     ControlError,
     DeviceUnavailable,
@@ -35,11 +38,15 @@ from plugin.errors import (
         (Exception, {PluginError}),
         (
             PluginError,
-            {ConfigError, SimulationError, DriverError, RequestError, ControlError, KubeletError},
+            {
+                *(ConfigError, SimulationError, DriverError, RequestError, ControlError),
+                *(KubeletError, ClusterError),
+            },
         ),
         (DriverError, {DriverUnavailable, DriverReplaced, DriverOutOfReach, DriverCallFailed}),
         (DriverUnavailable, {DriverMismatch, DriverStale}),
         (ControlError, {NotRunning, TargetError}),
+        (ClusterError, {ClusterUnreachable, ClusterRefused}),
         (RequestError, {InvalidRequest, UnknownDevice, DeviceUnavailable}),
     ],
 )
