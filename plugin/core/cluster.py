@@ -15,7 +15,9 @@ Labels = Mapping[str, str]
 #: For a patch of metadata: key → value, or ``None`` to remove the key.
 Changes = Mapping[str, str | None]
 
-_NONE: Labels = MappingProxyType({})
+
+def _none() -> Labels:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,8 @@ class NodeMetadata:
     name: str
     uid: str
     version: str = field(compare=False)  # resourceVersion
-    labels: Labels = _NONE
-    annotations: Labels = _NONE
+    labels: Labels = field(default_factory=_none, hash=False)
+    annotations: Labels = field(default_factory=_none, hash=False)
     managers: frozenset[str] = frozenset()  # names in managedFields
 
 
@@ -100,7 +102,7 @@ class Pod:
     name: str
     uid: str
     phase: PodPhase = PodPhase.UNKNOWN
-    labels: Labels = _NONE
+    labels: Labels = field(default_factory=_none, hash=False)
     controller: str = ""
     mirror: bool = False  # the API's picture of a static pod
     deleting: bool = False
