@@ -10,11 +10,10 @@ from urllib.parse import quote
 
 from plugin.cluster import wire
 from plugin.cluster.credentials import Credentials, in_cluster
-from plugin.cluster.failures import translated
-from plugin.cluster.http import Transport
+from plugin.cluster.http import Answer, Transport
 from plugin.cluster.pacing import Pacing
 from plugin.cluster.reflector import Reflector, Source
-from plugin.cluster.session import Call, Session, Traffic, parsed
+from plugin.cluster.session import Call, Session, Traffic, json_of
 from plugin.core.cluster import (
     Changes,
     Event,
@@ -65,7 +64,9 @@ class ApiClient:
 
     async def get_node(self) -> Node:
         call = Call("get", "nodes", self._path, expected=_coded(HTTPStatus.NOT_FOUND))
-        answer = await self._session.send(call)
+        return await self._session.send(call, self._node_of)
+
+    def _node_of(self, answer: Answer) -> Node:
         if answer.status == HTTPStatus.NOT_FOUND:
             raise ClusterRefused(
                 f"the cluster has no Node {self.node}",
@@ -73,9 +74,7 @@ class ApiClient:
                 code=HTTPStatus.NOT_FOUND,
                 reason="NotFound",
             )
-        document = parsed(answer, "get nodes")
-        with translated("get nodes"):
-            return wire.node(document)
+        return wire.node(json_of(answer))
 
     async def patch_metadata(
         self,
@@ -111,12 +110,13 @@ class ApiClient:
                 f"{_EVENTS}/{namespace}/events",
                 body=wire.event(event, self.node),
                 expected=_coded(HTTPStatus.CONFLICT),
-            )
+            ),
+            _status,
         )
 
     async def repeat_event(self, event: Event, count: int, last: float) -> bool:
         namespace = quote(event.subject.event_namespace, safe="")
-        answer = await self._session.send(
+        status = await self._session.send(
             Call(
                 "patch",
                 "events",
@@ -124,9 +124,10 @@ class ApiClient:
                 body=wire.series_patch(count, last),
                 content_type=_MERGE,
                 expected=_coded(HTTPStatus.NOT_FOUND),
-            )
+            ),
+            _status,
         )
-        return answer.status != HTTPStatus.NOT_FOUND
+        return status != HTTPStatus.NOT_FOUND
 
     async def evict(self, pod: Pod, grace_seconds: int | None = None) -> Eviction:
         namespace, name = quote(pod.namespace, safe=""), quote(pod.name, safe="")
@@ -137,11 +138,15 @@ class ApiClient:
             body=wire.eviction(pod, grace_seconds),
             expected=lambda error: refused_eviction(error) is not None,
         )
-        answer = await self._session.send(call)
+        return await self._session.send(call, lambda answer: self._evicted(call, answer))
+
+    def _evicted(self, call: Call, answer: Answer) -> Eviction:
         if answer.status < HTTPStatus.MULTIPLE_CHOICES:
             return Eviction(Evicted.BEGUN)
-        outcome = refused_eviction(self._session.refusal(call, answer))
-        assert outcome is not None  # noqa: S101 — the session raises all others
+        error = self._session.refusal(call, answer)
+        outcome = refused_eviction(error)
+        if outcome is None:
+            raise error
         return outcome
 
     def watch_node(self) -> Reflector[NodeMetadata]:
@@ -167,9 +172,7 @@ class ApiClient:
         call = Call(
             "patch", "nodes", self._path, body=body, content_type=_MERGE, accept=_ONLY_METADATA
         )
-        document = parsed(await self._session.send(call), "patch nodes")
-        with translated("patch nodes"):
-            return wire.node_metadata(document)
+        return await self._session.send(call, lambda answer: wire.node_metadata(json_of(answer)))
 
     async def _patch_status(self, body: Any) -> None:
         await self._session.send(
@@ -180,7 +183,8 @@ class ApiClient:
                 body=body,
                 content_type=_STRATEGIC,
                 accept=_ONLY_METADATA,
-            )
+            ),
+            _status,
         )
 
 
@@ -199,6 +203,10 @@ def refused_eviction(error: ClusterRefused) -> Eviction | None:
             return Eviction(Evicted.NEVER, detail=error.message)
         case _:
             return None
+
+
+def _status(answer: Answer) -> int:
+    return answer.status
 
 
 def _coded(code: int) -> Callable[[ClusterRefused], bool]:

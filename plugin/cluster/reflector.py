@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from plugin.cluster import wire
-from plugin.cluster.failures import InvalidAnswer, translated
-from plugin.cluster.session import Call, Session, parsed
+from plugin.cluster.failures import InvalidAnswer
+from plugin.cluster.http import Answer
+from plugin.cluster.session import Call, Session, json_of
 from plugin.cluster.watch import Cursor, Parse, ended, expired, listed, observed, opened
 from plugin.core.cluster import Collection
 from plugin.errors import ClusterError, ClusterRefused, ClusterUnreachable
@@ -115,14 +116,15 @@ class Reflector(Generic[T]):
         return None
 
     async def _list(self) -> None:
-        call = self.source.call("list")
-        document = parsed(await self.session.send(call), f"list {self.source.resource}")
-        with translated(f"list {self.source.resource}"):
-            entries = document.get("items") or []
-            if not isinstance(entries, list):
-                raise InvalidAnswer("its items are no list")
-            items = dict(map(self.source.parse, entries))
-            self._set(listed(self._cursor, items, wire.version_of(document)))
+        items, version = await self.session.send(self.source.call("list"), self._items)
+        self._set(listed(self._cursor, items, version))
+
+    def _items(self, answer: Answer) -> tuple[dict[str, T], str]:
+        document = json_of(answer)
+        entries = document.get("items") or []
+        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+            raise InvalidAnswer("its items are no list of objects")
+        return dict(map(self.source.parse, entries)), wire.version_of(document)
 
     async def _watch(self) -> None:
         seconds = self.chance.randint(*WATCH_SECONDS)

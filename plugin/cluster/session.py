@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import plugin
@@ -21,6 +21,8 @@ from plugin.cluster.pacing import Pacing
 from plugin.cluster.status import refusal
 from plugin.errors import ClusterError, ClusterRefused, ClusterUnreachable
 from plugin.loops.pulse import Pulse
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -110,15 +112,18 @@ class Session:
         """Wait for the end of an outage's pause."""
         await self._wait(self._pacing.wait)
 
-    async def send(self, call: Call) -> Answer:
-        """One attempt, as soon as it may be made. Raises :class:`ClusterError`."""
+    async def send(self, call: Call, read: Callable[[Answer], T]) -> T:
+        """One attempt, as soon as it may be made, and what `read` makes of its answer; an answer
+        that it cannot read is a failure like any other. Raises :class:`ClusterError`.
+        """
         async with self._attempt(call):
             answer = await self._transport.exchange(self._request(call))
             if answer.status == HTTPStatus.UNAUTHORIZED:
                 self._count(call, str(answer.status))
                 answer = await self._transport.exchange(self._request(call, again=True))
             self._check(call, answer)
-        return answer
+            with translated(f"{call.verb} {call.resource}"):
+                return read(answer)
 
     @contextlib.asynccontextmanager
     async def lines(self, call: Call, idle_seconds: float) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -240,13 +245,12 @@ def concerns_all(error: ClusterRefused) -> bool:
     )
 
 
-def parsed(answer: Answer, doing: str) -> dict[str, Any]:
-    """The JSON object of an answer. Raises :class:`ClusterUnreachable`."""
-    with translated(doing):
-        found = json.loads(answer.body)
-        if not isinstance(found, dict):
-            raise InvalidAnswer("the answer is no JSON object")
-        return found
+def json_of(answer: Answer) -> dict[str, Any]:
+    """The JSON object of an answer, for :meth:`Session.send`."""
+    found = json.loads(answer.body)
+    if not isinstance(found, dict):
+        raise InvalidAnswer("the answer is no JSON object")
+    return found
 
 
 def _now() -> float:

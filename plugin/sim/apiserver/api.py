@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,7 @@ class Api:
             "items": items,
         }
 
-    async def watch(self, asked: Asked) -> AsyncIterator[bytes | object]:
+    async def watch(self, asked: Asked) -> AsyncGenerator[bytes | object, None]:
         """Lines; a last item :data:`CUT` or :data:`SILENCE` is a fault."""
         selector = selectors.parse(asked.resource, asked.query.get("fieldSelector", ""))
         follower = Follower(asked.resource, asked.what.namespace, selector)

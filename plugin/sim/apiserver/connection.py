@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import h11
 
 from plugin.sim.apiserver import rbac, requests
-from plugin.sim.apiserver.api import CUT, SILENCE
+from plugin.sim.apiserver.api import SILENCE
 from plugin.sim.apiserver.faults import Fault, How
 from plugin.sim.apiserver.journal import Recorded
 from plugin.sim.apiserver.refusal import Refused
@@ -146,36 +147,32 @@ class Connection:
             )
         )
         await self._writer.drain()
-        lines = self._server.api.watch(asked)
+        forwarding = asyncio.create_task(self._forward(asked), name="watch")
         leaving = asyncio.create_task(self._reader.read(1), name="client leaves")
+        both = {forwarding, leaving}
         try:
-            await self._forward(asked, lines, leaving)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            leaving.cancel()
-            await lines.aclose()  # type: ignore[attr-defined]
+            for task in both:
+                task.cancel()
+            await asyncio.wait(both)
+        if forwarding.cancelled() or not forwarding.result():
+            raise _Closed
         self._write(h11.EndOfMessage())
         await self._writer.drain()
 
-    async def _forward(self, asked: Asked, lines: Any, leaving: asyncio.Task[bytes]) -> None:
-        while True:
-            following = asyncio.ensure_future(anext(lines, None))
-            await asyncio.wait({following, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                following.cancel()
-                await asyncio.wait({following})
-                raise _Closed
-            line = following.result()
-            if line is None:
-                return
-            if line is SILENCE:
-                await leaving
-                raise _Closed
-            if line is CUT:
+    async def _forward(self, asked: Asked) -> bool:
+        """Whether the watch came to an orderly end."""
+        async with contextlib.aclosing(self._server.api.watch(asked)) as lines:
+            async for line in lines:
+                if line is SILENCE:
+                    await asyncio.sleep(_FOREVER)
+                if not isinstance(line, bytes):
+                    return False
+                self._server.journal.sent(asked.what, len(line))
+                self._write(h11.Data(data=line))
                 await self._writer.drain()
-                raise _Closed
-            self._server.journal.sent(asked.what, len(line))
-            self._write(h11.Data(data=line))
-            await self._writer.drain()
+        return True
 
     async def _send(
         self,
