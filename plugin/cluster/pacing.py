@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from plugin.loops.backoff import delays
@@ -15,7 +15,11 @@ FIRST_SECONDS, CAP_SECONDS = 2.0, 120.0
 #: Failing calls remembered; each is the path of an object.
 _MOST_CALLS = 64
 #: A conflict is solved by reading again, once or twice without a pause.
-_FREE = {HTTPStatus.CONFLICT: 2, HTTPStatus.GONE: 2}
+_FREE: dict[int, int] = {HTTPStatus.CONFLICT: 2, HTTPStatus.GONE: 2}
+
+
+#: In an outage the call with fewer failures goes first: seconds for each failure, and their limit.
+_YIELD_SECONDS, _MOST_YIELDS = 0.05, 20
 
 
 @dataclass(slots=True)
@@ -25,6 +29,20 @@ class _Failing:
     delays: Iterator[float]
     failures: int = 0
     until: float = 0.0
+
+
+@dataclass(slots=True)
+class _Outage:
+    """``general`` if a failure was one that every call would have; ``calls`` are those that have
+    failed. ``step`` is the present pause.
+    """
+
+    delays: Iterator[float]
+    failures: int = 0
+    until: float = 0.0
+    step: float = 0.0
+    general: bool = False
+    calls: set[str] = field(default_factory=set)
 
 
 class Pacing:
@@ -38,8 +56,7 @@ class Pacing:
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         self._jitter = jitter
         self._calls: OrderedDict[str, _Failing] = OrderedDict()
-        self._outage: _Failing | None = None
-        self._step = 0.0
+        self._outage: _Outage | None = None
 
     @property
     def failures(self) -> int:
@@ -47,19 +64,25 @@ class Pacing:
         return self._outage.failures if self._outage else 0
 
     def wait(self, now: float) -> float:
-        """Seconds until an outage lets the next attempt through, of any call."""
-        return max(0.0, self._outage.until - now) if self._outage else 0.0
+        """Seconds until a call that has not failed may be tried."""
+        if self._outage is None or not self._outage.general:
+            return 0.0
+        return max(0.0, self._outage.until - now)
 
     def wait_for(self, call: str, now: float) -> float:
         """Seconds until this call may be tried."""
-        failing = self._calls.get(call)
-        own = failing.until - now if failing else 0.0
-        return max(0.0, own, self.wait(now))
+        failing, outage = self._calls.get(call), self._outage
+        if failing is None:
+            return self.wait(now)
+        until = failing.until
+        if outage is not None and (outage.general or call in outage.calls):
+            until = max(until, outage.until + _YIELD_SECONDS * min(failing.failures, _MOST_YIELDS))
+        return max(0.0, until - now)
 
     def begin(self, now: float) -> None:
         """An attempt begins: in an outage the others wait for its end or for their turn."""
         if self._outage is not None:
-            self._outage.until = max(self._outage.until, now + self._step)
+            self._outage.until = max(self._outage.until, now + self._outage.step)
 
     def succeeded(self, call: str) -> None:
         """The API server did what was asked, or its answer is as good."""
@@ -71,26 +94,33 @@ class Pacing:
         self._outage = None
         failing = self._failing(call)
         failing.failures += 1
-        if failing.failures > _FREE.get(HTTPStatus(code), 0) if code in _FREE else True:
+        if failing.failures > _FREE.get(code, 0):
             failing.until = now + max(next(failing.delays), retry_after or 0.0)
 
-    def away(self, call: str, now: float, retry_after: float | None = None) -> None:
-        """No answer, or one that may concern every call: 429, 5xx."""
+    def away(
+        self, call: str, now: float, retry_after: float | None = None, *, general: bool = True
+    ) -> None:
+        """There was no answer, or one that may concern every call. `general` is false for an error
+        of 500: others are then held up only once they have failed, too.
+        """
         failing = self._failing(call)
         failing.failures += 1
         failing.until = now + max(next(failing.delays), retry_after or 0.0)
-        if self._outage is None:
-            self._outage = _Failing(delays(FIRST_SECONDS, CAP_SECONDS, self._jitter))
         outage = self._outage
+        if outage is None:
+            outage = self._outage = _Outage(self._new_delays())
         outage.failures += 1
-        self._step = max(next(outage.delays), retry_after or 0.0)
-        outage.until = max(outage.until, now + self._step)
+        outage.general = outage.general or general
+        outage.calls.add(call)
+        outage.step = max(next(outage.delays), retry_after or 0.0)
+        outage.until = max(outage.until, now + outage.step)
 
     def _failing(self, call: str) -> _Failing:
-        failing = self._calls.setdefault(
-            call, _Failing(delays(FIRST_SECONDS, CAP_SECONDS, self._jitter))
-        )
+        failing = self._calls.setdefault(call, _Failing(self._new_delays()))
         self._calls.move_to_end(call)
         if len(self._calls) > _MOST_CALLS:
             self._calls.popitem(last=False)
         return failing
+
+    def _new_delays(self) -> Iterator[float]:
+        return delays(FIRST_SECONDS, CAP_SECONDS, self._jitter)

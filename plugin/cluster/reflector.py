@@ -32,7 +32,7 @@ _WELL_SECONDS = 10.0
 _FIRST_SECONDS, _CAP_SECONDS = 2.0, 120.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source(Generic[T]):
     """What to follow: a resource, filtered by fields. ``only_metadata`` leaves out spec and status.
 

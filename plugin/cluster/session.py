@@ -190,8 +190,10 @@ class Session:
             self._answered()
             self._report_refusal(call, error)
             return
-        pause = error.retry_after if isinstance(error, ClusterRefused) else None
-        self._pacing.away(call.key, _now(), pause)
+        pause, general = None, True
+        if isinstance(error, ClusterRefused):
+            pause, general = error.retry_after, error.code != HTTPStatus.INTERNAL_SERVER_ERROR
+        self._pacing.away(call.key, _now(), pause, general=general)
         if self._away_since is None:
             self._away_since = self._wall_clock()
         if self._pacing.failures == _LOGGED_FROM:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 Parse = Callable[[Mapping[str, Any]], tuple[str, T]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cursor(Generic[T]):
     """A collection and the version to watch from; without a version it must be listed."""
 

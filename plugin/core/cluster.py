@@ -184,7 +184,7 @@ class Eviction:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Collection(Generic[T]):
     """What a watch knows of a collection, by key.
 
