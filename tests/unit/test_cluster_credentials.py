@@ -146,16 +146,12 @@ def write(tmp_path: Path) -> Write:
     [
         ("http://10.0.0.1:8080", Server("10.0.0.1", 8080, tls=False, name="10.0.0.1")),
         ("http://[fd00::1]", Server("fd00::1", 80, tls=False, name="fd00::1")),
-        (
-            "https://k8s.example/k8s/c-1/",
-            Server("k8s.example", 443, True, "k8s.example", "/k8s/c-1"),
-        ),
+        ("https://k8s.io/k8s/c-1/", Server("k8s.io", 443, name="k8s.io", path="/k8s/c-1")),
     ],
 )
 def test_the_server_of_a_kubeconfig(write: Write, url: str, server: Server) -> None:
-    assert (
-        kubeconfig.load(write({"server": url, "insecure-skip-tls-verify": True})).server == server
-    )
+    cluster = {"server": url, "insecure-skip-tls-verify": True}
+    assert kubeconfig.load(write(cluster)).server == server
 
 
 def test_tokens_of_a_kubeconfig(write: Write, tmp_path: Path) -> None:
@@ -199,7 +195,7 @@ HTTPS = {"server": "https://x"}
         (HTTPS, {"auth-provider": {}}, {}, "auth-provider is not supported"),
         (HTTPS, {"username": "x", "password": "y"}, {}, "username is not supported"),
         ({**HTTPS, "proxy-url": "http://p"}, {}, {}, "proxy-url is not supported"),
-        ({}, {}, {}, "server is '', *name a URL|server is ''; name a URL"),
+        ({}, {}, {}, "server is ''; name a URL"),
         ({"server": "x:6443"}, {}, {}, "name a URL such as"),
         ({"server": "https://x:port"}, {}, {}, "name a URL such as"),
         (HTTPS, {}, {"current-context": "there"}, "contexts has no 'there'; choose among here"),
