@@ -91,7 +91,8 @@ def applied(
     }
     others = frozenset[Path]().union(*result.values()) if result else frozenset[Path]()
     document = live
-    for path in owners.get(manager, frozenset()) - wanted.keys() - others:
+    # The key of an item goes last: until then it says which item it is.
+    for path in sorted(owners.get(manager, frozenset()) - wanted.keys() - others, key=_is_key):
         document = _without(document, path)
     for path, value in wanted.items():
         if present.get(path) != value or path not in present:
@@ -99,6 +100,11 @@ def applied(
     if wanted:
         result[manager] = frozenset(wanted)
     return document, result
+
+
+def _is_key(path: Path) -> bool:
+    *_, item, name = ("", *path)
+    return item.startswith("k:") and name[2:] in json.loads(item[2:])
 
 
 def _conflict(conflicts: list[tuple[Manager, Path]]) -> Refused:

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec
 P = ParamSpec("P")
 
 #: Real seconds after which nothing is on its way between two sockets of this process.
-_SETTLED_SECONDS = 0.0005
+_SETTLED_SECONDS = 0.002
 _STUCK_SECONDS = 5.0
 
 

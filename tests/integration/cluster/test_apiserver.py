@@ -17,6 +17,7 @@ from plugin.sim.apiserver.server import SimApiServer
 
 from .clock import virtual
 
+JSON = "application/json"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -38,7 +39,7 @@ class Peer:
         method: str,
         target: str,
         body: Any = None,
-        kind: str = "application/json",
+        kind: str = JSON,
         **more: str,
     ) -> tuple[int, Any]:
         headers = {**self.headers, "Content-Type": kind, **more}
@@ -390,7 +391,7 @@ async def test_rights(method: str, target: str, token: str | None, code: int) ->
     async with SimApiServer(users=users) as server:
         server.add_node("n")
         peer = Peer(server, token)
-        body = {} if method != "GET" else None
+        body: dict[str, Any] | None = {} if method != "GET" else None
         status, answer = await peer.ask(method, target, body, MERGE)
         assert status == code
         if code == 403:
