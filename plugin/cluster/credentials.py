@@ -55,6 +55,11 @@ class Credentials(Protocol):
         """The bearer token; `again` reads it now, after the API server refused it."""
 
 
+def is_token(text: str) -> bool:
+    """Whether it can stand in a header."""
+    return bool(text) and text.isascii() and text.isprintable()
+
+
 class TokenFile:
     """A token that is replaced before it expires: read each minute."""
 
@@ -69,7 +74,7 @@ class TokenFile:
         if again or not self._token or now - self._read >= TOKEN_SECONDS:
             self._token = read_file(self._path).decode("ascii", "replace").strip()
             self._read = now
-            if not self._token.isprintable() or not self._token:
+            if not is_token(self._token):
                 self._token = ""
                 raise ClusterUnreachable(
                     f"the token in {self._path} is empty or no token",

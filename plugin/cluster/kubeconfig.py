@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from plugin.cluster.credentials import Fixed, Server, TokenFile, read_file, trusting
+from plugin.cluster.credentials import Fixed, Server, TokenFile, is_token, read_file, trusting
 from plugin.config import document
 from plugin.errors import ClusterUnreachable, ConfigError
 
@@ -39,12 +39,15 @@ def load(path: Path, context: str = "") -> Fixed:
     for key in (*user, *cluster):
         if key in _UNSUPPORTED:
             raise ConfigError(f"{title}: {key} is not supported", f"use {_UNSUPPORTED[key]}")
+    token = user.get("token")
+    if token is not None and not is_token(str(token)):
+        raise ConfigError(f"{title}: token is empty or holds a line break", "check the file")
     server = _server(title, cluster)
     reader = _Reader(title, path.parent)
     return Fixed(
         server,
         _tls(reader, cluster, user) if server.tls else None,
-        str(user["token"]) if user.get("token") else None,
+        None if token is None else str(token),
         TokenFile(path.parent / str(user["tokenFile"])) if user.get("tokenFile") else None,
     )
 

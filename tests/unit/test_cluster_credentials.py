@@ -86,7 +86,7 @@ def test_the_token_is_found_through_the_links_that_kubelet_swaps(tmp_path: Path)
     assert ours.token(again=True) == "new"
 
 
-@pytest.mark.parametrize("content", [None, b"", b" \n", b"a\nb", b"a\x00b"])
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"a\nb", b"a\x00b", b"\xff"])
 def test_a_token_that_is_none(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "token").write_bytes(content)
@@ -206,6 +206,7 @@ HTTPS = {"server": "https://x"}
         ({**HTTPS, "certificate-authority-data": "%"}, {}, {}, "is no base64"),
         ({**HTTPS, "certificate-authority-data": "eA=="}, {}, {}, "holds no certificates"),
         (HTTPS, {"client-key-data": "eA=="}, {}, "belong together"),
+        (HTTPS, {"token": "a\nb"}, {}, "token is empty or holds a line break"),
         (
             HTTPS,
             {"client-key-data": "eA==", "client-certificate-data": "eA=="},

@@ -6,24 +6,38 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import h11
 
 from plugin.sim.apiserver import rbac, requests
-from plugin.sim.apiserver.api import SILENCE
-from plugin.sim.apiserver.faults import Fault, How
-from plugin.sim.apiserver.journal import Recorded
+from plugin.sim.apiserver.api import SILENCE, Api
+from plugin.sim.apiserver.faults import Fault, Faults, How
+from plugin.sim.apiserver.journal import Journal, Recorded
 from plugin.sim.apiserver.refusal import Refused
 from plugin.sim.apiserver.requests import Asked
-
-if TYPE_CHECKING:
-    from plugin.sim.apiserver.server import SimApiServer
 
 _CHUNK = 64 * 1024
 _BODY_BYTES = 3 * 2**20
 _FOREVER = 10**9
 _NOWHERE = rbac.Attributes("", "", "", "", "")
+
+
+@dataclass
+class Service:
+    """What all connections share. ``users`` are by bearer token; without any, everybody may do
+    everything.
+    """
+
+    api: Api
+    faults: Faults = field(default_factory=Faults)
+    journal: Journal = field(default_factory=Journal)
+    users: dict[str, rbac.User] = field(default_factory=dict)
+
+    def user(self, token: str | None) -> rbac.User | None:
+        """``None`` for an unknown token."""
+        return self.users.get(token or "") if self.users else rbac.ADMIN
 
 
 class _Closed(Exception):
@@ -34,9 +48,9 @@ class Connection:
     """Serves requests until the client leaves or a fault ends it."""
 
     def __init__(
-        self, server: SimApiServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self._server = server
+        self._service = service
         self._reader, self._writer = reader, writer
         self._http = h11.Connection(h11.SERVER)
 
@@ -72,21 +86,21 @@ class Connection:
     async def _answer(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes
     ) -> None:
-        server, asked, user, status = self._server, None, None, 0
+        service, asked, user, status = self._service, None, None, 0
         try:
             asked = requests.parse(method, target, headers, body)
-            user = server.user(headers.get("authorization", "").removeprefix("Bearer ") or None)
-            fault = server.faults.take(asked.what)
+            user = service.user(headers.get("authorization", "").removeprefix("Bearer ") or None)
+            fault = service.faults.take(asked.what)
             if fault is not None:
                 await self._faulty(fault, asked)
             rbac.check(user, asked.what)
             if asked.what.verb == "watch":
-                server.api.check_watch(asked)
+                service.api.check_watch(asked)
                 status = 200
                 self._record(asked, user, status)
                 await self._stream(asked)
                 return
-            status, document = server.api.answer(asked)
+            status, document = service.api.answer(asked)
             payload: Any = document
             extra: dict[str, str] = {}
         except Refused as refused:
@@ -109,7 +123,7 @@ class Connection:
         at = asyncio.get_running_loop().time()
         name = user.name if user is not None else ""
         record = Recorded(at, name, asked.what, asked.query, asked.headers, body, status)
-        self._server.journal.record(record, len(asked.body))
+        self._service.journal.record(record, len(asked.body))
 
     async def _faulty(self, fault: Fault, asked: Asked) -> None:
         await asyncio.sleep(fault.delay)
@@ -163,13 +177,13 @@ class Connection:
 
     async def _forward(self, asked: Asked) -> bool:
         """Whether the watch came to an orderly end."""
-        async with contextlib.aclosing(self._server.api.watch(asked)) as lines:
+        async with contextlib.aclosing(self._service.api.watch(asked)) as lines:
             async for line in lines:
                 if line is SILENCE:
                     await asyncio.sleep(_FOREVER)
                 if not isinstance(line, bytes):
                     return False
-                self._server.journal.sent(asked.what, len(line))
+                self._service.journal.sent(asked.what, len(line))
                 self._write(h11.Data(data=line))
                 await self._writer.drain()
         return True
@@ -182,7 +196,7 @@ class Connection:
         extra: Mapping[str, str] | None = None,
     ) -> None:
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        self._server.journal.sent(what, len(body))
+        self._service.journal.sent(what, len(body))
         self._write(
             h11.Response(status_code=status, headers=headers + list((extra or {}).items())),
             h11.Data(data=body),

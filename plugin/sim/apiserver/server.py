@@ -10,10 +10,9 @@ from typing import Any, Self
 
 from plugin.sim.apiserver import rbac
 from plugin.sim.apiserver.api import Api
-from plugin.sim.apiserver.connection import Connection
+from plugin.sim.apiserver.connection import Connection, Service
 from plugin.sim.apiserver.eviction import Budget
-from plugin.sim.apiserver.faults import Faults, WatchFault
-from plugin.sim.apiserver.journal import Journal
+from plugin.sim.apiserver.faults import WatchFault
 from plugin.sim.apiserver.patches import merge
 from plugin.sim.apiserver.storage import Storage
 
@@ -36,9 +35,9 @@ class SimApiServer:
         bookmark_seconds: float = 60.0,
     ) -> None:
         self.api = Api(storage or Storage(), bookmark_seconds=bookmark_seconds)
-        self.faults = Faults()
-        self.journal = Journal()
-        self.users = dict(users or {})
+        service = Service(self.api, users=dict(users or {}))
+        self.faults, self.journal, self.users = service.faults, service.journal, service.users
+        self._service = service
         self.tls = tls
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -89,7 +88,7 @@ class SimApiServer:
             await asyncio.wait(tasks)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(self, reader, writer)
+        connection = Connection(self._service, reader, writer)
         task = asyncio.create_task(connection.run(), name="API connection")
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
@@ -193,7 +192,3 @@ class SimApiServer:
     def events(self) -> Sequence[Json]:
         """All Events, as events.k8s.io/v1."""
         return [stored.document for stored in self.storage.select("events", "", ())]
-
-    def user(self, token: str | None) -> rbac.User | None:
-        """``None`` for an unknown token."""
-        return self.users.get(token or "") if self.users else rbac.ADMIN
