@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -221,6 +222,11 @@ def _named_node(document: Mapping[str, Any]) -> tuple[str, NodeMetadata]:
 def _pod_by_uid(document: Mapping[str, Any]) -> tuple[str, Pod]:
     pod = wire.pod(document)
     return pod.uid, pod
+
+
+def own_node(name: str, host: Callable[[], str] = socket.gethostname) -> str:
+    """The Node's name: `name` of the settings, else the host's, as kubelet writes it."""
+    return name or host().strip().lower()
 
 
 def connect(node: str, kubeconfig: str = "") -> ApiClient:

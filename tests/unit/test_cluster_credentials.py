@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from plugin.cluster import kubeconfig
+from plugin.cluster.client import connect, own_node
 from plugin.cluster.credentials import Server, ServiceAccount, in_cluster
 from plugin.cluster.failures import Cause
 from plugin.errors import ClusterUnreachable, ConfigError
@@ -113,6 +114,23 @@ def test_an_authority_that_is_none(tmp_path: Path, content: bytes | None) -> Non
     with pytest.raises(ClusterUnreachable) as caught:
         account(tmp_path, [0.0]).context()
     assert caught.value.cause is Cause.CREDENTIALS
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "node"),
+    [("gpu-1", "other", "gpu-1"), ("", "GPU-2.example \n", "gpu-2.example")],
+)
+def test_the_name_of_the_node(name: str, host: str, node: str) -> None:
+    assert own_node(name, lambda: host) == node
+
+
+def test_where_the_client_finds_its_credentials(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert connect("n", str(write({"server": "http://x"}))).node == "n"
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ConfigError):
+        connect("n")
 
 
 # ---- kubeconfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]  # ships no type information
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugin.cluster import wire
@@ -151,6 +151,7 @@ def test_conditions_and_taints_make_a_valid_node() -> None:
     assert patches.strategic(changed, wire.condition_removal("X"))["status"]["conditions"] == []
 
 
+@settings(max_examples=25)  # the schema takes 40 ms each
 @given(st.text(max_size=600), st.text(min_size=1, max_size=200), st.floats(0, 4e9))
 def test_any_event_is_valid(note: str, instance: str, seconds: float) -> None:
     subject = Subject("Pod", "train", "u", "ml")
