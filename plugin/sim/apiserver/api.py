@@ -318,9 +318,10 @@ def _line(kind: str, document: Mapping[str, Any]) -> bytes:
 _FAULTY: Mapping[WatchFault, tuple[bytes | object, ...]] = {
     WatchFault.END: (),
     WatchFault.CUT_IN_LINE: (b'{"type":"MODIFIED","object":{"metad', CUT),
+    WatchFault.END_IN_LINE: (b'{"type":"MODIFIED","object":{"metad',),
     WatchFault.EXPIRED: (_line("ERROR", Refused(410, "too old resource version").status),),
     WatchFault.ERROR: (_line("ERROR", Refused(500, "etcdserver: leader changed").status),),
     WatchFault.GARBAGE: (b"<html>\n",),
-    WatchFault.LONG_LINE: (b'{"type":"' + b"x" * (5 * 2**20),),
+    WatchFault.LONG_LINE: (b'{"type":"' + b"x" * (5 * 2**20), SILENCE),
     WatchFault.SILENT: (SILENCE,),
 }

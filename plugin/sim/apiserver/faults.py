@@ -25,6 +25,7 @@ class WatchFault(enum.Enum):
 
     END = "end"
     CUT_IN_LINE = "cut-in-line"
+    END_IN_LINE = "end-in-line"  # an orderly end, but for the line
     EXPIRED = "expired"  # an ERROR event of 410, then the end
     ERROR = "error"  # an ERROR event of 500, then the end
     GARBAGE = "garbage"  # a line that is no JSON

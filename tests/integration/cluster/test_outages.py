@@ -149,7 +149,9 @@ async def test_an_outage_of_hours(caplog: pytest.LogCaptureFixture, fault: Fault
         talk.server.faults.clear()
         if fault is None:
             await talk.server.back()
-        async with asyncio.timeout(400):
+        async with asyncio.timeout(200):
+            await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        async with asyncio.timeout(10):  # the others need not wait for their turn any more
             await asyncio.gather(*asking)
         assert messages(caplog) == ["API server does not answer", "API server answers again"]
         assert talk.client.traffic.away_since is None

@@ -68,6 +68,9 @@ async def test_a_pod_trusts_its_ca_and_a_new_one_once_it_is_there(tmp_path: Path
         assert "ca.crt" in caught.value.fix
         shutil.copy(new, tmp_path / "ca.crt")
         assert (await client.get_node()).metadata.name == NODE
+        shutil.copy(old, tmp_path / "ca.crt")
+        with pytest.raises(ClusterUnreachable):  # not over the connection that is still open
+            await client.get_node()
         client.close()
 
 

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from plugin.cluster.failures import Cause
 from plugin.core.cluster import Pod, PodPhase
 from plugin.sim.apiserver.faults import Fault, How, WatchFault
 from plugin.sim.apiserver.refusal import Refused
@@ -87,6 +88,29 @@ async def test_whatever_ends_a_watch_nothing_is_missed(fault: WatchFault, as_sta
             assert old not in known.items
             listed = len(talk.server.journal.of("list"))
             assert listed == (1 if fault is WatchFault.SILENT else 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (WatchFault.CUT_IN_LINE, Cause.RESET),
+        (WatchFault.END_IN_LINE, Cause.RESET),
+        (WatchFault.GARBAGE, Cause.INVALID),
+        (WatchFault.LONG_LINE, Cause.TOO_LARGE),
+        (WatchFault.SILENT, Cause.TIMEOUT),
+    ],
+)
+@virtual
+async def test_a_watch_that_breaks_off_is_counted_with_its_cause(
+    fault: WatchFault, cause: Cause
+) -> None:
+    async with talking() as talk:
+        watched = talk.client.watch_pods()
+        async with running(watched):
+            await until(watched, lambda now: now.live)
+            talk.server.disturb_watches(fault)
+            await until(watched, lambda now: not now.live)
+            assert talk.client.traffic.requests["watch", "pods", cause] == 1
 
 
 @virtual
