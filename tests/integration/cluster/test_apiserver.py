@@ -3,71 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from plugin.cluster.credentials import Fixed, Server
-from plugin.cluster.http import Answer, Request, Transport
 from plugin.sim.apiserver.rbac import ADMIN, User
 from plugin.sim.apiserver.server import SimApiServer
 
 from .clock import virtual
-
-JSON = "application/json"
-MERGE = "application/merge-patch+json"
-STRATEGIC = "application/strategic-merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
-APPLY = "application/apply-patch+yaml"
-NODE = "/api/v1/nodes/n"
-EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
-
-
-class Peer:
-    """A client that knows nothing."""
-
-    def __init__(self, server: SimApiServer, token: str | None = None) -> None:
-        self.server = server
-        self.transport = Transport(Fixed(Server("127.0.0.1", server.port, tls=False)))
-        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
-
-    async def ask(
-        self,
-        method: str,
-        target: str,
-        body: Any = None,
-        kind: str = JSON,
-        **more: str,
-    ) -> tuple[int, Any]:
-        headers = {**self.headers, "Content-Type": kind, **more}
-        raw = b"" if body is None else json.dumps(body).encode()
-        answer = await self.transport.exchange(Request(method, target, headers, raw))
-        return answer.status, json.loads(answer.body)
-
-    async def patch(self, body: Any, kind: str = MERGE, target: str = NODE) -> tuple[int, Any]:
-        return await self.ask("PATCH", target, body, kind)
-
-    @asynccontextmanager
-    async def watch(self, query: str) -> AsyncIterator[tuple[Answer, AsyncIterator[Any]]]:
-        async def documents(lines: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-            async for line in lines:
-                yield json.loads(line)
-
-        target = f"/api/v1/nodes?watch=true&{query}"
-        async with self.transport.stream(Request("GET", target), 10_000) as (answer, lines):
-            yield answer, documents(lines)
-
-
-@asynccontextmanager
-async def serving() -> AsyncIterator[Peer]:
-    async with SimApiServer() as server:
-        server.add_node("n", labels={"zone": "a"})
-        peer = Peer(server)
-        yield peer
-        peer.transport.close()
+from .peer import APPLY, EVENTS, JSON_PATCH, MERGE, NODE, STRATEGIC, Peer, serving
 
 
 def labels(document: Any) -> dict[str, str]:
@@ -293,75 +237,6 @@ async def test_an_object_that_leaves_the_selection_is_deleted_for_its_watch() ->
             for value in (True, None):
                 peer.server.change("nodes", "n", {"spec": {"unschedulable": value}})
             assert [event["type"] async for event in events] == ["ADDED", "DELETED"]
-
-
-EVENT = {
-    "apiVersion": "events.k8s.io/v1",
-    "kind": "Event",
-    "metadata": {"name": "e"},
-    "eventTime": "2026-01-01T00:00:00.000000Z",
-    "reportingController": "x",
-    "reportingInstance": "n",
-    "action": "A",
-    "reason": "R",
-    "type": "Normal",
-    "regarding": {"kind": "Node", "name": "n"},
-}
-
-
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        ({}, 201),
-        ({"eventTime": None}, 422),
-        ({"eventTime": "2026-01-01T00:00:00Z"}, 400),
-        ({"reportingController": ""}, 422),
-        ({"reportingInstance": "x" * 129}, 422),
-        ({"action": ""}, 422),
-        ({"reason": "x" * 129}, 422),
-        ({"type": "Error"}, 422),
-        ({"note": "x" * 1025}, 422),
-        ({"deprecatedCount": 1}, 422),
-        ({"series": {"count": 1, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}, 422),
-        ({"series": {"count": 2}}, 422),
-        ({"regarding": {"kind": "Pod", "name": "p", "namespace": "other"}}, 422),
-        ({"metadata": {"name": "UPPER"}}, 422),
-        ({"metadata": {"name": "e", "namespace": "other"}}, 400),
-        ({"apiVersion": "v1"}, 400),
-        ({"kind": "Node"}, 400),
-    ],
-)
-@virtual
-async def test_events_are_checked(change: dict[str, Any], code: int) -> None:
-    async with serving() as peer:
-        assert (await peer.ask("POST", EVENTS, {**EVENT, **change}))[0] == code
-
-
-@virtual
-async def test_events_about_a_node_go_into_two_namespaces_only() -> None:
-    async with serving() as peer:
-        for namespace, code in (("default", 201), ("kube-system", 201), ("gpu", 422)):
-            target = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
-            assert (await peer.ask("POST", target, EVENT))[0] == code
-
-
-@virtual
-async def test_an_event_changes_in_its_series_only_and_both_apis_show_it() -> None:
-    async with serving() as peer:
-        assert (await peer.ask("POST", EVENTS, {**EVENT, "note": "text"}))[0] == 201
-        status, answer = await peer.ask("POST", EVENTS, EVENT)
-        assert (status, answer["reason"]) == (409, "AlreadyExists")
-        series = {"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}}
-        assert (await peer.patch(series, MERGE, f"{EVENTS}/e"))[0] == 200
-        assert (await peer.patch({"series": {"count": 1}}, MERGE, f"{EVENTS}/e"))[0] == 422
-        assert (await peer.patch({"note": "x"}, MERGE, f"{EVENTS}/e"))[0] == 422
-        core = "/api/v1/namespaces/default/events"
-        _, old = await peer.ask("GET", f"{core}/e")
-        assert (old["apiVersion"], old["message"]) == ("v1", "text")
-        assert old["involvedObject"] == {"kind": "Node", "name": "n"}
-        made = {"metadata": {"name": "f"}, "involvedObject": {"kind": "Node"}, "count": 1}
-        assert (await peer.ask("POST", core, made))[0] == 201
-        assert (await peer.patch({"count": 2}, MERGE, f"{core}/f"))[0] == 200
 
 
 RULES = [
