@@ -30,7 +30,10 @@
     ├── ControlError           a command to the running daemon cannot be carried out
     │   ├── TargetError        it names no device of this node
     │   └── NotRunning         no daemon listens on the control socket
-    └── KubeletError           registration was refused or kubelet is not there
+    ├── KubeletError           registration was refused or kubelet is not there
+    └── ClusterError           the Kubernetes API server
+        ├── ClusterUnreachable no usable answer; carries the cause
+        └── ClusterRefused     an answer of 400 or above; carries code and reason
 
 ``what`` names the failed operation and its object, ``fix`` the next step. As text: ``what; fix``.
 """
@@ -192,3 +195,42 @@ class TargetError(ControlError):
 
 class NotRunning(ControlError):
     """No daemon listens on the control socket."""
+
+
+class ClusterError(PluginError):
+    """A request to the Kubernetes API server failed."""
+
+
+class ClusterUnreachable(ClusterError):
+    """There was no usable answer. ``cause`` is one of :class:`plugin.cluster.failures.Cause`."""
+
+    def __init__(self, what: str, fix: str = "", *, cause: str) -> None:
+        super().__init__(what, fix)
+        self.cause = cause
+
+
+class ClusterRefused(ClusterError):
+    """The API server answered with an error.
+
+    ``code`` is HTTP's status, ``reason`` that of the Status object (``Conflict``; empty without
+    one), ``causes`` the reasons of its details. ``retry_after`` is in seconds, ``None`` if the
+    answer named no time.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        fix: str = "",
+        *,
+        code: int,
+        reason: str = "",
+        causes: tuple[str, ...] = (),
+        retry_after: float | None = None,
+        message: str = "",
+    ) -> None:
+        super().__init__(what, fix)
+        self.code = code
+        self.reason = reason
+        self.causes = causes
+        self.retry_after = retry_after
+        self.message = message

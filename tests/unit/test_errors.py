@@ -8,6 +8,9 @@ import pytest
 
 from plugin import errors
 from plugin.errors import (
+    ClusterError,
+    ClusterRefused,
+    ClusterUnreachable,
     ConfigError,
     ControlError,
     DeviceInUse,
@@ -48,7 +51,7 @@ from plugin.errors import (
             PluginError,
             {
                 *(ConfigError, SimulationError, DriverError, RequestError, ControlError),
-                *(KubeletError, SpecificationError),
+                *(KubeletError, SpecificationError, ClusterError),
             },
         ),
         (DriverError, {DriverUnavailable, DriverReplaced, DriverOutOfReach, DriverCallFailed}),
@@ -69,6 +72,7 @@ from plugin.errors import (
             },
         ),
         (ControlError, {NotRunning, TargetError}),
+        (ClusterError, {ClusterUnreachable, ClusterRefused}),
         (RequestError, {InvalidRequest, UnknownDevice, DeviceUnavailable}),
     ],
 )

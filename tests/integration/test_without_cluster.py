@@ -1,0 +1,29 @@
+"""Features that are off cost nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from plugin.sim.kubelet.kubelet import SimKubelet
+
+if TYPE_CHECKING:
+    from .conftest import StartDaemon
+
+
+@pytest.mark.asyncio
+async def test_without_cluster_features_the_client_is_not_imported(
+    kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
+    del kubelet
+    daemon = await start_daemon("1xa100-40gb:all-1g.5gb", PYTHONPROFILEIMPORTTIME="1")
+    await daemon.logged("registered")
+    assert await daemon.stop() == 0
+    imported = {line.rpartition("|")[2].strip() for line in daemon.log.splitlines()}
+    assert "plugin.kubelet.deviceplugin.supervisor" in imported
+    assert not {
+        name
+        for name in imported
+        if name.startswith(("plugin.cluster", "plugin.sim.apiserver", "h11"))
+    }
