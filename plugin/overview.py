@@ -45,7 +45,8 @@ class Overview:
             handed_out=frozenset(holdings.handed_out) if holdings is not None else frozenset(),
             holders_complete=holdings is not None and holdings.is_known,
             held_twice=self.pods.conflicts if self.pods is not None else (),
-            samples=self.sampler.samples,
+            # The driver that they are from is closed.
+            samples=self.sampler.samples if snapshot.release is None else None,
             driver_busy=self.worker.busy_seconds,
             stuck=self.heartbeats.stuck(),
         )

@@ -13,9 +13,10 @@ from plugin.commands.look import load, look
 from plugin.commands.node_checks import node_checks
 from plugin.commands.terminal import console
 from plugin.config.load import Loaded
+from plugin.control.client import ask
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import Settings
-from plugin.errors import DriverUnavailable
+from plugin.errors import ControlError, DriverUnavailable
 
 _STYLES = {Outcome.PASS: "green", Outcome.WARN: "yellow", Outcome.FAIL: "red"}
 
@@ -40,6 +41,11 @@ def checks(loaded: Loaded) -> Iterator[Check]:
     settings = loaded.settings
     for warning in loaded.warnings:
         yield Check("configuration", Outcome.WARN, warning, "remove the setting")
+    if (released := _released(settings)) is not None:
+        # Looking at it would open what the daemon has let go of.
+        yield released
+        yield from host_checks(settings)
+        return
     yield from _library(settings)
     driver, _ = build_driver(settings)
     try:
@@ -50,6 +56,19 @@ def checks(loaded: Loaded) -> Iterator[Check]:
         yield from node_checks(inventory, settings)
         yield from rival_checks(tuple(advertise(inventory, settings).resources), settings)
     yield from host_checks(settings)
+
+
+def _released(settings: Settings) -> Check | None:
+    """Whether the running daemon has the driver released."""
+    try:
+        status = ask(settings.control_socket, "status")
+    except ControlError:
+        return None
+    released = status.get("released")
+    if released is None:
+        return None
+    fix = "mig-device-plugin resume ends that"
+    return Check("driver", Outcome.WARN, released["text"], fix)
 
 
 def _library(settings: Settings) -> Iterator[Check]:

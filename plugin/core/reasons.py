@@ -49,6 +49,7 @@ class Code(enum.StrEnum):
     NOT_ANSWERING = "not-answering"
     MISSING_NODE = "missing-node"
     UNWATCHED = "unwatched"
+    RELEASED = "released"
     DRIVER_UNAVAILABLE = "driver-unavailable"
 
 
@@ -72,6 +73,7 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         Code.NOT_ANSWERING: "a call of the driver about the GPU has not returned",
         Code.MISSING_NODE: "a device node that a container needs does not exist",
         Code.UNWATCHED: "events of the GPU cannot be watched",
+        Code.RELEASED: "the driver is released so that the GPU can be reset",
         Code.DRIVER_UNAVAILABLE: "the driver as a whole does not answer",
     }
 )

@@ -10,6 +10,7 @@ from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.merge import Before, merge
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.reasons import Code, Reason, Scope
+from plugin.core.release import Release
 from plugin.core.state import State, Step, cleared_news, decide, happened, is_complete
 
 #: Scans in a row that follow another at once.
@@ -68,6 +69,7 @@ def scan_ended(state: State, scan: Inventory, now: float) -> Step:
         state,
         inventory=inventory,
         driver_error=None,
+        release=_unless_over(old.release),
         ledger=recovered.ledger,
         gpu_health=MappingProxyType(health),
         geometry=old.geometry + changed,
@@ -88,12 +90,18 @@ def scan_failed(state: State, reason: Reason) -> Step:
     No change was read, so deferred events wait for the next scan.
     """
     state = replace(state, changed=state.changed | state.scanned, scanned=frozenset())
-    return Step(decide(state, driver_error=reason))
+    release = _unless_over(state.snapshot.release)
+    return Step(decide(state, driver_error=reason, release=release))
 
 
 def driver_unavailable(text: str) -> Reason:
     """Why the driver as a whole does not answer."""
     return Reason(Code.DRIVER_UNAVAILABLE, text, scope=Scope.NODE)
+
+
+def _unless_over(release: Release | None) -> Release | None:
+    """A release that has ended holds devices down until a scan has shown what is there now."""
+    return None if release is not None and release.is_over else release
 
 
 def _before(state: State) -> Before:

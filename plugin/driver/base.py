@@ -65,7 +65,15 @@ class Driver(Protocol):
         """
 
     def close(self) -> None:
-        """Shut down; never raises. A closed driver can be opened again."""
+        """Shut down; never raises. A closed driver can be opened again.
+
+        Does nothing while a call hangs: see :meth:`held`.
+        """
+
+    def held(self) -> tuple[str, ...]:
+        """What this process still has of the driver, a sentence each; empty only when a GPU can be
+        reset and the kernel module unloaded as far as this process is concerned.
+        """
 
     def scan(self, sought: Collection[str] = ()) -> Inventory:
         """Read the whole node.

@@ -72,6 +72,8 @@ class NvmlDriver:
         # them has shut down.
         if self._initialised:
             self.close()
+        if self._initialised:
+            return
         self._listed = (
             self._files.pci_addresses()
         )  # before NVML looks, so that none comes unseen in between
@@ -89,11 +91,15 @@ class NvmlDriver:
 
     def close(self) -> None:
         """Shut NVML down, after closing the event sources, which takes until nobody waits for their
-        events.
+        events. Nothing is shut down under a thread that is still in the library.
         """
-        sources, self._sources = self._sources, []
-        for source in sources:
+        if self.hangs.open:
+            return
+        for source in self._sources:
             source.close()
+        self._sources = [source for source in self._sources if source.is_waited_for]
+        if self._sources:
+            return
         self._seen = ()
         with using(self._library, self.hangs):
             self._sampler.close()
@@ -102,6 +108,20 @@ class NvmlDriver:
                 self._initialised = False
         self._readers.clear()
         self._last.clear()
+
+    def held(self) -> tuple[str, ...]:
+        held = [
+            _does_not_answer(hung.call.gpu, hung) if hung.call.gpu is not None else str(hung)
+            for hung in self.hangs.open
+        ]
+        if any(source.is_waited_for for source in self._sources):
+            held.append("a thread still waits for events")
+        opened = self._files.opened()
+        if opened and not held:
+            held.append(f"this process has {', '.join(opened)} open")
+        if self._initialised and not held:
+            held.append("NVML is initialised")
+        return tuple(held)
 
     def scan(self, sought: Collection[str] = ()) -> Inventory:
         self._require_open()

@@ -69,6 +69,11 @@ class NvmlEventSource:
                 raise
             return self._event(data)
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a thread is in :meth:`wait`."""
+        return self._waiting.locked()
+
     def close(self) -> None:
         """Free the set, once no thread is in :meth:`wait`: NVML does not say what freeing would do
         to it.

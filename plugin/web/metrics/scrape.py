@@ -95,6 +95,10 @@ NODE: tuple[Reading[View], ...] = (
         lambda v: v.snapshot.driver_error is None if v.snapshot.generation else None,
     ),
     (
+        gauge("driver_released", "Whether an operator has the driver released"),
+        lambda v: v.snapshot.release is not None,
+    ),
+    (
         gauge("driver_busy_seconds", "How long the driver has been in the call it is in now"),
         lambda v: v.driver_busy,
     ),
