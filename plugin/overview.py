@@ -30,6 +30,10 @@ class Overview:
     clock: Callable[[], float] = time.time
     started: float = field(default_factory=time.time)
 
+    def looked(self, path: str) -> None:
+        """Somebody asks for what has samples of use in it."""
+        self.sampler.looked(path)
+
     def __call__(self) -> View:
         holdings = self.pods.current() if self.pods is not None else None
         snapshot = self.writer.store.snapshot
@@ -46,6 +50,7 @@ class Overview:
             holders_complete=holdings is not None and holdings.is_known,
             held_twice=self.pods.conflicts if self.pods is not None else (),
             # The driver that they are from is closed.
+            sampling=not self.sampler.is_resting,
             samples=self.sampler.samples if snapshot.release is None else None,
             driver_busy=self.worker.busy_seconds,
             stuck=self.heartbeats.stuck(),

@@ -104,3 +104,8 @@ class Driver(Protocol):
         What cannot be read is ``None``; a GPU that is lost and a device that is no more give no
         sample. Activity needs two rounds and lies between them, so the first one has none.
         """
+
+    def stop_sampling(self) -> None:
+        """Forget the rounds so far, and free what the library holds for them: the next one is a
+        first one. Never raises.
+        """

@@ -150,6 +150,12 @@ class NvmlDriver:
         with using(self._library, self.hangs):
             return self._sampler.sample(self._seen)
 
+    def stop_sampling(self) -> None:
+        for hung in self.hangs.open:
+            self._sampler.forget(hung.call.gpu)
+        with using(self._library, self.hangs):
+            self._sampler.close()
+
     def _require_open(self) -> None:
         if not self._initialised:
             raise DriverUnavailable(_NOT_OPEN)

@@ -112,6 +112,10 @@ NODE: tuple[Reading[View], ...] = (
         lambda v: v.holders_known,
     ),
     (
+        gauge("sampling", "Whether use is sampled: not while nobody asks for it"),
+        lambda v: v.sampling,
+    ),
+    (
         gauge("sample_age_seconds", "Age of the newest sample of use, which all of them are from"),
         lambda v: max(v.now - v.samples.time, 0.0) if v.samples else None,
     ),
