@@ -15,11 +15,23 @@ from plugin.core.state import State, Step, cleared_news, decide, happened, is_co
 
 #: Scans in a row that follow another at once.
 MOST_LOOKS = 3
+#: So many scans in a row leave out what the driver announces: 20 minutes with the default interval.
+QUICK_SCANS = 39
 
 
-def scan_begun(state: State) -> State:
+def needs_all(state: State) -> bool:
+    """Whether a scan that nobody asked for has to read what events announce too: something says
+    that a GPU is other than it was last read, or an event may have been lost for long enough.
+    """
+    doubts = (state.changed, state.scanned, state.deferred, state.unseen, state.unread)
+    return state.quick >= QUICK_SCANS or state.snapshot.driver_error is not None or any(doubts)
+
+
+def scan_begun(state: State, *, thorough: bool = True) -> State:
     """A scan begins to read the hardware: it will show every change up to now."""
-    return replace(state, scanned=state.scanned | state.changed, changed=frozenset())
+    quick = 0 if thorough else state.quick + 1
+    changed = state.scanned | state.changed
+    return replace(state, scanned=changed, changed=frozenset(), quick=quick)
 
 
 def sought(state: State) -> tuple[str, ...]:

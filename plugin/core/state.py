@@ -72,7 +72,8 @@ class State:
     ``rebooted`` says that the ledger was saved before the node's last boot, and ``offset`` is the
     timeline's: wall clock minus monotonic clock.
     ``unseen`` are MIG devices that the last scan was the first not to show, ``unread`` what it
-    could not read. ``looks`` counts the scans that were asked for because of these, in a row.
+    could not read. ``looks`` counts the scans that were asked for because of these, in a row, and
+    ``quick`` those, in a row, that did not read everything.
     """
 
     snapshot: Snapshot
@@ -85,6 +86,7 @@ class State:
     unseen: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
     looks: int = 0
+    quick: int = 0
 
 
 @dataclass(frozen=True, slots=True)

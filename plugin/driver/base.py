@@ -75,8 +75,11 @@ class Driver(Protocol):
         reset and the kernel module unloaded as far as this process is concerned.
         """
 
-    def scan(self, sought: Collection[str] = ()) -> Inventory:
+    def scan(self, sought: Collection[str] = (), *, thorough: bool = True) -> Inventory:
         """Read the whole node.
+
+        A scan that is not thorough leaves out GPUs of which a change would be seen without asking:
+        events announce it, and the kernel module's files list their instances.
 
         `sought` are UUIDs of devices known from before. Those that are not found are looked for in
         another way, and are among the inventory's ``doubts`` unless the driver denies them in that

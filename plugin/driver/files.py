@@ -135,6 +135,23 @@ class DeviceFiles:
                 missing.append(node)
         return tuple(nodes), tuple(missing)
 
+    def instances(self, minor: int | None) -> tuple[set[int], set[tuple[int, int]]] | None:
+        """Ids of the GPU instances and (GI, CI) of the compute instances that the kernel module has
+        on a GPU, ``None`` where it does not say.
+        """
+        folder = f"{self.proc}/driver/nvidia/capabilities/gpu{minor}/mig"
+        names = self._source.names(folder)
+        if names is None:
+            return None
+        gpu_instances = _numbered(names, "gi")
+        compute = set()
+        for gi in gpu_instances:
+            below = self._source.names(f"{folder}/gi{gi}")
+            if below is None:
+                return None
+            compute |= {(gi, ci) for ci in _numbered(below, "ci")}
+        return gpu_instances, compute
+
     def numa(self, pci_bus_id: str) -> int | None:
         """NUMA node of a PCI device, ``None`` where the system does not know (-1) or say."""
         text = self._source.read(f"{self.sys}/bus/pci/devices/{pci_bus_id}/numa_node")
@@ -174,6 +191,12 @@ class DeviceFiles:
                 self._source.read(f"{self.proc}/driver/nvidia-caps/mig-minors") or ""
             )
         return self._minors.get(capability.replace("/mig/", "/"))
+
+
+def _numbered(names: Collection[str], kind: str) -> set[int]:
+    """The numbers of names such as ``gi7``."""
+    rests = (name.removeprefix(kind) for name in names if name.startswith(kind))
+    return {int(rest) for rest in rests if rest.isascii() and rest.isdecimal()}
 
 
 def parse_mig_minors(text: str) -> dict[str, int]:

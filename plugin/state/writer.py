@@ -128,12 +128,13 @@ class Writer:
                 async with asyncio.timeout(seconds):
                     await self._rescan_wanted.wait()
                     await asyncio.sleep(COALESCE_SECONDS)
+            asked = self._rescan_wanted.is_set()
             self._rescan_wanted.clear()
             heartbeats.beat("node", LONGEST_JOB_SECONDS)
             if await self._keeps_released():
                 continue
             try:
-                await self._scan()
+                await self._scan(thorough=asked)
             except DriverUnavailable as error:
                 self._fail(error)
 
@@ -150,22 +151,28 @@ class Writer:
         self._rescan_wanted.set()
         self.interest.retry()
 
-    async def _scan(self) -> None:
+    async def _scan(self, *, thorough: bool = True) -> None:
         if not self.is_open:
             await self._open()
-        self._state = scans.scan_begun(self._state)
-        scan = await self._read()
+        thorough = thorough or scans.needs_all(self._state)
+        self._state = scans.scan_begun(self._state, thorough=thorough)
+        scan = await self._read(thorough=thorough)
         await self.judged()  # what came before the answer is about what was there before
         now = self._present()
         self._take(scans.scan_ended(self._state, scan, now))
 
-    async def _read(self) -> Inventory:
+    async def _read(self, *, thorough: bool) -> Inventory:
+        sought = scans.sought(self._state)
+
+        def scan() -> Inventory:
+            return self._driver.scan(sought, thorough=thorough)
+
         try:
-            return await self._worker.call(self._driver.scan, scans.sought(self._state))
+            return await self._worker.call(scan)
         except DriverStale as error:
             log.info("opening the driver again", extra={"reason": str(error)})
             await self._open()
-            return await self._worker.call(self._driver.scan, scans.sought(self._state))
+            return await self._worker.call(self._driver.scan, sought)
 
     def _hung(self, hung: Hung, *, returned: bool) -> None:
         """A call of the driver hangs, or has returned after all: a scan shows what that means."""
