@@ -190,15 +190,17 @@ class Writer:
 
     # ---- releasing the driver
 
-    async def release(self, gpus: Collection[str], seconds: float) -> tuple[str, ...]:
+    async def release(
+        self, gpus: Collection[str], seconds: float, *, patience: float = RELEASE_SECONDS
+    ) -> tuple[str, ...]:
         """Let go of the driver for so long; these GPUs may be reset meanwhile. Returns what is
-        still held of it after :data:`RELEASE_SECONDS` at most; that is let go of when it can be.
+        still held of it after `patience` at most; that is let go of when it can be.
         """
         now = self._present()
         self._take(operators.released(self._state, gpus, now, seconds))
         self._session.leave()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RELEASE_SECONDS):
+            async with asyncio.timeout(patience):
                 await self._released.wait()
         release = self._state.snapshot.release
         if release is not None and release.phase is Phase.RELEASED:
