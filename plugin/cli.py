@@ -210,6 +210,7 @@ _SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
         "Block every driver call, or those of one NVML function.",
     ),
     "unhang": ((), "Let the driver answer again."),
+    "calls": ((), "Count the calls of each NVML function so far, and initialisations that last."),
     "unload": ((), "Unload the driver."),
     "load": ((), "Load the driver again."),
     "remove-node": (("PATH",), "Remove a device node or capability file."),
