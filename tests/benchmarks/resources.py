@@ -62,7 +62,8 @@ class _Idle:
 
 async def _idle(*options: str, scraped: bool) -> _Idle:
     async with new_node() as node:
-        control = node.directory / "control.sock"
+        # Not in kubelet's folder itself: the daemon asks whose the sockets there are.
+        control = node.directory / "control" / "control.sock"
         port = free_port()
         more = (f"--control-socket={control}", f"--http-address=127.0.0.1:{port}")
         async with node.daemon(*more, *options) as daemon:
