@@ -23,7 +23,6 @@ from plugin.control.server import Control
 from plugin.control.verbs import Simulate
 from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
-from plugin.core.view import View
 from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
 from plugin.driver.worker import Deadlines, DriverWorker
@@ -347,9 +346,7 @@ async def _started(daemon: Daemon, stop: asyncio.Event) -> bool:
             end.cancel()
 
 
-async def _serve_web(
-    settings: Settings, overview: Callable[[], View], started: asyncio.Event
-) -> None:
+async def _serve_web(settings: Settings, overview: Overview, started: asyncio.Event) -> None:
     """Metrics, probes and the page, after kubelet knows us: before that nobody looks. A first scan
     that takes its time is not waited for.
     """
@@ -359,7 +356,7 @@ async def _serve_web(
     await asyncio.sleep(WEB_AFTER_SECONDS)
     # 100 ms of imports, in a thread so that kubelet's calls are answered meanwhile.
     web = await asyncio.to_thread(importlib.import_module, "plugin.web")
-    await web.serve(settings, overview)
+    await web.serve(settings, overview, overview.looked)
 
 
 async def _follow_configuration(

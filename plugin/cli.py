@@ -11,8 +11,9 @@ import plugin
 from plugin import logs
 from plugin.config.flags import add_arguments
 from plugin.config.load import Loaded, load
-from plugin.core.grammars import seconds
+from plugin.core.grammars import Grammar, seconds
 from plugin.core.quote import quote
+from plugin.core.release import DEFAULT_SECONDS, LIMIT, MOST_SECONDS
 from plugin.errors import ConfigError, PluginError
 
 #: Exit statuses. ``doctor`` has its own: 0 pass, 1 warn, 2 fail.
@@ -129,6 +130,30 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     add_arguments(drain, ("pod_resources_socket",))
     partition = add("partition", _partition, "Show what a MIG configuration changes; read-only.")
     _add_partition(partition, _PARTITION_VERBS if "partition" in given else {})
+    release = add(
+        "release",
+        _release,
+        "Let go of the driver for a while, so that a GPU can be reset or the kernel module "
+        "reloaded; exit status 0: nothing of it is held.",
+    )
+    release.add_argument(
+        "gpus",
+        nargs="*",
+        metavar="GPU",
+        help="index or UUID of a GPU that is to be reset: its devices are out of service "
+        "meanwhile (default: all)",
+    )
+    release.add_argument(
+        "--for",
+        dest="seconds",
+        type=_release_time,
+        default=DEFAULT_SECONDS,
+        metavar="SECONDS",
+        help=f"use the driver again after this time at the latest (default: {DEFAULT_SECONDS:g}, "
+        f"at most {MOST_SECONDS:g})",
+    )
+    add_arguments(release, _OF_DAEMON)
+    add_arguments(add("resume", _resume, "Use the driver again after release."), _OF_DAEMON)
     health = add("health", _change, "Change the health that the running daemon keeps for a device.")
     changes = health.add_subparsers(title="changes", metavar="CHANGE", required=True)
     text = "Clear every fault of a device that you know to be well; a cordon stays."
@@ -231,6 +256,7 @@ _SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
         "Block every driver call, or those of one NVML function.",
     ),
     "unhang": ((), "Let the driver answer again."),
+    "calls": ((), "Count the calls of each NVML function so far, and initialisations that last."),
     "unload": ((), "Unload the driver."),
     "load": ((), "Load the driver again."),
     "remove-node": (("PATH",), "Remove a device node or capability file."),
@@ -247,11 +273,19 @@ def _add_target(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _timeout(text: str) -> float:
+    return _duration(text, _TIMEOUT)
+
+
+def _release_time(text: str) -> float:
+    return _duration(text, LIMIT)
+
+
+def _duration(text: str, grammar: Grammar[float]) -> float:
     try:
-        return _TIMEOUT.parse(text)
+        return grammar.parse(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{quote(text)} is not valid; choose {_TIMEOUT.choices}"
+            f"{quote(text)} is not valid; choose {grammar.choices}"
         ) from None
 
 
@@ -338,6 +372,19 @@ def _partition(arguments: argparse.Namespace) -> int:
     if arguments.verb == "assert":
         return partition.check(at, name, file, output)
     return partition.plan(at, name, file, arguments.partition_in_use, output)
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    from plugin.commands import control  # noqa: PLC0415
+
+    socket = _load(arguments).settings.control_socket
+    return control.release(socket, arguments.gpus, arguments.seconds)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from plugin.commands import control  # noqa: PLC0415
+
+    return control.resume(_load(arguments).settings.control_socket)
 
 
 def _sim(arguments: argparse.Namespace) -> int:

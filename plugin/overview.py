@@ -31,6 +31,10 @@ class Overview:
     clock: Callable[[], float] = time.time
     started: float = field(default_factory=time.time)
 
+    def looked(self, path: str) -> None:
+        """Somebody asks for what has samples of use in it."""
+        self.sampler.looked(path)
+
     def __call__(self) -> View:
         holdings = self.pods.current() if self.pods is not None else None
         snapshot = self.writer.store.snapshot
@@ -46,7 +50,9 @@ class Overview:
             handed_out=frozenset(holdings.handed_out) if holdings is not None else frozenset(),
             holders_complete=holdings is not None and holdings.is_known,
             held_twice=self.pods.conflicts if self.pods is not None else (),
-            samples=self.sampler.samples,
+            # The driver that they are from is closed.
+            sampling=not self.sampler.is_resting,
+            samples=self.sampler.samples if snapshot.release is None else None,
             driver_busy=self.worker.busy_seconds,
             stuck=self.heartbeats.stuck(),
             notes=self.notes(),

@@ -1,5 +1,5 @@
-"""``cordon``, ``uncordon``, ``drain``, ``health clear`` and ``sim``: commands to the running
-daemon.
+"""``cordon``, ``uncordon``, ``drain``, ``release``, ``resume``, ``health clear`` and ``sim``:
+commands to the running daemon.
 """
 
 from __future__ import annotations
@@ -42,6 +42,22 @@ def simulate(socket: str, verb: str, arguments: Sequence[str]) -> int:
     """Carry out a ``sim`` verb on the running daemon's simulated node, and print the effect."""
     _show(ask(socket, "sim", verb, *arguments))
     return 0
+
+
+def release(socket: str, targets: Sequence[str], seconds: float) -> int:
+    """Have the running daemon let go of the driver. Returns 0 once it has, 1 when it cannot yet."""
+    done = ask(socket, "release", f"{seconds:g}", *targets)
+    _show(done)
+    return 0 if done["released"] else 1
+
+
+def resume(socket: str) -> int:
+    """Have the running daemon use the driver again. Returns 0 once it does, 1 when it cannot
+    yet.
+    """
+    done = ask(socket, "resume")
+    _show(done)
+    return 0 if done["resumed"] else 1
 
 
 def drain(settings: Settings, target: str, seconds: float) -> int:

@@ -13,9 +13,10 @@ from plugin.commands.look import load, look
 from plugin.commands.node_checks import node_checks
 from plugin.commands.terminal import console
 from plugin.config.load import Loaded
+from plugin.control.client import ask
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.settings import Settings
-from plugin.errors import DriverUnavailable
+from plugin.errors import ControlError, DriverUnavailable
 
 _STYLES = {Outcome.PASS: "green", Outcome.WARN: "yellow", Outcome.FAIL: "red"}
 
@@ -40,7 +41,9 @@ def checks(loaded: Loaded) -> Iterator[Check]:
     settings = loaded.settings
     for warning in loaded.warnings:
         yield Check("configuration", Outcome.WARN, warning, "remove the setting")
-    if (yield from _library(settings)):
+    if (released := _released(settings)) is not None:
+        yield released  # looking at the driver would open what the daemon has let go of
+    elif (yield from _library(settings)):
         yield from _driver(settings)
     yield from host_checks(settings)
 
@@ -54,6 +57,19 @@ def _driver(settings: Settings) -> Iterator[Check]:
     else:
         yield from node_checks(inventory, settings)
         yield from rival_checks(tuple(advertise(inventory, settings).resources), settings)
+
+
+def _released(settings: Settings) -> Check | None:
+    """Whether the running daemon has the driver released."""
+    try:
+        status = ask(settings.control_socket, "status")
+    except ControlError:
+        return None
+    released = status.get("released")
+    if released is None:
+        return None
+    fix = "mig-device-plugin resume ends that"
+    return Check("driver", Outcome.WARN, released["text"], fix)
 
 
 def _library(settings: Settings) -> Generator[Check, None, bool]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from plugin.config import export
 from plugin.core.health.ledger import is_cordoned, of
-from plugin.core.holders import Holdings, to_json
-from plugin.core.inventory.model import Device, MigDevice
+from plugin.core.holders import Holdings, containers, of_devices, to_json
+from plugin.core.inventory.model import Device, Gpu, MigDevice
 from plugin.core.quote import quote
 from plugin.core.reasons import Code
+from plugin.core.release import LIMIT
 from plugin.core.state import Snapshot
 from plugin.core.status import document
 from plugin.errors import ControlError, TargetError
@@ -46,6 +47,10 @@ class Verbs:
                 return export.document(self._writer.store.snapshot.settings)
             case "cordon" | "uncordon" | "clear", [target]:
                 return await self._change(verb, target)
+            case "release", [seconds, *targets]:
+                return await self._release(seconds, targets)
+            case "resume", []:
+                return await self._resume()
             case "sim", [name, *rest]:
                 if self._simulate is None:
                     raise ControlError(
@@ -53,12 +58,64 @@ class Verbs:
                         "sim commands need one with --simulate",
                     )
                 return {"text": self._simulate(name, rest)}
-            case "status" | "settings" | "cordon" | "uncordon" | "clear" | "sim", _:
+            case (
+                "status" | "settings" | "cordon" | "uncordon" | "clear" | "release" | "resume"
+                | "sim"
+            ), _:  # fmt: skip
                 raise ControlError(f"{verb} does not take {len(arguments)} arguments")
         raise ControlError(
             f"unknown verb {quote(verb)}",
-            "choose status, settings, cordon, uncordon, clear or sim",
+            "choose status, settings, cordon, uncordon, clear, release, resume or sim",
         )
+
+    async def _release(self, limit: str, targets: Sequence[str]) -> dict[str, Any]:
+        """Let go of the driver; answered when nothing of it is held, or with what is."""
+        snapshot = self._writer.store.snapshot
+        try:
+            seconds = LIMIT.parse(limit)
+        except ValueError:
+            raise ControlError(f"--for: {quote(limit)} is not valid", LIMIT.choices) from None
+        uuids = resolve_gpus(snapshot, targets)
+        gpus = [gpu for gpu in snapshot.inventory.gpus if gpu.uuid in uuids]
+        left = await self._writer.release(uuids, seconds)
+        out = f"GPU {', '.join(gpu.path for gpu in gpus)}" if gpus else "no GPU"
+        text = (
+            f"not released: {'; '.join(left)}; it is released once it can be, and `resume` ends "
+            "the attempt"
+            if left
+            else f"released for {seconds:g} s: this daemon holds nothing of the driver; {out} out "
+            "of service until `resume`"
+        )
+        return {"text": text, "released": not left, "warning": self._still_used(gpus)}
+
+    async def _resume(self) -> dict[str, Any]:
+        """End a release; answered when the driver has been read, or could not be."""
+        before = self._writer.store.snapshot.release
+        left = await self._writer.resume()
+        snapshot = self._writer.store.snapshot
+        gpus = snapshot.inventory.gpus
+        devices = sum(len(gpu.mig_devices) for gpu in gpus)
+        failed = snapshot.driver_error.text if snapshot.driver_error is not None else None
+        if before is None:
+            text, failed = "the driver was not released", None
+        elif left is not None:
+            text = "the driver is still being opened: see `mig-device-plugin devices`"
+        elif failed is not None:
+            text = f"resumed, but the driver cannot be used yet: {failed}"
+        else:
+            text = (
+                f"resumed: {len(gpus)} GPU{'s' * (len(gpus) != 1)} with {devices} MIG "
+                f"device{'s' * (devices != 1)}"
+            )
+        return {"text": text, "resumed": left is None and failed is None, "warning": None}
+
+    def _still_used(self, gpus: Sequence[Gpu]) -> str | None:
+        """Who would keep these GPUs from being reset, as far as known."""
+        uuids = [uuid for gpu in gpus for uuid in (gpu.uuid, *(d.uuid for d in gpu.mig_devices))]
+        holders = containers(of_devices(self._holdings().holders, uuids))
+        if not holders:
+            return None
+        return f"pods still use these GPUs, which cannot be reset: {', '.join(holders)}"
 
     async def _change(self, verb: str, target: str) -> dict[str, Any]:
         """Change a device's entry in the ledger; answered when that is on disk, or could not be
@@ -127,6 +184,23 @@ def resolve(snapshot: Snapshot, target: str) -> str:
         return target  # not there now, but what holds it down can be taken back
     known = ", ".join(device.path for device in devices) or "none"
     raise TargetError(f"no device {quote(target)} on this node", f"choose a UUID or one of {known}")
+
+
+def resolve_gpus(snapshot: Snapshot, targets: Sequence[str]) -> frozenset[str]:
+    """The UUIDs of the GPUs that an operator names by index or UUID; ``all``, and none named, are
+    all of them. Raises :class:`TargetError`.
+    """
+    gpus = snapshot.inventory.gpus
+    known = {name: gpu.uuid for gpu in gpus for name in (gpu.path, gpu.uuid)}
+    every = frozenset(gpu.uuid for gpu in gpus)
+    if not targets or "all" in targets:
+        return every
+    if unknown := [target for target in targets if target not in known]:
+        raise TargetError(
+            f"{quote(unknown[0])} is no GPU of this node",
+            f"choose all, a GPU's UUID or one of {', '.join(g.path for g in gpus) or 'none'}",
+        )
+    return frozenset(known[target] for target in targets)
 
 
 def _name(uuid: str, device: Device | None) -> str:

@@ -55,4 +55,35 @@ class Commanded:
     uuid: str
 
 
-News = Judged | UnknownInstance | ReasonCleared | ClockSet | Commanded
+@dataclass(frozen=True, slots=True)
+class ReleaseAsked:
+    """The driver is to be released for so many seconds. ``gpus`` are about to be reset."""
+
+    gpus: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseDone:
+    """Nothing of the driver is held any more, or ``left`` is."""
+
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseOver:
+    """The driver is to be used again: ``expired`` after its time, else by command."""
+
+    expired: bool
+
+
+News = (
+    Judged
+    | UnknownInstance
+    | ReasonCleared
+    | ClockSet
+    | Commanded
+    | ReleaseAsked
+    | ReleaseDone
+    | ReleaseOver
+)

@@ -50,6 +50,7 @@ class Code(enum.StrEnum):
     MISSING_NODE = "missing-node"
     UNSPECIFIED = "unspecified"
     UNWATCHED = "unwatched"
+    RELEASED = "released"
     DRIVER_UNAVAILABLE = "driver-unavailable"
 
 
@@ -74,6 +75,7 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         Code.MISSING_NODE: "a device node that a container needs does not exist",
         Code.UNSPECIFIED: "the CDI specification on disk does not have the device",
         Code.UNWATCHED: "events of the GPU cannot be watched",
+        Code.RELEASED: "the driver is released so that the GPU can be reset",
         Code.DRIVER_UNAVAILABLE: "the driver as a whole does not answer",
     }
 )

@@ -11,15 +11,28 @@ from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.merge import Before, merge
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.reasons import Code, Reason, Scope
+from plugin.core.release import Release
 from plugin.core.state import State, Step, cleared_news, decide, happened, is_complete
 
 #: Scans in a row that follow another at once.
 MOST_LOOKS = 3
+#: So many scans in a row leave out what the driver announces: 20 minutes with the default interval.
+QUICK_SCANS = 39
 
 
-def scan_begun(state: State) -> State:
+def needs_all(state: State) -> bool:
+    """Whether a scan that nobody asked for has to read what events announce too: something says
+    that a GPU is other than it was last read, or an event may have been lost for long enough.
+    """
+    doubts = (state.changed, state.scanned, state.deferred, state.unseen, state.unread)
+    return state.quick >= QUICK_SCANS or state.snapshot.driver_error is not None or any(doubts)
+
+
+def scan_begun(state: State, *, thorough: bool = True) -> State:
     """A scan begins to read the hardware: it will show every change up to now."""
-    return replace(state, scanned=state.scanned | state.changed, changed=frozenset())
+    quick = 0 if thorough else state.quick + 1
+    changed = state.scanned | state.changed
+    return replace(state, scanned=changed, changed=frozenset(), quick=quick)
 
 
 def sought(state: State) -> tuple[str, ...]:
@@ -72,6 +85,7 @@ def scan_ended(
         state,
         inventory=inventory,
         driver_error=None,
+        release=_unless_over(old.release),
         ledger=recovered.ledger,
         gpu_health=MappingProxyType(health),
         geometry=old.geometry + changed,
@@ -93,12 +107,18 @@ def scan_failed(state: State, reason: Reason) -> Step:
     No change was read, so deferred events wait for the next scan.
     """
     state = replace(state, changed=state.changed | state.scanned, scanned=frozenset())
-    return Step(decide(state, driver_error=reason))
+    release = _unless_over(state.snapshot.release)
+    return Step(decide(state, driver_error=reason, release=release))
 
 
 def driver_unavailable(text: str) -> Reason:
     """Why the driver as a whole does not answer."""
     return Reason(Code.DRIVER_UNAVAILABLE, text, scope=Scope.NODE)
+
+
+def _unless_over(release: Release | None) -> Release | None:
+    """A release that has ended holds devices down until a scan has shown what is there now."""
+    return None if release is not None and release.is_over else release
 
 
 def _before(state: State) -> Before:

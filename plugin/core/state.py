@@ -33,6 +33,7 @@ from plugin.core.health.timeline import Moment, clock_step, moved_health, moved_
 from plugin.core.inventory.model import Inventory
 from plugin.core.news import ClockSet, Judged, News, ReasonCleared, UnknownInstance
 from plugin.core.reasons import Code, Reason
+from plugin.core.release import RELEASED, Release
 from plugin.core.settings import Settings
 
 #: Events that wait for a scan. While a GPU cannot be read for so long it is out of service anyway.
@@ -46,7 +47,8 @@ class Snapshot:
     ``gpu_health`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be
     watched. ``geometry`` counts how often the set of devices has changed and ``geometry_changed``
     is when it last did, in seconds of the wall clock. ``specified`` is the CDI specification on
-    disk.
+    disk. ``release`` is there while the driver is released, and until a scan has shown what is
+    there after that.
     """
 
     generation: int
@@ -60,6 +62,7 @@ class Snapshot:
     geometry: int = 0
     geometry_changed: float = 0.0
     specified: Specified = field(default_factory=Specified)
+    release: Release | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ class State:
     ``rebooted`` says that the ledger was saved before the node's last boot, and ``offset`` is the
     timeline's: wall clock minus monotonic clock.
     ``unseen`` are MIG devices that the last scan was the first not to show, ``unread`` what it
-    could not read. ``looks`` counts the scans that were asked for because of these, in a row.
+    could not read. ``looks`` counts the scans that were asked for because of these, in a row, and
+    ``quick`` those, in a row, that did not read everything.
     """
 
     snapshot: Snapshot
@@ -85,6 +89,7 @@ class State:
     unseen: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
     looks: int = 0
+    quick: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,7 @@ def clocks_read(state: State, moment: Moment) -> Step:
         ledger=moved_ledger(old.ledger, by),
         gpu_health=moved_health(old.gpu_health, by),
         geometry_changed=old.geometry_changed + by,
+        release=old.release and replace(old.release, until=old.release.until + by),
     )
     return Step(state, (ClockSet(by),))
 
@@ -184,8 +190,12 @@ def probed(state: State, probes: Iterable[Probe], now: float) -> Step:
 
 
 def ticked(state: State, now: float) -> Step:
-    """Time has passed: clear what may be cleared by now."""
+    """Time has passed: clear what may be cleared by now. Nothing is while the driver is released:
+    nobody knows how a GPU is then.
+    """
     snapshot = state.snapshot
+    if snapshot.release is not None:
+        return Step(state)
     recovered = recovery.recover(
         snapshot.ledger,
         snapshot.inventory,
@@ -281,8 +291,10 @@ def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
     for device in snapshot.inventory.devices():
         unwatched = snapshot.unwatched.get(device.gpu_uuid)
         hung = _not_answering(snapshot.inventory, device.gpu_uuid)
+        leaving = snapshot.release is not None and device.gpu_uuid in snapshot.release.gpus
+        released = RELEASED if leaving else None
         # One that hangs cannot be watched either.
-        now = [reason for reason in (snapshot.driver_error, hung or unwatched) if reason]
+        now = [reason for reason in (snapshot.driver_error, released, hung or unwatched) if reason]
         if now:
             found[device.uuid] = (*found.get(device.uuid, ()), *now)
     for uuid, reason in unspecified(snapshot.specified, snapshot.inventory, snapshot.settings):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from plugin.core.health.ledger import is_cordoned, of
 from plugin.core.inventory.model import Device, Gpu, Placement
 from plugin.core.reasons import Code, Reason
+from plugin.core.release import describe
 from plugin.core.state import Snapshot
 
 #: The origin of a document: the running daemon, or a scan by the command itself.
@@ -102,12 +103,26 @@ def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
         ],
         "controlNodes": list(inventory.control_nodes),
         "cordoned": [uuid for uuid in snapshot.ledger if is_cordoned(snapshot.ledger, uuid)],
+        "released": _released(snapshot),
         "problems": list(_problems(snapshot)),
     }
 
 
 def _placement(at: Placement | None) -> dict[str, int] | None:
     return {"start": at.start, "size": at.size} if at else None
+
+
+def _released(snapshot: Snapshot) -> dict[str, Any] | None:
+    release = snapshot.release
+    if release is None:
+        return None
+    return {
+        "text": describe(release, snapshot.inventory),
+        "phase": release.phase.value,
+        "until": release.until,
+        "gpus": sorted(release.gpus),
+        "left": list(release.left),
+    }
 
 
 def _common(device: Device, snapshot: Snapshot) -> dict[str, Any]:
@@ -135,9 +150,11 @@ def _reason(reason: Reason) -> dict[str, Any]:
 
 
 def _problems(snapshot: Snapshot) -> Iterator[str]:
-    """The driver's error first, if there is one."""
+    """The driver's error first, if there is one, then a release of the driver."""
     if snapshot.driver_error:
         yield snapshot.driver_error.text
+    if snapshot.release:
+        yield describe(snapshot.release, snapshot.inventory)
     if snapshot.settings.by_cdi:
         yield from dict.fromkeys(snapshot.specified.errors.values())
     yield from snapshot.advertisement.problems

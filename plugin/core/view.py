@@ -63,8 +63,9 @@ class View:
     asked. ``handed_out`` are allocated ids that kubelet does not list yet. Unless
     ``holders_complete``, there may be other holders. ``held_twice`` has a sentence for each device
     that two pods hold. ``calls`` is by (resource, method). ``driver_busy`` is the duration of the
-    longest driver call in progress. ``stuck`` names tasks that missed their heartbeat.
-    ``notes`` are sentences about what does not work and keeps no device from use.
+    longest driver call in progress. ``sampling`` is false while nobody looks at samples, so that
+    there are none. ``stuck`` names tasks that missed their heartbeat. ``notes`` are sentences about
+    what does not work and keeps no device from use.
     """
 
     now: float
@@ -79,6 +80,7 @@ class View:
     holders_complete: bool = True
     held_twice: tuple[str, ...] = ()
     samples: Samples | None = None
+    sampling: bool = True
     driver_busy: float = 0.0
     stuck: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

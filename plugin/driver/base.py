@@ -156,10 +156,21 @@ class Driver(Partitioning, Protocol):
         """
 
     def close(self) -> None:
-        """Shut down; never raises. A closed driver can be opened again."""
+        """Shut down; never raises. A closed driver can be opened again.
 
-    def scan(self, sought: Collection[str] = ()) -> Inventory:
+        Does nothing while a call hangs: see :meth:`held`.
+        """
+
+    def held(self) -> tuple[str, ...]:
+        """What this process still has of the driver, a sentence each; empty only when a GPU can be
+        reset and the kernel module unloaded as far as this process is concerned.
+        """
+
+    def scan(self, sought: Collection[str] = (), *, thorough: bool = True) -> Inventory:
         """Read the whole node.
+
+        A scan that is not thorough leaves out GPUs of which a change would be seen without asking:
+        events announce it, and the kernel module's files list their instances.
 
         `sought` are UUIDs of devices known from before. Those that are not found are looked for in
         another way, and are among the inventory's ``doubts`` unless the driver denies them in that
@@ -186,4 +197,9 @@ class Driver(Partitioning, Protocol):
 
         What cannot be read is ``None``; a GPU that is lost and a device that is no more give no
         sample. Activity needs two rounds and lies between them, so the first one has none.
+        """
+
+    def stop_sampling(self) -> None:
+        """Forget the rounds so far, and free what the library holds for them: the next one is a
+        first one. Never raises.
         """

@@ -5,6 +5,9 @@ roots.
 from __future__ import annotations
 
 import errno
+import os
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +21,10 @@ CONTROL_NODES = (
 )
 
 
+#: As this process sees them: a driver root may be mounted anywhere.
+_DEVICE_NODE = re.compile(r"/dev/nvidia")
+
+
 class FileSource(Protocol):
     """Where files are looked up by absolute path: on the machine, or in a simulated one."""
 
@@ -29,6 +36,9 @@ class FileSource(Protocol):
 
     def names(self, folder: str) -> frozenset[str] | None:
         """Names in a folder, ``None`` when it cannot be listed."""
+
+    def opened(self) -> Collection[str]:
+        """The driver's device nodes that this process has open or mapped."""
 
 
 class Disk:
@@ -52,6 +62,14 @@ class Disk:
             return frozenset(path.name for path in Path(folder).iterdir())
         except OSError:
             return None
+
+    def opened(self) -> frozenset[str]:
+        # Of this process, so never below another mount point of procfs.
+        targets = [_target(path) for path in Path("/proc/self/fd").iterdir()]
+        # A mapping holds the device too, after its descriptor was closed.
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        targets += [line.split(maxsplit=5)[-1] for line in maps.splitlines()]
+        return frozenset(target for target in targets if _DEVICE_NODE.search(target))
 
 
 class DeviceFiles:
@@ -117,6 +135,23 @@ class DeviceFiles:
                 missing.append(node)
         return tuple(nodes), tuple(missing)
 
+    def instances(self, minor: int | None) -> tuple[set[int], set[tuple[int, int]]] | None:
+        """Ids of the GPU instances and (GI, CI) of the compute instances that the kernel module has
+        on a GPU, ``None`` where it does not say.
+        """
+        folder = f"{self.proc}/driver/nvidia/capabilities/gpu{minor}/mig"
+        names = self._source.names(folder)
+        if names is None:
+            return None
+        gpu_instances = _numbered(names, "gi")
+        compute = set()
+        for gi in gpu_instances:
+            below = self._source.names(f"{folder}/gi{gi}")
+            if below is None:
+                return None
+            compute |= {(gi, ci) for ci in _numbered(below, "ci")}
+        return gpu_instances, compute
+
     def numa(self, pci_bus_id: str) -> int | None:
         """NUMA node of a PCI device, ``None`` where the system does not know (-1) or say."""
         text = self._source.read(f"{self.sys}/bus/pci/devices/{pci_bus_id}/numa_node")
@@ -147,6 +182,12 @@ class DeviceFiles:
         names = self._source.names(f"{self.proc}/driver/nvidia/gpus")
         return None if names is None else frozenset(name.lower() for name in names)
 
+    def opened(self) -> tuple[str, ...]:
+        """The driver's device nodes that this process has open: while it has, no GPU can be reset
+        and the kernel module cannot be unloaded.
+        """
+        return tuple(sorted(self._source.opened()))
+
     def _capability_minor(self, capability: str) -> int | None:
         """The live instance's own file says it; mig-minors, which lists all that could be, is the
         fallback.
@@ -162,6 +203,12 @@ class DeviceFiles:
                 self._source.read(f"{self.proc}/driver/nvidia-caps/mig-minors") or ""
             )
         return self._minors.get(capability.replace("/mig/", "/"))
+
+
+def _numbered(names: Collection[str], kind: str) -> set[int]:
+    """The numbers of names such as ``gi7``."""
+    rests = (name.removeprefix(kind) for name in names if name.startswith(kind))
+    return {int(rest) for rest in rests if rest.isascii() and rest.isdecimal()}
 
 
 def parse_mig_minors(text: str) -> dict[str, int]:
@@ -181,6 +228,14 @@ def sysfs_bus_id(nvml_bus_id: str) -> str:
     """
     domain, _, rest = nvml_bus_id.lower().partition(":")
     return f"{domain.lstrip('0'):0>4}:{rest}" if rest else domain
+
+
+def _target(link: Path) -> str:
+    """Where a link leads; nowhere if it is gone, as the descriptor of the listing itself is."""
+    try:
+        return os.readlink(link)  # noqa: PTH115 — what a pipe's leads to is no path
+    except OSError:
+        return ""
 
 
 def _below(root: Path, path: str) -> str:

@@ -221,6 +221,14 @@ def _unhang(engine: SimNode, arguments: Sequence[str]) -> str:
     return "the driver answers again"
 
 
+def _calls(engine: SimNode, arguments: Sequence[str]) -> str:
+    del arguments
+    counts = dict(engine.calls.counts)
+    by_function = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
+    open_ = f"{engine.sessions} open session{'s' * (engine.sessions != 1)}"
+    return f"{sum(counts.values())} calls, {open_}: {by_function}"
+
+
 def _unload(engine: SimNode, arguments: Sequence[str]) -> str:
     del arguments
     engine.faults.set_available(available=False)
@@ -263,6 +271,7 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         "unfail": Verb("[FUNCTION]", 0, 1, _unfail),
         "hang": Verb("[FUNCTION [TARGET]]", 0, 2, _hang),
         "unhang": Verb("", 0, 0, _unhang),
+        "calls": Verb("", 0, 0, _calls),
         "unload": Verb("", 0, 0, _unload),
         "load": Verb("", 0, 0, _load),
         "remove-node": Verb("PATH", 1, 1, _remove_node),

@@ -18,6 +18,9 @@ from plugin.core.news import (
     Judged,
     News,
     ReasonCleared,
+    ReleaseAsked,
+    ReleaseDone,
+    ReleaseOver,
     UnknownInstance,
 )
 from plugin.core.reasons import texts
@@ -83,11 +86,25 @@ def before(news: Iterable[News]) -> None:
                 log.info("cleared by an operator", extra={"device": uuid})
             case ClockSet(seconds):
                 log.info("the wall clock was set", extra={"seconds": round(seconds, 3)})
+            case ReleaseAsked() | ReleaseDone() | ReleaseOver():
+                _release(what)
             case UnknownInstance(event):
                 log.warning(
                     "a fault of an unknown instance",
                     extra={"gpu": event.gpu_uuid, "gi": event.gi, "ci": event.ci},
                 )
+
+
+def _release(what: ReleaseAsked | ReleaseDone | ReleaseOver) -> None:
+    match what:
+        case ReleaseAsked(gpus, seconds):
+            log.info("releasing the driver", extra={"gpus": gpus, "seconds": seconds})
+        case ReleaseDone(()):
+            log.info("the driver is released")
+        case ReleaseDone(left):
+            log.warning("the driver cannot be released", extra={"reason": "; ".join(left)})
+        case ReleaseOver(expired):
+            log.info("opening the driver after a release", extra={"expired": expired})
 
 
 def after(news: Iterable[News], generation: int) -> None:

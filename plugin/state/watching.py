@@ -83,7 +83,8 @@ class Watcher:
                     self._end()  # the driver is to be opened again, and waits for that
                 wanted = await self._interest.something()
                 error = await self._watch(wanted)
-                if error is not None:
+                # Watching that fails because the driver is being closed is no failure.
+                if error is not None and self._interest.wanted is not None:
                     await self._failed(error, wanted)
         finally:
             if self._current is not None:

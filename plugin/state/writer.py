@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from plugin.core import operators, scans
@@ -20,36 +20,34 @@ from plugin.core.health.events import DriverEvent, Probe
 from plugin.core.health.ledger import Ledger
 from plugin.core.health.timeline import Moment, restored_ledger
 from plugin.core.inventory.model import Inventory
+from plugin.core.release import Phase, Release
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot, Step
 from plugin.driver.base import Driver
 from plugin.driver.hangs import Hung
 from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
-from plugin.errors import DriverOutOfReach, DriverStale, DriverUnavailable
+from plugin.errors import DriverStale, DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 from plugin.state import reports
+from plugin.state.batches import Batches
 from plugin.state.gate import Gate, Specify
-from plugin.state.interest import Interest, Watchable
+from plugin.state.interest import Watchable
 from plugin.state.ledger_file import LedgerFile, Saved
+from plugin.state.session import OUT_OF_REACH_SECONDS, Session
 
 log = logging.getLogger(__name__)
 
 #: Between two attempts to open a driver that is not there yet.
 REOPEN_SECONDS = 5.0
-#: How long a driver that cannot come into this container is waited for all the same.
-OUT_OF_REACH_SECONDS = 300.0
 #: A re-partition makes an event per instance; they become one scan.
 COALESCE_SECONDS = 0.02
-#: So many events are judged in one go, in some 20 ms.
-MOST_EVENTS = 500
-#: Events that come so soon after others were judged wait, and are judged together.
-STORM_SECONDS = 0.005
-#: How long the thread that waits for events may take to end before the driver is opened again.
-CLOSE_SECONDS = 5.0
 #: How long :meth:`Writer.probe_now` waits for answers.
 PROBE_SECONDS = 1.0
+#: How long a command waits for the driver to be let go of, or to be opened again: less than the
+#: control socket's client has.
+RELEASE_SECONDS = 8.0
 
 
 def read_clocks() -> Moment:
@@ -83,17 +81,16 @@ class Writer:
         self._rescan_wanted = asyncio.Event()
         self._probe_wanted = asyncio.Event()
         self._probed = Pulse()
-        self._events: list[DriverEvent] = []
-        self._next_judging = 0.0
-        self._received = self._judged = 0  # events so far
-        self._judging = Pulse()
-        self._epoch = 0
+        self._events = Batches(self._judge)
         self._gate = Gate(specify)
-        self._out_of_reach_seconds = out_of_reach_seconds
-        self._final_since: float | None = None
-        self.is_open = False
-        self.interest = Interest()
+        self._session = Session(driver, worker, out_of_reach_seconds)
+        self._released = Pulse()
+        self.interest = self._session.interest
         self.store = Store(self._state.snapshot)
+
+    @property
+    def is_open(self) -> bool:
+        return self._session.is_open
 
     def now(self) -> float:
         """The time on the state's timeline, in seconds: never steps, and is the wall clock's as of
@@ -129,31 +126,41 @@ class Writer:
     async def run(self, heartbeats: Heartbeats) -> None:
         """Scan the node again on schedule, or when asked to, until cancelled."""
         while True:
-            seconds = (
-                self._state.snapshot.settings.rescan_seconds if self.is_open else REOPEN_SECONDS
-            )
+            seconds = self._pause()
             heartbeats.beat("node", seconds)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._rescan_wanted.wait()
                     await asyncio.sleep(COALESCE_SECONDS)
+            asked = self._rescan_wanted.is_set()
             self._rescan_wanted.clear()
             heartbeats.beat("node", LONGEST_JOB_SECONDS)
+            if await self._keeps_released():
+                continue
             try:
-                await self._scan()
+                await self._scan(thorough=asked)
             except DriverUnavailable as error:
                 self._fail(error)
+
+    def _pause(self) -> float:
+        """Until the next look without a cause."""
+        release, every = self._state.snapshot.release, self._state.snapshot.settings.rescan_seconds
+        if release is None or release.is_over:
+            return every if self.is_open else REOPEN_SECONDS
+        left = max(0.0, release.until - self.now())
+        return min(left, REOPEN_SECONDS if release.phase is Phase.LEAVING else every)
 
     def rescan(self) -> None:
         """Have :meth:`run` scan the node now, and what cannot be watched tried again."""
         self._rescan_wanted.set()
         self.interest.retry()
 
-    async def _scan(self) -> None:
+    async def _scan(self, *, thorough: bool = True) -> None:
         if not self.is_open:
             await self._open()
-        self._state = scans.scan_begun(self._state)
-        scan = await self._read()
+        thorough = thorough or scans.needs_all(self._state)
+        self._state = scans.scan_begun(self._state, thorough=thorough)
+        scan = await self._read(thorough=thorough)
         async with self._gate.passing:
             ahead = scans.scan_ended(self._state, scan, self.now())
             specified = await self._gate.specified(ahead.state.snapshot)
@@ -161,13 +168,18 @@ class Writer:
             now = self._present()
             self._take(scans.scan_ended(self._state, scan, now, specified))
 
-    async def _read(self) -> Inventory:
+    async def _read(self, *, thorough: bool) -> Inventory:
+        sought = scans.sought(self._state)
+
+        def scan() -> Inventory:
+            return self._driver.scan(sought, thorough=thorough)
+
         try:
-            return await self._worker.call(self._driver.scan, scans.sought(self._state))
+            return await self._worker.call(scan)
         except DriverStale as error:
             log.info("opening the driver again", extra={"reason": str(error)})
             await self._open()
-            return await self._worker.call(self._driver.scan, scans.sought(self._state))
+            return await self._worker.call(self._driver.scan, sought)
 
     async def specify(self, settings: Settings | None = None) -> None:
         """Bring the CDI specification up to date, if containers use it. With `settings`: ahead of
@@ -186,32 +198,61 @@ class Writer:
 
     def _fail(self, error: DriverUnavailable) -> None:
         """The driver cannot be used. Raises :class:`DriverOutOfReach` when it never will be."""
-        self.is_open = False
-        now = asyncio.get_running_loop().time()
-        if not error.final:
-            self._final_since = None
-        elif self._final_since is None:
-            self._final_since = now
-        elif now - self._final_since >= self._out_of_reach_seconds:
-            raise DriverOutOfReach(
-                error.what,
-                "that cannot change in this container: ending, so that a new one is made, to "
-                "which NVIDIA's runtime adds the library of the driver that is loaded then",
-            ) from error
+        self._session.failed(error)
         self._take(scans.scan_failed(self._state, scans.driver_unavailable(str(error))))
 
     async def _open(self) -> None:
-        """(Re)open the driver, once nobody waits for events of the one before; a waiter that hangs
-        is left behind.
-        """
-        self.is_open = False
-        self.interest.want(None)
-        await self.interest.unused(CLOSE_SECONDS)
-        await self._worker.call(self._driver.open)
-        self.is_open = True
-        self._final_since = None
-        self._epoch += 1
+        await self._session.open()
         self._want()
+
+    # ---- releasing the driver
+
+    async def release(
+        self, gpus: Collection[str], seconds: float, *, patience: float = RELEASE_SECONDS
+    ) -> tuple[str, ...]:
+        """Let go of the driver for so long; these GPUs may be reset meanwhile. Returns what is
+        still held of it after `patience` at most; that is let go of when it can be.
+        """
+        now = self._present()
+        self._take(operators.released(self._state, gpus, now, seconds))
+        self._session.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._released.wait()
+        release = self._state.snapshot.release
+        if release is not None and release.phase is Phase.RELEASED:
+            return ()
+        left = release.left if release is not None else ("the release was ended meanwhile",)
+        return left or (self._session.pending() or "the driver is busy",)
+
+    async def resume(self) -> Release | None:
+        """End a release. Returns what is left of it after :data:`RELEASE_SECONDS` at most: nothing
+        once a scan has shown what is there, or has failed.
+        """
+        self._take(operators.resumed(self._state))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_SECONDS):
+                while (snapshot := self.store.snapshot).release is not None:
+                    await self.store.newer_than(snapshot.generation)
+        return self.store.snapshot.release
+
+    async def _keeps_released(self) -> bool:
+        """Whether the driver is not to be asked now; closes it where that is still to be done."""
+        release = self._state.snapshot.release
+        if release is None or release.is_over:
+            return False
+        now = self._present()
+        if now >= release.until:
+            self._take(operators.resumed(self._state, expired=True))
+            return False
+        if release.phase is Phase.LEAVING:
+            try:
+                left = await self._session.close()
+            except DriverUnavailable as error:
+                left = (error.what,)
+            self._take(operators.let_go(self._state, left))
+            self._released.fire()
+        return True
 
     # ---- events
 
@@ -222,36 +263,22 @@ class Writer:
         log.debug(
             "event", extra={"kind": event.kind.name, "gpu": event.gpu_uuid, "data": event.data}
         )
-        if not self._events:
-            loop = asyncio.get_running_loop()
-            # The first event at once, those of a storm behind it together.
-            loop.call_at(max(loop.time(), self._next_judging), self._judge_events)
-        self._events.append(event)
-        self._received += 1
+        self._events.add(event)
 
-    def _judge_events(self) -> None:
-        """Judge what has come in, publish once; a storm is taken in portions, so that kubelet is
-        answered between.
-        """
-        events, self._events = self._events[:MOST_EVENTS], self._events[MOST_EVENTS:]
-        if self._events:
-            asyncio.get_running_loop().call_soon(self._judge_events)
+    def _judge(self, events: list[DriverEvent]) -> None:
         now = self._present()
         self._take(steps.happened(self._state, events, now))
-        self._next_judging = asyncio.get_running_loop().time() + STORM_SECONDS
-        self._judged += len(events)
-        self._judging.fire()
 
     async def judged(self) -> None:
         """Wait until every event that has been received is judged."""
-        received = self._received
-        while self._judged < received:
-            await self._judging.wait()
+        await self._events.judged()
 
     # ---- probes and time
 
     def on_probes(self, probes: Iterable[Probe]) -> None:
-        """Fresh answers of GPUs."""
+        """Fresh answers of GPUs; none where the driver was let go of while they were asked."""
+        if self._state.snapshot.release is not None and not self.is_open:
+            return
         now = self._present()
         self._take(steps.probed(self._state, probes, now))
         self._probed.fire()
@@ -294,8 +321,7 @@ class Writer:
         await self.interest.satisfied()
 
     def _want(self) -> None:
-        gpus = steps.watchable(self._state.snapshot)
-        self.interest.want(Watchable(self._epoch, gpus) if self.is_open else None)
+        self._session.want(steps.watchable(self._state.snapshot))
 
     # ---- commands
 

@@ -12,12 +12,18 @@ from plugin.web.http.server import HttpServer, Tls
 from plugin.web.routes import Site
 
 
-async def serve(settings: Settings, view: Callable[[], View]) -> None:
-    """Serve until cancelled. Retries if the address is in use; nothing else depends on HTTP."""
+async def serve(
+    settings: Settings, view: Callable[[], View], looked: Callable[[str], None]
+) -> None:
+    """Serve until cancelled. Retries if the address is in use; nothing else depends on HTTP.
+
+    `looked` is as for :class:`Site`.
+    """
     tls = Tls(settings.http_tls_cert, settings.http_tls_key) if settings.http_tls_cert else None
     own = socket.gethostname()
     site = Site(
         view,
+        looked=looked,
         hostname=settings.node_name or own,
         hosts=(own, *settings.http_hosts),
         dcgm_names=settings.dcgm_names,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from plugin.core.release import describe
 from plugin.core.view import View
 
 #: A call of the driver that takes longer is worth a word.
@@ -48,6 +49,8 @@ def readiness(view: View) -> Verdict:
 def _notes(view: View) -> Iterator[str]:
     """Why devices are out of service as long as something cannot be asked of the driver."""
     snapshot = view.snapshot
+    if snapshot.release:
+        yield describe(snapshot.release, snapshot.inventory)
     if view.driver_busy > SLOW_SECONDS:
         yield f"the driver has not come back from a call for {view.driver_busy:.0f} s"
     if snapshot.driver_error and snapshot.advertisement.resources:

@@ -58,6 +58,7 @@ class Site:
         self,
         view: Callable[[], View],
         *,
+        looked: Callable[[str], None] = lambda _: None,
         hostname: str = "",
         hosts: Iterable[str] = (),
         dcgm_names: bool = False,
@@ -65,10 +66,12 @@ class Site:
         render_metrics: RenderMetrics = render,
         load_page: Callable[[], Page] = load_page,
     ) -> None:
-        """`hosts` are accepted besides `hostname`, see :class:`Hosts`. With `bearers`, everything
-        but the probes needs one of their tokens.
+        """`looked` is called with the path when somebody is shown the use of devices. `hosts` are
+        accepted besides `hostname`, see :class:`Hosts`. With `bearers`, everything but the probes
+        needs one of their tokens.
         """
         self._view = view
+        self._looked = looked
         self._hostname = hostname
         self._hosts = Hosts((hostname, *hosts))
         self._dcgm_names = dcgm_names
@@ -117,6 +120,7 @@ class Site:
             await asyncio.sleep(self._rested - now())
             started = now()
             response = page(request)
+            self._looked(request.path)
             self._rested = now() + (now() - started)
             return response
 

@@ -38,6 +38,7 @@ def still(view: View) -> View:
         geometry=0,
         calls=MappingProxyType({}),
         driver_busy=view.driver_busy // 10 * 10,
+        sampling=True,
     )
 
 

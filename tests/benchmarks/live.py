@@ -34,13 +34,13 @@ async def xid(shared: Shared) -> Sequence[Row]:
     async with _controlled(f"--quiet-period={HOUR}") as (node, _, control):
         where = {
             device["uuid"]: f"{gpu['index']}:{device['index']}"
-            for gpu in (await _ask(control, "status"))["gpus"]
+            for gpu in (await ask(control, "status"))["gpus"]
             for device in gpu["migDevices"]
         }
         for uuid, target in (*where.items(), *where.items()):
             only = functools.partial(lambda one: _down(node) == {one}, uuid)
             took.append(await _until(node, control, ("sim", "xid", target, "95"), only))
-            await _ask(control, "clear", target)
+            await ask(control, "clear", target)
             await node.kubelet.wait_for(lambda: not _down(node))
     return [Row("XID → Unhealthy listed, for 56 of 56", "ms", tuple(took), {"p50": 3, "p99": 20})]
 
@@ -62,23 +62,20 @@ async def geometry(shared: Shared) -> Sequence[Row]:
 async def scrape(shared: Shared) -> Sequence[Row]:
     """A scrape of ``/metrics`` with everything on, and memory with it."""
     del shared
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"127.0.0.1:{port}"
+    address = f"127.0.0.1:{free_port()}"
     took = []
     async with (
         new_node() as node,
         node.daemon(f"--http-address={address}", "--dcgm-names") as daemon,
     ):
         await node.listed()
-        size = len(await _get(f"http://{address}/metrics"))
+        size = len(await get(f"http://{address}/metrics"))
         for _ in range(SCRAPES):
             await asyncio.sleep(
                 0.05
             )  # the server leaves the loop to kubelet for a while after each answer
             began = time.perf_counter()
-            await _get(f"http://{address}/metrics")
+            await get(f"http://{address}/metrics")
             took.append((time.perf_counter() - began) * 1000)
         memory = daemon.memory_mib("VmRSS")
     return [
@@ -91,6 +88,12 @@ async def scrape(shared: Shared) -> Sequence[Row]:
         ),
         Row("resident memory after it, everything on", "MiB", (memory,), {"max": 64}),
     ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _offers(node: Node, wanted: Mapping[str, int]) -> bool:
@@ -131,7 +134,7 @@ async def _until(
     return took
 
 
-async def _ask(control: Path, *command: str) -> Any:
+async def ask(control: Path, *command: str) -> Any:
     reader, writer = await asyncio.open_unix_connection(control)
     writer.write(_request(command))
     answer = json.loads(await reader.readline())["ok"]
@@ -143,7 +146,7 @@ def _request(command: Sequence[str]) -> bytes:
     return json.dumps({"verb": command[0], "arguments": command[1:]}).encode() + b"\n"
 
 
-async def _get(url: str) -> bytes:
+async def get(url: str) -> bytes:
     for _ in range(200):  # the server comes up a moment after the first registration
         try:
             return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())  # noqa: S310

@@ -56,6 +56,7 @@ async def test_a_round_that_hangs_ends_no_loop(tmp_path: Path) -> None:
     await writer.start()
     stuck = Stuck(driver)
     sampler = Sampler(writer, cast("Driver", stuck), worker, Heartbeats())
+    sampler.looked("/metrics")
     loops = [
         asyncio.create_task(sampler.run()),
         asyncio.create_task(

@@ -98,6 +98,7 @@ CHANGES: dict[str, st.SearchStrategy[Any]] = {
             st.builds(DeviceSample, memory_total=st.just(9), memory_used=st.integers(0, 2)),
         ),
     ),
+    "sampling": st.booleans(),
     "driver_busy": st.floats(0, 100) | st.sampled_from([10.0, 30.0, 30.001, 30.5, 31.0]),
     "stuck": st.sampled_from([(), ("events",)]),
     "notes": st.sampled_from([(), ("the features file cannot be written",)]),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 import pynvml
 
@@ -15,7 +16,7 @@ from plugin.core.inventory.model import Gpu, GpuInstance, Inventory, MigMode, Pl
 from plugin.core.inventory.samples import Samples
 from plugin.driver.files import DeviceFiles
 from plugin.driver.hangs import GpuRef, Hangs, Hung, about
-from plugin.driver.nvml import changes, probes, texts
+from plugin.driver.nvml import changes, probes
 from plugin.driver.nvml import library as nvml
 from plugin.driver.nvml.binding import using
 from plugin.driver.nvml.clients import read_clients
@@ -25,7 +26,8 @@ from plugin.driver.nvml.loading import Loader
 from plugin.driver.nvml.offers import read_offers, read_remaining
 from plugin.driver.nvml.refusals import NO_PROFILE, reading
 from plugin.driver.nvml.samples import Sampler
-from plugin.driver.nvml.scan import GpuReader, doubt
+from plugin.driver.nvml.scan import GpuReader, doubt, unchanged
+from plugin.driver.nvml.versions import Versions, read_versions
 from plugin.errors import (
     NO_CODE,
     DriverCallFailed,
@@ -64,6 +66,8 @@ class NvmlDriver:
         self._listed: frozenset[str] | None = None
         #: The newest reading of each GPU, by index: what is known of one that hangs.
         self._last: dict[int, Gpu] = {}
+        self._handles: dict[str, Any] = {}
+        self._versions: Versions | None = None
         self.hangs = Hangs()
 
     def open(self) -> None:
@@ -77,6 +81,8 @@ class NvmlDriver:
         # them has shut down.
         if self._initialised:
             self.close()
+        if self._initialised:
+            return
         self._listed = (
             self._files.pci_addresses()
         )  # before NVML looks, so that none comes unseen in between
@@ -94,11 +100,15 @@ class NvmlDriver:
 
     def close(self) -> None:
         """Shut NVML down, after closing the event sources, which takes until nobody waits for their
-        events.
+        events. Nothing is shut down under a thread that is still in the library.
         """
-        sources, self._sources = self._sources, []
-        for source in sources:
+        if self.hangs.open:
+            return
+        for source in self._sources:
             source.close()
+        self._sources = [source for source in self._sources if source.is_waited_for]
+        if self._sources:
+            return
         self._seen = ()
         with using(self._library, self.hangs):
             self._sampler.close()
@@ -107,11 +117,27 @@ class NvmlDriver:
                 self._initialised = False
         self._readers.clear()
         self._last.clear()
+        self._handles.clear()
+        self._versions = None
 
-    def scan(self, sought: Collection[str] = ()) -> Inventory:
+    def held(self) -> tuple[str, ...]:
+        held = [
+            _does_not_answer(hung.call.gpu, hung) if hung.call.gpu is not None else str(hung)
+            for hung in self.hangs.open
+        ]
+        if any(source.is_waited_for for source in self._sources):
+            held.append("a thread still waits for events")
+        opened = self._files.opened()
+        if opened and not held:
+            held.append(f"this process has {', '.join(opened)} open")
+        if self._initialised and not held:
+            held.append("NVML is initialised")
+        return tuple(held)
+
+    def scan(self, sought: Collection[str] = (), *, thorough: bool = True) -> Inventory:
         self._require_open()
         with using(self._library, self.hangs):
-            return self._scan(sought)
+            return self._scan(sought, thorough=thorough)
 
     def watch(self, gpu_uuids: Sequence[str]) -> NvmlEventSource:
         self._require_open()
@@ -126,7 +152,7 @@ class NvmlDriver:
         if (hung := self.hangs.of_gpu(gpu)) is not None:
             return Probe(gpu_uuid, error=_does_not_answer(gpu, hung))
         with using(self._library, self.hangs), about(gpu):
-            return probes.probe(gpu_uuid, thorough=thorough)
+            return probes.probe(gpu_uuid, self._handles, thorough=thorough)
 
     def sample(self) -> Samples:
         for hung in self.hangs.open:
@@ -134,6 +160,12 @@ class NvmlDriver:
             self._sampler.forget(hung.call.gpu)
         with using(self._library, self.hangs):
             return self._sampler.sample(self._seen)
+
+    def stop_sampling(self) -> None:
+        for hung in self.hangs.open:
+            self._sampler.forget(hung.call.gpu)
+        with using(self._library, self.hangs):
+            self._sampler.close()
 
     # ---- instances
 
@@ -197,7 +229,7 @@ class NvmlDriver:
         if not self._initialised:
             raise DriverUnavailable(_NOT_OPEN)
 
-    def _scan(self, sought: Collection[str]) -> Inventory:
+    def _scan(self, sought: Collection[str], *, thorough: bool) -> Inventory:
         what = "counting the GPUs"
         try:
             count = nvml.call(what, pynvml.nvmlDeviceGetCount)
@@ -222,27 +254,41 @@ class NvmlDriver:
                     unreadable[index] = text
                     hanging.add(index)
                 continue
-            reader = self._readers.setdefault(index, GpuReader(index, self._files))
             try:
                 with about(ref):
-                    gpu = self._last[index] = reader.read()
-                gpus.append(gpu)
+                    gpus.append(self._gpu(index, last, thorough=thorough))
             except DriverCallFailed as error:
                 self._readers.pop(index)
                 unreadable[index] = f"GPU {index} cannot be read: {error}"
         self._seen = tuple(gpus)
-        cuda = _version(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+        if thorough or self._versions is None:
+            self._versions = read_versions()
+        versions = self._versions
         return Inventory(
             gpus=self._seen,
-            driver_version=_text(pynvml.nvmlSystemGetDriverVersion),
-            nvml_version=_text(pynvml.nvmlSystemGetNVMLVersion),
-            cuda_version=(cuda // 1000, cuda % 1000 // 10) if cuda is not None else None,
+            driver_version=versions.driver,
+            nvml_version=versions.nvml,
+            cuda_version=versions.cuda,
             control_nodes=control_nodes,
             unreadable=MappingProxyType(unreadable),
             hung=frozenset(hanging),
             doubts=MappingProxyType(_doubts(gpus, sought)),
             machine=self._files.machine(),
         )
+
+    def _gpu(self, index: int, last: Gpu | None, *, thorough: bool) -> Gpu:
+        """Raises :class:`DriverCallFailed`."""
+        if not thorough and last is not None and self._announces(last.uuid):
+            same = unchanged(last, self._files)
+            if same is not None:
+                return same
+        reader = self._readers.setdefault(index, GpuReader(index, self._files))
+        gpu = self._last[index] = reader.read()
+        return gpu
+
+    def _announces(self, uuid: str) -> bool:
+        """Whether changes of a GPU's MIG configuration come as events that somebody waits for."""
+        return any(uuid in source.announces for source in self._sources if not source.closed)
 
     def _ref(self, uuid: str) -> GpuRef:
         """The GPU of a UUID, or that of the MIG device of the UUID, as far as known."""
@@ -276,18 +322,3 @@ def _doubts(gpus: Sequence[Gpu], sought: Collection[str]) -> dict[str, str]:
     found = {gpu.uuid for gpu in gpus} | {d.uuid for gpu in gpus for d in gpu.mig_devices}
     asked = ((uuid, doubt(uuid)) for uuid in sought if uuid not in found)
     return {uuid: why for uuid, why in asked if why is not None}
-
-
-def _text(function: Callable[[], str]) -> str:
-    try:
-        found = texts.ask_text(function)
-    except DriverCallFailed:
-        return ""  # a version is for people only
-    return found.value if found is not None else ""
-
-
-def _version(function: Callable[[], int]) -> int | None:
-    try:
-        return nvml.ask(function)
-    except DriverCallFailed:
-        return None

@@ -40,6 +40,8 @@ class NvmlEventSource:
         self._uuids: dict[int | None, str] = {}
         self.failures: dict[str, str] = {}
         self.unsupported: set[str] = set()
+        #: GPUs whose changes of the MIG configuration are among the events.
+        self.announces: set[str] = set()
         with using(library, hangs):
             try:
                 self._set: Any = call("making an event set", pynvml.nvmlEventSetCreate)
@@ -68,6 +70,11 @@ class NvmlEventSource:
                     return None
                 raise
             return self._event(data)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a thread is in :meth:`wait`."""
+        return self._waiting.locked()
 
     def close(self) -> None:
         """Free the set, once no thread is in :meth:`wait`: NVML does not say what freeing would do
@@ -105,6 +112,8 @@ class NvmlEventSource:
             self._set,
         )
         self._uuids[_address(handle)] = uuid
+        if supported & EventKind.MIG_CONFIG.value:
+            self.announces.add(uuid)
 
     def _event(self, data: Any) -> DriverEvent | None:
         try:

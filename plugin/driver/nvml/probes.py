@@ -15,13 +15,36 @@ from plugin.errors import DriverCallFailed
 _UNKNOWN_FIELD = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT})
 
 
-def probe(gpu_uuid: str, *, thorough: bool) -> Probe:
-    """Ask a GPU; see :meth:`plugin.driver.base.Driver.probe`.
+def probe(gpu_uuid: str, handles: dict[str, Any], *, thorough: bool) -> Probe:
+    """Ask a GPU; see :meth:`plugin.driver.base.Driver.probe`. `handles` keeps the handles of GPUs
+    by UUID, for as long as NVML is initialised; where one answers anything odd it is asked for
+    anew.
 
     An answer that fails for its own reasons, on a GPU that answers otherwise, is none.
     """
+    if (known := handles.pop(gpu_uuid, None)) is not None:
+        found = _asked(gpu_uuid, known, thorough=thorough)
+        if found.error is None:
+            handles[gpu_uuid] = known
+            return found
     try:
         handle = call("getting its handle", pynvml.nvmlDeviceGetHandleByUUID, gpu_uuid)
+    except DriverCallFailed as error:
+        return _failed(gpu_uuid, error)
+    found = _asked(gpu_uuid, handle, thorough=thorough)
+    if found.error is None:
+        handles[gpu_uuid] = handle
+    return found
+
+
+def _failed(gpu_uuid: str, error: DriverCallFailed) -> Probe:
+    # A GPU that was there and is not found any more is as gone as one that says so.
+    lost = error.gpu_lost or error.code == pynvml.NVML_ERROR_NOT_FOUND
+    return Probe(gpu_uuid, error=str(error), lost=lost)
+
+
+def _asked(gpu_uuid: str, handle: Any, *, thorough: bool) -> Probe:
+    try:
         action = _recovery_action(handle)
         if action is None:
             # A handle may come from memory; this is the cheapest question that goes to the GPU's
@@ -32,9 +55,7 @@ def probe(gpu_uuid: str, *, thorough: bool) -> Probe:
             _thorough(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle) if thorough else None
         )
     except DriverCallFailed as error:
-        # A GPU that was there and is not found any more is as gone as one that says so.
-        lost = error.gpu_lost or error.code == pynvml.NVML_ERROR_NOT_FOUND
-        return Probe(gpu_uuid, error=str(error), lost=lost)
+        return _failed(gpu_uuid, error)
     return Probe(
         gpu_uuid,
         recovery_action=action,

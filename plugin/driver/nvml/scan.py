@@ -247,6 +247,30 @@ def _numa_by_driver(handle: Any) -> int | None:
         return None
 
 
+def unchanged(last: Gpu, files: DeviceFiles) -> Gpu | None:
+    """The GPU as it was last read, with its device nodes as they are now, if the kernel module's
+    files list the very instances that it had; ``None`` where it has to be read anew. Asks the
+    driver nothing.
+    """
+    odd = last.error or last.warnings or last.unreadable or last.uncounted or last.mig_unknown
+    if odd or not last.mig_devices or last.instances is None:
+        return None
+    listed = files.instances(last.minor)
+    compute = {(device.gi, device.ci) for device in last.mig_devices}
+    if listed is None or listed != ({each.id for each in last.instances}, compute):
+        return None
+    nodes, missing = files.gpu(last.minor)
+    devices = []
+    for device in last.mig_devices:
+        if device.error:
+            return None
+        own, lacking = files.mig(last.minor, device.gi, device.ci)
+        devices.append(replace(device, device_nodes=own, missing_device_nodes=lacking))
+    return replace(
+        last, device_nodes=nodes, missing_device_nodes=missing, mig_devices=tuple(devices)
+    )
+
+
 def doubt(uuid: str) -> str | None:
     """Why a device may be there that a scan has not shown; ``None`` when the driver denies it in
     this way too.

@@ -76,6 +76,8 @@ class SimNode:
         self.notes: tuple[str, ...] = ()
         self.faults = Faults()
         self.calls = Calls()
+        #: Initialisations of libraries over it that were not shut down.
+        self.sessions = 0
         self.supported_events = SUPPORTED_EVENTS
         half = max(1, (len(cards) + 1) // 2) if numa else None
         self._slots = Slots(name, half, self.faults, Use(clock))

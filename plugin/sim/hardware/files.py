@@ -46,6 +46,14 @@ class SimFiles:
         )
         return found or None
 
+    def opened(self) -> tuple[str, ...]:
+        """A library that is initialised has the control node and each GPU's open; a driver that is
+        not loaded has neither.
+        """
+        if not self._engine.sessions or not self._engine.faults.available:
+            return ()
+        return (CONTROL_NODES[0], *(f"/dev/nvidia{gpu.minor}" for gpu in self._engine.gpus))
+
     def _files(self) -> Mapping[str, str]:
         generation, files = self._known
         now = self._engine.generation  # read before the files, so that later changes are seen

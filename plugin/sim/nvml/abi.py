@@ -83,6 +83,11 @@ class Session:
         if not self.initialised:
             self.slots = tuple(gpu.index for gpu in self.engine.gpus)
         self.initialised += 1
+        self.engine.sessions += 1
+
+    def end(self) -> None:
+        self.initialised -= 1
+        self.engine.sessions -= 1
 
     def handle(self, target: Target, kind: Any) -> Any:
         """A pointer of ctypes type ``kind`` for a target."""

@@ -46,7 +46,7 @@ def _init_v2(session: Session) -> None:
 
 @EXPORTS.add("nvmlShutdown")
 def _shutdown(session: Session) -> None:
-    session.initialised -= 1
+    session.end()
 
 
 @EXPORTS.add("nvmlSystemGetDriverVersion", TEXT_OUT, UINT)

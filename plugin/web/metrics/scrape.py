@@ -95,6 +95,10 @@ NODE: tuple[Reading[View], ...] = (
         lambda v: v.snapshot.driver_error is None if v.snapshot.generation else None,
     ),
     (
+        gauge("driver_released", "Whether an operator has the driver released"),
+        lambda v: v.snapshot.release is not None,
+    ),
+    (
         gauge("driver_busy_seconds", "How long the driver has been in the call it is in now"),
         lambda v: v.driver_busy,
     ),
@@ -106,6 +110,10 @@ NODE: tuple[Reading[View], ...] = (
     (
         gauge("holders_known", "Whether it is known which pods hold devices"),
         lambda v: v.holders_known,
+    ),
+    (
+        gauge("sampling", "Whether use is sampled: not while nobody asks for it"),
+        lambda v: v.sampling,
     ),
     (
         gauge("sample_age_seconds", "Age of the newest sample of use, which all of them are from"),
