@@ -111,6 +111,16 @@ def linked(programs: Iterable[Path]) -> Iterator[str]:
             yield path
 
 
+def c_library() -> Iterator[str]:
+    """Every part of the C library: programs of the driver are linked with those that are empty
+    since glibc 2.34.
+    """
+    for path in linked([Path(sys.executable).resolve()]):
+        if Path(path).name.startswith("libc.so"):
+            for part in ("c", "dl", "m", "pthread", "resolv", "rt", "util"):
+                yield from map(str, Path(path).parent.glob(f"lib{part}.so.[0-9]"))
+
+
 def fill(root: Path, program: str | None) -> None:
     """What an image has: Python and the program with their libraries; nothing of the driver."""
     (root / "usr").mkdir()
@@ -125,7 +135,12 @@ def fill(root: Path, program: str | None) -> None:
     programs = [Path(python), *Path(stdlib, "lib-dynload").glob("*.so")]
     if program is not None and not DRIVER.search(program):
         programs.append(Path(program))
-    for path in (python, *([str(programs[-1])] if program else []), *linked(programs)):
+    for path in (
+        python,
+        *([str(programs[-1])] if program else []),
+        *linked(programs),
+        *c_library(),
+    ):
         target = resolve(root, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
