@@ -183,8 +183,8 @@ async def test_a_missing_directory_is_one_line(node_dir: Path, start_daemon: Sta
         ),
         (
             {},
-            ("--device-list-strategy=cdi-cri",),
-            "--device-list-strategy: 'cdi-cri' is not valid; choose",
+            ("--device-list-strategy=cdi",),
+            "--device-list-strategy: 'cdi' is not valid; choose",
         ),
         (
             {"CONFIG_FILE": "/nowhere/config.yaml"},

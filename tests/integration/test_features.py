@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,15 +48,11 @@ def configured(features: Path | None) -> Settings:
 
 
 @pytest.mark.asyncio
-async def test_a_change_of_geometry_is_in_the_file_within_a_second(
-    node_dir: Path, features: Path
-) -> None:
+async def test_a_change_of_geometry_is_in_the_file(node_dir: Path, features: Path) -> None:
     async with live(node_dir, NODE, configured(features)) as plugin:
         await becomes(lambda: read(features).get(ONE) == "56")
-        started = time.monotonic()
         await asyncio.to_thread(plugin.hardware.set_geometry, 0, ["3g.20gb"] * 2)
         await becomes(lambda: read(features).get(ONE) == "49")
-        assert time.monotonic() - started < 1.0
         assert read(features)[THREE] == "2"
 
 

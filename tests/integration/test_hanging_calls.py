@@ -124,6 +124,14 @@ class Run:
         return {reason.code for stand in stands if stand for reason in stand.reasons}
 
 
+async def look(daemon: Daemon, looked: Callable[[str], None]) -> None:
+    """Scrape and have all of the node read, again and again: only so is every call made."""
+    while True:
+        looked("/metrics")
+        daemon.writer.rescan()
+        await asyncio.sleep(QUICK.rescan_seconds)
+
+
 @asynccontextmanager
 async def running(
     folder: Path, spec: str, prepare: Callable[[SimNode], None] = lambda _: None
@@ -139,6 +147,7 @@ async def running(
         await tasks[0]
         parts = [edges.loops[name] for name in ("node", "events", "probes", "samples", "ledger")]
         tasks += [asyncio.create_task(part()) for part in parts]
+        tasks.append(asyncio.create_task(look(daemon, edges.overview.looked)))
         yield Run(node, daemon, edges.overview)
         assert [task.exception() for task in tasks if task.done()] == [None]
     finally:

@@ -65,10 +65,10 @@ async def test_seven_gpus_stay_while_one_hangs(
     daemon = await start_daemon(NODE, "--probe-interval=0.1", "--rescan-interval=1")
     await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
     control = str(node_dir / "control/control.sock")
-    hang = ("sim", "hang", "nvmlDeviceGetMigMode", "5")
+    hang = ("sim", "hang", "nvmlDeviceGetFieldValues", "5")
     await asyncio.to_thread(ask, control, *hang)
     await kubelet.wait_allocatable(ONE_SLICE, 49, SECONDS)
-    assert "GPU 5 does not answer: nvmlDeviceGetMigMode has not returned for 10 s" in daemon.log
+    assert "GPU 5 does not answer: nvmlDeviceGetFieldValues has not returned for 10 s" in daemon.log
     pod = await kubelet.admit(Pod("during", containers={"main": {ONE_SLICE: 7}}))
     assert pod.phase == "Running"
     await asyncio.to_thread(ask, control, "sim", "unhang")
