@@ -125,3 +125,39 @@ def test_cordon_and_drain_are_told(render: "Renderer", case: dict[str, Any]) -> 
     assert ("mig-device-plugin sim --help" in notes) == (
         case.get("driver", {}).get("access") == "simulation"
     )
+
+
+def test_what_is_written_to_the_node_is_told(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    assert (
+        "  on the Node:   labels (api), Events, condition MigDevicesHealthy, "
+        "taints nvidia.com/gpu-needs-reset, example.com/gpu-starting"
+    ) in render(cases["cluster"]).notes
+    hint = "Node labels are off."
+    assert hint in render().notes
+    assert "on the Node:" not in render().notes
+    for values in (SIMULATION, cases["features-file"], cases["cluster"]):
+        assert hint not in render(values).notes
+
+
+def test_partitioning_and_configurations_are_told(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    label = "kubectl label node NODE nvidia.com/mig.config=all-balanced"
+    assert label in render(cases["partition"]).notes
+    assert "mig-device-plugin partition plan -c" in render(cases["partition-host"]).notes
+    assert "Partition a node" not in render().notes
+    choose = "kubectl label node NODE nvidia.com/device-plugin.config=NAME"
+    assert choose in render(cases["several-configs"]).notes
+    assert choose not in render(cases["named-configs"]).notes
+    assert "as ConfigMap configs says" in render(cases["named-configs"]).notes
+
+
+def test_devices_by_cdi_need_no_runtime(render: "Renderer") -> None:
+    notes = render({"driver": {"access": "cdi"}} | REGISTRY).notes
+    assert "WARNING: the pods are privileged" in notes
+    assert "containerd 1.7\nwith enable_cdi = true" in notes
+    pod = example_pod(notes)
+    assert "runtimeClassName" not in pod["spec"]
+    assert pod["spec"]["containers"][0]["command"] == ["nvidia-smi", "-L"]
