@@ -74,6 +74,11 @@ def test_under_nvidias_runtime_it_takes_no_further_privilege(
     assert release.host_mounts == kept | mounts | CDI
 
 
+def test_host_access_with_a_cdi_strategy_is_the_same(render: "Renderer") -> None:
+    by_strategy = render({"driver": {"access": "host"}, "deviceListStrategy": "cdi-cri"})
+    assert by_strategy.manifests == render({"driver": {"access": "cdi"}}).manifests
+
+
 @pytest.mark.parametrize("values", [{}, {"deviceListStrategy": ["envvar", "volume-mounts"]}])
 def test_without_cdi_nothing_of_it_is_there(render: "Renderer", values: dict[str, Any]) -> None:
     release = render(values)

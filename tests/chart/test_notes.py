@@ -111,9 +111,11 @@ def test_where_the_pods_go_is_told_when_labels_decide(render: "Renderer") -> Non
     assert hint not in render(SIMULATION).notes
 
 
-def test_an_own_config_map_needs_a_restart_after_an_edit(render: "Renderer") -> None:
-    notes = render({"config": {"existingConfigMap": "mine"}}).notes
-    assert "After an edit of ConfigMap mine:" in notes
+@pytest.mark.parametrize("key", ["existingConfigMap", "name"])
+def test_edits_of_a_config_map_are_followed(render: "Renderer", key: str) -> None:
+    notes = render({"config": {key: "mine"}}).notes
+    assert "The daemon follows edits of ConfigMap mine." in notes
+    assert "  kubectl -n kube-system rollout restart ds/gpu-mig-device-plugin\n" in notes
     assert "as ConfigMap mine says" in notes
     assert "rollout restart" not in render().notes
 
