@@ -269,9 +269,19 @@ def test_null_is_as_good_as_empty(render: "Renderer") -> None:
             *("extraArgs", "extraEnv", "extraVolumes", "extraVolumeMounts", "dnsPolicy"),
             *("dnsConfig", "annotations", "securityContext", "podSecurityContext", "affinity"),
             *("hostNetwork", "namespaceOverride"),
+            *("nodeEvents", "nodeCondition", "nodeTaint", "startupTaint", "nodeCleanUp"),
         )
     )
     assert render(nothing).manifests == render().manifests
+    partition = {"enabled": True, "label": ""}
+    for values in (
+        {"config": {"name": "configs", "label": ""}},
+        {"config": {"map": {}, "default": ""}},
+        {"partition": partition | {"inline": {}, "config": "", "hostPID": False}},
+    ):
+        (group, members), *_ = values.items()
+        without = {key: value or None for key, value in members.items()}
+        assert render({group: without}).manifests == render(values).manifests
 
 
 def test_namespace_can_be_another_than_the_releases(

@@ -54,7 +54,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* The node label by which they do; empty: they do not. */}}
 {{- define "mig-device-plugin.configLabel" -}}
-{{- if include "mig-device-plugin.severalConfigs" . -}}{{- .Values.config.label -}}{{- end -}}
+{{- if include "mig-device-plugin.severalConfigs" . -}}{{- .Values.config.label | default "" -}}{{- end -}}
 {{- end -}}
 
 {{/* Whether there may be a configuration file whose content this chart does not know (not empty). */}}
