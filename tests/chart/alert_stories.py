@@ -80,6 +80,22 @@ STORIES = (
         "1 tasks of the MIG device plugin on node node-1 hang",
     ),
     Story(
+        "MigConfigRefused",
+        ((f"{PREFIX}config_valid", TARGET, "1 0x7 1x5"),),
+        7,
+        (5, 10),
+        TARGET,
+        "The newest configuration of node node-1 is not in force",
+    ),
+    Story(
+        "MigNodeNotReported",
+        ((f"{PREFIX}cluster_problems", TARGET, "0 2x17 0x5"),),
+        17,
+        (15, 20),
+        TARGET,
+        "What node node-1 has is not reported to the cluster",
+    ),
+    Story(
         "MigDriverNotAnswering",
         ((f"{PREFIX}driver_busy_seconds", TARGET, "0 20 31 90 150 0x5"),),
         3,
@@ -94,6 +110,14 @@ STORIES = (
         (5, 10),
         TARGET,
         "The NVIDIA driver on node node-1 cannot be used",
+    ),
+    Story(
+        "MigDriverReleased",
+        ((f"{PREFIX}driver_released", TARGET, "0 1x62 0x5"),),
+        62,
+        (60, 64),
+        TARGET,
+        "The NVIDIA driver on node node-1 has been released for an hour",
     ),
     Story(
         "MigEventsUnwatched",
@@ -207,6 +231,8 @@ STORIES = (
             (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "cordoned"}, "1x20"),
             (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "driver-unavailable"}, "1x20"),
             (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "withheld"}, "1x20"),
+            (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "released"}, "1x20"),
+            (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "partitioning"}, "1x20"),
         ),
         7,
         (5, 9),
@@ -256,6 +282,7 @@ STORIES = (
             (f"{PREFIX}device_allocated", OTHER | POD, "1x9"),
             (f"{PREFIX}device_unhealthy_reason", DEVICE | POD | {"reason": "xid-79"}, "_ 1x9"),
             (f"{PREFIX}device_unhealthy_reason", OTHER | POD | {"reason": "cordoned"}, "1x9"),
+            (f"{PREFIX}device_unhealthy_reason", OTHER | POD | {"reason": "partitioning"}, "1x9"),
         ),
         3,
         (1, 5),
@@ -306,6 +333,22 @@ STORIES = (
         (5, 70),
         TARGET,
         "MIG devices of node node-1 were changed 7 times within an hour",
+    ),
+    *(
+        Story(
+            "MigPartitionFailed",
+            (
+                (f"{PREFIX}partition_state", wanted | {"state": "applying"}, "1x2 stale"),
+                (f"{PREFIX}partition_state", wanted | {"state": state}, "_ _ _ 1x7 stale"),
+                (f"{PREFIX}partition_state", wanted | {"state": "success"}, "_x11 1x5"),
+            ),
+            9,
+            (7, 13),
+            wanted | {"state": state},
+            f"Configuration all-balanced is not applied on node node-1: {state}",
+        )
+        for wanted in (TARGET | {"configuration": "all-balanced"},)
+        for state in ("failed", "reset-needed")
     ),
     Story(
         "MigCordonForgotten",

@@ -160,6 +160,11 @@ CASES: dict[str, Values] = {
         "allocationPolicy": "distributed",
         "sharedDevicesAllocationPolicy": "packed",
         "cudaVisibleDevices": False,
+        "cdi": {
+            "vendor": "k8s.device-plugin.nvidia.com",
+            "annotationPrefix": "nvidia.cdi.k8s.io/",
+            "hookPath": "/usr/bin/nvidia-ctk",
+        },
         "gdrcopyEnabled": True,
         "gdsEnabled": True,
         "mofedEnabled": True,
@@ -209,6 +214,56 @@ CASES: dict[str, Values] = {
         }
     },
     "no-ledger": {"ledger": {"hostPath": ""}},
+    "cdi": {
+        "driver": {"access": "cdi", "root": "/run/nvidia/driver"},
+        "deviceListStrategy": ["cdi-cri", "cdi-annotations"],
+        "cdi": {
+            "directory": "/etc/cdi",
+            "vendor": "k8s.device-plugin.nvidia.com",
+            "annotationPrefix": "nvidia.cdi.k8s.io/",
+            "hookPath": "/usr/bin/nvidia-cdi-hook",
+        },
+    },
+    "cdi-under-runtime": {"deviceListStrategy": "cdi-cri", "driver": {"devRoot": "/srv"}},
+    "features-file": {"nodeLabels": {"mode": "nfd"}},
+    "clean-up": {"nodeCleanUp": True, "nodeLabels": {"featuresFolder": "/srv/features.d/"}},
+    "cluster": {
+        "nodeLabels": {"mode": "api"},
+        "nodeEvents": True,
+        "nodeCondition": "MigDevicesHealthy",
+        "nodeTaint": "nvidia.com/gpu-needs-reset:NoSchedule",
+        "startupTaint": "example.com/gpu-starting=yes:NoExecute",
+        "admissionPolicy": {"enabled": True},
+        "networkPolicy": {
+            "namespaces": ["monitoring"],
+            "apiServer": {"ports": [16443], "cidrs": ["10.0.0.10/32", "fd00::1/128"]},
+        },
+    },
+    "partition": {
+        "partition": {
+            "enabled": True,
+            "config": "mine",
+            "inline": {
+                "version": "v1",
+                "mig-configs": {"mine": [{"devices": "all", "mig-enabled": False}]},
+            },
+            "inUse": "evict",
+        }
+    },
+    "partition-host": {
+        "driver": {"access": "host"},
+        "partition": {"enabled": True, "label": "", "existingConfigMap": "mine", "hostPID": True},
+    },
+    "several-configs": {
+        "config": {
+            "map": {
+                "default": {"version": "v1"},
+                "whole": "version: v1\nflags:\n  migStrategy: none\n",
+            },
+            "default": "whole",
+        }
+    },
+    "named-configs": {"config": {"name": "configs", "label": ""}},
     "no-http": {"http": {"enabled": False}, "networkPolicy": {"enabled": True}},
     "whole-gpus": {"migStrategy": "none"},
     "default-runtime": {"runtimeClassName": ""},

@@ -259,9 +259,14 @@ def test_the_proxy_may_ask_the_api_server_and_readers_get_a_role(
 def test_only_the_proxy_brings_objects_of_the_cluster(
     render: "Renderer", case: dict[str, Any]
 ) -> None:
-    kinds = {manifest["kind"] for manifest in render(case).manifests}
+    """Those of the features that ask the API server apart: tests/chart/test_cluster.py."""
+    names = {
+        manifest["metadata"]["name"].rpartition(":")[2]
+        for manifest in render(case).manifests
+        if manifest["kind"] in {"ClusterRole", "ClusterRoleBinding"}
+    } - {"daemon"}
     proxied = case.get("http", {}).get("rbacProxy", {}).get("enabled", False)
-    assert bool(kinds & {"ClusterRole", "ClusterRoleBinding"}) is proxied
+    assert names == ({"reader", "auth-delegator"} if proxied else set())
 
 
 def test_on_loopback_only_port_forward_reaches_it(

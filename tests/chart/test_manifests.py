@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: The oldest that the chart allows, and the newest whose schemas there are.
 KUBERNETES = ("1.25", "1.37")
+#: Kinds that came later.
+SINCE = {"ValidatingAdmissionPolicy": (1, 30), "ValidatingAdmissionPolicyBinding": (1, 30)}
 #: Of the Prometheus operator's kinds, what the chart uses: Kubernetes' schemas do not have them.
 MONITORING = json.loads((Path(__file__).parent / "monitoring.schema.json").read_text())
 
@@ -31,7 +33,7 @@ def test_manifests_are_valid_for_kubernetes(
     for manifest in release.manifests:
         if manifest["apiVersion"].startswith("monitoring.coreos.com/"):
             jsonschema.validate(manifest, MONITORING)
-        else:
+        elif SINCE.get(manifest["kind"], (1, 25)) <= tuple(map(int, kubernetes.split("."))):
             assert kubernetes_validate.validate(manifest, kubernetes, strict=True) == kubernetes
 
 
@@ -73,13 +75,15 @@ def test_objects_carry_the_conventional_labels(render: "Renderer", case: dict[st
             "labels", {"grafana_dashboard": "1"} if own == "dashboard" else {}
         )
         assert manifest["metadata"]["labels"] == labels | added
-        of_cluster = manifest["kind"] in {"ClusterRole", "ClusterRoleBinding"}
+        of_cluster = manifest["kind"] in {"ClusterRole", "ClusterRoleBinding", *SINCE}
         assert manifest["metadata"].get("namespace") == (None if of_cluster else "kube-system")
     assert release.daemonset["spec"]["selector"]["matchLabels"] == selector
     assert labels.items() <= release.daemonset["spec"]["template"]["metadata"]["labels"].items()
 
 
-def test_no_pod_gets_a_token_or_a_writable_root(render: "Renderer", case: dict[str, Any]) -> None:
+def test_no_pod_shares_more_or_writes_elsewhere_than_it_must(
+    render: "Renderer", case: dict[str, Any]
+) -> None:
     release = render(case)
     assert release.pod["automountServiceAccountToken"] is False
     assert all(
@@ -88,13 +92,19 @@ def test_no_pod_gets_a_token_or_a_writable_root(render: "Renderer", case: dict[s
     )
     assert release.container["securityContext"]["readOnlyRootFilesystem"] is True
     shared = {"hostNetwork", "hostPID", "hostIPC"} & release.pod.keys()
-    assert shared == {key for key in ("hostNetwork",) if case.get(key)}
+    asked = {"hostNetwork": case, "hostPID": case.get("partition", {})}
+    assert shared == {key for key, values in asked.items() if values.get(key)}
     writable = {
         mount["mountPath"]
         for mount in release.container["volumeMounts"]
         if not mount.get("readOnly")
     }
-    kept = {"/var/lib/mig-device-plugin"} & release.host_mounts.keys()
+    volumes = {
+        mount["mountPath"]
+        for mount in release.container["volumeMounts"]
+        if mount["name"] in {"ledger", "cdi", "features"}
+    }
+    kept = volumes & release.host_mounts.keys()
     assert writable == {"/var/lib/kubelet/device-plugins", "/run/mig-device-plugin"} | kept
     assert release.env["TMPDIR"] == "/run/mig-device-plugin"
 
@@ -116,9 +126,10 @@ def test_host_paths_must_exist(render: "Renderer", case: dict[str, Any]) -> None
     """A wrong path must show as an event, not be created as an empty directory."""
     host_paths = {v["name"]: v["hostPath"] for v in render(case).pod["volumes"] if "hostPath" in v}
     kinds = {name: path["type"] for name, path in host_paths.items()}
-    assert kinds.pop("ledger", "DirectoryOrCreate") == "DirectoryOrCreate", (
-        "the one folder that is our own"
-    )
+    for name in ("ledger", "cdi", "features"):
+        assert kinds.pop(name, "DirectoryOrCreate") == "DirectoryOrCreate", (
+            "what the daemon writes, and others may not have made yet"
+        )
     assert set(kinds.values()) == {"Directory"}
 
 
@@ -258,9 +269,19 @@ def test_null_is_as_good_as_empty(render: "Renderer") -> None:
             *("extraArgs", "extraEnv", "extraVolumes", "extraVolumeMounts", "dnsPolicy"),
             *("dnsConfig", "annotations", "securityContext", "podSecurityContext", "affinity"),
             *("hostNetwork", "namespaceOverride"),
+            *("nodeEvents", "nodeCondition", "nodeTaint", "startupTaint", "nodeCleanUp"),
         )
     )
     assert render(nothing).manifests == render().manifests
+    partition = {"enabled": True, "label": ""}
+    for values in (
+        {"config": {"name": "configs", "label": ""}},
+        {"config": {"map": {}, "default": ""}},
+        {"partition": partition | {"inline": {}, "config": "", "hostPID": False}},
+    ):
+        (group, members), *_ = values.items()
+        without = {key: value or None for key, value in members.items()}
+        assert render({group: without}).manifests == render(values).manifests
 
 
 def test_namespace_can_be_another_than_the_releases(

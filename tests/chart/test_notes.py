@@ -111,9 +111,11 @@ def test_where_the_pods_go_is_told_when_labels_decide(render: "Renderer") -> Non
     assert hint not in render(SIMULATION).notes
 
 
-def test_an_own_config_map_needs_a_restart_after_an_edit(render: "Renderer") -> None:
-    notes = render({"config": {"existingConfigMap": "mine"}}).notes
-    assert "After an edit of ConfigMap mine:" in notes
+@pytest.mark.parametrize("key", ["existingConfigMap", "name"])
+def test_edits_of_a_config_map_are_followed(render: "Renderer", key: str) -> None:
+    notes = render({"config": {key: "mine"}}).notes
+    assert "The daemon follows edits of ConfigMap mine." in notes
+    assert "  kubectl -n kube-system rollout restart ds/gpu-mig-device-plugin\n" in notes
     assert "as ConfigMap mine says" in notes
     assert "rollout restart" not in render().notes
 
@@ -125,3 +127,39 @@ def test_cordon_and_drain_are_told(render: "Renderer", case: dict[str, Any]) -> 
     assert ("mig-device-plugin sim --help" in notes) == (
         case.get("driver", {}).get("access") == "simulation"
     )
+
+
+def test_what_is_written_to_the_node_is_told(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    assert (
+        "  on the Node:   labels (api), Events, condition MigDevicesHealthy, "
+        "taints nvidia.com/gpu-needs-reset, example.com/gpu-starting"
+    ) in render(cases["cluster"]).notes
+    hint = "Node labels are off."
+    assert hint in render().notes
+    assert "on the Node:" not in render().notes
+    for values in (SIMULATION, cases["features-file"], cases["cluster"]):
+        assert hint not in render(values).notes
+
+
+def test_partitioning_and_configurations_are_told(
+    render: "Renderer", cases: dict[str, dict[str, Any]]
+) -> None:
+    label = "kubectl label node NODE nvidia.com/mig.config=all-balanced"
+    assert label in render(cases["partition"]).notes
+    assert "mig-device-plugin partition plan -c" in render(cases["partition-host"]).notes
+    assert "Partition a node" not in render().notes
+    choose = "kubectl label node NODE nvidia.com/device-plugin.config=NAME"
+    assert choose in render(cases["several-configs"]).notes
+    assert choose not in render(cases["named-configs"]).notes
+    assert "as ConfigMap configs says" in render(cases["named-configs"]).notes
+
+
+def test_devices_by_cdi_need_no_runtime(render: "Renderer") -> None:
+    notes = render({"driver": {"access": "cdi"}} | REGISTRY).notes
+    assert "WARNING: the pods are privileged" in notes
+    assert "containerd 1.7\nwith enable_cdi = true" in notes
+    pod = example_pod(notes)
+    assert "runtimeClassName" not in pod["spec"]
+    assert pod["spec"]["containers"][0]["command"] == ["nvidia-smi", "-L"]

@@ -10,6 +10,7 @@ from plugin.app import DEFAULT_LEDGER
 from plugin.config.load import load
 from plugin.config.options import OPTIONS as DAEMON_OPTIONS
 from plugin.core.settings import (
+    CdiVendor,
     DeviceIdStrategy,
     DeviceListStrategy,
     HealthChecks,
@@ -32,6 +33,9 @@ OPTIONS = {
     "ALLOCATION_POLICY": "distributed",
     "SHARED_DEVICES_ALLOCATION_POLICY": "packed",
     "SET_CUDA_VISIBLE_DEVICES": "false",
+    "CDI_VENDOR": "k8s.device-plugin.nvidia.com",
+    "CDI_ANNOTATION_PREFIX": "nvidia.cdi.k8s.io/",
+    "NVIDIA_CDI_HOOK_PATH": "/usr/bin/nvidia-ctk",
     "GDRCOPY_ENABLED": "true",
     "GDS_ENABLED": "true",
     "MOFED_ENABLED": "true",
@@ -83,6 +87,9 @@ def test_the_daemon_reads_what_the_chart_writes(
         allocation_policy=Policy.DISTRIBUTED,
         shared_devices_allocation_policy=Policy.PACKED,
         cuda_visible_devices=False,
+        cdi_vendor=CdiVendor.DEVICE_PLUGIN,
+        cdi_annotation_prefix="nvidia.cdi.k8s.io/",
+        nvidia_cdi_hook_path="/usr/bin/nvidia-ctk",
         gdrcopy_enabled=True,
         gds_enabled=True,
         mofed_enabled=True,
@@ -116,7 +123,7 @@ def test_every_option_with_a_key_in_the_file_can_be_given_there_instead(
         assert f"and config.inline's flags.{key} are both set" in message
 
 
-@pytest.mark.parametrize("strategy", ["envvar", "volume-mounts"])
+@pytest.mark.parametrize("strategy", ["envvar", "volume-mounts", "cdi-cri", "cdi-annotations"])
 def test_device_list_strategy_may_be_one_word(render: "Renderer", strategy: str) -> None:
     assert render({"deviceListStrategy": strategy}).env["DEVICE_LIST_STRATEGY"] == strategy
 

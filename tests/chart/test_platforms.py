@@ -14,6 +14,8 @@ import yaml
 from plugin.config.load import load
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .conftest import Manifest, Release, Renderer, Values
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "platforms.md"
@@ -73,6 +75,13 @@ PLATFORMS: dict[str, dict[str, Any]] = {
         "capabilities": [],
         "nodes": "cloud.google.com/gke-accelerator",
         "propagation": {"/driver-root"},
+    },
+    "Plain containerd or CRI-O": {
+        "runtimeClassName": None,
+        "driver-root": "/",
+        "privileged": True,
+        "capabilities": [],
+        "DEVICE_LIST_STRATEGY": "cdi-cri",
     },
     "No GPU": {
         "runtimeClassName": None,
@@ -146,7 +155,7 @@ def test_every_platform_has_a_section_with_values() -> None:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_manifests_have_what_the_platform_needs(render: "Renderer", platform: str) -> None:
-    (values,) = values_of(sections()[platform])
+    values, *_ = values_of(sections()[platform])
     release = render(values)
     assert seen(release) == DEFAULTS | PLATFORMS[platform]
     for kubernetes in KUBERNETES:
@@ -161,9 +170,9 @@ def test_other_values_of_the_document_render(render: "Renderer") -> None:
             assert render(values).manifests
 
 
-def rows() -> list[list[str]]:
-    _, _, rest = TEXT.partition("<!-- begin privileges -->\n")
-    table, _, _ = rest.partition("<!-- end privileges -->")
+def rows(name: str = "privileges") -> list[list[str]]:
+    _, _, rest = TEXT.partition(f"<!-- begin {name} -->\n")
+    table, _, _ = rest.partition(f"<!-- end {name} -->")
     lines = table.splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -171,7 +180,7 @@ def rows() -> list[list[str]]:
 def test_the_table_of_privileges_is_whole() -> None:
     wanted = {
         (f"`{access}`", f"`{strategy}`")
-        for access in ("runtime", "host", "simulation")
+        for access in ("runtime", "host", "cdi", "simulation")
         for strategy in ("none", "single", "mixed")
     }
     assert {(row[0], row[1]) for row in rows()} == wanted
@@ -205,6 +214,48 @@ def test_the_chart_asks_for_no_more_than_the_table(render: "Renderer", row: list
     assert not {"hostNetwork", "hostPID", "hostIPC"} & release.pod.keys()
     sees_mig = access == "`runtime`" and strategy != "`none`"
     assert ("NVIDIA_MIG_MONITOR_DEVICES" in release.env) is sees_mig
+
+
+BASE: "Values" = {"migStrategy": "none"}
+
+
+@pytest.mark.parametrize("row", rows("features"), ids=lambda row: row[0].replace("`", ""))
+def test_a_feature_adds_what_the_table_says(render: "Renderer", row: list[str]) -> None:
+    named, *cells = row
+    values: Values = {}
+    for word in re.findall(r"`([^`]+)`", named):
+        path, _, text = word.partition("=")
+        *groups, key = path.split(".")
+        at = values
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[key] = yaml.safe_load(text) if text in {"true", "false"} else text
+    before, after = render(BASE), render(BASE | values)
+    rules = [rule for role in after.of_kind("ClusterRole") for rule in role["rules"]]
+    assert cells == [
+        ", ".join(
+            f"`{name}`"
+            for name in after.container["securityContext"]["capabilities"].get("add", [])
+        )
+        or "none",
+        "; ".join(sorted(added(before, after))) or "none",
+        "; ".join(f"`{rule['resources'][0]}`: {', '.join(rule['verbs'])}" for rule in rules)
+        or "none",
+    ]
+    assert after.container["securityContext"]["privileged"] is False
+    token = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 — a path
+    mounted = {mount["mountPath"] for mount in after.container["volumeMounts"]}
+    assert (token in mounted) is bool(rules)
+
+
+def added(before: "Release", after: "Release") -> "Iterator[str]":
+    """Host paths that the second has and the first has not."""
+    lost = {path for path, _ in before.host_mounts.values()} - {
+        path for path, _ in after.host_mounts.values()
+    }
+    for path, read_only in set(after.host_mounts.values()) - set(before.host_mounts.values()):
+        instead = f", in place of {paths(lost)}" if read_only and lost else ""
+        yield f"`{path}`, {'read-only' if read_only else 'writable'}{instead}"
 
 
 def paths(found: Any) -> str:

@@ -17,13 +17,34 @@ SIMULATION = {"driver": {"access": "simulation"}, "simulation": {"node": "p4d.24
 @pytest.mark.parametrize(
     ("values", "place", "says"),
     [
-        ({"driver": {"access": "magic"}}, "/driver/access", "'runtime', 'host', 'simulation'"),
+        (
+            {"driver": {"access": "magic"}},
+            "/driver/access",
+            "'runtime', 'host', 'cdi', 'simulation'",
+        ),
         ({"driver": {"acess": "host"}}, "/driver", "'acess' not allowed"),
         ({"migstrategy": "mixed"}, "", "'migstrategy' not allowed"),
         ({"migStrategy": "both"}, "/migStrategy", "'none', 'single', 'mixed'"),
         ({"singleResource": "mig"}, "/singleResource", "'profile', 'gpu'"),
         ({"failOnInitError": "false"}, "/failOnInitError", "got string, want"),
-        ({"deviceListStrategy": "cdi-cri"}, "/deviceListStrategy", "'envvar', 'volume-mounts'"),
+        ({"deviceListStrategy": "cdi"}, "/deviceListStrategy", "'cdi-cri', 'cdi-annotations'"),
+        ({"cdi": {"vendor": "example.com"}}, "/cdi/vendor", "'nvidia.com'"),
+        ({"nodeLabels": {"mode": "gfd"}}, "/nodeLabels/mode", "'none', 'api', 'nfd'"),
+        ({"nodeCondition": "Ready"}, "/nodeCondition", "'not' failed"),
+        ({"nodeTaint": "nvidia.com/gpu"}, "/nodeTaint", "does not match pattern"),
+        ({"nodeTaint": "nvidia.com/gpu:NoRun"}, "/nodeTaint", "does not match pattern"),
+        (
+            {"startupTaint": "node.kubernetes.io/not-ready:NoExecute"},
+            "/startupTaint",
+            "'not' failed",
+        ),
+        ({"partition": {"inUse": "kill"}}, "/partition/inUse", "'wait', 'evict', 'refuse'"),
+        ({"config": {"map": {"a/b": {}}}}, "/config/map", "'a/b' not allowed"),
+        (
+            {"networkPolicy": {"apiServer": {"cidrs": ["10.0.0.1"]}}},
+            "/networkPolicy/apiServer/cidrs/0",
+            "does not match pattern",
+        ),
         ({"deviceListStrategy": ["envvar", "envvar"]}, "/deviceListStrategy", "equal"),
         ({"deviceIDStrategy": "name"}, "/deviceIDStrategy", "'uuid', 'index'"),
         ({"allocationPolicy": "random"}, "/allocationPolicy", "'packed', 'distributed'"),
@@ -112,7 +133,83 @@ def test_schema_names_the_place_and_the_choices(
         ({"kubelet": {"root": "kubelet"}}, 'kubelet.root is "kubelet": set it to an absolute'),
         (
             {"config": {"inline": {"version": "v1"}, "existingConfigMap": "mine"}},
-            "are both set: keep one",
+            "config.inline and config.existingConfigMap are both set: keep one",
+        ),
+        (
+            {"config": {"inline": {"version": "v1"}, "map": {"a": {}}, "name": "mine"}},
+            "config.inline and config.map and config.name are all set: keep one",
+        ),
+        ({"config": {"default": "a"}}, "set config.map or config.name, or leave config.default"),
+        (
+            {"config": {"map": {"b": {}, "a": {}}, "default": "c"}},
+            'config.default is "c", which is not in config.map: choose a, b.',
+        ),
+        (
+            {"driver": {"access": "cdi"}, "deviceListStrategy": "envvar"},
+            "set deviceListStrategy to cdi-cri or cdi-annotations, or leave it unset",
+        ),
+        (
+            {
+                "driver": {"access": "cdi"},
+                "config": {
+                    "inline": {"flags": {"plugin": {"deviceListStrategy": ["volume-mounts"]}}}
+                },
+            },
+            "set deviceListStrategy to cdi-cri or cdi-annotations, or leave it unset",
+        ),
+        (SIMULATION | {"deviceListStrategy": ["cdi-cri"]}, "Leave deviceListStrategy unset"),
+        ({"cdi": {"directory": "cdi"}}, 'cdi.directory is "cdi": set it to an absolute path'),
+        ({"cdi": {"hookPath": "bin/hook"}}, 'cdi.hookPath is "bin/hook": set it to an absolute'),
+        (
+            {"nodeLabels": {"mode": "nfd", "featuresFolder": "features.d"}},
+            'nodeLabels.featuresFolder is "features.d": set it to an absolute path',
+        ),
+        (
+            {"extraEnv": [{"name": "NODE_EVENTS", "value": "true"}]},
+            "extraEnv sets NODE_EVENTS: set nodeEvents instead",
+        ),
+        (
+            {"extraArgs": ["--partition-config=all-balanced"]},
+            "extraArgs has --partition-config=all-balanced: set partition.config instead",
+        ),
+        (
+            {"config": {"inline": {"flags": {"plugin": {"featuresFile": "/a"}}}}},
+            "config.inline sets flags.plugin.featuresFile: set nodeLabels.mode=nfd instead",
+        ),
+        (
+            {"nodeEvents": True, "serviceAccount": {"create": False}},
+            "name an account of its own, or set serviceAccount.create=true",
+        ),
+        (
+            {"admissionPolicy": {"enabled": True}},
+            "set nodeLabels.mode=api or another such feature, or admissionPolicy.enabled=false",
+        ),
+        *(
+            ({"partition": {name: value}}, f"set partition.enabled=true, or leave partition.{name}")
+            for name, value in {
+                "config": "all-balanced",
+                "inline": {"version": "v1", "mig-configs": {"a": []}},
+                "existingConfigMap": "mine",
+                "hostPID": True,
+            }.items()
+        ),
+        (
+            {
+                "partition": {
+                    "enabled": True,
+                    "inline": {"mig-configs": {"a": []}},
+                    "existingConfigMap": "mine",
+                }
+            },
+            "partition.inline and partition.existingConfigMap are both set: keep one",
+        ),
+        (
+            {"partition": {"enabled": True, "inline": {"version": "v2", "mig-configs": {"a": []}}}},
+            "partition.inline has `version: v2`: write v1",
+        ),
+        (
+            {"partition": {"enabled": True, "inline": {"version": "v1"}}},
+            "write the configurations below mig-configs",
         ),
         (
             {"config": {"inline": {"version": "v2"}}},
@@ -286,4 +383,6 @@ def test_unknown_access_is_refused_without_the_schema_too(chart_path: Path, tmp_
         pytest.raises(helm_python.HelmRenderError) as refused,
     ):
         chart.render({"driver": {"access": "magic"}})
-    assert 'driver.access is "magic": set it to runtime, host or simulation.' in str(refused.value)
+    assert 'driver.access is "magic": set it to runtime, host, cdi or simulation.' in str(
+        refused.value
+    )

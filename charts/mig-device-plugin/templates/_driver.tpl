@@ -1,5 +1,20 @@
 {{/* What each driver.access needs: environment, mounts, volumes, security context. */}}
 
+{{/*
+Whether the daemon opens the device nodes in the host's own /dev, which only a privileged container may (not empty). Under
+`cdi` too: a container runtime adds devices by CDI to containers to which kubelet allocates them, and this one is none.
+*/}}
+{{- define "mig-device-plugin.opensHost" -}}
+{{- if has .Values.driver.access (list "host" "cdi") -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Whether a CDI specification is written (not empty). With a file that the chart cannot read, only values say so. */}}
+{{- define "mig-device-plugin.byCdi" -}}
+{{- $inline := include "mig-device-plugin.inInlineConfig" (list . "flags.plugin.deviceListStrategy") -}}
+{{- $chosen := .Values.deviceListStrategy | default (list) | toJson -}}
+{{- if or (eq .Values.driver.access "cdi") (contains "cdi-" $chosen) (contains "cdi-" $inline) -}}yes{{- end -}}
+{{- end -}}
+
 {{- define "mig-device-plugin.driverEnv" -}}
 {{- if eq .Values.driver.access "runtime" }}
 - name: NVIDIA_VISIBLE_DEVICES
@@ -8,6 +23,10 @@
   value: utility
 {{- if include "mig-device-plugin.seesMig" . }}
 - name: NVIDIA_MIG_MONITOR_DEVICES
+  value: all
+{{- end }}
+{{- if .Values.partition.enabled }}
+- name: NVIDIA_MIG_CONFIG_DEVICES
   value: all
 {{- end }}
 - name: PROC_ROOT
@@ -33,15 +52,20 @@
 - name: LIBRARY_FOLDERS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- if include "mig-device-plugin.byCdi" . }}
+- name: CDI_DIRECTORY
+  value: {{ clean .Values.cdi.directory | quote }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
 {{/*
 Whether the daemon has to see every MIG instance, which NVIDIA's runtime shows only to containers with SYS_ADMIN (not
-empty), or only whole GPUs (empty). Where the strategy is not known here it may be any.
+empty), or only whole GPUs (empty). Where the strategy is not known here it may be any. Partitioning sees them whatever the
+strategy is.
 */}}
 {{- define "mig-device-plugin.seesMig" -}}
-{{- if ne (include "mig-device-plugin.strategy" .) "none" -}}yes{{- end -}}
+{{- if or .Values.partition.enabled (ne (include "mig-device-plugin.strategy" .) "none") -}}yes{{- end -}}
 {{- end -}}
 
 {{/*
@@ -58,7 +82,13 @@ mountPropagation: {{ $propagation }}
 {{- define "mig-device-plugin.driverMounts" -}}
 {{- $devRoot := include "mig-device-plugin.devRoot" . -}}
 {{- $root := clean .Values.driver.root -}}
-{{- if eq .Values.driver.access "runtime" }}
+{{- $apart := ne $devRoot $root -}}
+{{- $byCdi := include "mig-device-plugin.byCdi" . -}}
+{{- if and (eq .Values.driver.access "runtime") $byCdi }}
+# The specification names the driver's files on the host, and the runtime shows a part of them.
+{{- include "mig-device-plugin.driverRootMount" . }}
+{{- end }}
+{{- if and (eq .Values.driver.access "runtime") (or $apart (not $byCdi)) }}
 # The runtime's own /dev and /proc/driver are frozen when the container starts. These show today's nodes and minors; they
 # are only looked at, the device cgroup lets nothing be opened through them.
 - name: dev
@@ -67,16 +97,13 @@ mountPropagation: {{ $propagation }}
   {{- with include "mig-device-plugin.propagation" (list . $devRoot) }}
   {{ . }}
   {{- end }}
+{{- end }}
+{{- if eq .Values.driver.access "runtime" }}
 - name: proc-driver
   mountPath: /host/proc/driver
   readOnly: true
-{{- else if eq .Values.driver.access "host" }}
-- name: driver-root
-  mountPath: /driver-root
-  readOnly: true
-  {{- with include "mig-device-plugin.propagation" (list . $root) }}
-  {{ . }}
-  {{- end }}
+{{- else if include "mig-device-plugin.opensHost" . }}
+{{- include "mig-device-plugin.driverRootMount" . }}
 # NVML opens /dev/nvidia*. The runtime copies these nodes once, so a driver that comes later would stay unseen. Nothing is
 # mounted on /driver-root/dev: a driver root without dev/ (GKE), mounted read-only, has no place for it.
 - name: dev
@@ -86,21 +113,46 @@ mountPropagation: {{ $propagation }}
   {{ . }}
   {{- end }}
 {{- end }}
+{{- if $byCdi }}
+# The directory: a specification is written beside the old one and renamed.
+- name: cdi
+  mountPath: {{ clean .Values.cdi.directory | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "mig-device-plugin.driverRootMount" }}
+- name: driver-root
+  mountPath: /driver-root
+  readOnly: true
+  {{- with include "mig-device-plugin.propagation" (list . (clean .Values.driver.root)) }}
+  {{ . }}
+  {{- end }}
 {{- end -}}
 
 {{- define "mig-device-plugin.driverVolumes" -}}
-{{- if ne .Values.driver.access "simulation" }}
+{{- $byCdi := include "mig-device-plugin.byCdi" . -}}
+{{- $runtime := eq .Values.driver.access "runtime" -}}
+{{- $apart := ne (include "mig-device-plugin.devRoot" .) (clean .Values.driver.root) -}}
+{{- if or (include "mig-device-plugin.opensHost" .) (and $runtime (or $apart (not $byCdi))) }}
 - name: dev
   hostPath:
     path: {{ printf "%s/dev" (include "mig-device-plugin.devRoot" .) | clean | quote }}
     type: Directory
 {{- end }}
-{{- if eq .Values.driver.access "runtime" }}
+{{- if $runtime }}
 - name: proc-driver
   hostPath:
     path: /proc/driver
     type: Directory
-{{- else if eq .Values.driver.access "host" }}
+{{- end }}
+{{- if $byCdi }}
+- name: cdi
+  hostPath:
+    path: {{ clean .Values.cdi.directory | quote }}
+    # /var/run is empty after a reboot.
+    type: DirectoryOrCreate
+{{- end }}
+{{- if or (include "mig-device-plugin.opensHost" .) (and $runtime $byCdi) }}
 - name: driver-root
   hostPath:
     path: {{ clean .Values.driver.root | quote }}
@@ -113,7 +165,7 @@ mountPropagation: {{ $propagation }}
 runAsUser: 0
 runAsGroup: 0
 readOnlyRootFilesystem: true
-{{- if eq .Values.driver.access "host" }}
+{{- if include "mig-device-plugin.opensHost" . }}
 privileged: true
 {{- else if eq .Values.driver.access "runtime" }}
 privileged: false

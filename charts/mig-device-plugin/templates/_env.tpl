@@ -19,7 +19,24 @@
 {{ . }}
 {{- end }}
 {{ include "mig-device-plugin.httpEnv" . }}
-{{- if include "mig-device-plugin.configMapName" . }}
+{{- with include "mig-device-plugin.clusterEnv" . | trim }}
+{{ . }}
+{{- end }}
+{{- with include "mig-device-plugin.partitionEnv" . | trim }}
+{{ . }}
+{{- end }}
+{{- if include "mig-device-plugin.severalConfigs" . }}
+- name: CONFIG_DIR
+  value: /config
+{{- with .Values.config.label }}
+- name: CONFIG_LABEL
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.config.default }}
+- name: CONFIG_DEFAULT
+  value: {{ . | quote }}
+{{- end }}
+{{- else if include "mig-device-plugin.configMapName" . }}
 - name: CONFIG_FILE
   value: /config/config.yaml
 {{- end }}

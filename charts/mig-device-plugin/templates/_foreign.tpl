@@ -3,10 +3,7 @@ Values of NVIDIA's chart (k8s-device-plugin 0.20) that have another name or no m
 Those left empty, as in a copy of that chart's values.yaml, say nothing and pass.
 */}}
 {{- define "mig-device-plugin.foreignTable" -}}
-- {value: config.map, fix: "put the one file under config.inline"}
-- {value: config.name, fix: "set config.existingConfigMap"}
-- {value: config.default, fix: "set config.key, the file's key in the ConfigMap"}
-- {value: config.fallbackStrategies, fix: "leave it out, config.key names the file"}
+- {value: config.fallbackStrategies, fix: "leave it out; without config.default a node takes the configuration called default, or the only one"}
 - {value: imagePullSecrets, fix: "set image.pullSecrets"}
 - {value: nvidiaDriverRoot, fix: "set driver.root"}
 - {value: compatWithCPUManager, fix: "set passDeviceSpecs, which is true by default"}
@@ -16,11 +13,11 @@ Those left empty, as in a copy of that chart's values.yaml, say nothing and pass
 - {value: allowDefaultNamespace, fix: "leave it out, any namespace will do"}
 - {value: devicePlugin.enableHostNetwork, fix: "set hostNetwork"}
 - {value: devicePlugin.containers, fix: "set extraEnv"}
-- {value: gfd.enabled, fix: "leave it out; for its labels install NVIDIA's chart beside this one with devicePlugin.enabled=false"}
+- {value: gfd.enabled, fix: "leave it out; the daemon itself writes these labels with nodeLabels.mode=api or nfd"}
 - {value: nfd, fix: "leave it out; install Node Feature Discovery with its own chart, or set gpuNodesOnly=false"}
 - {value: mps, fix: "leave it out, MPS is not supported; time slicing is sharing.timeSlicing in config.inline"}
-- {value: cdi.nvidiaHookPath, fix: "leave it out, no CDI specification is written"}
-- {value: cdi.featureFlags, fix: "leave it out, no CDI specification is written"}
+- {value: cdi.nvidiaHookPath, fix: "set cdi.hookPath"}
+- {value: cdi.featureFlags, fix: "leave it out, NVIDIA's generator is not used; docs/cdi.md says what the specification has"}
 {{- end -}}
 
 {{/* Mistakes, as a JSON list. */}}

@@ -47,11 +47,28 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* Name of the ConfigMap with the daemon's configuration file; empty when there is none. */}}
+{{/* Whether nodes choose one of several configurations, as with NVIDIA's chart (not empty). */}}
+{{- define "mig-device-plugin.severalConfigs" -}}
+{{- if or .Values.config.map .Values.config.name -}}yes{{- end -}}
+{{- end -}}
+
+{{/* The node label by which they do; empty: they do not. */}}
+{{- define "mig-device-plugin.configLabel" -}}
+{{- if include "mig-device-plugin.severalConfigs" . -}}{{- .Values.config.label | default "" -}}{{- end -}}
+{{- end -}}
+
+{{/* Whether there may be a configuration file whose content this chart does not know (not empty). */}}
+{{- define "mig-device-plugin.unknownConfig" -}}
+{{- if or .Values.config.existingConfigMap (include "mig-device-plugin.severalConfigs" .) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Name of the ConfigMap with the daemon's configuration; empty when there is none. */}}
 {{- define "mig-device-plugin.configMapName" -}}
 {{- if .Values.config.existingConfigMap -}}
 {{- .Values.config.existingConfigMap -}}
-{{- else if .Values.config.inline -}}
+{{- else if .Values.config.name -}}
+{{- .Values.config.name -}}
+{{- else if or .Values.config.inline .Values.config.map -}}
 {{- include "mig-device-plugin.fullname" . -}}
 {{- end -}}
 {{- end -}}

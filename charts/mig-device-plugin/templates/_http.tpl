@@ -85,7 +85,7 @@
 {{- end }}
 {{- end -}}
 
-{{/* kube-rbac-proxy, the one container with a token. */}}
+{{/* kube-rbac-proxy. */}}
 {{- define "mig-device-plugin.rbacProxy" -}}
 - name: kube-rbac-proxy
   image: {{ .Values.http.rbacProxy.image | quote }}
@@ -129,28 +129,6 @@
       mountPath: /tls
       readOnly: true
     {{- end }}
-{{- end -}}
-
-{{/* The account's token as Kubernetes would mount it into every container. */}}
-{{- define "mig-device-plugin.token" -}}
-- name: token
-  projected:
-    # The proxy is not root.
-    defaultMode: 0444
-    sources:
-      - serviceAccountToken:
-          path: token
-          expirationSeconds: 3607
-      - configMap:
-          name: kube-root-ca.crt
-          items:
-            - key: ca.crt
-              path: ca.crt
-      - downwardAPI:
-          items:
-            - path: namespace
-              fieldRef:
-                fieldPath: metadata.namespace
 {{- end -}}
 
 {{/* Not empty: wanted, or known whom to let in. */}}

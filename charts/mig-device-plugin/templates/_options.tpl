@@ -1,14 +1,14 @@
 {{/*
 The daemon's options, one a line: value of this chart, environment variable, place in the configuration file (absent:
 it has none), the chart's own default (absent: the daemon decides), and whether that holds beside a ConfigMap of the user's
-too (a simulated device node in an answer to kubelet would keep every pod from starting).
+too (a simulated device node in an answer to kubelet would keep every pod from starting; driver.access=cdi is for CDI).
 */}}
 {{- define "mig-device-plugin.optionTable" -}}
 - {value: migStrategy, env: MIG_STRATEGY, file: flags.migStrategy, default: mixed}
 - {value: singleResource, env: SINGLE_RESOURCE, file: flags.plugin.singleResource}
 - {value: failOnInitError, env: FAIL_ON_INIT_ERROR, file: flags.failOnInitError, default: false}
 - {value: passDeviceSpecs, env: PASS_DEVICE_SPECS, file: flags.plugin.passDeviceSpecs, default: {{ ne .Values.driver.access "simulation" }}, always: {{ eq .Values.driver.access "simulation" }}}
-- {value: deviceListStrategy, env: DEVICE_LIST_STRATEGY, file: flags.plugin.deviceListStrategy}
+- {value: deviceListStrategy, env: DEVICE_LIST_STRATEGY, file: flags.plugin.deviceListStrategy{{ if eq .Values.driver.access "cdi" }}, default: cdi-cri, always: true{{ end }}}
 - {value: deviceIDStrategy, env: DEVICE_ID_STRATEGY, file: flags.plugin.deviceIDStrategy}
 - {value: allocationPolicy, env: ALLOCATION_POLICY, file: flags.plugin.allocationPolicy}
 - {value: sharedDevicesAllocationPolicy, env: SHARED_DEVICES_ALLOCATION_POLICY, file: flags.plugin.sharedDevicesAllocationPolicy}
@@ -16,6 +16,9 @@ too (a simulated device node in an answer to kubelet would keep every pod from s
 - {value: gdrcopyEnabled, env: GDRCOPY_ENABLED, file: flags.gdrcopyEnabled}
 - {value: gdsEnabled, env: GDS_ENABLED, file: flags.gdsEnabled}
 - {value: mofedEnabled, env: MOFED_ENABLED, file: flags.mofedEnabled}
+- {value: cdi.vendor, env: CDI_VENDOR, file: flags.plugin.cdiVendor}
+- {value: cdi.annotationPrefix, env: CDI_ANNOTATION_PREFIX, file: flags.plugin.cdiAnnotationPrefix}
+- {value: cdi.hookPath, env: NVIDIA_CDI_HOOK_PATH, file: flags.plugin.nvidiaCTKPath}
 - {value: disableHealthChecks, env: DP_DISABLE_HEALTHCHECKS, file: flags.plugin.disableHealthChecks}
 - {value: enableHealthChecks, env: DP_ENABLE_HEALTHCHECKS, file: flags.plugin.enableHealthChecks}
 - {value: quietPeriod, env: QUIET_PERIOD, file: flags.plugin.quietPeriod}
@@ -53,9 +56,10 @@ say otherwise, since the environment wins over the file.
 */}}
 {{- define "mig-device-plugin.optionEnv" -}}
 {{- $root := . -}}
+{{- $unknown := include "mig-device-plugin.unknownConfig" . -}}
 {{- range include "mig-device-plugin.optionTable" . | fromYamlArray -}}
 {{- $value := get (include "mig-device-plugin.setValue" (list $root .value) | default "{\"v\":null}" | fromJson) "v" -}}
-{{- if and (kindIs "invalid" $value) (hasKey . "default") (or .always (not $root.Values.config.existingConfigMap)) -}}
+{{- if and (kindIs "invalid" $value) (hasKey . "default") (or .always (not $unknown)) -}}
 {{- if not (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}
 {{- $value = .default -}}
 {{- end -}}
@@ -85,7 +89,7 @@ variable over the file.
 {{- .Values.migStrategy -}}
 {{- else if $inline -}}
 {{- fromJson (printf "{\"v\":%s}" $inline) | dig "v" "" -}}
-{{- else if not .Values.config.existingConfigMap -}}
+{{- else if not (include "mig-device-plugin.unknownConfig" .) -}}
 mixed
 {{- end -}}
 {{- end -}}

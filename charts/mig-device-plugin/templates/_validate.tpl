@@ -3,13 +3,15 @@
 {{- $v := .Values -}}
 {{- $root := . -}}
 {{- $mistakes := include "mig-device-plugin.foreignMistakes" . | fromJsonArray -}}
+{{- $mistakes = concat $mistakes (include "mig-device-plugin.clusterMistakes" . | fromJsonArray) -}}
+{{- $mistakes = concat $mistakes (include "mig-device-plugin.partitionMistakes" . | fromJsonArray) -}}
 
 {{- if eq (toString $v.enabled) "false" -}}
 {{- $mistakes = append $mistakes "enabled=false reaches this chart, which cannot switch itself off: a parent chart does so with `condition: mig-device-plugin.enabled` of its dependency." -}}
 {{- end -}}
 
-{{- if not (has $v.driver.access (list "runtime" "host" "simulation")) -}}
-{{- $mistakes = append $mistakes (printf "driver.access is %q: set it to runtime, host or simulation." $v.driver.access) -}}
+{{- if not (has $v.driver.access (list "runtime" "host" "cdi" "simulation")) -}}
+{{- $mistakes = append $mistakes (printf "driver.access is %q: set it to runtime, host, cdi or simulation." $v.driver.access) -}}
 {{- end -}}
 
 {{- if and (eq $v.driver.access "simulation") (not $v.simulation.node) -}}
@@ -22,16 +24,36 @@
 {{- if or $v.passDeviceSpecs (eq (include "mig-device-plugin.inInlineConfig" (list $root "flags.plugin.passDeviceSpecs")) "true") -}}
 {{- $mistakes = append $mistakes "passDeviceSpecs=true cannot work with driver.access=simulation: the simulated device nodes are not on the node, so no pod could start with them. Leave passDeviceSpecs unset." -}}
 {{- end -}}
+{{- if include "mig-device-plugin.byCdi" . -}}
+{{- $mistakes = append $mistakes "deviceListStrategy has a CDI strategy with driver.access=simulation: the node's container runtime finds no specification of simulated devices, so no pod could start with them. Leave deviceListStrategy unset." -}}
+{{- end -}}
+{{- end -}}
+{{- if eq $v.driver.access "cdi" -}}
+{{- $strategy := $v.deviceListStrategy | default (include "mig-device-plugin.inInlineConfig" (list $root "flags.plugin.deviceListStrategy")) | default "cdi-cri" -}}
+{{- if not (contains "cdi-" (toJson $strategy)) -}}
+{{- $mistakes = append $mistakes "driver.access=cdi with a deviceListStrategy that has no CDI strategy: set deviceListStrategy to cdi-cri or cdi-annotations, or leave it unset, or set driver.access=host." -}}
+{{- end -}}
 {{- end -}}
 
-{{- range $key, $path := dict "driver.root" $v.driver.root "driver.devRoot" ($v.driver.devRoot | default "/") "kubelet.root" $v.kubelet.root "kubelet.devicePluginDir" ($v.kubelet.devicePluginDir | default "/") "kubelet.podResourcesDir" ($v.kubelet.podResourcesDir | default "/") "ledger.hostPath" ($v.ledger.hostPath | default "/") -}}
+{{- range $key, $path := dict "driver.root" $v.driver.root "driver.devRoot" ($v.driver.devRoot | default "/") "kubelet.root" $v.kubelet.root "kubelet.devicePluginDir" ($v.kubelet.devicePluginDir | default "/") "kubelet.podResourcesDir" ($v.kubelet.podResourcesDir | default "/") "ledger.hostPath" ($v.ledger.hostPath | default "/") "cdi.directory" $v.cdi.directory "cdi.hookPath" ($v.cdi.hookPath | default "/") "nodeLabels.featuresFolder" $v.nodeLabels.featuresFolder -}}
 {{- if or (not (hasPrefix "/" $path)) (has ".." (splitList "/" $path)) -}}
 {{- $mistakes = append $mistakes (printf "%s is %q: set it to an absolute path on the host, beginning with / and without `..`" $key $path) -}}
 {{- end -}}
 {{- end -}}
 
-{{- if and $v.config.inline $v.config.existingConfigMap -}}
-{{- $mistakes = append $mistakes "config.inline and config.existingConfigMap are both set: keep one, they are two sources of the same file." -}}
+{{- $sources := list -}}
+{{- range list "inline" "existingConfigMap" "map" "name" -}}
+{{- if index $v.config . -}}{{- $sources = append $sources (printf "config.%s" .) -}}{{- end -}}
+{{- end -}}
+{{- if gt (len $sources) 1 -}}
+{{- $mistakes = append $mistakes (printf "%s are %s set: keep one, each is the whole configuration." (join " and " $sources) (ternary "both" "all" (eq (len $sources) 2))) -}}
+{{- end -}}
+{{- if $v.config.default -}}
+{{- if not (include "mig-device-plugin.severalConfigs" .) -}}
+{{- $mistakes = append $mistakes "config.default names one of several configurations, and there are none: set config.map or config.name, or leave config.default empty." -}}
+{{- else if and $v.config.map (not (hasKey $v.config.map $v.config.default)) -}}
+{{- $mistakes = append $mistakes (printf "config.default is %q, which is not in config.map: choose %s." $v.config.default (keys $v.config.map | sortAlpha | join ", ")) -}}
+{{- end -}}
 {{- end -}}
 {{- if ne (get ($v.config.inline | default dict) "version" | default "v1" | toString) "v1" -}}
 {{- $mistakes = append $mistakes (printf "config.inline has `version: %v`: write v1, the daemon reads no other version." (get $v.config.inline "version")) -}}

@@ -1,0 +1,91 @@
+"""Partitioning: no privilege without it, and with it what each way to the driver needs."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from .conftest import Renderer, Values
+
+
+@pytest.mark.parametrize("strategy", ["none", "single", "mixed"])
+def test_under_nvidias_runtime_the_daemon_may_configure(render: "Renderer", strategy: str) -> None:
+    """With whole GPUs too: what it makes and destroys are MIG instances."""
+    release = render({"migStrategy": strategy, "partition": {"enabled": True}})
+    assert release.env["NVIDIA_MIG_CONFIG_DEVICES"] == "all"
+    assert release.env["NVIDIA_MIG_MONITOR_DEVICES"] == "all"
+    mixed = render({"migStrategy": "mixed"})
+    assert release.container["securityContext"] == mixed.container["securityContext"]
+    assert release.host_mounts == mixed.host_mounts
+    assert "hostPID" not in release.pod
+
+
+@pytest.mark.parametrize("access", ["host", "cdi", "simulation"])
+def test_elsewhere_it_takes_no_further_privilege(
+    render: "Renderer", cases: "dict[str, Values]", access: str
+) -> None:
+    """Privileged containers may open the capability; a simulated one is ours."""
+    values = cases["simulation"] if access == "simulation" else {"driver": {"access": access}}
+    release, usual = render(values | {"partition": {"enabled": True}}), render(values)
+    assert release.container["securityContext"] == usual.container["securityContext"]
+    assert release.host_mounts == usual.host_mounts
+    assert not {"NVIDIA_MIG_CONFIG_DEVICES", "NVIDIA_MIG_MONITOR_DEVICES"} & release.env.keys()
+
+
+def test_it_is_off_unless_asked_for(render: "Renderer", case: dict[str, Any]) -> None:
+    release = render(case)
+    of_partitioning = {
+        name
+        for name in release.env
+        if name.startswith("PARTITION_") or name == "NVIDIA_MIG_CONFIG_DEVICES"
+    }
+    assert bool(of_partitioning) is bool(case.get("partition"))
+
+
+def test_the_options_reach_the_daemon(render: "Renderer", cases: "dict[str, Values]") -> None:
+    def options(values: "Values") -> dict[str, str]:
+        env = render(values).env
+        return {name: value for name, value in env.items() if name.startswith("PARTITION_")}
+
+    assert options({"partition": {"enabled": True}}) == {
+        "PARTITION_LABEL": "nvidia.com/mig.config",
+        "PARTITION_IN_USE": "wait",
+    }
+    assert options(cases["partition"]) == {
+        "PARTITION_LABEL": "nvidia.com/mig.config",
+        "PARTITION_CONFIG": "mine",
+        "PARTITION_FILE": "/partition/config.yaml",
+        "PARTITION_IN_USE": "evict",
+    }
+    assert options(cases["partition-host"]) == {
+        "PARTITION_FILE": "/partition/config.yaml",
+        "PARTITION_IN_USE": "wait",
+    }
+
+
+def test_the_file_is_mounted_as_a_directory(render: "Renderer", cases: "dict[str, Values]") -> None:
+    release = render(cases["partition"])
+    (config_map,) = release.of_kind("ConfigMap")
+    assert config_map["metadata"]["name"] == "gpu-mig-device-plugin-partition"
+    assert (
+        yaml.safe_load(config_map["data"]["config.yaml"])
+        == cases["partition"]["partition"]["inline"]
+    )
+    for values, name in ((cases["partition"], "gpu-mig-device-plugin-partition"),):
+        pod = render(values)
+        (volume,) = (item for item in pod.pod["volumes"] if item["name"] == "partition")
+        assert volume["configMap"] == {
+            "name": name,
+            "items": [{"key": "config.yaml", "path": "config.yaml"}],
+        }
+        mount = {"name": "partition", "mountPath": "/partition", "readOnly": True}
+        assert mount in pod.container["volumeMounts"]
+    assert render(cases["partition-host"]).of_kind("ConfigMap") == []
+
+
+def test_processes_of_the_host_are_seen_only_on_request(
+    render: "Renderer", cases: "dict[str, Values]"
+) -> None:
+    assert render(cases["partition-host"]).pod["hostPID"] is True
+    assert "hostPID" not in render(cases["partition"]).pod
