@@ -100,6 +100,7 @@ class FakeKubelet:
         self.order: list[str] = []
         self.lists: list[list[str]] = []
         self.serving_error = ""
+        self.stop_seconds = 0.0
         self._servers: dict[str, ResourceServicer] = {}
         self.streams: set[asyncio.Task[None]] = set()
 
@@ -108,7 +109,7 @@ class FakeKubelet:
             raise OSError(self.serving_error)
         self.directory.create(path.name)
         self._servers[path.name] = servicer
-        return FakeServer(lambda: self.order.append("stop"))
+        return FakeServer(self)
 
     async def register(
         self, socket: Path, resource: str, endpoint: str, is_served: Callable[[], bool]
@@ -145,9 +146,10 @@ class FakeKubelet:
 
 
 class FakeServer:
-    def __init__(self, stopped: Callable[[], None]) -> None:
-        self._stopped = stopped
+    def __init__(self, kubelet: FakeKubelet) -> None:
+        self._kubelet = kubelet
 
     async def stop(self, grace: float | None, /) -> None:
         assert grace is None
-        self._stopped()
+        await asyncio.sleep(self._kubelet.stop_seconds)
+        self._kubelet.order.append("stop")

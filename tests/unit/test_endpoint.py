@@ -238,3 +238,16 @@ def test_a_resource_that_goes_sends_an_empty_list_first() -> None:
             assert on.kubelet.order == ["register", "stream ended", "stop"]
 
     run(scene())
+
+
+def test_a_server_is_stopped_also_when_the_end_comes_meanwhile() -> None:
+    async def scene() -> None:
+        async with running() as on:
+            on.kubelet.stop_seconds = 1.0
+            on.directory.delete(on.ours)
+            await until(lambda: "stream ended" in on.kubelet.order)
+            on.task.cancel()
+            await asyncio.gather(on.task, return_exceptions=True)
+            assert on.kubelet.order.count("stop") == 1
+
+    run(scene())

@@ -75,6 +75,7 @@ class Endpoint:
         self._serve_on = serve
         self._register_with = register
         self._server: Server | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._socket = ""
         self._registrations = 0
         self._registered: Registered | None = None
@@ -283,16 +284,24 @@ class Endpoint:
             await self._stop()
 
     async def _stop(self) -> None:
-        """Stop serving and remove the socket."""
-        if self._server is None:
-            return
-        server, self._server = self._server, None
+        """Stop serving and remove the socket. Whoever is cancelled meanwhile leaves that to the
+        next who calls this.
+        """
+        if self._server is not None:
+            server, self._server = self._server, None
+            self._stopping = asyncio.create_task(
+                self._end(server, self._socket), name=f"stop serving {self._resource}"
+            )
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
+
+    async def _end(self, server: Server, name: str) -> None:
         # stop() waits its whole grace while a stream is open, so end those first.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._servicer.end_streams()
         await server.stop(None)
-        self._directory.remove(self._socket)
+        self._directory.remove(name)
 
     def _report(self, level: int, message: str, reason: str, seconds: float | None = None) -> None:
         """Keep the reason why the resource is not registered; log a repeated one at debug level."""
