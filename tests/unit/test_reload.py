@@ -69,6 +69,7 @@ def test_which_options_need_a_restart() -> None:
         *("library_folders", "cdi_directory", "nvidia_cdi_hook_path"),
         *("ledger_file", "control_socket", "fail_on_init_error", "kubelet_socket"),
         *("log_level", "log_format", "config_file", "node_name", "http_token_file"),
+        *("config_dir", "config_name", "config_label", "config_default"),
         *(
             "http_address",
             "http_hosts",
