@@ -306,7 +306,7 @@ def _run(arguments: argparse.Namespace) -> int:
     logs.configure(loaded.settings.log_level, loaded.settings.log_format)
     from plugin import app  # noqa: PLC0415 — a command imports only its own modules
 
-    return app.run(loaded, lambda: _load(arguments))
+    return app.run(loaded, lambda label: load(vars(arguments), os.environ, label))
 
 
 def _load_running(arguments: argparse.Namespace) -> Loaded:
