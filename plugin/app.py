@@ -121,6 +121,9 @@ def _ledger_path(settings: Settings) -> Iterator[Path]:
 
 def run(loaded: Loaded, read: Read) -> int:
     """Run the daemon; returns the exit status. `read` reads the configuration again."""
+    # Nobody but us writes to what we make, be it a folder or gRPC's socket, whatever we were
+    # started with.
+    os.umask(os.umask(0o077) | 0o022)
     try:
         with _ledger_path(loaded.settings) as ledger:
             asyncio.run(_run(*recorded(loaded, read, ledger), read, ledger))
