@@ -26,7 +26,8 @@ from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
-from plugin.following.follower import Follower, Read, recorded
+from plugin.following import label
+from plugin.following.follower import Follower, Read, is_labelled, recorded
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.gate import Specify
 from plugin.state.ledger_file import LedgerFile, boot_id
@@ -272,7 +273,7 @@ def assemble(
     return Daemon(settings, driver, worker, Heartbeats(), ledger_file, writer, simulate)
 
 
-async def _run(loaded: Loaded, label: str, read: Read, ledger: Path) -> None:
+async def _run(loaded: Loaded, labelled: str, read: Read, ledger: Path) -> None:
     settings = loaded.settings
     driver, simulate = build_driver(settings)
     log.info(
@@ -284,7 +285,7 @@ async def _run(loaded: Loaded, label: str, read: Read, ledger: Path) -> None:
     daemon = assemble(
         settings, driver, ledger, simulate, specify=specify, configuration=loaded.name
     )
-    follower = Follower(daemon.writer, read, loaded, ledger, label)
+    follower = Follower(daemon.writer, read, loaded, ledger, labelled)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -304,6 +305,9 @@ async def _run(loaded: Loaded, label: str, read: Read, ledger: Path) -> None:
             if await _started(daemon, stop):
                 running += [tasks.create_task(part(), name=name) for name, part in parts.items()]
                 running.append(tasks.create_task(follower.run(), name="configuration"))
+                if is_labelled(settings):
+                    label_followed = label.follow(settings, follower.choose)
+                    running.append(tasks.create_task(label_followed, name="label"))
                 await stop.wait()
                 log.info("stopping")
             for task in running:

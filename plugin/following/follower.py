@@ -15,7 +15,7 @@ from plugin.config.load import Loaded
 from plugin.core.configuration import Configuration
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError, ConfigUnreadable
-from plugin.following.label import LabelFile
+from plugin.following.label_file import LabelFile
 from plugin.following.watch import SETTLE_SECONDS, FileWatch
 from plugin.loops.aside import Aside
 from plugin.loops.backoff import Backoff
@@ -39,7 +39,7 @@ def recorded(loaded: Loaded, read: Read, ledger: Path) -> tuple[Loaded, str]:
     """What to start with where a label names the configuration: what it said last, if that can be
     used. Blocks.
     """
-    if not _is_labelled(loaded.settings):
+    if not is_labelled(loaded.settings):
         return loaded, ""
     label = LabelFile(ledger.with_name(LABEL_FILE)).read()
     if not label:
@@ -54,7 +54,8 @@ def recorded(loaded: Loaded, read: Read, ledger: Path) -> tuple[Loaded, str]:
         return loaded, ""
 
 
-def _is_labelled(settings: Settings) -> bool:
+def is_labelled(settings: Settings) -> bool:
+    """Whether a label of the node names the configuration."""
     return bool(settings.config_label) and not settings.config_name
 
 
@@ -125,7 +126,7 @@ class Follower:
         self._backoff.reset()
         if by_signal or loaded != self._loaded or self._status.problem:
             await self._apply(loaded, by_signal=by_signal)
-        if _is_labelled(loaded.settings):
+        if is_labelled(loaded.settings):
             await self._save(label)
         return False
 

@@ -1,25 +1,62 @@
-"""The node's label that names the configuration, and the last value that was followed."""
+"""Follows the node's label that names the configuration."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import importlib
+import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plugin.config import atomic, bounded
+from plugin.core.settings import Settings
+from plugin.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
-    from plugin.cluster.api import Watched
+    from plugin.cluster.api import Cluster, Watched
     from plugin.core.cluster import NodeMetadata
 
-#: A label's value has at most 63 characters.
-_MOST_BYTES = 256
+log = logging.getLogger(__name__)
+
+#: What the imports leave to the first registrations, which usually take less.
+AFTER_SECONDS = 0.3
+#: Between two attempts to find out where the API server is.
+AGAIN_SECONDS = 60.0
+
+#: Connects to the API server. Raises :class:`ConfigError` or :class:`ClusterError`. Blocks.
+Connect = Callable[[Settings], "Cluster"]
 
 
-async def follow_label(
-    node: Watched[NodeMetadata], key: str, choose: Callable[[str], None]
+async def follow(
+    settings: Settings, choose: Callable[[str], None], connect: Connect | None = None
 ) -> None:
+    """Pass on the label's value with every change, until cancelled. Where there is no API server,
+    look for one now and then.
+    """
+    await asyncio.sleep(AFTER_SECONDS)
+    problem = ""
+    cluster: Cluster | None = None
+    while cluster is None:
+        try:
+            # In a thread, so that kubelet's calls are answered meanwhile.
+            cluster = await asyncio.to_thread(connect or _connect, settings)
+        except (ConfigError, ClusterError) as error:
+            if str(error) != problem:
+                problem = str(error)
+                log.error("the node's label cannot be followed", extra={"reason": problem})  # noqa: TRY400
+            await asyncio.sleep(AGAIN_SECONDS)
+    node = cluster.watch_node()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(node.run(), name="configuration label watch")
+        tasks.create_task(pass_on(node, settings.config_label, choose), name="configuration label")
+
+
+def _connect(settings: Settings) -> Cluster:
+    client = importlib.import_module("plugin.cluster.client")
+    cluster: Cluster = client.connect(client.own_node(settings.node_name))
+    return cluster
+
+
+async def pass_on(node: Watched[NodeMetadata], key: str, choose: Callable[[str], None]) -> None:
     """Pass on the label's value now and with every change, empty without one, until cancelled. A
     Node that is not there, or not known yet, says nothing.
     """
@@ -29,28 +66,3 @@ async def follow_label(
             for metadata in now.items.values():
                 choose(metadata.labels.get(key, ""))
         now = await node.newer_than(now.generation)
-
-
-class LabelFile:
-    """Keeps the last value across restarts: the API server may be out of reach at the next start,
-    and devices must not wait for it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self) -> str:
-        """Empty where none was kept."""
-        with contextlib.suppress(OSError, ValueError):
-            return bounded.read(self._path, _MOST_BYTES, follow=False).decode().strip()
-        return ""
-
-    def write(self, value: str) -> None:
-        """Raises OSError."""
-        if value == self.read():
-            return
-        if value:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.replace(self._path, f"{value}\n".encode())
-        else:
-            self._path.unlink(missing_ok=True)

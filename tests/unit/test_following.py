@@ -20,7 +20,7 @@ from plugin.core.settings import Settings
 from plugin.core.state import Snapshot
 from plugin.core.status import document
 from plugin.following.follower import LABEL_FILE, Follower, recorded
-from plugin.following.label import LabelFile
+from plugin.following.label_file import LabelFile
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.simulation import simulate
 from plugin.state.writer import Writer

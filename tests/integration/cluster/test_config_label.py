@@ -6,12 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from plugin.following.label import follow_label
+import pytest
+
+from plugin.cluster.client import ApiClient
+from plugin.core.settings import Settings
+from plugin.errors import ConfigError
+from plugin.following.label import follow, pass_on
 from plugin.loops.pulse import Pulse
 from plugin.sim.apiserver.server import SimApiServer
 
 from .clock import virtual
-from .subject import NODE, Talk, running, talking
+from .subject import NODE, Talk, talking
 
 LABEL = "nvidia.com/device-plugin.config"
 
@@ -35,12 +40,13 @@ class Chosen:
 
 @contextlib.asynccontextmanager
 async def followed(talk: Talk) -> AsyncIterator[Chosen]:
-    chosen, node = Chosen(), talk.client.watch_node()
-    async with running(node):
-        following = asyncio.create_task(follow_label(node, LABEL, chosen.choose))
-        yield chosen
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+    chosen = Chosen()
+    settings = Settings(config_label=LABEL)
+    following = asyncio.create_task(follow(settings, chosen.choose, lambda _: talk.client))
+    yield chosen
+    assert not following.done()
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
 
 
 def label(server: SimApiServer, value: str | None) -> None:
@@ -78,8 +84,33 @@ async def test_a_node_that_is_deleted_says_nothing() -> None:
 async def test_before_the_first_answer_nothing_is_known() -> None:
     async with talking() as talk:
         chosen, node = Chosen(), talk.client.watch_node()
-        following = asyncio.create_task(follow_label(node, LABEL, chosen.choose))
+        following = asyncio.create_task(pass_on(node, LABEL, chosen.choose))
         await asyncio.sleep(60)
         assert chosen.values == []
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+@virtual
+async def test_without_an_api_server_it_is_looked_for_now_and_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with talking() as talk:
+        tried: list[str] = []
+
+        def connect(settings: Settings) -> ApiClient:
+            tried.append(settings.config_label)
+            if len(tried) < 4:
+                raise ConfigError("not in a pod", "run it in one")
+            return talk.client
+
+        chosen = Chosen()
+        following = asyncio.create_task(
+            follow(Settings(config_label=LABEL), chosen.choose, connect)
+        )
+        await chosen.becomes("")
+        assert tried == [LABEL] * 4
+        lines = [r for r in caplog.records if r.message == "the node's label cannot be followed"]
+        assert len(lines) == 1
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
