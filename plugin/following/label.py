@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from plugin.core.settings import Settings
@@ -22,8 +22,8 @@ AFTER_SECONDS = 0.3
 #: Between two attempts to find out where the API server is.
 AGAIN_SECONDS = 60.0
 
-#: Connects to the API server. Raises :class:`ConfigError` or :class:`ClusterError`. Blocks.
-Connect = Callable[[Settings], "Cluster"]
+#: Finds the API server. Raises :class:`ConfigError` or :class:`ClusterError`.
+Connect = Callable[[Settings], Awaitable["Cluster"]]
 
 
 async def follow(
@@ -37,8 +37,7 @@ async def follow(
     cluster: Cluster | None = None
     while cluster is None:
         try:
-            # In a thread, so that kubelet's calls are answered meanwhile.
-            cluster = await asyncio.to_thread(connect or _connect, settings)
+            cluster = await (connect or _connect)(settings)
         except (ConfigError, ClusterError) as error:
             if str(error) != problem:
                 problem = str(error)
@@ -50,8 +49,9 @@ async def follow(
         tasks.create_task(pass_on(node, settings.config_label, choose), name="configuration label")
 
 
-def _connect(settings: Settings) -> Cluster:
-    client = importlib.import_module("plugin.cluster.client")
+async def _connect(settings: Settings) -> Cluster:
+    # In a thread, so that kubelet's calls are answered meanwhile.
+    client = await asyncio.to_thread(importlib.import_module, "plugin.cluster.client")
     cluster: Cluster = client.connect(client.own_node(settings.node_name))
     return cluster
 

@@ -42,7 +42,11 @@ class Chosen:
 async def followed(talk: Talk) -> AsyncIterator[Chosen]:
     chosen = Chosen()
     settings = Settings(config_label=LABEL)
-    following = asyncio.create_task(follow(settings, chosen.choose, lambda _: talk.client))
+
+    async def connect(_settings: Settings) -> ApiClient:
+        return talk.client
+
+    following = asyncio.create_task(follow(settings, chosen.choose, connect))
     yield chosen
     assert not following.done()
     following.cancel()
@@ -98,7 +102,7 @@ async def test_without_an_api_server_it_is_looked_for_now_and_then(
     async with talking() as talk:
         tried: list[str] = []
 
-        def connect(settings: Settings) -> ApiClient:
+        async def connect(settings: Settings) -> ApiClient:
             tried.append(settings.config_label)
             if len(tried) < 4:
                 raise ConfigError("not in a pod", "run it in one")
