@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,3 +174,42 @@ async def test_what_a_change_takes_away_and_brings(
     await kubelet.wait_for(
         lambda: kubelet.node_status() == {ONE_SLICE: (0, 0), "nvidia.com/slice": (56, 56)}, SECONDS
     )
+
+
+async def test_commands_reach_a_daemon_whose_file_has_become_bad(
+    kubelet: SimKubelet, start_daemon: StartDaemon, node_dir: Path
+) -> None:
+    """Just then somebody wants to look; ``doctor`` reports the file."""
+    config_file = node_dir / "config.yaml"
+    config_file.write_text(config("packed"))
+    daemon = await start_daemon(NODE, CONFIG_FILE=str(config_file))
+    await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
+    config_file.write_text("version: v2")
+    await counted(daemon, NOT_TAKEN, 1)
+    environment = {
+        **os.environ,
+        "CONFIG_FILE": str(config_file),
+        "CONTROL_SOCKET": str(node_dir / "control" / "control.sock"),
+    }
+
+    async def command(*arguments: str) -> tuple[int, str, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "plugin", *arguments),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return process.returncode or 0, out.decode(), err.decode()
+
+    status, out, err = await command("devices")
+    assert status == 0
+    assert "the configuration was refused, the old one stays in force" in out
+    assert "version: 'v2' is not valid; choose v1; going on without it" in err
+    assert (await command("cordon", "0:0"))[0] == 0
+    await kubelet.wait_allocatable(ONE_SLICE, 55, SECONDS)
+    status, _, err = await command("doctor")
+    assert status == 2
+    assert "version: 'v2' is not valid" in err
+    assert await daemon.stop() == 0
+    assert (await command("devices"))[0] == 2, "nobody is there whose settings could be used"
