@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import plugin
 from plugin import specification
-from plugin.config import reload as configuration
 from plugin.config.load import Loaded
 from plugin.control.server import Control
 from plugin.control.verbs import Simulate
@@ -27,6 +26,8 @@ from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
+from plugin.following import label
+from plugin.following.follower import Follower, Read, is_labelled, recorded
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.gate import Specify
 from plugin.state.ledger_file import LedgerFile, boot_id
@@ -119,13 +120,14 @@ def _ledger_path(settings: Settings) -> Iterator[Path]:
         yield Path(name) / "ledger.json"
 
 
-def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
-    """Run the daemon; returns the exit status. `reload` reads the configuration again,
-    for SIGHUP.
-    """
+def run(loaded: Loaded, read: Read) -> int:
+    """Run the daemon; returns the exit status. `read` reads the configuration again."""
+    # Nobody but us writes to what we make, be it a folder or gRPC's socket, whatever we were
+    # started with.
+    os.umask(os.umask(0o077) | 0o022)
     try:
         with _ledger_path(loaded.settings) as ledger:
-            asyncio.run(_run(loaded, reload, ledger))
+            asyncio.run(_run(*recorded(loaded, read, ledger), read, ledger))
     except ConfigError:
         raise
     except PluginError as error:
@@ -256,18 +258,22 @@ def assemble(
     simulate: Simulate | None = None,
     deadlines: Deadlines | None = None,
     specify: Specify | None = None,
+    configuration: str = "",
 ) -> Daemon:
     """Build the daemon over a driver that need not be open; nothing runs yet. `simulate` is what
     ``sim`` commands do to simulated hardware; `deadlines` say when a call of the driver hangs;
-    `specify` writes the CDI specification.
+    `specify` writes the CDI specification. `configuration` is the name of the one that `settings`
+    are from, where it is one of several.
     """
     worker = DriverWorker(driver.hangs, deadlines)
     ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
-    writer = Writer(driver, worker, settings, ledger_file, specify=specify)
+    writer = Writer(
+        driver, worker, settings, ledger_file, specify=specify, configuration=configuration
+    )
     return Daemon(settings, driver, worker, Heartbeats(), ledger_file, writer, simulate)
 
 
-async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> None:
+async def _run(loaded: Loaded, labelled: str, read: Read, ledger: Path) -> None:
     settings = loaded.settings
     driver, simulate = build_driver(settings)
     log.info(
@@ -276,12 +282,15 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
     for warning in loaded.warnings:
         log.warning("%s", warning)
     specify = specification.specifying(specification.directory(settings, ledger))
-    daemon = assemble(settings, driver, ledger, simulate, specify=specify)
-    stop, reread = asyncio.Event(), asyncio.Event()
+    daemon = assemble(
+        settings, driver, ledger, simulate, specify=specify, configuration=loaded.name
+    )
+    follower = Follower(daemon.writer, read, loaded, ledger, labelled)
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reread.set)
+    loop.add_signal_handler(signal.SIGHUP, follower.reread)
     try:
         async with asyncio.TaskGroup() as tasks:
             starting = tasks.create_task(daemon.start(), name="first scan")
@@ -295,8 +304,10 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
             # A driver that hangs in its first scan must not keep us.
             if await _started(daemon, stop):
                 running += [tasks.create_task(part(), name=name) for name, part in parts.items()]
-                following = _follow_configuration(daemon.writer, reload, reread)
-                running.append(tasks.create_task(following, name="configuration"))
+                running.append(tasks.create_task(follower.run(), name="configuration"))
+                if is_labelled(settings):
+                    label_followed = label.follow(settings, follower.choose)
+                    running.append(tasks.create_task(label_followed, name="label"))
                 await stop.wait()
                 log.info("stopping")
             for task in running:
@@ -357,33 +368,3 @@ async def _serve_web(settings: Settings, overview: Overview, started: asyncio.Ev
     # 100 ms of imports, in a thread so that kubelet's calls are answered meanwhile.
     web = await asyncio.to_thread(importlib.import_module, "plugin.web")
     await web.serve(settings, overview, overview.looked)
-
-
-async def _follow_configuration(
-    writer: Writer, reload: Callable[[], Loaded], asked: asyncio.Event
-) -> None:
-    """Read the configuration whenever SIGHUP asks for it; a bad one changes nothing."""
-    reader = configuration.Reader(reload)
-    while True:
-        await asked.wait()
-        asked.clear()
-        try:
-            loaded = await reader.read()
-        except ConfigError as error:
-            log.error("configuration not taken, the old one stays", extra={"reason": str(error)})  # noqa: TRY400
-            continue
-        except Exception:
-            log.exception("configuration not taken, the old one stays")
-            continue
-        for warning in loaded.warnings:
-            log.warning("%s", warning)
-        settings, refused = configuration.take(writer.store.snapshot.settings, loaded.settings)
-        for change in refused:
-            log.warning(
-                "option changed, which takes effect after a restart",
-                extra={**change._asdict(), "fix": "restart the daemon, or undo the change"},
-            )
-        log.info("configuration read again")
-        await writer.specify(settings)
-        writer.reconfigure(settings)
-        writer.rescan()

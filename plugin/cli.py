@@ -214,7 +214,8 @@ _TIMEOUT = seconds(0, most=1e6)
 _HIGHEST_PORT = 65535
 
 #: The settings that locate the running daemon.
-_OF_DAEMON = ("control_socket", "config_file")
+_FILES = ("config_file", "config_dir", "config_name", "config_label", "config_default")
+_OF_DAEMON = ("control_socket", *_FILES)
 
 _DEVICE_VERBS = {
     "cordon": "Take a device out of service: it gets no new pods, running pods continue.",
@@ -306,13 +307,27 @@ def _run(arguments: argparse.Namespace) -> int:
     logs.configure(loaded.settings.log_level, loaded.settings.log_format)
     from plugin import app  # noqa: PLC0415 — a command imports only its own modules
 
-    return app.run(loaded, lambda: _load(arguments))
+    return app.run(loaded, lambda label: load(vars(arguments), os.environ, label))
 
 
 def _load_running(arguments: argparse.Namespace) -> Loaded:
     from plugin.commands.running import as_running  # noqa: PLC0415
 
-    return as_running(_load(arguments), vars(arguments))
+    return as_running(_load_leniently(arguments), vars(arguments))
+
+
+def _load_leniently(arguments: argparse.Namespace) -> Loaded:
+    """A file that the running daemon has refused must not keep its commands from it."""
+    try:
+        return _load(arguments)
+    except ConfigError as error:
+        flags = {name: value for name, value in vars(arguments).items() if name not in _FILES}
+        variables = {name: os.environ[name] for name in os.environ if name.lower() not in _FILES}
+        loaded = load(flags, variables)
+        if not os.path.exists(loaded.settings.control_socket):  # noqa: PTH110 — false where we may not look
+            raise
+        print(f"mig-device-plugin: {error}; going on without it", file=sys.stderr)
+        return loaded
 
 
 def _devices(arguments: argparse.Namespace) -> int:
@@ -330,8 +345,9 @@ def _labels(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from plugin.commands import doctor  # noqa: PLC0415
+    from plugin.commands.running import as_running  # noqa: PLC0415
 
-    return doctor.examine(_load_running(arguments))
+    return doctor.examine(as_running(_load(arguments), vars(arguments)))
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -350,7 +366,7 @@ def _change(arguments: argparse.Namespace) -> int:
     from plugin.commands import control  # noqa: PLC0415
 
     return control.change(
-        _load(arguments).settings.control_socket, arguments.verb, arguments.target
+        _load_leniently(arguments).settings.control_socket, arguments.verb, arguments.target
     )
 
 
@@ -377,14 +393,14 @@ def _partition(arguments: argparse.Namespace) -> int:
 def _release(arguments: argparse.Namespace) -> int:
     from plugin.commands import control  # noqa: PLC0415
 
-    socket = _load(arguments).settings.control_socket
+    socket = _load_leniently(arguments).settings.control_socket
     return control.release(socket, arguments.gpus, arguments.seconds)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
     from plugin.commands import control  # noqa: PLC0415
 
-    return control.resume(_load(arguments).settings.control_socket)
+    return control.resume(_load_leniently(arguments).settings.control_socket)
 
 
 def _sim(arguments: argparse.Namespace) -> int:
@@ -394,7 +410,7 @@ def _sim(arguments: argparse.Namespace) -> int:
     operands = [operand for operand in given if operand is not None]
     flags = ["--double-bit"] if getattr(arguments, "double_bit", False) else []
     return control.simulate(
-        _load(arguments).settings.control_socket, arguments.verb, [*operands, *flags]
+        _load_leniently(arguments).settings.control_socket, arguments.verb, [*operands, *flags]
     )
 
 

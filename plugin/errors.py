@@ -4,6 +4,7 @@
 
     PluginError
     ├── ConfigError            flag, environment or file; refused before start, exit status 2
+    │   └── ConfigUnreadable   the file could not be read: what it says is not known
     ├── SimulationError        unknown node or geometry, impossible placement
     ├── DriverError
     │   ├── DriverUnavailable  no library, no driver loaded, initialisation failed; retried
@@ -63,6 +64,10 @@ class ConfigError(PluginError):
     def __init__(self, what: str, fix: str = "") -> None:
         # The quoted value may contain line breaks.
         super().__init__(" ".join(what.split()), " ".join(fix.split()))
+
+
+class ConfigUnreadable(ConfigError):
+    """A configuration could not be read; that may be otherwise later without a change of it."""
 
 
 class SimulationError(PluginError):

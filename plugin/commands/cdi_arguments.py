@@ -17,7 +17,7 @@ _SETTINGS = (
         "sys_root",
         "simulate",
         "control_socket",
-        "config_file",
+        *("config_file", "config_dir", "config_name", "config_label", "config_default"),
     ),
 )
 

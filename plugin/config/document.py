@@ -10,7 +10,7 @@ import yaml
 
 from plugin.config import bounded
 from plugin.core.quote import quote, shorten
-from plugin.errors import ConfigError
+from plugin.errors import ConfigError, ConfigUnreadable
 
 #: The maximum weight of a document: one for each value and for each 64 characters; an alias counts
 #: at every use. A real configuration is below a hundredth of it.
@@ -78,7 +78,7 @@ def read(title: str, path: Path) -> object:
     try:
         text = bounded.read(path).decode()
     except OSError as error:
-        raise ConfigError(f"{title}: cannot be read: {error.strerror or error}") from error
+        raise ConfigUnreadable(f"{title}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # no UTF-8, or a zero byte in the path
         raise ConfigError(f"{title}: cannot be read: {error}") from error
     return parse(title, text)

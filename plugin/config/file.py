@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from plugin.config import document, keys, resource_names, sharing
-from plugin.config.options import IGNORED_KEYS, OPTIONS, parse, refusal
+from plugin.config.options import IGNORED_KEYS, IGNORED_SECTIONS, OPTIONS, parse, refusal
 from plugin.core.quote import shorten
 from plugin.errors import ConfigError
 
@@ -30,17 +30,21 @@ def parse_document(where: str, given: object) -> Contents:
     warnings: list[str] = []
     keys.refuse_unknown(where, "", sections, keys.TOP)
     warnings += [
-        f"{where}: {key} has no effect here" for key in ("imex", "health") if sections.get(key)
+        f"{where}: {key} has no effect: {why}"
+        for key, why in IGNORED_SECTIONS.items()
+        if sections.get(key)
     ]
     by_key = {option.key: option for option in OPTIONS if option.key}
     known = {*by_key, *IGNORED_KEYS}
     values: dict[str, object] = {}
     for key, value in _flatten(where, "flags", sections.get("flags")):
+        if key not in known:
+            raise keys.unknown(where, "flags", key, known)
+        if value is None:
+            continue
         if key in IGNORED_KEYS:
             warnings.append(f"{where}: flags.{key} has no effect: {IGNORED_KEYS[key]}")
-        elif key not in by_key:
-            raise keys.unknown(where, "flags", key, known)
-        elif value is not None:
+        else:
             values[by_key[key].field] = parse(by_key[key], f"{where}: flags.{key}", value)
     values["sharing"] = sharing.parse(where, sections.get("sharing"), warnings)
     values["naming"] = resource_names.parse(where, sections.get("resources"))

@@ -6,15 +6,15 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from plugin.config.options import IGNORED_KEYS, OPTIONS, refusal
+from plugin.config.options import IGNORED_KEYS, IGNORED_SECTIONS, OPTIONS, refusal
 from plugin.core.quote import shorten
 from plugin.errors import ConfigError
 
-TOP = frozenset({"version", "flags", "sharing", "resources", "imex", "health"})
+TOP = frozenset({"version", "flags", "sharing", "resources", *IGNORED_SECTIONS})
 SHARING = frozenset({"timeSlicing", "mps"})
 TIME_SLICING = frozenset({"renameByDefault", "failRequestsGreaterThanOne", "resources"})
 SHARED = frozenset({"name", "rename", "devices", "replicas"})
-NAMES = frozenset({"gpus", "migs"})
+NAMES = frozenset({"gpus", "migs", "mig"})
 NAME = frozenset({"pattern", "product", "name"})
 
 _SECTIONS = {

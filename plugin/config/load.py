@@ -6,11 +6,12 @@ in one line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plugin.config import choice
 from plugin.config.options import IGNORED_FLAGS, OPTIONS, parse
 from plugin.config.places import control_socket
 from plugin.core.option import Option
@@ -20,12 +21,17 @@ from plugin.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
+    """``name`` is that of the configuration, where it is one of several."""
+
     settings: Settings
     warnings: tuple[str, ...] = ()
+    name: str = ""
 
 
-def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded:
-    """`arguments` are parsed flags by field, ``None`` if not given. Raises :class:`ConfigError`."""
+def load(arguments: Mapping[str, Any], environment: Mapping[str, str], label: str = "") -> Loaded:
+    """`arguments` are parsed flags by field, ``None`` if not given; `label` is the value of the
+    node's label that names the configuration. Raises :class:`ConfigError`.
+    """
     warnings = []
     for flag, why in IGNORED_FLAGS.items():
         if arguments.get(f"ignored:{flag}") is not None:
@@ -36,12 +42,8 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
     for option in OPTIONS:
         for name, given in _given(option, arguments, environment):
             outside[option.field] = parse(option, name, given)
-    flags: Mapping[str, Any] = {}
-    if path := outside.get("config_file"):
-        from plugin.config import file  # noqa: PLC0415 — 25 ms, only with a file
-
-        flags, file_warnings = file.read(Path(path))
-        warnings += file_warnings
+    name, flags, file_warnings = _file(outside, label)
+    warnings += file_warnings
     places = {"control_socket": control_socket(environment, simulate=bool(outside.get("simulate")))}
     given = {**places, **flags, **outside}
     # Simulated device nodes exist in the simulation alone: a container that names one never starts.
@@ -61,7 +63,20 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Loaded
         names = ("--http-tls-cert", "--http-tls-key")
         given, missing = names if settings.http_tls_cert else reversed(names)
         raise ConfigError(f"{given}: is given without {missing}; choose both or none")
-    return Loaded(settings, tuple(warnings))
+    return Loaded(settings, tuple(warnings), name)
+
+
+def _file(outside: Mapping[str, Any], label: str) -> tuple[str, Mapping[str, Any], Collection[str]]:
+    """The configuration's name, the settings in its file, and warnings."""
+    choice.check(outside)
+    if not outside.get("config_dir") and not outside.get("config_file"):
+        return "", {}, ()
+    from plugin.config import file  # noqa: PLC0415 — 25 ms, only with a file
+
+    name, path = "", Path(outside.get("config_file", ""))
+    if outside.get("config_dir"):
+        name, path = choice.file(outside, label)
+    return name, *file.read(path)
 
 
 def _given(

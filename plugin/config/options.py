@@ -77,3 +77,8 @@ IGNORED_KEYS = {
     "plugin.nvidiaCDIHookPath": "the key is flags.plugin.nvidiaCTKPath",
     "plugin.mps": "MPS is not supported",
 }
+#: Sections of the file; what is below them is not looked into.
+IGNORED_SECTIONS = {
+    "imex": "IMEX channels are not supported",
+    "health": "the keys are flags.plugin.disableHealthChecks and enableHealthChecks",
+}

@@ -14,7 +14,7 @@ from plugin.errors import ConfigError
 _RESOURCE = re.compile(
     re.escape(RESOURCE_PREFIX) + r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 )
-_NAME = f"{RESOURCE_PREFIX}<resource>, with or without {RESOURCE_PREFIX}"
+RESOURCE = f"{RESOURCE_PREFIX}<resource>, with or without {RESOURCE_PREFIX}"
 _PATTERN = "a text, in which * stands for any characters and ? for one"
 _MIG_RESOURCE = resource_name("")
 
@@ -23,16 +23,26 @@ def is_resource(value: object) -> bool:
     return isinstance(value, str) and _RESOURCE.fullmatch(value) is not None
 
 
+def full(value: object) -> object:
+    """A resource's name with the prefix, which may be left out."""
+    if not isinstance(value, str) or not value:
+        return value
+    return RESOURCE_PREFIX + value.removeprefix(RESOURCE_PREFIX)
+
+
 def parse(where: str, value: object) -> Naming:
     """Raises :class:`ConfigError`."""
     section = keys.mapping(where, "resources", value)
     keys.refuse_unknown(where, "resources", section, keys.NAMES)
-    naming = Naming(*(_patterns(where, kind, section.get(kind)) for kind in ("gpus", "migs")))
+    if section.get("mig") and section.get("migs"):
+        raise ConfigError(f"{where}: resources.mig and resources.migs are one section; write one")
+    migs = "mig" if section.get("mig") else "migs"  # the former is NVIDIA's key
+    naming = Naming(*(_patterns(where, kind, section.get(kind)) for kind in ("gpus", migs)))
     names = {entry.name for entry in naming.gpus}
     for number, entry in enumerate(naming.migs):
         if entry.name in names | {GPU_RESOURCE}:
             raise ConfigError(
-                f"{where}: resources.migs[{number}].name: {entry.name} is a name of whole GPUs; "
+                f"{where}: resources.{migs}[{number}].name: {entry.name} is a name of whole GPUs; "
                 "choose another, since pods could not tell which they get"
             )
     return naming
@@ -51,16 +61,16 @@ def _patterns(where: str, kind: str, value: object) -> tuple[NamePattern, ...]:
 def _pattern(where: str, kind: str, place: str, value: object) -> NamePattern:
     entry = keys.mapping(where, place, value)
     keys.refuse_unknown(
-        where, place, entry, keys.NAME if kind == "migs" else keys.NAME - {"product"}
+        where, place, entry, keys.NAME - {"product"} if kind == "gpus" else keys.NAME
     )
     pattern, product = entry.get("pattern"), entry.get("product", "*")
     for key, text in (("pattern", pattern), ("product", product)):
         if not isinstance(text, str) or not text:
             raise refusal(f"{where}: {place}.{key}", text, _PATTERN)
     given = entry.get("name")
-    name = RESOURCE_PREFIX + str(given).removeprefix(RESOURCE_PREFIX)
-    if not isinstance(given, str) or not is_resource(name):
-        raise refusal(f"{where}: {place}.name", given, _NAME)
+    name = str(full(given))
+    if not is_resource(full(given)):
+        raise refusal(f"{where}: {place}.name", given, RESOURCE)
     if name.startswith(_MIG_RESOURCE) and not _is_own(kind, name, str(pattern)):
         raise ConfigError(
             f"{where}: {place}.name: {name} is the name of another profile's devices; choose one "
@@ -72,4 +82,4 @@ def _pattern(where: str, kind: str, place: str, value: object) -> NamePattern:
 def _is_own(kind: str, name: str, pattern: str) -> bool:
     """Whether a name that begins as those of MIG devices do can be mistaken for no other's."""
     profile = name.removeprefix(_MIG_RESOURCE).replace("gb.", "gb+")
-    return kind == "migs" and (Profile.parse(profile) is None or name == resource_name(pattern))
+    return kind != "gpus" and (Profile.parse(profile) is None or name == resource_name(pattern))

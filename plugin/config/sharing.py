@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from plugin.config import keys
 from plugin.config.options import refusal
-from plugin.config.resource_names import is_resource
+from plugin.config.resource_names import RESOURCE, full, is_resource
 from plugin.core.advertise.sharing import LIST_BYTES, MOST_SHARES
 from plugin.core.grammars import BOOLEAN
-from plugin.core.inventory.profiles import RESOURCE_PREFIX
 from plugin.core.settings import SharedResource, Sharing
 from plugin.errors import ConfigError
 
@@ -71,11 +70,12 @@ def _refuse_overlaps(where: str, resources: tuple[SharedResource, ...]) -> None:
 def _shared(where: str, name: str, value: object) -> SharedResource:
     entry = keys.mapping(where, name, value)
     keys.refuse_unknown(where, name, entry, keys.SHARED)
-    resource, replicas, rename = entry.get("name"), entry.get("replicas"), entry.get("rename")
+    resource, rename = full(entry.get("name")), full(entry.get("rename")) or None
+    replicas = entry.get("replicas")
     if not is_resource(resource):
-        raise refusal(f"{where}: {name}.name", resource, f"{RESOURCE_PREFIX}<resource>")
+        raise refusal(f"{where}: {name}.name", entry.get("name"), RESOURCE)
     if rename is not None and not is_resource(rename):
-        raise refusal(f"{where}: {name}.rename", rename, f"{RESOURCE_PREFIX}<resource>")
+        raise refusal(f"{where}: {name}.rename", entry.get("rename"), RESOURCE)
     if (
         not isinstance(replicas, int)
         or isinstance(replicas, bool)
@@ -85,7 +85,7 @@ def _shared(where: str, name: str, value: object) -> SharedResource:
     return SharedResource(
         str(resource),
         replicas,
-        rename,
+        None if rename is None else str(rename),
         _chosen(where, f"{name}.devices", entry.get("devices")),
     )
 

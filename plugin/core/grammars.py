@@ -235,6 +235,28 @@ def _taint(value: object) -> Taint:
     return Taint(match[1], match[2] or "", match[3])
 
 
+#: A key of a ConfigMap, which is a file of its volume; those that begin with a dot are kubelet's.
+_CONFIG_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}", re.ASCII)
+
+
+def _config_name(value: object) -> str:
+    if not isinstance(value, str) or not _CONFIG_NAME.fullmatch(value):
+        raise ValueError(value)
+    return value
+
+
+def _label_key(value: object) -> str:
+    if not isinstance(value, str) or not _CONDITION_TYPE.fullmatch(value):
+        raise ValueError(value)
+    return value
+
+
+CONFIG_NAME = Grammar(
+    _config_name,
+    "a file's name of A-Z, a-z, 0-9, '-', '_' and '.' that does not begin with '.'",
+    "NAME",
+)
+LABEL_KEY = Grammar(_label_key, "a label's key, such as nvidia.com/device-plugin.config", "KEY")
 CONDITION_TYPE = Grammar(
     _condition_type,
     "a condition's type, such as MigDevicesHealthy, that is none of Kubernetes' own",

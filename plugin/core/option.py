@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Change(enum.StrEnum):
-    """When a changed value takes effect after SIGHUP."""
+    """When a value that changes while the daemon runs takes effect."""
 
     AT_ONCE = "at once"
     NEXT_INTERVAL = "next interval"

@@ -14,7 +14,9 @@ from plugin.core.grammars import (
     ADDRESS,
     ANNOTATION_PREFIX,
     CONDITION_TYPE,
+    CONFIG_NAME,
     HOST_NAMES,
+    LABEL_KEY,
     NODE_NAME,
     PATH,
     PATHS,
@@ -366,7 +368,38 @@ class Settings:
         "json", "json, or console for terminals", choice(("json", "console")), in_file=False
     )
     config_file: str = _daemon(
-        "", "YAML or JSON file with further settings", TEXT._replace(metavar="FILE"), in_file=False
+        "",
+        "YAML or JSON file with further settings; applied while running when it changes",
+        TEXT._replace(metavar="FILE"),
+        in_file=False,
+    )
+    config_dir: str = _daemon(
+        "",
+        "directory with several such files, one per configuration, as a mounted ConfigMap; instead "
+        "of --config-file",
+        PATH,
+        in_file=False,
+    )
+    config_name: str = _daemon(
+        "",
+        "which file of --config-dir to use; --config-label is not read then",
+        CONFIG_NAME,
+        in_file=False,
+    )
+    config_label: str = _daemon(
+        "",
+        "node label that names the file of --config-dir, such as nvidia.com/device-plugin.config; "
+        "needs the API server",
+        LABEL_KEY,
+        in_file=False,
+        default_meaning="none",
+    )
+    config_default: str = _daemon(
+        "",
+        "the file of --config-dir for a node without a name or label",
+        CONFIG_NAME,
+        in_file=False,
+        default_meaning="the file called default, or the only one",
     )
 
     http_address: Address | None = _observe(

@@ -21,6 +21,7 @@ from typing import Any
 
 from plugin.core.advertise.advertisement import Advertisement, advertise
 from plugin.core.cdi.standing import Specified, unspecified
+from plugin.core.configuration import Configuration
 from plugin.core.health import ledger as ledgers
 from plugin.core.health import recovery
 from plugin.core.health.answers import answers
@@ -48,7 +49,8 @@ class Snapshot:
     watched. ``geometry`` counts how often the set of devices has changed and ``geometry_changed``
     is when it last did, in seconds of the wall clock. ``specified`` is the CDI specification on
     disk. ``release`` is there while the driver is released, and until a scan has shown what is
-    there after that.
+    there after that. ``configuration`` tells where the settings are from, and whether newer ones
+    were refused.
     """
 
     generation: int
@@ -63,6 +65,7 @@ class Snapshot:
     geometry_changed: float = 0.0
     specified: Specified = field(default_factory=Specified)
     release: Release | None = None
+    configuration: Configuration = field(default_factory=Configuration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,18 @@ class Step:
     look_again: float | None = None
 
 
-def initial(settings: Settings, now: float, offset: float = 0.0) -> State:
-    """Before the first scan: generation 0, which no reader is shown."""
-    empty = Snapshot(0, settings, Inventory(), Advertisement(), geometry_changed=now)
+def initial(settings: Settings, now: float, offset: float = 0.0, configuration: str = "") -> State:
+    """Before the first scan: generation 0, which no reader is shown. `configuration` is the name of
+    the one that the settings are from, where it is one of several.
+    """
+    empty = Snapshot(
+        0,
+        settings,
+        Inventory(),
+        Advertisement(),
+        geometry_changed=now,
+        configuration=Configuration(configuration),
+    )
     return State(empty, offset=offset)
 
 
@@ -240,9 +252,17 @@ def specified(state: State, specified: Specified) -> Step:
 # ---- settings
 
 
-def configured(state: State, settings: Settings) -> Step:
+def configured(
+    state: State, settings: Settings, configuration: Configuration | None = None
+) -> Step:
     """Decide anew, with other settings, about what was last seen."""
-    return Step(decide(state, settings=settings), rescan=True, probe=True)
+    origin = configuration or state.snapshot.configuration
+    return Step(decide(state, settings=settings, configuration=origin), rescan=True, probe=True)
+
+
+def configuration_noted(state: State, configuration: Configuration) -> Step:
+    """Something is to be said of the configuration, and the settings stay."""
+    return Step(decide(state, configuration=configuration))
 
 
 # ---- shared by the steps

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from plugin.core.configuration import refused, waiting
 from plugin.core.health.ledger import is_cordoned, of
 from plugin.core.inventory.model import Device, Gpu, Placement
 from plugin.core.reasons import Code, Reason
@@ -57,6 +58,11 @@ def document(snapshot: Snapshot, source: Source) -> dict[str, Any]:
             "version": inventory.driver_version,
             "nvml": inventory.nvml_version,
             "cuda": ".".join(map(str, inventory.cuda_version)) if inventory.cuda_version else None,
+        },
+        "configuration": {
+            "name": snapshot.configuration.name or None,
+            "problem": snapshot.configuration.problem or None,
+            "waiting": [change._asdict() for change in snapshot.configuration.waiting],
         },
         "strategy": snapshot.settings.mig_strategy.value,
         "resources": {
@@ -155,6 +161,10 @@ def _problems(snapshot: Snapshot) -> Iterator[str]:
         yield snapshot.driver_error.text
     if snapshot.release:
         yield describe(snapshot.release, snapshot.inventory)
+    if snapshot.configuration.problem:
+        yield refused(snapshot.configuration)
+    if snapshot.configuration.waiting:
+        yield waiting(snapshot.configuration)
     if snapshot.settings.by_cdi:
         yield from dict.fromkeys(snapshot.specified.errors.values())
     yield from snapshot.advertisement.problems

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
+from plugin.core.configuration import Configuration
 from plugin.core.health.events import DriverEvent, Probe
 from plugin.core.health.ledger import Ledger
 from plugin.core.health.timeline import Moment, restored_ledger
@@ -69,6 +70,7 @@ class Writer:
         clocks: Callable[[], Moment] = read_clocks,
         out_of_reach_seconds: float = OUT_OF_REACH_SECONDS,
         specify: Specify | None = None,
+        configuration: str = "",
     ) -> None:
         self._driver = driver
         self._worker = worker
@@ -77,7 +79,7 @@ class Writer:
         ledger_file.on_found = self._rejoin
         self._clocks = clocks
         began = clocks()
-        self._state = steps.initial(settings, began.wall, began.offset)
+        self._state = steps.initial(settings, began.wall, began.offset, configuration)
         self._rescan_wanted = asyncio.Event()
         self._probe_wanted = asyncio.Event()
         self._probed = Pulse()
@@ -346,9 +348,13 @@ class Writer:
         theirs = restored_ledger(saved.ledger, saved.offset, self._clocks())
         self._take(steps.rejoined(self._state, base, theirs))
 
-    def reconfigure(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings, configuration: Configuration | None = None) -> None:
         """Decide anew, with other settings, about what was last seen."""
-        self._take(steps.configured(self._state, settings))
+        self._take(steps.configured(self._state, settings, configuration))
+
+    def note_configuration(self, configuration: Configuration) -> None:
+        """The settings stay."""
+        self._take(steps.configuration_noted(self._state, configuration))
 
     # ---- one step
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from plugin.core.configuration import refused
 from plugin.core.release import describe
 from plugin.core.view import View
 
@@ -47,7 +48,9 @@ def readiness(view: View) -> Verdict:
 
 
 def _notes(view: View) -> Iterator[str]:
-    """Why devices are out of service as long as something cannot be asked of the driver."""
+    """Why devices are out of service as long as something cannot be asked of the driver, and what
+    is not as somebody wants it.
+    """
     snapshot = view.snapshot
     if snapshot.release:
         yield describe(snapshot.release, snapshot.inventory)
@@ -62,6 +65,8 @@ def _notes(view: View) -> Iterator[str]:
             yield f"events of GPU {gpu.path} are not watched: {unwatched.text}"
     for index in sorted(snapshot.inventory.hung):
         yield snapshot.inventory.unreadable[index]
+    if snapshot.configuration.problem:
+        yield refused(snapshot.configuration)
     yield from view.notes
 
 

@@ -30,7 +30,7 @@ KUBECTL = {
     "describe": {"-n"},
     "exec": {"-n"},
     "get": {"-n", "-o", "-l", "-L"},
-    "label": set[str](),
+    "label": {"-l", "--overwrite"},
     "logs": {"-n"},
     "port-forward": {"-n"},
     "rollout": {"-n"},

@@ -194,6 +194,19 @@ SAMPLES = {
         "node.kubernetes.io/unreachable:NoExecute",
         "KEY:EFFECT or KEY=VALUE:EFFECT",
     ),
+    "config_dir": path(),
+    **dict.fromkeys(
+        ("config_name", "config_default"),
+        Sample(None, "a100", "b.yaml", (None, "a100", "b.yaml"), "..data", "a file's name"),
+    ),
+    "config_label": Sample(
+        None,
+        "example.com/gpu.config",
+        "config",
+        (None, "example.com/gpu.config", "config"),
+        "/x",
+        "a label's key",
+    ),
     "log_level": words("debug", "warning", "error", "debug, info, warning, error"),
     "log_format": words("json", "console", "json", "json, console"),
 }

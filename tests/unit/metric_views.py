@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 
 from plugin.core.advertise.advertisement import advertise
+from plugin.core.configuration import Configuration, Waiting
 from plugin.core.health.events import Probe
 from plugin.core.health.ledger import Entry, Ledger, verdicts
 from plugin.core.health.recovery import GpuHealth
@@ -41,6 +42,15 @@ promtool = pytest.mark.skipif(
 
 POD = {"namespace": "research", "pod": "train-0", "container": "cuda"}
 NOBODY = {"namespace": "", "pod": "", "container": ""}
+
+
+CONFIGURATION = Configuration(
+    "shared",
+    "version: 'v2' is not valid",
+    (Waiting("flags.failOnInitError", "true", "false"),),
+    3,
+    2,
+)
 
 
 def body(view: View, *, openmetrics: bool = False, dcgm_names: bool = True) -> str:
@@ -86,6 +96,7 @@ def view(
         ledger=ledger,
         gpu_health=changes.pop("gpu_health", {}),
         unwatched=changes.pop("unwatched", {}),
+        configuration=CONFIGURATION,
     )
     return replace(View(now=1000.0, started=10.0, snapshot=snapshot, changed=500.0), **changes)
 

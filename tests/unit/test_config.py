@@ -21,6 +21,8 @@ from .config_samples import SAMPLES, Load, arguments, document, option
 DEFAULTS = Settings()
 #: These take any text; they have tests of their own.
 TEXTS = {"simulate", "config_file", "http_tls_cert", "http_tls_key"}
+#: These mean something together only.
+CHOOSING = {"config_dir", "config_name", "config_label", "config_default"}
 
 
 def test_every_option_is_put_to_the_test() -> None:
@@ -31,6 +33,7 @@ def test_every_option_is_put_to_the_test() -> None:
 NAMES = [
     (field, flag, env)
     for field in SAMPLES
+    if field not in CHOOSING
     for flag in option(field).flags
     for env in option(field).envs
 ]

@@ -153,7 +153,7 @@ def shared(**entry: object) -> dict[str, Any]:
             {"version": "v1", "sharing": {"timeSlicing": {"resources": ["nvidia.com/gpu"]}}},
             (f"{SLICING}.resources[0]: 'nvidia.com/gpu' is not valid", "choose a mapping"),
         ),
-        (shared(name="gpu"), (f"{SLICING}.resources[0].name: 'gpu'", "nvidia.com/<resource>")),
+        (shared(name="a/gpu"), (f"{SLICING}.resources[0].name: 'a/gpu'", "nvidia.com/<resource>")),
         (shared(name=None), ("name: None is not valid",)),
         (shared(name="nvidia.com/-gpu"), ("name: 'nvidia.com/-gpu' is not valid",)),
         (shared(rename="example.com/gpu"), ("rename: 'example.com/gpu'", "nvidia.com/<resource>")),

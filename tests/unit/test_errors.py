@@ -12,6 +12,7 @@ from plugin.errors import (
     ClusterRefused,
     ClusterUnreachable,
     ConfigError,
+    ConfigUnreadable,
     ControlError,
     DeviceInUse,
     DeviceUnavailable,
@@ -54,6 +55,7 @@ from plugin.errors import (
                 *(KubeletError, SpecificationError, ClusterError),
             },
         ),
+        (ConfigError, {ConfigUnreadable}),
         (DriverError, {DriverUnavailable, DriverReplaced, DriverOutOfReach, DriverCallFailed}),
         (DriverUnavailable, {DriverMismatch, DriverStale}),
         (

@@ -12,6 +12,8 @@ from plugin.config.options import OPTIONS, parse, written
 from plugin.core.grammars import (
     ANNOTATION_PREFIX,
     CONDITION_TYPE,
+    CONFIG_NAME,
+    LABEL_KEY,
     NODE_NAME,
     PATHS,
     TAINT,
@@ -109,6 +111,8 @@ BY_GRAMMAR: dict[object, st.SearchStrategy[object]] = {
         st.sampled_from(["", "x.y"]),
         st.sampled_from(["NoSchedule", "PreferNoSchedule", "NoExecute"]),
     ),
+    CONFIG_NAME: st.sampled_from(["default", "a100.yaml", "_"]),
+    LABEL_KEY: st.sampled_from(["nvidia.com/device-plugin.config", "config"]),
     ANNOTATION_PREFIX: st.sampled_from(["cdi.k8s.io/", "nvidia.cdi.k8s.io/", "a/"]),
     NODE_NAME: st.sampled_from(["worker-7", "0", "ip-10-0-0-1.ec2.internal"]),
     PATHS: st.lists(A_PATH.filter(lambda path: path == path.strip() and "," not in path)).map(

@@ -155,7 +155,7 @@ def test_a_pattern_of_many_stars_takes_no_time() -> None:
     ("resources", "said"),
     [
         ([], "resources: [] is not valid; choose a mapping"),
-        ({"mig": []}, "resources.mig is not known; did you mean migs?"),
+        ({"migz": []}, "resources.migz is not known; did you mean mig"),
         ({"migs": {}}, None),
         ({"migs": "all"}, "resources.migs: 'all' is not valid; choose a list"),
         ({"migs": ["1g.5gb"]}, "resources.migs[0]: '1g.5gb' is not valid; choose a mapping"),

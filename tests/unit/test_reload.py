@@ -12,7 +12,8 @@ import pytest
 
 from plugin.config.load import Loaded, load
 from plugin.config.options import OPTIONS
-from plugin.config.reload import Reader, Refused, take
+from plugin.config.reload import Reader, take
+from plugin.core.configuration import Waiting
 from plugin.core.grammars import Address, Taint
 from plugin.core.option import Change, Option
 from plugin.core.settings import (
@@ -69,6 +70,7 @@ def test_which_options_need_a_restart() -> None:
         *("library_folders", "cdi_directory", "nvidia_cdi_hook_path"),
         *("ledger_file", "control_socket", "fail_on_init_error", "kubelet_socket"),
         *("log_level", "log_format", "config_file", "node_name", "http_token_file"),
+        *("config_dir", "config_name", "config_label", "config_default"),
         *(
             "http_address",
             "http_hosts",
@@ -102,9 +104,9 @@ def test_a_refused_change_is_told_as_the_file_says_it() -> None:
     settings, refused = take(OLD, new)
     assert settings == replace(OLD, rescan_seconds=5, sharing=new.sharing)
     assert refused == (
-        Refused("flags.plugin.httpAddress", ":9400", ""),
-        Refused("flags.plugin.httpTLSCert", "", "/c"),
-        Refused("flags.plugin.dcgmNames", "false", "true"),
+        Waiting("flags.plugin.httpAddress", ":9400", ""),
+        Waiting("flags.plugin.httpTLSCert", "", "/c"),
+        Waiting("flags.plugin.dcgmNames", "false", "true"),
     )
 
 
@@ -112,7 +114,7 @@ def test_a_refused_change_is_told_as_the_file_says_it() -> None:
 async def test_reading_is_off_the_loop() -> None:
     asked, answer, threads = threading.Event(), threading.Event(), []
 
-    def read() -> Loaded:
+    def read(_label: str) -> Loaded:
         threads.append(threading.current_thread())
         asked.set()
         assert answer.wait(20)
@@ -130,16 +132,16 @@ async def test_reading_is_off_the_loop() -> None:
 @pytest.mark.asyncio
 async def test_errors_arrive() -> None:
     with pytest.raises(ConfigError, match="MIG_STRATEGY: 'mix'"):
-        await Reader(lambda: load({}, {"MIG_STRATEGY": "mix"})).read()
+        await Reader(lambda _: load({}, {"MIG_STRATEGY": "mix"})).read()
     with pytest.raises(ZeroDivisionError):
-        await Reader(lambda: Loaded(Settings(rescan_seconds=1 // 0))).read()
+        await Reader(lambda _: Loaded(Settings(rescan_seconds=1 // 0))).read()
 
 
 @pytest.mark.asyncio
 async def test_a_read_that_hangs_is_given_up_and_not_repeated_until_it_ends() -> None:
     answer, calls = threading.Event(), []
 
-    def read() -> Loaded:
+    def read(_label: str) -> Loaded:
         calls.append(1)
         assert answer.wait(20)
         return Loaded(OLD)
@@ -150,8 +152,8 @@ async def test_a_read_that_hangs_is_given_up_and_not_repeated_until_it_ends() ->
     with pytest.raises(ConfigError, match="still being read"):
         await reader.read()
     answer.set()
-    assert reader.thread is not None
-    await asyncio.to_thread(reader.thread.join)
+    assert reader.aside.thread is not None
+    await asyncio.to_thread(reader.aside.thread.join)
     assert calls == [1]
     with contextlib.suppress(ConfigError):  # a slow machine may take longer
         assert await reader.read() == Loaded(OLD)

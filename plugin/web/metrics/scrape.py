@@ -102,6 +102,14 @@ NODE: tuple[Reading[View], ...] = (
         gauge("driver_busy_seconds", "How long the driver has been in the call it is in now"),
         lambda v: v.driver_busy,
     ),
+    (
+        gauge("config_valid", "Whether the newest configuration is in force"),
+        lambda v: not v.snapshot.configuration.problem,
+    ),
+    (
+        gauge("config_waiting_options", "Changed options that need a restart"),
+        lambda v: len(v.snapshot.configuration.waiting),
+    ),
     (gauge("unwatched_gpus", "GPUs whose events cannot be watched"), _unwatched),
     (
         gauge("stuck_tasks", "Tasks of the plugin that should run and do not"),
@@ -125,6 +133,10 @@ NODE: tuple[Reading[View], ...] = (
     ),
 )
 
+CONFIG_CHANGES = counter(
+    "config_changes_total", "Configurations that were read while running", ("result",)
+)
+
 
 def _node(view: View) -> Iterator[Metric]:
     inventory = view.snapshot.inventory
@@ -136,6 +148,9 @@ def _node(view: View) -> Iterator[Metric]:
     }
     yield from filled(BUILD, [(build, 1)])
     yield from read(NODE, [({}, view)])
+    configuration = view.snapshot.configuration
+    counts = (("taken", configuration.taken), ("refused", configuration.refused))
+    yield from filled(CONFIG_CHANGES, [({"result": result}, count) for result, count in counts])
 
 
 # ---- kubelet
@@ -227,6 +242,7 @@ def _histogram(labels: Labels, stats: CallStats) -> Iterator[Sample]:
 #: Our own families, in scrape order.
 FAMILIES: tuple[Family, ...] = (
     BUILD,
+    CONFIG_CHANGES,
     *(family for family, _ in NODE),
     DEVICES,
     *(family for family, _ in RESOURCES),

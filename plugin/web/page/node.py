@@ -25,6 +25,7 @@ def header(document: Json, now: float) -> Header:
         f"driver {driver['version']}" if driver["version"] else "driver unknown",
         f"CUDA {driver['cuda']}" if driver["cuda"] else "",
         f"strategy {document['strategy']}",
+        f"configuration {name}" if (name := document["configuration"]["name"]) else "",
         f"generation {document['generation']}",
     )
     state, verdict = _verdict(document)

@@ -1,0 +1,40 @@
+"""Which configuration is in force, and whether the newest one is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Waiting(NamedTuple):
+    """A changed option that takes effect after a restart; ``option`` is its key in the file."""
+
+    option: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """``name`` is that of the configuration in force, where it is one of several; ``problem`` says
+    why the newest one was refused, so that an older one stays in force; empty: it was not.
+    ``waiting`` are its changes that need a restart. ``taken`` and ``refused`` count changes while
+    running.
+    """
+
+    name: str = ""
+    problem: str = ""
+    waiting: tuple[Waiting, ...] = ()
+    taken: int = 0
+    refused: int = 0
+
+
+def refused(configuration: Configuration) -> str:
+    """A sentence about a newest configuration that was refused."""
+    return f"the configuration was refused, the old one stays in force: {configuration.problem}"
+
+
+def waiting(configuration: Configuration) -> str:
+    """A sentence about changes that need a restart."""
+    options = ", ".join(change.option for change in configuration.waiting)
+    return f"changed options take effect after a restart: {options}"

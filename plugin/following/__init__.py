@@ -1,0 +1,1 @@
+"""Follows the configuration while the daemon runs: its files, a signal, the node's label."""

@@ -1,0 +1,177 @@
+"""Brings the newest configuration into force; one that cannot be leaves the old one as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from plugin.config import reload
+from plugin.config.load import Loaded
+from plugin.core.configuration import Configuration
+from plugin.core.settings import Settings
+from plugin.errors import ConfigError, ConfigUnreadable
+from plugin.following.label_file import LabelFile
+from plugin.following.watch import SETTLE_SECONDS, FileWatch
+from plugin.loops.aside import Aside
+from plugin.loops.backoff import Backoff
+from plugin.state.writer import Writer
+
+log = logging.getLogger(__name__)
+
+#: Reads the configuration, given the value of the node's label.
+Read = Callable[[str], Loaded]
+
+#: Beside the ledger: the last value of the label.
+LABEL_FILE = "config-label"
+
+#: Between two attempts to read what could not be read, which may change without a trace.
+FIRST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
+#: For the file that keeps the label's value.
+SAVE_SECONDS = 10.0
+
+
+def recorded(loaded: Loaded, read: Read, ledger: Path) -> tuple[Loaded, str]:
+    """What to start with where a label names the configuration: what it said last, if that can be
+    used. Blocks.
+    """
+    if not is_labelled(loaded.settings):
+        return loaded, ""
+    label = LabelFile(ledger.with_name(LABEL_FILE)).read()
+    if not label:
+        return loaded, ""
+    try:
+        return read(label), label
+    except ConfigError as error:
+        log.warning(
+            "the configuration that the node's label named last cannot be used",
+            extra={"reason": str(error), "instead": loaded.name},
+        )
+        return loaded, ""
+
+
+def is_labelled(settings: Settings) -> bool:
+    """Whether a label of the node names the configuration."""
+    return bool(settings.config_label) and not settings.config_name
+
+
+class Follower:
+    """Used from the event loop only."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        read: Read,
+        loaded: Loaded,
+        ledger: Path,
+        label: str = "",
+        *,
+        settle: float = SETTLE_SECONDS,
+    ) -> None:
+        """`loaded` is in force already, read with the value `label` of the node's label. `settle`
+        is how long its files must not have changed.
+        """
+        self._writer = writer
+        self._reader = reload.Reader(read)
+        self._loaded = loaded
+        self._label = label
+        self._labels = LabelFile(ledger.with_name(LABEL_FILE))
+        self._saver = Aside("configuration label", SAVE_SECONDS)
+        self._asked = asyncio.Event()
+        self._by_signal = False
+        self._backoff = Backoff(FIRST_SECONDS, LONGEST_SECONDS, well=math.inf)
+        path = loaded.settings.config_dir or loaded.settings.config_file
+        self._watch = FileWatch(Path(path), self._asked.set, settle=settle) if path else None
+
+    def reread(self) -> None:
+        """Read the configuration again, whether its file has changed or not."""
+        self._by_signal = True
+        self._asked.set()
+
+    def choose(self, label: str) -> None:
+        """The value of the node's label is this now; empty: it has none."""
+        if label != self._label:
+            self._label = label
+            self._asked.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._watch is not None:
+                tasks.create_task(self._watch.run(), name="configuration watch")
+            pause: float | None = None
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._asked.wait()
+                self._asked.clear()
+                pause = self._backoff.failed() if await self._follow() else None
+
+    async def _follow(self) -> bool:
+        """Read and apply what is there now; tells whether to try again."""
+        label, self._by_signal, by_signal = self._label, False, self._by_signal
+        try:
+            loaded = await self._reader.read(label)
+        except ConfigError as error:
+            self._refuse(str(error), by_signal=by_signal)
+            return isinstance(error, ConfigUnreadable)
+        except Exception as error:
+            log.exception("configuration not taken, the old one stays")
+            self._refuse(repr(error), by_signal=False)
+            return False
+        self._backoff.reset()
+        if by_signal or loaded != self._loaded or self._status.problem:
+            await self._apply(loaded, by_signal=by_signal)
+        if is_labelled(loaded.settings):
+            await self._save(label)
+        return False
+
+    async def _apply(self, loaded: Loaded, *, by_signal: bool) -> None:
+        for warning in loaded.warnings:
+            if by_signal or warning not in self._loaded.warnings:
+                log.warning("configuration with a warning", extra={"reason": warning})
+        status = self._status
+        settings, waiting = reload.take(self._writer.store.snapshot.settings, loaded.settings)
+        for change in waiting:
+            if change not in status.waiting:
+                log.warning(
+                    "option changed, which takes effect after a restart",
+                    extra={**change._asdict(), "fix": "restart the daemon, or undo the change"},
+                )
+        log.info(
+            "configuration read again", extra={"configuration": loaded.name} if loaded.name else {}
+        )
+        self._loaded = loaded
+        await self._writer.specify(settings)
+        status = replace(
+            status, name=loaded.name, problem="", waiting=waiting, taken=status.taken + 1
+        )
+        self._writer.reconfigure(settings, status)
+        self._writer.rescan()
+
+    def _refuse(self, problem: str, *, by_signal: bool) -> None:
+        """One line for each problem, however often it is seen."""
+        status = self._status
+        if problem == status.problem and not by_signal:
+            return
+        log.error("configuration not taken, the old one stays", extra={"reason": problem})
+        self._writer.note_configuration(
+            replace(status, problem=problem, refused=status.refused + 1)
+        )
+
+    async def _save(self, label: str) -> None:
+        try:
+            await self._saver.call(lambda: self._labels.write(label))
+        except OSError as error:
+            log.warning(
+                "the value of the node's label cannot be kept for the next start",
+                extra={"reason": str(error)},
+            )
+
+    @property
+    def _status(self) -> Configuration:
+        return self._writer.store.snapshot.configuration

@@ -1,0 +1,56 @@
+"""Calls that may hang, such as those of a file system, beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+
+
+class Aside:
+    """Makes one call at a time, each in a thread of its own."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self._name = name
+        self._seconds = seconds
+        self.thread: threading.Thread | None = None
+        #: Whether a call has not returned, be it given up or not.
+        self.busy = False
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """The function's result. Raises what it raises, and TimeoutError when it takes too long or
+        the one before has not returned yet.
+        """
+        if self.busy:
+            raise TimeoutError(f"the last call of {self._name} has not returned")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if future.done():  # given up
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(cast("T", result))
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = function()
+            except BaseException as raised:  # noqa: BLE001 — raised in the caller of call()
+                error = raised
+            self.busy = False
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(settle, result, error)
+
+        # A daemon thread, unlike asyncio's: one that hangs must not keep the process.
+        self.thread = threading.Thread(target=run, name=self._name, daemon=True)
+        self.busy = True
+        self.thread.start()
+        async with asyncio.timeout(self._seconds):
+            return await future
