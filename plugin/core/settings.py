@@ -446,6 +446,23 @@ class Settings:
         empty=(None,),
     )
 
+    startup_taint: Taint | None = _cluster(
+        None,
+        "taint to remove from the node once kubelet has every resource: whoever creates the node "
+        "sets it, for example nvidia.com/gpu-starting:NoSchedule; empty: none",
+        TAINT,
+        change=_RESTART,
+        empty=(None,),
+    )
+    kubeconfig: str = _cluster(
+        "",
+        "kubeconfig file for the API server",
+        TEXT._replace(metavar="FILE"),
+        in_file=False,
+        change=_RESTART,
+        default_meaning="the pod's service account",
+    )
+
     @property
     def by_cdi(self) -> bool:
         """Whether containers get devices through a CDI specification."""
