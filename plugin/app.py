@@ -38,8 +38,10 @@ from plugin.state.writer import Writer
 if TYPE_CHECKING:
     from plugin.driver.nvml import Loader
     from plugin.kubelet.deviceplugin.supervisor import Supervisor
+    from plugin.kubelet.podresources.pods import PodFollower
     from plugin.labels.publisher import FeaturesPublisher
     from plugin.overview import Overview
+    from plugin.reporting.reporter import Reporter
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ DEFAULT_LEDGER = "/var/lib/mig-device-plugin/ledger.json"
 SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
 #: Beside the ledger: where the features file was written.
 FEATURES_RECORD = "features-file"
+#: Beside it: which features have written to the cluster.
+CLUSTER_RECORD = "cluster-features"
 
 #: What the web server leaves to the first registrations, which usually take less.
 WEB_AFTER_SECONDS = 0.3
@@ -199,6 +203,7 @@ class Daemon:
         )
         sampler = Sampler(writer, self.driver, self.worker, beats)
         features = self._features()
+        reporter = self._reporter(supervisor, pods)
         overview = Overview(
             writer,
             supervisor,
@@ -208,6 +213,7 @@ class Daemon:
             beats,
             pods,
             notes=lambda: (features.problem,) if features is not None and features.problem else (),
+            cluster=reporter.status if reporter is not None else lambda: None,
         )
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "kubelet": supervisor.run,
@@ -219,6 +225,8 @@ class Daemon:
         }
         if features is not None:
             loops["features"] = features.run
+        if reporter is not None:
+            loops["cluster"] = reporter.run
         if settings.control_socket:
             control = Control(
                 Path(settings.control_socket),
@@ -230,11 +238,9 @@ class Daemon:
         if settings.http_address:
             loops["samples"] = sampler.run
             loops["web"] = functools.partial(_serve_web, settings, overview, self.started)
-            if pods is not None:
-                ask = functools.partial(allocatable, Path(settings.pod_resources_socket))
-                loops["pods"] = functools.partial(
-                    pods.run, functools.partial(supervisor.compare, ask)
-                )
+        if pods is not None and (settings.http_address or settings.node_events):
+            ask = functools.partial(allocatable, Path(settings.pod_resources_socket))
+            loops["pods"] = functools.partial(pods.run, functools.partial(supervisor.compare, ask))
         return Edges(supervisor, overview, loops)
 
     def _features(self) -> FeaturesPublisher | None:
@@ -246,6 +252,20 @@ class Daemon:
 
         return FeaturesPublisher(
             self.writer.store, self.settings.features_file, record, self.heartbeats
+        )
+
+    def _reporter(self, supervisor: Supervisor, pods: PodFollower | None) -> Reporter | None:
+        """What writes to the cluster, where a feature is on."""
+        record = self.ledger_file.path.with_name(CLUSTER_RECORD)
+        if not (self.settings.by_cluster or os.path.lexists(record)):
+            return None
+        from plugin.reporting.reporter import Reporter  # noqa: PLC0415 — off for most
+
+        return Reporter(
+            self.writer.store,
+            record,
+            lambda: pods.current().holders if pods is not None else {},
+            supervisor.status,
         )
 
 

@@ -469,6 +469,17 @@ class Settings:
         return any(strategy.by_cdi for strategy in self.device_list_strategy)
 
     @property
+    def by_cluster(self) -> bool:
+        """Whether a feature writes to the Kubernetes API."""
+        return bool(
+            self.node_labels
+            or self.node_events
+            or self.node_condition
+            or self.node_taint
+            or self.startup_taint
+        )
+
+    @property
     def host_dev_root(self) -> str:
         """Root of the device nodes on the host, where the container runtime resolves them."""
         return self.dev_root or self.driver_root
