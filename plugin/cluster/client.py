@@ -218,6 +218,8 @@ def refused_eviction(error: ClusterRefused) -> Eviction | None:
 
 
 def _status(answer: Answer) -> int:
+    if answer.status < HTTPStatus.MULTIPLE_CHOICES:
+        json_of(answer)  # a proxy's page of 200 did nothing
     return answer.status
 
 

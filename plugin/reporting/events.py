@@ -34,10 +34,14 @@ class EventSender:
         cluster: Cluster,
         store: Store,
         nodes: Watched[NodeMetadata],
+        first: Snapshot,
         holders: Callable[[], Holders],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster, self._store, self._nodes = cluster, store, nodes
+        # The state at the start is news, but for faults that an earlier process has told.
+        self._first = first
+        self._told = replace(initial(first.settings, 0.0).snapshot, ledger=first.ledger)
         self._holders = holders
         self._wall_clock = wall_clock
         self._standing = Standing("Events")
@@ -52,19 +56,17 @@ class EventSender:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._take(self._first)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._note(), name="notices")
             tasks.create_task(self._send(), name="events")
 
     async def _note(self) -> None:
-        """The state at the start is news, but for faults that an earlier process has told."""
-        first = self._store.snapshot
-        before = replace(initial(first.settings, 0.0).snapshot, ledger=first.ledger)
         async for snapshot in self._store.follow():
-            self._take(before, snapshot)
-            before = snapshot
+            self._take(snapshot)
 
-    def _take(self, before: Snapshot, snapshot: Snapshot) -> None:
+    def _take(self, snapshot: Snapshot) -> None:
+        before, self._told = self._told, snapshot
         found = notices(before, snapshot, self._holders())
         if found:
             self._outbox = noted(self._outbox, found, _now())

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from plugin.cluster.client import ApiClient, connect, own_node
 from plugin.core.holders import Holders
 from plugin.core.settings import Settings
+from plugin.core.state import Snapshot
 from plugin.core.view import ClusterStatus
 from plugin.loops.store import Store
 from plugin.reporting.condition import ConditionWriter
@@ -61,10 +62,12 @@ class Features:
         self,
         client: ApiClient,
         store: Store,
+        first: Snapshot,
         record: Record,
         holders: Callable[[], Holders],
         registered: Callable[[], Collection[str]],
     ) -> None:
+        """`first` is the snapshot since which changes are news."""
         settings = store.snapshot.settings
         self._client, self._record = client, record
         self._nodes = client.watch_node()
@@ -79,7 +82,7 @@ class Features:
             self._labels = LabelWriter(*node, wanted=settings.node_labels)
             self._running.append((self._labels, LABELS))
         if settings.node_events:
-            self._events = EventSender(*node, holders)
+            self._events = EventSender(*node, first, holders)
             self._running.append((self._events, ""))
         if settings.node_condition:
             self._condition = ConditionWriter(*node)
@@ -133,6 +136,7 @@ class Features:
 
 def open_features(
     store: Store,
+    first: Snapshot,
     record: Record,
     holders: Callable[[], Holders],
     registered: Callable[[], Collection[str]],
@@ -142,7 +146,7 @@ def open_features(
     client = connect(own_node(settings.node_name), settings.kubeconfig)
     record.read()
     record.add(*_lines(settings))
-    return Features(client, store, record, holders, registered)
+    return Features(client, store, first, record, holders, registered)
 
 
 def _lines(settings: Settings) -> list[str]:

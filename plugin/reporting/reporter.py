@@ -62,13 +62,19 @@ class Reporter:
 
     async def run(self) -> None:
         """Until cancelled, or until nothing is left to do."""
+        first = self._store.snapshot
         await asyncio.sleep(self._after_seconds)
         # In a thread, so that kubelet's calls are answered meanwhile.
         room = await asyncio.to_thread(importlib.import_module, "plugin.reporting.features")
         while self._features is None:
             try:
                 self._features = await asyncio.to_thread(
-                    room.open_features, self._store, self._record, self._holders, self._registered
+                    room.open_features,
+                    self._store,
+                    first,
+                    self._record,
+                    self._holders,
+                    self._registered,
                 )
             except (ConfigError, ClusterError) as error:
                 if str(error) != self._problem:

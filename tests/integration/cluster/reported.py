@@ -154,7 +154,8 @@ class Reported:
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.1, 10.0)
         except TimeoutError:
-            shown = self.labels(), self.events(), self.taints(), self.status
+            requests = dict(self.status.requests)
+            shown = self.events(), self.taints(), requests, self.status.problems
             raise AssertionError(f"not within {seconds:g} s: {shown}") from None
 
 
