@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import plugin
-from plugin import specification
+from plugin import publishing, specification
 from plugin.config import reload as configuration
 from plugin.config.load import Loaded
 from plugin.control.server import Control
@@ -38,19 +38,12 @@ from plugin.state.writer import Writer
 if TYPE_CHECKING:
     from plugin.driver.nvml import Loader
     from plugin.kubelet.deviceplugin.supervisor import Supervisor
-    from plugin.kubelet.podresources.pods import PodFollower
-    from plugin.labels.publisher import FeaturesPublisher
     from plugin.overview import Overview
-    from plugin.reporting.reporter import Reporter
 
 log = logging.getLogger(__name__)
 
 DEFAULT_LEDGER = "/var/lib/mig-device-plugin/ledger.json"
 SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
-#: Beside the ledger: where the features file was written.
-FEATURES_RECORD = "features-file"
-#: Beside it: which features have written to the cluster.
-CLUSTER_RECORD = "cluster-features"
 
 #: What the web server leaves to the first registrations, which usually take less.
 WEB_AFTER_SECONDS = 0.3
@@ -202,8 +195,9 @@ class Daemon:
             absent_level=absent_level,
         )
         sampler = Sampler(writer, self.driver, self.worker, beats)
-        features = self._features()
-        reporter = self._reporter(supervisor, pods)
+        ledger, holdings = self.ledger_file.path, pods.current if pods is not None else Holdings
+        features = publishing.features_publisher(settings, writer.store, ledger, beats)
+        reporter = publishing.reporter(settings, writer.store, ledger, holdings, supervisor.status)
         overview = Overview(
             writer,
             supervisor,
@@ -232,7 +226,7 @@ class Daemon:
                 Path(settings.control_socket),
                 writer,
                 self.simulate,
-                holdings=pods.current if pods is not None else Holdings,
+                holdings=holdings,
             )
             loops["control"] = control.run
         if settings.http_address:
@@ -242,31 +236,6 @@ class Daemon:
             ask = functools.partial(allocatable, Path(settings.pod_resources_socket))
             loops["pods"] = functools.partial(pods.run, functools.partial(supervisor.compare, ask))
         return Edges(supervisor, overview, loops)
-
-    def _features(self) -> FeaturesPublisher | None:
-        """What keeps the features file, where there is one, or one of a former configuration."""
-        record = self.ledger_file.path.with_name(FEATURES_RECORD)
-        if not self.settings.features_file and not os.path.lexists(record):
-            return None
-        from plugin.labels.publisher import FeaturesPublisher  # noqa: PLC0415 — off for most
-
-        return FeaturesPublisher(
-            self.writer.store, self.settings.features_file, record, self.heartbeats
-        )
-
-    def _reporter(self, supervisor: Supervisor, pods: PodFollower | None) -> Reporter | None:
-        """What writes to the cluster, where a feature is on."""
-        record = self.ledger_file.path.with_name(CLUSTER_RECORD)
-        if not (self.settings.by_cluster or os.path.lexists(record)):
-            return None
-        from plugin.reporting.reporter import Reporter  # noqa: PLC0415 — off for most
-
-        return Reporter(
-            self.writer.store,
-            record,
-            lambda: pods.current().holders if pods is not None else {},
-            supervisor.status,
-        )
 
 
 def assemble(

@@ -116,13 +116,14 @@ class Features:
 
     async def run(self) -> None:
         """Until cancelled, or until nothing is left to do; says so in the condition at the end."""
-        watching = asyncio.create_task(self._nodes.run(), name="watch of the Node")
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for feature, line in self._running:
-                    tasks.create_task(self._run(feature.run(), line))
+            async with asyncio.TaskGroup() as around:
+                watching = around.create_task(self._nodes.run(), name="watch of the Node")
+                async with asyncio.TaskGroup() as tasks:
+                    for feature, line in self._running:
+                        tasks.create_task(self._run(feature.run(), line))
+                watching.cancel()
         finally:
-            watching.cancel()
             if self._condition is not None:
                 await self._condition.end()
             self._client.close()

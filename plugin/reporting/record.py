@@ -5,6 +5,7 @@ later one cleans up behind those that are switched off.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lines: frozenset[str] | None = None
+        self._lock = threading.Lock()
         #: Why the file is not as it should be; empty when all is well.
         self.problem = ""
 
@@ -50,10 +52,13 @@ class Record:
         return self._lines
 
     def add(self, *lines: str) -> None:
-        self._write(self.read() | set(lines))
+        with self._lock:
+            self._write(self.read() | set(lines))
 
     def remove(self, line: str) -> None:
-        self._write(self.read() - {line})
+        # Features end at the same time, each in a thread of its own.
+        with self._lock:
+            self._write(self.read() - {line})
 
     def _write(self, lines: frozenset[str]) -> None:
         if lines == self._lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from plugin.reporting.record import LABELS, TAINTS, Record, condition_line, condition_types
@@ -29,3 +30,14 @@ def test_a_folder_that_cannot_be_written_is_said_and_stops_nothing(tmp_path: Pat
     record.add(LABELS)
     assert "cannot be recorded" in record.problem
     assert record.read() == {LABELS}
+
+
+def test_lines_that_go_at_the_same_time_are_all_gone(tmp_path: Path) -> None:
+    path = tmp_path / "cluster-features"
+    for _ in range(20):
+        record = Record(path)
+        lines = [condition_line(str(number)) for number in range(8)]
+        record.add(*lines)
+        with ThreadPoolExecutor(len(lines)) as pool:
+            list(pool.map(record.remove, lines))
+        assert not path.exists()

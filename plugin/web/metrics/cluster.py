@@ -24,7 +24,7 @@ TOTALS: tuple[Reading[ClusterStatus], ...] = (
         lambda s: s.away_since,
     ),
     (
-        gauge("cluster_problems", "Requests that the API server refuses, by feature"),
+        gauge("cluster_problems", "What does not work of the features that write to the cluster"),
         lambda s: len(s.problems),
     ),
     (gauge("node_labels", "Labels that the plugin keeps on its Node"), lambda s: s.labels),
