@@ -322,7 +322,7 @@ class Settings:
 
     node_name: str = _daemon(
         "",
-        "the node's name on the page, in the state and in metrics",
+        "the node's name on the page, in the state and in metrics, and of its Node in the cluster",
         NODE_NAME,
         in_file=False,
         default_meaning="the host's name",
