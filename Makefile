@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo playground test lint types format generate bench lock audit image image-name image-test wheel-test clean
+.PHONY: help demo playground test lint types format generate bench soak scale lock audit image image-name image-test wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -62,6 +62,9 @@ bench: $(VENV)/.development ## Measure against the budgets
 
 soak: $(VENV)/.development ## Ten minutes of churn: nothing may grow, the end has to be right
 	$(BIN)/python -m tests.soak
+
+scale: $(VENV)/.development ## Thousands of nodes against the stand-in API server: requests, peak, bytes
+	$(BIN)/python -m tests.scale
 
 lock: $(VENV)/.supply ## Write requirements/ from pyproject.toml; UPGRADE=1 takes the newest releases
 	$(BIN)/python scripts/lock.py $(if $(UPGRADE),--upgrade)

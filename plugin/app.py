@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import plugin
-from plugin import specification
+from plugin import publishing, specification
 from plugin.config.load import Loaded
 from plugin.control.server import Control
 from plugin.control.verbs import Simulate
@@ -39,15 +39,12 @@ from plugin.state.writer import Writer
 if TYPE_CHECKING:
     from plugin.driver.nvml import Loader
     from plugin.kubelet.deviceplugin.supervisor import Supervisor
-    from plugin.labels.publisher import FeaturesPublisher
     from plugin.overview import Overview
 
 log = logging.getLogger(__name__)
 
 DEFAULT_LEDGER = "/var/lib/mig-device-plugin/ledger.json"
 SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
-#: Beside the ledger: where the features file was written.
-FEATURES_RECORD = "features-file"
 
 #: What the web server leaves to the first registrations, which usually take less.
 WEB_AFTER_SECONDS = 0.3
@@ -200,7 +197,9 @@ class Daemon:
             absent_level=absent_level,
         )
         sampler = Sampler(writer, self.driver, self.worker, beats)
-        features = self._features()
+        ledger, holdings = self.ledger_file.path, pods.current if pods is not None else Holdings
+        features = publishing.features_publisher(settings, writer.store, ledger, beats)
+        reporter = publishing.reporter(settings, writer.store, ledger, holdings, supervisor.status)
         overview = Overview(
             writer,
             supervisor,
@@ -210,6 +209,7 @@ class Daemon:
             beats,
             pods,
             notes=lambda: (features.problem,) if features is not None and features.problem else (),
+            cluster=reporter.status if reporter is not None else lambda: None,
         )
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "kubelet": supervisor.run,
@@ -221,34 +221,23 @@ class Daemon:
         }
         if features is not None:
             loops["features"] = features.run
+        if reporter is not None:
+            loops["cluster"] = reporter.run
         if settings.control_socket:
             control = Control(
                 Path(settings.control_socket),
                 writer,
                 self.simulate,
-                holdings=pods.current if pods is not None else Holdings,
+                holdings=holdings,
             )
             loops["control"] = control.run
         if settings.http_address:
             loops["samples"] = sampler.run
             loops["web"] = functools.partial(_serve_web, settings, overview, self.started)
-            if pods is not None:
-                ask = functools.partial(allocatable, Path(settings.pod_resources_socket))
-                loops["pods"] = functools.partial(
-                    pods.run, functools.partial(supervisor.compare, ask)
-                )
+        if pods is not None and (settings.http_address or settings.node_events):
+            ask = functools.partial(allocatable, Path(settings.pod_resources_socket))
+            loops["pods"] = functools.partial(pods.run, functools.partial(supervisor.compare, ask))
         return Edges(supervisor, overview, loops)
-
-    def _features(self) -> FeaturesPublisher | None:
-        """What keeps the features file, where there is one, or one of a former configuration."""
-        record = self.ledger_file.path.with_name(FEATURES_RECORD)
-        if not self.settings.features_file and not os.path.lexists(record):
-            return None
-        from plugin.labels.publisher import FeaturesPublisher  # noqa: PLC0415 — off for most
-
-        return FeaturesPublisher(
-            self.writer.store, self.settings.features_file, record, self.heartbeats
-        )
 
 
 def assemble(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from plugin.core.view import View
+from plugin.core.view import ClusterStatus, View
 from plugin.driver.worker import DriverWorker
 from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
@@ -28,6 +28,7 @@ class Overview:
     heartbeats: Heartbeats
     pods: PodFollower | None = None
     notes: Callable[[], tuple[str, ...]] = tuple
+    cluster: Callable[[], ClusterStatus | None] = lambda: None
     clock: Callable[[], float] = time.time
     started: float = field(default_factory=time.time)
 
@@ -56,4 +57,5 @@ class Overview:
             driver_busy=self.worker.busy_seconds,
             stuck=self.heartbeats.stuck(),
             notes=self.notes(),
+            cluster=self.cluster(),
         )

@@ -70,8 +70,12 @@ class Cluster(Protocol):
     async def remove_condition(self, kind: str) -> None:
         """Remove the condition of this type from the Node's status."""
 
-    async def put_taints(self, current: Node, taints: tuple[Taint, ...]) -> NodeMetadata:
-        """Replace all taints of the Node; refused (409) if it has changed since `current`."""
+    async def put_taints(
+        self, current: Node, taints: tuple[Taint, ...], annotations: Changes | None = None
+    ) -> NodeMetadata:
+        """Replace all taints of the Node, and change annotations in the same request; no
+        difference, no request. Refused (409) if the Node has changed since `current`.
+        """
 
     async def create_event(self, event: Event) -> None:
         """Create the Event; one that exists already under its name is a success."""
@@ -80,6 +84,9 @@ class Cluster(Protocol):
         """Say that `event` happened `count` times (at least 2) up to `last`, in seconds of the wall
         clock. False if it has expired: create another.
         """
+
+    async def find_pod(self, namespace: str, name: str) -> Pod | None:
+        """The pod of this name, if it is bound to this node."""
 
     async def evict(self, pod: Pod, grace_seconds: int | None = None) -> Eviction:
         """Ask for the eviction of exactly this pod, by its UID."""

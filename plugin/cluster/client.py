@@ -90,10 +90,11 @@ class ApiClient:
         )
         return current if patch is None else await self._patch_node(patch)
 
-    async def put_taints(self, current: Node, taints: tuple[Taint, ...]) -> NodeMetadata:
-        if taints == current.taints:
-            return current.metadata
-        return await self._patch_node(wire.taints_patch(current, taints))
+    async def put_taints(
+        self, current: Node, taints: tuple[Taint, ...], annotations: Changes | None = None
+    ) -> NodeMetadata:
+        patch = wire.taints_patch(current, taints, annotations or {})
+        return current.metadata if patch is None else await self._patch_node(patch)
 
     async def put_condition(self, condition: NodeCondition) -> None:
         await self._patch_status(wire.condition_patch(condition))
@@ -129,6 +130,16 @@ class ApiClient:
             _status,
         )
         return status != HTTPStatus.NOT_FOUND
+
+    async def find_pod(self, namespace: str, name: str) -> Pod | None:
+        call = Call(
+            "list",
+            "pods",
+            f"/api/v1/namespaces/{quote(namespace, safe='')}/pods",
+            {"fieldSelector": f"metadata.name={name},spec.nodeName={self.node}"},
+        )
+        found = await self._session.send(call, lambda answer: wire.items(json_of(answer)))
+        return next(map(wire.pod, found), None)
 
     async def evict(self, pod: Pod, grace_seconds: int | None = None) -> Eviction:
         namespace, name = quote(pod.namespace, safe=""), quote(pod.name, safe="")
@@ -207,6 +218,8 @@ def refused_eviction(error: ClusterRefused) -> Eviction | None:
 
 
 def _status(answer: Answer) -> int:
+    if answer.status < HTTPStatus.MULTIPLE_CHOICES:
+        json_of(answer)  # a proxy's page of 200 did nothing
     return answer.status
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from plugin.cluster import wire
-from plugin.cluster.failures import InvalidAnswer
 from plugin.cluster.http import Answer
 from plugin.cluster.session import Call, Session, json_of
 from plugin.cluster.watch import Cursor, Parse, ended, expired, listed, observed, opened
@@ -121,10 +120,8 @@ class Reflector(Generic[T]):
 
     def _items(self, answer: Answer) -> tuple[dict[str, T], str]:
         document = json_of(answer)
-        entries = document.get("items") or []
-        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
-            raise InvalidAnswer("its items are no list of objects")
-        return dict(map(self.source.parse, entries)), wire.version_of(document)
+        found = dict(map(self.source.parse, wire.items(document)))
+        return found, wire.version_of(document)
 
     async def _watch(self) -> None:
         seconds = self.chance.randint(*WATCH_SECONDS)

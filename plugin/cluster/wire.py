@@ -7,7 +7,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -64,6 +64,14 @@ def version_of(document: Json) -> str:
     if not found:
         raise InvalidAnswer("an object without a resourceVersion")
     return found
+
+
+def items(document: Json) -> list[Json]:
+    """The objects of a list."""
+    entries = document.get("items") or []
+    if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+        raise InvalidAnswer("its items are no list of objects")
+    return entries
 
 
 def _identity(document: Json) -> tuple[Json, str, str]:
@@ -220,18 +228,27 @@ def condition_removal(kind: str) -> dict[str, Any]:
     return {"status": {"conditions": [{"$patch": "delete", "type": kind}]}}
 
 
-def taints_patch(current: Node, taints: Iterable[Taint]) -> dict[str, Any]:
-    """A merge patch of all taints, for this version of the Node only."""
-    entries = []
-    for taint in taints:
-        entry = {"key": taint.key, "value": taint.value, "effect": str(taint.effect)}
-        if taint.added:
-            entry["timeAdded"] = taint.added
-        entries.append({name: value for name, value in entry.items() if value})
-    return {
-        "metadata": {"resourceVersion": current.metadata.version},
-        "spec": {"taints": entries or None},
-    }
+def taints_patch(
+    current: Node, taints: tuple[Taint, ...], annotations: Changes
+) -> dict[str, Any] | None:
+    """A merge patch of all taints, for this version of the Node only; ``None`` if nothing
+    differs.
+    """
+    notes = differing(current.metadata.annotations, annotations)
+    if taints == current.taints and not notes:
+        return None
+    metadata: dict[str, Any] = {"resourceVersion": current.metadata.version}
+    patch: dict[str, Any] = {"metadata": metadata | ({"annotations": notes} if notes else {})}
+    if taints != current.taints:
+        patch["spec"] = {"taints": list(map(_taint_entry, taints)) or None}
+    return patch
+
+
+def _taint_entry(taint: Taint) -> dict[str, str]:
+    entry = {"key": taint.key, "value": taint.value, "effect": str(taint.effect)}
+    if taint.added:
+        entry["timeAdded"] = taint.added
+    return {name: value for name, value in entry.items() if value}
 
 
 def event(happened: Event, instance: str) -> dict[str, Any]:

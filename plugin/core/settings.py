@@ -324,7 +324,7 @@ class Settings:
 
     node_name: str = _daemon(
         "",
-        "the node's name on the page, in the state and in metrics",
+        "the node's name on the page, in the state and in metrics, and of its Node in the cluster",
         NODE_NAME,
         in_file=False,
         default_meaning="the host's name",
@@ -479,10 +479,38 @@ class Settings:
         empty=(None,),
     )
 
+    startup_taint: Taint | None = _cluster(
+        None,
+        "taint to remove from the node once kubelet has every resource: whoever creates the node "
+        "sets it, for example nvidia.com/gpu-starting:NoSchedule; empty: none",
+        TAINT,
+        change=_RESTART,
+        empty=(None,),
+    )
+    kubeconfig: str = _cluster(
+        "",
+        "kubeconfig file for the API server",
+        TEXT._replace(metavar="FILE"),
+        in_file=False,
+        change=_RESTART,
+        default_meaning="the pod's service account",
+    )
+
     @property
     def by_cdi(self) -> bool:
         """Whether containers get devices through a CDI specification."""
         return any(strategy.by_cdi for strategy in self.device_list_strategy)
+
+    @property
+    def by_cluster(self) -> bool:
+        """Whether a feature writes to the Kubernetes API."""
+        return bool(
+            self.node_labels
+            or self.node_events
+            or self.node_condition
+            or self.node_taint
+            or self.startup_taint
+        )
 
     @property
     def host_dev_root(self) -> str:

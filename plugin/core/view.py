@@ -55,6 +55,26 @@ class CallStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """What the features that write to the cluster have done since the start.
+
+    ``requests`` counts by (verb, resource, code). ``away_since`` is a wall clock time, ``None``
+    without an outage. ``labels`` is the number of labels kept on the Node, ``None`` where none are
+    to be. ``problems`` are sentences about what is refused.
+    """
+
+    requests: Mapping[tuple[str, str, str], int] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    away_since: float | None = None
+    labels: int | None = None
+    label_writes: int = 0
+    events_sent: int = 0
+    events_dropped: int = 0
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Times are seconds of the wall clock.
 
@@ -65,7 +85,8 @@ class View:
     that two pods hold. ``calls`` is by (resource, method). ``driver_busy`` is the duration of the
     longest driver call in progress. ``sampling`` is false while nobody looks at samples, so that
     there are none. ``stuck`` names tasks that missed their heartbeat. ``notes`` are sentences about
-    what does not work and keeps no device from use.
+    what does not work and keeps no device from use. ``cluster`` is ``None`` where no feature writes
+    to the cluster.
     """
 
     now: float
@@ -84,6 +105,7 @@ class View:
     driver_busy: float = 0.0
     stuck: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    cluster: ClusterStatus | None = None
 
     @property
     def holders_known(self) -> bool:

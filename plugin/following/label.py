@@ -52,7 +52,7 @@ async def follow(
 async def _connect(settings: Settings) -> Cluster:
     # In a thread, so that kubelet's calls are answered meanwhile.
     client = await asyncio.to_thread(importlib.import_module, "plugin.cluster.client")
-    cluster: Cluster = client.connect(client.own_node(settings.node_name))
+    cluster: Cluster = client.connect(client.own_node(settings.node_name), settings.kubeconfig)
     return cluster
 
 

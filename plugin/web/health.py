@@ -68,6 +68,16 @@ def _notes(view: View) -> Iterator[str]:
     if snapshot.configuration.problem:
         yield refused(snapshot.configuration)
     yield from view.notes
+    yield from _cluster_notes(view)
+
+
+def _cluster_notes(view: View) -> Iterator[str]:
+    if view.cluster is None:
+        return
+    yield from view.cluster.problems
+    if view.cluster.away_since is not None:
+        seconds = max(0.0, view.now - view.cluster.away_since)
+        yield f"the API server has not answered for {seconds:.0f} s"
 
 
 def _unregistered(view: View) -> Iterator[str]:

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 # is on purpose.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from tests.benchmarks import allocation, live, preference, registration, resources, table
+from tests.benchmarks import allocation, cluster, live, preference, registration, resources, table
 from tests.benchmarks.node import Shared
 from tests.benchmarks.row import Row
 
@@ -36,6 +36,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "idle": resources.idle,
     "preferred": preference.preferred,
     "exit": registration.exit_,
+    "cluster": cluster.cluster,
 }
 
 

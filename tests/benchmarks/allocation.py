@@ -22,7 +22,7 @@ TURNS = 20
 OUTSTANDING = 8
 PYTHON_CALLS = 1_000
 
-_METHOD = "/v1beta1.DevicePlugin/Allocate"
+METHOD = "/v1beta1.DevicePlugin/Allocate"
 
 
 async def allocate(shared: Shared) -> Sequence[Row]:
@@ -60,7 +60,7 @@ def _raw(
     body = request.SerializeToString()
     sequential: tuple[float, ...] = ()
     nothing: tuple[float, ...] = ()
-    with Connection(path, _METHOD, body) as daemon, Connection(empty, _METHOD, body) as floor:
+    with Connection(path, METHOD, body) as daemon, Connection(empty, METHOD, body) as floor:
         answer = pb.AllocateResponse.FromString(daemon.call())
         if answer.container_responses[0].envs["NVIDIA_VISIBLE_DEVICES"] != device:
             raise RuntimeError(f"Allocate of {device} answered {answer}")

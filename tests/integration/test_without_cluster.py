@@ -25,5 +25,5 @@ async def test_without_cluster_features_the_client_is_not_imported(
     assert not {
         name
         for name in imported
-        if name.startswith(("plugin.cluster", "plugin.sim.apiserver", "h11"))
+        if name.startswith(("plugin.cluster", "plugin.reporting", "plugin.sim.apiserver", "h11"))
     }

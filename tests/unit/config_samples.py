@@ -207,6 +207,18 @@ SAMPLES = {
         "/x",
         "a label's key",
     ),
+    "startup_taint": Sample(
+        "nvidia.com/gpu-starting:NoSchedule",
+        "gpu=ill:NoExecute",
+        "a:PreferNoSchedule",
+        (
+            Taint("nvidia.com/gpu-starting", "", "NoSchedule"),
+            Taint("gpu", "ill", "NoExecute"),
+            Taint("a", "", "PreferNoSchedule"),
+        ),
+        "node.kubernetes.io/unreachable:NoExecute",
+        "KEY:EFFECT or KEY=VALUE:EFFECT",
+    ),
     "log_level": words("debug", "warning", "error", "debug, info, warning, error"),
     "log_format": words("json", "console", "json", "json, console"),
 }

@@ -25,7 +25,14 @@ from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Sa
 from plugin.core.reasons import Clears, Code, Reason
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
 from plugin.core.state import Snapshot
-from plugin.core.view import DURATION_BOUNDS, CallStats, Holder, ResourceStatus, View
+from plugin.core.view import (
+    DURATION_BOUNDS,
+    CallStats,
+    ClusterStatus,
+    Holder,
+    ResourceStatus,
+    View,
+)
 from plugin.web.metrics.scrape import render
 from tests.unit.builders import gpu, mig_gpu, node
 
@@ -139,6 +146,18 @@ NODE = replace(node(mig_gpu(0, "1g.5gb", "1g.5gb", "3g.20gb"), gpu(1)), cuda_ver
 STATS = CallStats((4, 1, *(0,) * (len(DURATION_BOUNDS) - 2), 2), seconds=3.5, errors=1)
 
 
+#: Everything that writes to the cluster, in an outage.
+CLUSTER = ClusterStatus(
+    requests={("patch", "nodes", "200"): 3, ("list", "nodes", "connection-refused"): 2},
+    away_since=900.0,
+    labels=31,
+    label_writes=2,
+    events_sent=7,
+    events_dropped=1,
+    problems=("Events: no",),
+)
+
+
 def full(**changes: Any) -> View:
     """A node of which everything is known, with a fault, a cordon, and a pod on one slice."""
     devices = [device.uuid for device in NODE.devices()]
@@ -176,6 +195,7 @@ def full(**changes: Any) -> View:
         "geometry": 3,
         "driver_busy": 1.5,
         "stuck": ("prober",),
+        "cluster": CLUSTER,
     }
     return view(NODE, **(given | changes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]  # ships no type information
@@ -142,12 +143,19 @@ def test_conditions_and_taints_make_a_valid_node() -> None:
     condition = NodeCondition("X", ConditionStatus.UNKNOWN, "Ended", "m", 1e9, 1e9)
     changed = patches.strategic(node, wire.condition_patch(condition))
     taint = Taint("a/b", TaintEffect.NO_EXECUTE, "", "2026-01-01T00:00:00Z")
-    changed = patches.merge(changed, wire.taints_patch(Node(NodeMetadata("n", "u", "7")), [taint]))
+    current = Node(NodeMetadata("n", "u", "7", annotations={"a": "1"}))
+    patch = wire.taints_patch(current, (taint,), {"a": "2", "b": None})
+    assert patch is not None
+    assert patch["metadata"] == {"resourceVersion": "7", "annotations": {"a": "2"}}
+    changed = patches.merge(changed, patch)
     assert changed["spec"]["taints"] == [
         {"key": "a/b", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}
     ]
     for version in ("1.25", "1.37"):
         kubernetes_validate.validate(changed, version, strict=True)
+    assert wire.taints_patch(replace(current, taints=(taint,)), (taint,), {"a": "1"}) is None
+    only_notes = wire.taints_patch(current, (), {"a": None})
+    assert only_notes == {"metadata": {"resourceVersion": "7", "annotations": {"a": None}}}
     assert patches.strategic(changed, wire.condition_removal("X"))["status"]["conditions"] == []
 
 

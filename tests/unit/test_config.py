@@ -20,7 +20,7 @@ from .config_samples import SAMPLES, Load, arguments, document, option
 
 DEFAULTS = Settings()
 #: These take any text; they have tests of their own.
-TEXTS = {"simulate", "config_file", "http_tls_cert", "http_tls_key"}
+TEXTS = {"simulate", "config_file", "kubeconfig", "http_tls_cert", "http_tls_key"}
 #: These mean something together only.
 CHOOSING = {"config_dir", "config_name", "config_label", "config_default"}
 
@@ -107,6 +107,7 @@ def test_flag_beats_environment_beats_file_beats_default(
         ("mofed_enabled", ["--mofed-enabled"], ["MOFED_ENABLED"], "mofedEnabled"),
         ("kubelet_socket", ["--kubelet-socket"], ["KUBELET_SOCKET"], ""),
         ("config_file", ["--config-file"], ["CONFIG_FILE"], ""),
+        ("kubeconfig", ["--kubeconfig"], ["KUBECONFIG"], ""),
         ("single_resource", ["--single-resource"], ["SINGLE_RESOURCE"], "plugin.singleResource"),
     ],
 )

@@ -70,6 +70,7 @@ def test_the_documents_numbers_of_series_are_right() -> None:
         "s": 1,
         "n": 1,
         "u": 1,
+        "q": 2,
     }
     found = Counter(
         re.sub(r"_(bucket|sum|count)$", "", s.name) if "duration" in s.name else s.name

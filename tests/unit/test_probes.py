@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from plugin.core.reasons import Code, Reason
-from plugin.core.view import ResourceStatus, View
+from plugin.core.view import ClusterStatus, ResourceStatus, View
 from plugin.web.health import SLOW_SECONDS, health, readiness
 
 from .builders import mig_gpu, node, snapshot
 
 ABSENT = Reason(Code.DRIVER_UNAVAILABLE, "no driver")
 RESOURCE = "nvidia.com/mig-1g.5gb"
+NOW = 1_000.0
 OPEN = ResourceStatus(RESOURCE, registered=True, registrations=1, stream_since=5.0)
 
 
@@ -53,6 +54,17 @@ def test_what_keeps_no_device_from_use_is_a_note() -> None:
     view = replace(seen(OPEN), notes=("the features file cannot be written",))
     assert readiness(view).good
     assert readiness(view).notes == view.notes
+
+
+def test_what_the_api_server_refuses_and_an_outage_are_notes() -> None:
+    status = ClusterStatus(problems=("node labels: patch nodes: 403",), away_since=NOW - 90.0)
+    view = replace(seen(OPEN), now=NOW, cluster=status)
+    assert readiness(view).good
+    assert readiness(view).notes == (
+        "node labels: patch nodes: 403",
+        "the API server has not answered for 90 s",
+    )
+    assert readiness(replace(view, cluster=ClusterStatus())).notes == ()
 
 
 def test_gpus_that_hang_or_are_not_watched_are_told() -> None:

@@ -81,6 +81,7 @@ def test_which_options_need_a_restart() -> None:
             "node_name",
         ),
         *("features_file", "node_labels", "node_events", "node_condition", "node_taint"),
+        *("startup_taint", "kubeconfig"),
     }
     assert {field.name for field in fields(Settings)} - {o.field for o in OPTIONS} == {
         "sharing",

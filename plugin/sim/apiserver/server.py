@@ -52,6 +52,10 @@ class SimApiServer:
         return self.api.budgets
 
     @property
+    def is_listening(self) -> bool:
+        return self._server is not None
+
+    @property
     def connections(self) -> int:
         return len(self._connections)
 

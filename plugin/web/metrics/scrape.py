@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from plugin import __version__
 from plugin.core.view import DURATION_BOUNDS, CallStats, ResourceStatus, View
-from plugin.web.metrics import dcgm, devices
+from plugin.web.metrics import cluster, dcgm, devices
 from plugin.web.metrics.exposition import expose, number
 from plugin.web.metrics.family import (
     PREFIX,
@@ -52,6 +52,7 @@ class ViewCollector:
         known, gpus = subjects(self._view), cards(self._view)
         yield from _node(self._view)
         yield from _kubelet(self._view)
+        yield from cluster.of(self._view)
         yield from devices.of_devices(known)
         yield from devices.of_cards(gpus)
         if self._dcgm_names:
@@ -248,5 +249,6 @@ FAMILIES: tuple[Family, ...] = (
     *(family for family, _ in RESOURCES),
     *(family for family, _ in CALLS),
     DURATIONS,
+    *cluster.FAMILIES,
     *devices.FAMILIES,
 )

@@ -1,0 +1,55 @@
+"""Builds what publishes the node's state beyond kubelet and the web, where that is on: the features
+file, and what is written to the cluster. What is off is not imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plugin.core.holders import Holdings
+from plugin.core.settings import Settings
+from plugin.core.view import ResourceStatus
+from plugin.loops.heartbeats import Heartbeats
+from plugin.loops.store import Store
+
+if TYPE_CHECKING:
+    from plugin.labels.publisher import FeaturesPublisher
+    from plugin.reporting.reporter import Reporter
+
+#: Beside the ledger: where the features file was written.
+FEATURES_RECORD = "features-file"
+#: Beside the ledger: which features have written to the cluster.
+CLUSTER_RECORD = "cluster-features"
+
+
+def features_publisher(
+    settings: Settings, store: Store, ledger: Path, heartbeats: Heartbeats
+) -> FeaturesPublisher | None:
+    """What keeps the features file, where there is one, or one of a former configuration."""
+    record = ledger.with_name(FEATURES_RECORD)
+    if not settings.features_file and not os.path.lexists(record):
+        return None
+    from plugin.labels.publisher import FeaturesPublisher  # noqa: PLC0415 — off for most
+
+    return FeaturesPublisher(store, settings.features_file, record, heartbeats)
+
+
+def reporter(
+    settings: Settings,
+    store: Store,
+    ledger: Path,
+    holdings: Callable[[], Holdings],
+    resources: Callable[[], Iterable[ResourceStatus]],
+) -> Reporter | None:
+    """What writes to the cluster, where a feature is on, or one of a former configuration is to be
+    cleaned up behind.
+    """
+    record = ledger.with_name(CLUSTER_RECORD)
+    if not settings.by_cluster and not os.path.lexists(record):
+        return None
+    from plugin.reporting.reporter import Reporter  # noqa: PLC0415 — off for most
+
+    return Reporter(store, record, lambda: holdings().holders, resources)

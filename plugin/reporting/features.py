@@ -1,0 +1,157 @@
+"""The features that the settings ask for, over one client, and the end of former ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Protocol
+
+from plugin.cluster.client import ApiClient, connect, own_node
+from plugin.core.holders import Holders
+from plugin.core.settings import Settings
+from plugin.core.state import Snapshot
+from plugin.core.view import ClusterStatus
+from plugin.loops.store import Store
+from plugin.reporting.condition import ConditionWriter
+from plugin.reporting.events import EventSender
+from plugin.reporting.labels import LabelWriter
+from plugin.reporting.record import LABELS, TAINTS, Record, condition_line, condition_types
+from plugin.reporting.standing import Standing
+from plugin.reporting.taints import TaintKeeper
+
+log = logging.getLogger(__name__)
+
+
+class Feature(Protocol):
+    """What :class:`Features` runs."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Sentences about what does not work."""
+
+    async def run(self) -> None:
+        """Until cancelled, or until nothing is left to do."""
+
+
+class FormerCondition:
+    """Removes a condition of a former configuration."""
+
+    def __init__(self, client: ApiClient, kind: str) -> None:
+        self._client, self._kind = client, kind
+        self._standing = Standing(f"the former node condition {kind}")
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return (self._standing.problem,) if self._standing.problem else ()
+
+    async def run(self) -> None:
+        """Until it is gone."""
+        while True:
+            await self._client.may_ask()
+            with self._standing.attempt():
+                await self._client.remove_condition(self._kind)
+            if not self._standing.failed:
+                return
+
+
+class Features:
+    """All that one daemon does in the cluster."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        store: Store,
+        first: Snapshot,
+        record: Record,
+        holders: Callable[[], Holders],
+        registered: Callable[[], Collection[str]],
+    ) -> None:
+        """`first` is the snapshot since which changes are news."""
+        settings = store.snapshot.settings
+        self._client, self._record = client, record
+        self._nodes = client.watch_node()
+        node: tuple[ApiClient, Store, Any] = client, store, self._nodes
+        self._labels: LabelWriter | None = None
+        self._events: EventSender | None = None
+        self._condition: ConditionWriter | None = None
+        #: What runs, and the line of the record that it removes when it ends.
+        self._running: list[tuple[Feature, str]] = []
+        former = record.read()
+        if settings.node_labels or LABELS in former:
+            self._labels = LabelWriter(*node, wanted=settings.node_labels)
+            self._running.append((self._labels, LABELS))
+        if settings.node_events:
+            self._events = EventSender(*node, first, holders)
+            self._running.append((self._events, ""))
+        if settings.node_condition:
+            self._condition = ConditionWriter(*node)
+            self._running.append((self._condition, ""))
+        for kind in condition_types(former):
+            if kind != settings.node_condition:
+                self._running.append((FormerCondition(client, kind), condition_line(kind)))
+        if settings.node_taint or settings.startup_taint or TAINTS in former:
+            self._running.append((TaintKeeper(*node, registered), TAINTS))
+
+    @property
+    def status(self) -> ClusterStatus:
+        traffic, events = self._client.traffic, self._events
+        problems = [problem for feature, _ in self._running for problem in feature.problems]
+        if self._record.problem:
+            problems.append(self._record.problem)
+        known = self._nodes.now
+        if known.synced and not known.items:
+            problems.append(
+                f"the cluster has no Node {self._client.node}; set NODE_NAME to the Node's name"
+            )
+        return ClusterStatus(
+            requests=traffic.requests,
+            away_since=traffic.away_since,
+            labels=len(self._labels.values) if self._labels is not None else None,
+            label_writes=self._labels.writes if self._labels is not None else 0,
+            events_sent=events.sent if events is not None else 0,
+            events_dropped=events.dropped if events is not None else 0,
+            problems=tuple(problems),
+        )
+
+    async def run(self) -> None:
+        """Until cancelled, or until nothing is left to do; says so in the condition at the end."""
+        try:
+            async with asyncio.TaskGroup() as around:
+                watching = around.create_task(self._nodes.run(), name="watch of the Node")
+                async with asyncio.TaskGroup() as tasks:
+                    for feature, line in self._running:
+                        tasks.create_task(self._run(feature.run(), line))
+                watching.cancel()
+        finally:
+            if self._condition is not None:
+                await self._condition.end()
+            self._client.close()
+
+    async def _run(self, feature: Coroutine[Any, Any, None], line: str) -> None:
+        await feature
+        if line:
+            await asyncio.to_thread(self._record.remove, line)
+            log.info("a former feature is cleaned up behind", extra={"feature": line})
+
+
+def open_features(
+    store: Store,
+    first: Snapshot,
+    record: Record,
+    holders: Callable[[], Holders],
+    registered: Callable[[], Collection[str]],
+) -> Features:
+    """Blocks. Raises :class:`ConfigError`, :class:`ClusterUnreachable`."""
+    settings = store.snapshot.settings
+    client = connect(own_node(settings.node_name), settings.kubeconfig)
+    record.read()
+    record.add(*_lines(settings))
+    return Features(client, store, first, record, holders, registered)
+
+
+def _lines(settings: Settings) -> list[str]:
+    lines = [LABELS] if settings.node_labels else []
+    if settings.node_condition:
+        lines.append(condition_line(settings.node_condition))
+    return lines + ([TAINTS] if settings.node_taint else [])

@@ -1,0 +1,84 @@
+"""The room's front: loads the rest of it, and the client, when kubelet has been served."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plugin.core.holders import Holders
+from plugin.core.view import ClusterStatus, ResourceStatus
+from plugin.errors import ClusterError, ConfigError
+from plugin.loops.store import Store
+from plugin.reporting.record import Record
+
+if TYPE_CHECKING:
+    from plugin.reporting.features import Features
+
+log = logging.getLogger(__name__)
+
+#: What the imports leave to the first registrations, which usually take less.
+AFTER_SECONDS = 0.3
+#: Between two attempts to find out where the API server is.
+AGAIN_SECONDS = 60.0
+
+
+class Reporter:
+    """Runs the features. ``holders`` are the pods' devices, ``resources`` how they stand with
+    kubelet.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        record: Path,
+        holders: Callable[[], Holders],
+        resources: Callable[[], Iterable[ResourceStatus]],
+        *,
+        after_seconds: float = AFTER_SECONDS,
+    ) -> None:
+        self._store = store
+        self._record = Record(record)
+        self._holders, self._resources = holders, resources
+        self._after_seconds = after_seconds
+        self._features: Features | None = None
+        self._problem = ""
+
+    def status(self) -> ClusterStatus:
+        """For metrics and ``/readyz``."""
+        if self._features is None:
+            return ClusterStatus(problems=(self._problem,) if self._problem else ())
+        return self._features.status
+
+    def _registered(self) -> frozenset[str]:
+        return frozenset(
+            status.resource
+            for status in self._resources()
+            if status.registered and status.stream_since is not None
+        )
+
+    async def run(self) -> None:
+        """Until cancelled, or until nothing is left to do."""
+        first = self._store.snapshot
+        await asyncio.sleep(self._after_seconds)
+        # In a thread, so that kubelet's calls are answered meanwhile.
+        room = await asyncio.to_thread(importlib.import_module, "plugin.reporting.features")
+        while self._features is None:
+            try:
+                self._features = await asyncio.to_thread(
+                    room.open_features,
+                    self._store,
+                    first,
+                    self._record,
+                    self._holders,
+                    self._registered,
+                )
+            except (ConfigError, ClusterError) as error:
+                if str(error) != self._problem:
+                    log.error("the cluster cannot be told anything", extra={"reason": str(error)})  # noqa: TRY400
+                self._problem = str(error)
+                await asyncio.sleep(AGAIN_SECONDS)
+        await self._features.run()

@@ -1,0 +1,54 @@
+"""How one feature stands with the API server."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from http import HTTPStatus
+
+from plugin.core.cluster import Collection, NodeMetadata
+from plugin.errors import ClusterError, ClusterRefused
+
+
+def is_final(error: ClusterError) -> bool:
+    """Whether the API server has refused just this, and would again."""
+    passing = {HTTPStatus.UNAUTHORIZED, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
+    return (
+        isinstance(error, ClusterRefused)
+        and error.code < HTTPStatus.INTERNAL_SERVER_ERROR
+        and error.code not in passing
+    )
+
+
+def node_of(known: Collection[NodeMetadata]) -> NodeMetadata | None:
+    """The own Node as it was last seen; a watch of one holds no other."""
+    return next(iter(known.items.values()), None)
+
+
+class Standing:
+    """``problem`` is a sentence while the feature's requests are refused; outages are told for all
+    features together.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.problem = ""
+        self._failed = False
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """One attempt; an error of the cluster's ends here."""
+        self._failed = True
+        try:
+            yield
+        except ClusterError as error:
+            if is_final(error):
+                self.problem = f"{self._what}: {error}"
+        else:
+            self._failed = False
+            self.problem = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last attempt was in vain: go round again, for the client paces requests."""
+        return self._failed

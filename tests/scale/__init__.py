@@ -1,0 +1,1 @@
+"""Many nodes against one API server, with a clock that jumps: ``make scale``."""
