@@ -122,6 +122,7 @@ class Verbs:
         written.
         """
         writer = self._writer
+        await writer.judged()  # a command is about everything that came before it
         uuid = resolve(writer.store.snapshot, target)
         cordoned = self._is_cordoned(uuid)
         device = writer.store.snapshot.inventory.device(uuid)
