@@ -97,7 +97,7 @@ class EventSender:
                 await self._deliver(node, post)
             if not self._standing.failed:
                 continue
-            if self._standing.problem:
+            if self._standing.refused:
                 self.dropped += 1  # it would be refused again
                 continue
             # The others would fail likewise, each after a pause.

@@ -33,22 +33,19 @@ class Standing:
     def __init__(self, what: str) -> None:
         self._what = what
         self.problem = ""
-        self._failed = False
+        self.failed = False  # the last attempt: go round again, for the client paces requests
+        self.refused = False  # for good
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
         """One attempt; an error of the cluster's ends here."""
-        self._failed = True
+        self.failed, self.refused = True, False
         try:
             yield
         except ClusterError as error:
-            if is_final(error):
+            self.refused = is_final(error)
+            if self.refused:
                 self.problem = f"{self._what}: {error}"
         else:
-            self._failed = False
+            self.failed = False
             self.problem = ""
-
-    @property
-    def failed(self) -> bool:
-        """Whether the last attempt was in vain: go round again, for the client paces requests."""
-        return self._failed

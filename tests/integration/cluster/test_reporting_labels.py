@@ -17,7 +17,7 @@ from tests.unit.builders import gpu, mig_device, mig_gpu, node
 from tests.unit.state_steps import ON_LEFT, running, scanned
 
 from .clock import virtual
-from .reported import Reported, configured, reported
+from .reported import TOKEN, Reported, configured, reported
 from .subject import NODE
 
 GFD = Path(__file__).resolve().parents[2] / "unit" / "gfd"
@@ -175,4 +175,19 @@ async def test_without_the_right_it_is_said_and_comes_with_it(tmp_path: Path) ->
         assert writes(subject) < 60
         configured(subject)
         await settled(subject)
+        assert subject.status.problems == ()
+
+
+@virtual
+async def test_without_a_token_it_is_said_and_comes_with_it(tmp_path: Path) -> None:
+    async with reported(tmp_path, running(ON)) as subject:
+        token = tmp_path / "token"
+        path = tmp_path / "kubeconfig"
+        path.write_text(path.read_text().replace(f'"token": "{TOKEN}"', '"tokenFile": "token"'))
+        async with subject.running():
+            await subject.becomes(lambda: subject.status.away_since)
+            await asyncio.sleep(600)
+            assert subject.requests() == 0
+            token.write_text(TOKEN)
+            await settled(subject)
         assert subject.status.problems == ()
