@@ -1,7 +1,11 @@
-"""The steps of the state that an operator's commands make."""
+"""The steps of the state that an operator's commands make, and those of partitioning."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+from plugin.core.advertise.withdrawal import Withdrawal
 from plugin.core.health import ledger as ledgers
 from plugin.core.health.faults import probe_faults
 from plugin.core.health.recovery import GpuHealth
@@ -31,3 +35,13 @@ def cleared(state: State, uuid: str, now: float) -> Step:
             ledger, fault, snapshot.inventory, now, escalation(snapshot.settings)
         )
     return Step(decide(state, ledger=ledger), (Commanded(Command.CLEAR, uuid),), probe=True)
+
+
+def withdrawn(state: State, withdrawal: Withdrawal) -> Step:
+    """Partitioning keeps these devices from pods, and no others any more."""
+    return Step(decide(state, withdrawal=withdrawal))
+
+
+def reconfiguring(state: State, gpu_uuids: Iterable[str]) -> State:
+    """The instances of these GPUs are about to be changed: as if the driver had announced it."""
+    return replace(state, changed=state.changed | frozenset(gpu_uuids))

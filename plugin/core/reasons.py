@@ -50,6 +50,7 @@ class Code(enum.StrEnum):
     MISSING_NODE = "missing-node"
     UNWATCHED = "unwatched"
     DRIVER_UNAVAILABLE = "driver-unavailable"
+    PARTITIONING = "partitioning"
 
 
 #: The table of docs/health.md; ``xid-N`` stands for the codes of all XIDs.
@@ -73,6 +74,7 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         Code.MISSING_NODE: "a device node that a container needs does not exist",
         Code.UNWATCHED: "events of the GPU cannot be watched",
         Code.DRIVER_UNAVAILABLE: "the driver as a whole does not answer",
+        Code.PARTITIONING: "a MIG configuration is being applied to the device's GPU",
     }
 )
 

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from plugin.core.advertise.advertisement import Advertisement, advertise
+from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.health import ledger as ledgers
 from plugin.core.health import recovery
 from plugin.core.health.answers import answers
@@ -44,7 +45,8 @@ class Snapshot:
 
     ``gpu_health`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be
     watched. ``geometry`` counts how often the set of devices has changed and ``geometry_changed``
-    is when it last did, in seconds of the wall clock.
+    is when it last did, in seconds of the wall clock. ``withdrawal`` is what partitioning keeps
+    from pods.
     """
 
     generation: int
@@ -57,6 +59,7 @@ class Snapshot:
     unwatched: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
     geometry: int = 0
     geometry_changed: float = 0.0
+    withdrawal: Withdrawal = NO_WITHDRAWAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +263,8 @@ def decide(state: State, **changes: Any) -> State:
     if old.generation and all(getattr(old, name) == value for name, value in changes.items()):
         return state
     new = replace(old, generation=old.generation + 1, **changes)
-    new = replace(new, advertisement=advertise(new.inventory, new.settings, _verdicts(new)))
+    advertised = advertise(new.inventory, new.settings, _verdicts(new), new.withdrawal)
+    new = replace(new, advertisement=advertised)
     return replace(state, snapshot=new)
 
 
@@ -271,7 +275,8 @@ def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
         unwatched = snapshot.unwatched.get(device.gpu_uuid)
         hung = _not_answering(snapshot.inventory, device.gpu_uuid)
         # One that hangs cannot be watched either.
-        now = [reason for reason in (snapshot.driver_error, hung or unwatched) if reason]
+        leaving = snapshot.withdrawal.leaving.get(device.uuid)
+        now = [reason for reason in (snapshot.driver_error, hung or unwatched, leaving) if reason]
         if now:
             found[device.uuid] = (*found.get(device.uuid, ()), *now)
     return found

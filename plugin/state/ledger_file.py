@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import stat
 import threading
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from pathlib import Path
 from plugin.config import bounded
 from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document, to_time
 from plugin.loops.pulse import Pulse
+from plugin.state import atomic
 from plugin.state.lock import FileLock
 
 log = logging.getLogger(__name__)
@@ -263,34 +263,7 @@ class LedgerFile:
         content = json.dumps(document, indent=1).encode()
         if len(content) > MOST_BYTES:
             raise OSError(errno.EFBIG, f"would be larger than {MOST_BYTES} bytes", str(self._path))
-        # A name that nobody can foresee, and a file that was not there: a link that somebody put
-        # into the folder leads nowhere.
-        new = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(new, flags, 0o644)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                new.unlink()
-            raise
-        _sync_folder(self._path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    """Have the new name of a file on disk too. Some file systems cannot do that."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
-            raise
-    finally:
-        os.close(descriptor)
+        atomic.write(self._path, content)
 
 
 def boot_id(proc_root: Path) -> str:

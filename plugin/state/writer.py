@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
+from plugin.core.advertise.withdrawal import Withdrawal
 from plugin.core.health.events import DriverEvent, Probe
 from plugin.core.health.ledger import Ledger
 from plugin.core.health.timeline import Moment, restored_ledger
@@ -77,6 +78,7 @@ class Writer:
         self._clocks = clocks
         began = clocks()
         self._state = steps.initial(settings, began.wall, began.offset)
+        self._scans = asyncio.Lock()
         self._rescan_wanted = asyncio.Event()
         self._probe_wanted = asyncio.Event()
         self._probed = Pulse()
@@ -136,7 +138,8 @@ class Writer:
             self._rescan_wanted.clear()
             heartbeats.beat("node", LONGEST_JOB_SECONDS)
             try:
-                await self._scan()
+                async with self._scans:
+                    await self._scan()
             except DriverUnavailable as error:
                 self._fail(error)
 
@@ -144,6 +147,25 @@ class Writer:
         """Have :meth:`run` scan the node now, and what cannot be watched tried again."""
         self._rescan_wanted.set()
         self.interest.retry()
+
+    @contextlib.asynccontextmanager
+    async def between_scans(
+        self, changing: Iterable[str]
+    ) -> AsyncIterator[Callable[[], Awaitable[Snapshot]]]:
+        """No scan is made within but by the function that it gives, which returns the snapshot
+        with it. The instances of the GPUs in `changing` are changed meanwhile. The function raises
+        :class:`DriverUnavailable`.
+        """
+        gpus = frozenset(changing)
+
+        async def look() -> Snapshot:
+            self._state = operators.reconfiguring(self._state, gpus)
+            await self._scan()
+            return self._state.snapshot
+
+        async with self._scans:
+            self._state = operators.reconfiguring(self._state, gpus)
+            yield look
 
     async def _scan(self) -> None:
         if not self.is_open:
@@ -293,6 +315,10 @@ class Writer:
         now = self._present()
         self._take(operators.cleared(self._state, uuid, now))
         self.interest.retry()
+
+    def withdraw(self, withdrawal: Withdrawal) -> None:
+        """Keep these devices from pods, and no others any more."""
+        self._take(operators.withdrawn(self._state, withdrawal))
 
     async def saved(self) -> str | None:
         """Wait until the ledger is on disk; returns why it is not."""
