@@ -12,7 +12,6 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import re
 import stat
 import threading

@@ -132,13 +132,13 @@ def _gpu(
     if decision is not None and decision.action is not Action.CHANGE and track is None:
         state, why = _STATES[decision.action], _why(decision)
     elif track is not None:
-        state, why = _tracked(track), track.trouble
+        state, why = tracked(track), track.trouble
     else:
         state, why = GpuState.PENDING, None
     return GpuProgress(uuid, index, state, wanted, why, blockers, 0, steps)
 
 
-def _tracked(track: Track) -> GpuState:
+def tracked(track: Track) -> GpuState:
     if track.ended:
         if track.restored:
             return GpuState.ROLLED_BACK
