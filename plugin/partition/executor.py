@@ -91,6 +91,11 @@ class Executor:
     def progress(self) -> Progress:
         return self.shown.progress
 
+    @property
+    def at_rest(self) -> bool:
+        """The last round has taken up the newest order, and left nothing to do at once."""
+        return self._settled
+
     def want(self, order: Order | None) -> int:
         """Take an order in place of the one before, or none; returns its number."""
         self._order, self._settled = order, False
@@ -184,7 +189,7 @@ class Executor:
             if order.configuration is not None:
                 self._named = order.configuration
             else:
-                of_file = await asyncio.to_thread(self._of_file)
+                of_file = await self._keeper.in_thread(self._of_file)
                 every = configurations(inventory, self._offers, of_file)
                 self._named = choose(order.name, every)
         return resolve(self._named, inventory)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.partition.configuration import Resolved, Wanted
@@ -18,12 +19,16 @@ from plugin.state.lock import FileLock
 
 log = logging.getLogger(__name__)
 
+InThread = Callable[..., Awaitable[Any]]
+
 
 class Keeper:
     """Used from the event loop; files are written in a thread."""
 
-    def __init__(self, file: MemoryFile) -> None:
+    def __init__(self, file: MemoryFile, in_thread: InThread = asyncio.to_thread) -> None:
+        """`in_thread` runs what blocks beside the event loop."""
         self._file = file
+        self.in_thread = in_thread
         self._lock: FileLock | None = None
         self._saved = self.memory = Memory()
 
@@ -95,7 +100,7 @@ class Keeper:
         if memory == self._saved:
             return ""
         try:
-            await asyncio.to_thread(self._file.save, memory)
+            await self.in_thread(self._file.save, memory)
         except OSError as error:
             return str(error)
         self._saved = memory

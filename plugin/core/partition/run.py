@@ -202,7 +202,7 @@ def withdrawal(run: Run, plan: NodePlan, done: Container[str] = ()) -> Withdrawa
         if each.gpu.uuid in done:
             continue
         if each.action in {Action.CHANGE, Action.WAIT, Action.EVICT}:
-            reason = _reason(f"GPU {each.gpu.index}: it makes room for {plan.name}")
+            reason = _reason(f"it makes room for {plan.name}")
             out.update(dict.fromkeys(sorted(leaving(each)), reason))
         elif each.action is Action.RESET:
             changing[each.gpu.uuid] = _reason(each.text)
@@ -222,7 +222,7 @@ def meanwhile(
     changing, staying = dict(before.changing), set(before.staying)
     for each in going:
         uuid = each.gpu.uuid
-        changing[uuid] = _reason(f"GPU {each.gpu.index}: {plan.name} is being applied")
+        changing[uuid] = _reason(f"{plan.name} is being applied")
         track = run.tracks.get(uuid)
         if each.plan is not None and not (track is not None and track.half):
             staying.update(each.plan.kept)
