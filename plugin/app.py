@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from plugin.driver.nvml import Loader
     from plugin.kubelet.deviceplugin.supervisor import Supervisor
     from plugin.overview import Overview
+    from plugin.partitioning import Partitioning
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ class Edges:
 
     supervisor: Supervisor
     overview: Overview
+    partitioning: Partitioning
     loops: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
 
 
@@ -155,6 +157,7 @@ class Daemon:
     driver: Driver
     worker: DriverWorker
     heartbeats: Heartbeats
+    ledger: Path
     ledger_file: LedgerFile
     writer: Writer
     simulate: Simulate | None
@@ -176,6 +179,7 @@ class Daemon:
         from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
         from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
         from plugin.overview import Overview  # noqa: PLC0415
+        from plugin.partitioning import Partitioning  # noqa: PLC0415
         from plugin.state.sampling import Sampler  # noqa: PLC0415
 
         settings, writer, beats = self.settings, self.writer, self.heartbeats
@@ -193,13 +197,19 @@ class Daemon:
             absent_level=absent_level,
         )
         sampler = Sampler(writer, self.driver, self.worker, beats)
-        overview = Overview(writer, supervisor, calls, sampler, self.worker, beats, pods)
+        partitioning = Partitioning(
+            writer, self.driver, self.worker, beats, settings, self.ledger, supervisor, pods
+        )
+        overview = Overview(
+            writer, supervisor, calls, sampler, self.worker, beats, partitioning, pods
+        )
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "kubelet": supervisor.run,
             "node": functools.partial(writer.run, beats),
             "events": Watcher(writer, self.driver, self.worker, beats).run,
             "probes": functools.partial(probe_regularly, writer, self.driver, self.worker, beats),
             "ledger": self.ledger_file.run,
+            "partition": partitioning.run,
         }
         if settings.control_socket:
             control = Control(
@@ -207,6 +217,7 @@ class Daemon:
                 writer,
                 self.simulate,
                 holdings=pods.current if pods is not None else Holdings,
+                partition=partitioning.perform,
             )
             loops["control"] = control.run
         if settings.http_address:
@@ -217,7 +228,7 @@ class Daemon:
                 loops["pods"] = functools.partial(
                     pods.run, functools.partial(supervisor.compare, ask)
                 )
-        return Edges(supervisor, overview, loops)
+        return Edges(supervisor, overview, partitioning, loops)
 
 
 def assemble(
@@ -233,7 +244,7 @@ def assemble(
     worker = DriverWorker(driver.hangs, deadlines)
     ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
     writer = Writer(driver, worker, settings, ledger_file)
-    return Daemon(settings, driver, worker, Heartbeats(), ledger_file, writer, simulate)
+    return Daemon(settings, driver, worker, Heartbeats(), ledger, ledger_file, writer, simulate)
 
 
 async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> None:
@@ -255,13 +266,17 @@ async def _run(loaded: Loaded, reload: Callable[[], Loaded], ledger: Path) -> No
             starting = tasks.create_task(daemon.start(), name="first scan")
             # Hands the first scan to the driver's thread, which works while we import.
             await asyncio.sleep(0)
-            parts = dict(daemon.edges(_absent_level(settings)).loops)
+            edges = daemon.edges(_absent_level(settings))
+            parts = dict(edges.loops)
             running = [starting]
             running += [
                 tasks.create_task(parts.pop(name)(), name=name) for name in _EARLY if name in parts
             ]
             # A driver that hangs in its first scan must not keep us.
             if await _started(daemon, stop):
+                running.append(tasks.create_task(parts.pop("partition")(), name="partition"))
+                # Before anything is registered: a reboot loses instances.
+                await _either(edges.partitioning.started(), stop)
                 running += [tasks.create_task(part(), name=name) for name, part in parts.items()]
                 following = _follow_configuration(daemon.writer, reload, reread)
                 running.append(tasks.create_task(following, name="configuration"))
@@ -312,6 +327,15 @@ async def _started(daemon: Daemon, stop: asyncio.Event) -> bool:
     finally:
         for end in ends:
             end.cancel()
+
+
+async def _either(done: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Until that is done, or the signal to stop."""
+    ends = [asyncio.create_task(done), asyncio.create_task(stop.wait())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()
+    await asyncio.gather(*ends, return_exceptions=True)
 
 
 async def _serve_web(

@@ -12,6 +12,7 @@ from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
+from plugin.partitioning import Partitioning
 from plugin.state.sampling import Sampler
 from plugin.state.writer import Writer
 
@@ -26,6 +27,7 @@ class Overview:
     sampler: Sampler
     worker: DriverWorker
     heartbeats: Heartbeats
+    partitioning: Partitioning
     pods: PodFollower | None = None
     clock: Callable[[], float] = time.time
     started: float = field(default_factory=time.time)
@@ -46,6 +48,7 @@ class Overview:
             holders_complete=holdings is not None and holdings.is_known,
             held_twice=self.pods.conflicts if self.pods is not None else (),
             samples=self.sampler.samples,
+            partition=self.partitioning.progress(),
             driver_busy=self.worker.busy_seconds,
             stuck=self.heartbeats.stuck(),
         )

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from plugin.core.holders import Holdings
 from plugin.core.inventory.model import Inventory
-from plugin.core.partition.node import Policy
 from plugin.core.partition.order import Order, Source
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, Progress
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.view import Holder
@@ -21,8 +21,9 @@ from plugin.driver.worker import DriverWorker
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
 from plugin.partition.keeping import Keeper
-from plugin.partition.memory import NAME, MemoryFile
+from plugin.partition.memory import MemoryFile
 from plugin.partition.surroundings import Evictor, Surroundings
+from plugin.partitioning import MEMORY
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.simulation import simulate
 from plugin.state.ledger_file import LedgerFile
@@ -183,7 +184,7 @@ async def rig(
     driver = simulate(node).driver
     worker = worker or Inline(driver.hangs)
     writer = Writer(driver, worker, settings, LedgerFile(folder / "ledger.json"))
-    keeper = Keeper(MemoryFile(folder / NAME), inline)
+    keeper = Keeper(MemoryFile(folder / MEMORY), inline)
     keeper.load()
     made: list[Rig] = []
 
@@ -216,5 +217,3 @@ async def rig(
         await asyncio.gather(*tasks, return_exceptions=True)
         keeper.release()
         driver.close()
-
-

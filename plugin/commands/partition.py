@@ -28,8 +28,9 @@ from plugin.core.inventory.model import Inventory, MigDevice
 from plugin.core.inventory.samples import Samples
 from plugin.core.partition.comparison import Exported, differences, document, export
 from plugin.core.partition.configuration import Configuration, Resolved, choose, resolve
-from plugin.core.partition.node import Action, NodePlan, Policy, plan_node
+from plugin.core.partition.node import Action, NodePlan, plan_node
 from plugin.core.partition.planner import InUse
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.steps import Occupant
 from plugin.core.partition.usual import Offers, configurations
 from plugin.core.settings import Settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from plugin.config import export
@@ -19,6 +19,8 @@ from plugin.state.writer import Writer
 
 #: A verb of the simulated node and its arguments → what was done.
 Simulate = Callable[[str, Sequence[str]], str]
+#: The arguments of a command of partitioning → its answer.
+Partition = Callable[[Sequence[str]], Awaitable[Any]]
 
 
 class Verbs:
@@ -29,13 +31,16 @@ class Verbs:
         writer: Writer,
         simulate: Simulate | None = None,
         holdings: Callable[[], Holdings] = Holdings,
+        partition: Partition | None = None,
     ) -> None:
         """`simulate` carries out the ``sim`` verbs; ``None`` where the driver is a real one.
-        `holdings` is what is known about who holds devices.
+        `holdings` is what is known about who holds devices; `partition` carries out the commands
+        of partitioning.
         """
         self._writer = writer
         self._simulate = simulate
         self._holdings = holdings
+        self._partition = partition
 
     async def perform(self, verb: str, arguments: Sequence[str]) -> Any:
         """Carry a verb out; returns its answer. Raises :class:`ControlError`."""
@@ -53,11 +58,13 @@ class Verbs:
                         "sim commands need one with --simulate",
                     )
                 return {"text": self._simulate(name, rest)}
+            case "partition", [_, *_] if self._partition is not None:
+                return await self._partition(arguments)
             case "status" | "settings" | "cordon" | "uncordon" | "clear" | "sim", _:
                 raise ControlError(f"{verb} does not take {len(arguments)} arguments")
         raise ControlError(
             f"unknown verb {quote(verb)}",
-            "choose status, settings, cordon, uncordon, clear or sim",
+            "choose status, settings, cordon, uncordon, clear, partition or sim",
         )
 
     async def _change(self, verb: str, target: str) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Inventory
 from plugin.core.partition import run as runs
 from plugin.core.partition.configuration import Configuration, Resolved, choose, resolve
-from plugin.core.partition.node import Action, Decision, NodePlan, Policy, plan_node
+from plugin.core.partition.node import Action, Decision, NodePlan, plan_node
 from plugin.core.partition.order import Order
 from plugin.core.partition.planner import InUse
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, Progress, State
 from plugin.core.partition.run import Change, Rest, Run, Withdraw
 from plugin.core.partition.trouble import Code, Trouble
@@ -64,15 +65,13 @@ class Executor:
         around: Surroundings,
         *,
         of_file: Configurations = lambda: MappingProxyType({}),
-        policy: Policy = Policy.WAIT,
     ) -> None:
-        """`of_file` reads the configurations of the node's file, and blocks; it raises ConfigError.
-        `policy` is for orders without their own.
+        """`of_file` reads the configurations of the node's file, and blocks; it raises
+        ConfigError.
         """
         self._writer, self._driver, self._worker = writer, driver, worker
         self._keeper, self._around = keeper, around
         self._of_file = of_file
-        self.policy = policy
         self._order: Order | None = None
         self._taken: Order | None = None
         self._run = Run()
@@ -99,7 +98,7 @@ class Executor:
     def want(self, order: Order | None) -> int:
         """Take an order in place of the one before, or none; returns its number."""
         self._order, self._settled = order, False
-        self.shown.ordered(order, order.policy or self.policy if order else self.policy)
+        self.shown.ordered(order, self._policy(order))
         self._wake.set()
         return self.progress.order
 
@@ -177,7 +176,31 @@ class Executor:
             return POLL_SECONDS
         return await self._towards(wanted)
 
+    def _policy(self, order: Order | None) -> Policy:
+        given = order.policy if order is not None else None
+        return given or self._writer.store.snapshot.settings.partition_in_use
+
+    async def check(self, order: Order) -> None:
+        """Raises :class:`~plugin.errors.ConfigError` if no such configuration is known, and
+        :class:`~plugin.errors.DriverError` if the driver does not say.
+        """
+        await self._choose(order, self._writer.store.snapshot.inventory)
+
     async def _wanted(self, order: Order, inventory: Inventory) -> Resolved:
+        if self._named is None:
+            self._named = await self._choose(order, inventory)
+        else:
+            await self._ask_offers(inventory)
+        return resolve(self._named, inventory)
+
+    async def _choose(self, order: Order, inventory: Inventory) -> Configuration:
+        await self._ask_offers(inventory)
+        if order.configuration is not None:
+            return order.configuration
+        of_file = await self._keeper.in_thread(self._of_file)
+        return choose(order.name, configurations(inventory, self._offers, of_file))
+
+    async def _ask_offers(self, inventory: Inventory) -> None:
         missing = [
             gpu.uuid
             for gpu in inventory.gpus
@@ -185,14 +208,6 @@ class Executor:
         ]
         if missing:
             self._offers |= await self._worker.call(_ask_offers, self._driver, missing)
-        if self._named is None:
-            if order.configuration is not None:
-                self._named = order.configuration
-            else:
-                of_file = await self._keeper.in_thread(self._of_file)
-                every = configurations(inventory, self._offers, of_file)
-                self._named = choose(order.name, every)
-        return resolve(self._named, inventory)
 
     async def _towards(self, wanted: Resolved) -> float | None:
         inventory = self._writer.store.snapshot.inventory
@@ -204,7 +219,7 @@ class Executor:
         inventory = snapshot.inventory
         self._run = runs.current(replace(self._run, withdrawal=snapshot.withdrawal), inventory)
         target = runs.targets(wanted, self._run, self._keeper.memory.good)
-        policy = self.progress.policy
+        policy = self._policy(self._taken)
         plan = plan_node(inventory, self._offers, target, used, policy)
         now = asyncio.get_running_loop().time()
         self._run, action = runs.assess(self._run, plan, now)

@@ -12,20 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from plugin.config import bounded, mig_configs
 from plugin.core.partition.comparison import document
 from plugin.core.partition.configuration import Configuration, Wanted
-from plugin.core.partition.node import Policy
 from plugin.core.partition.order import Order, Source
+from plugin.core.partition.policy import Policy
 from plugin.errors import ConfigError
 from plugin.state import atomic
 
 log = logging.getLogger(__name__)
 
-#: The name of the file beside the ledger.
-NAME: Final = "partition.json"
 _VERSION = 1
 MOST_BYTES = 256 * 1024
 _MOST_NAME = 512

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from plugin.core.inventory.model import Inventory
 from plugin.core.partition.configuration import Resolved
-from plugin.core.partition.node import Decision, NodePlan, Policy
+from plugin.core.partition.node import Decision, NodePlan
 from plugin.core.partition.order import Order
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import (
     GpuProgress,
     GpuState,
@@ -94,6 +95,7 @@ class Shown:
             replace(
                 self.progress,
                 state=node_state(found),
+                policy=plan.policy,
                 gpus=found,
                 trouble=next((gpu.trouble for gpu in found if gpu.trouble), None),
                 warnings=wanted.warnings,

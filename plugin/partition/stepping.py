@@ -10,8 +10,9 @@ from typing import Any
 
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Gpu
-from plugin.core.partition.node import Decision, Policy
+from plugin.core.partition.node import Decision
 from plugin.core.partition.planner import InUse, plan_gpu
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.run import Result, shape
 from plugin.core.partition.steps import (
     CreateComputeInstance,

@@ -14,7 +14,8 @@ from plugin.cli import _parser
 from plugin.commands import partition
 from plugin.config.mig_configs import parse, read
 from plugin.core.partition.configuration import choose, resolve
-from plugin.core.partition.node import Action, Policy, plan_node
+from plugin.core.partition.node import Action, plan_node
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.steps import Occupant, RefusalCode
 from plugin.core.partition.usual import usual
 from plugin.errors import ConfigError

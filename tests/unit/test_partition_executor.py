@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.core.partition.node import Policy
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, State
 from tests.partition_rig import Rig, devices, empty_instances, rig, uuids
 from tests.unit.virtual_time import run

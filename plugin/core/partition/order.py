@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from plugin.core.partition.configuration import Configuration
-from plugin.core.partition.node import Policy
+from plugin.core.partition.policy import Policy
 
 
 class Source(enum.StrEnum):

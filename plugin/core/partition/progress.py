@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from plugin.core.partition.configuration import Wanted
-from plugin.core.partition.node import Action, Decision, NodePlan, Policy
+from plugin.core.partition.node import Action, Decision, NodePlan
 from plugin.core.partition.order import Source
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.run import Run, Track
 from plugin.core.partition.steps import Blocker
 from plugin.core.partition.trouble import Code, Trouble
