@@ -81,6 +81,15 @@ class Rig:
     answers: bool = True
     told: list[int] = field(default_factory=list)
     lists: list[tuple[frozenset[str], frozenset[str]]] = field(default_factory=list)
+    working: asyncio.Task[None] | None = None
+
+    async def killed(self) -> bool:
+        """Wait until the executor is at rest or its process was killed; whether it was."""
+        assert self.working is not None
+        resting = asyncio.create_task(self.executor.settled())
+        await asyncio.wait({resting, self.working}, return_when=asyncio.FIRST_COMPLETED)
+        resting.cancel()
+        return self.working.done()
 
     def hold(self, pod: str, *uuids: str) -> None:
         self.held[pod] = set(uuids)
@@ -206,10 +215,11 @@ async def rig(
         asyncio.create_task(executor.run(beats)),
         asyncio.create_task(here.follow()),
     ]
+    here.working = tasks[1]
     try:
         yield here
         for task in tasks:
-            if task.done():
+            if task.done() and not isinstance(task.exception(), Killed):
                 task.result()
     finally:
         for task in tasks:

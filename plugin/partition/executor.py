@@ -225,7 +225,7 @@ class Executor:
         self._run, action = runs.assess(self._run, plan, now)
         self.shown.planned(plan, self._run, wanted, inventory, notes)
         if isinstance(action, Rest):
-            return await self._rest(plan, action, wanted)
+            return await self._rest(plan, action)
         if isinstance(action, Withdraw):
             self._writer.withdraw(action.withdrawal)
             if not action.withdrawal.leaving:
@@ -258,7 +258,7 @@ class Executor:
             clients, unknown = {}, {"": f"processes are not known: {error}"}
         return in_use(inventory, holdings, clients), list(dict.fromkeys(unknown.values()))
 
-    async def _rest(self, plan: NodePlan, action: Rest, wanted: Resolved) -> float | None:
+    async def _rest(self, plan: NodePlan, action: Rest) -> float | None:
         evicting = plan.of(Action.EVICT)
         if plan.policy is Policy.EVICT and plan.of(Action.EVICT, Action.WAIT):
             note = "pods cannot be evicted here: there is no access to the API server"
@@ -267,8 +267,7 @@ class Executor:
                 note = await self._around.evictor.evict(pods)
             if note:
                 self.shown.note(note)
-        if self.progress.state is State.SUCCESS:
-            await self._keeper.reached(wanted, self._writer.store.snapshot.inventory)
+        await self._keeper.reached({each.gpu.uuid: each.wanted for each in plan.of(Action.NOTHING)})
         now = asyncio.get_running_loop().time()
         pauses = [POLL_SECONDS] if action.waits else []
         if action.until is not None:

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from plugin.core.inventory.model import Gpu, Inventory
-from plugin.core.partition.configuration import Resolved, Wanted
+from plugin.core.inventory.model import Gpu
+from plugin.core.partition.configuration import Wanted
 from plugin.core.partition.node import Decision, NodePlan
 from plugin.core.partition.order import Order
 from plugin.core.partition.planner import devices_of
@@ -81,11 +81,10 @@ class Keeper:
         whole = {uuid for uuid in done if uuid not in tracks or tracks[uuid].restored}
         await self._reached({uuid: targets[uuid] for uuid in whole})
 
-    async def reached(self, wanted: Resolved, inventory: Inventory) -> None:
-        """Every GPU is as wanted."""
-        there = {uuid: each for uuid, each in wanted.wanted.items() if inventory.gpu(uuid)}
-        if not self.memory.changing.isdisjoint(there):
-            await self._reached(there)
+    async def reached(self, geometries: Mapping[str, Wanted]) -> None:
+        """These GPUs have these geometries, whoever made them."""
+        if not self.memory.changing.isdisjoint(geometries):
+            await self._reached(geometries)
 
     async def _reached(self, geometries: Mapping[str, Wanted]) -> None:
         good = {**self.memory.good, **geometries}

@@ -152,18 +152,27 @@ def targets(wanted: Resolved, run: Run, good: Mapping[str, Wanted]) -> Resolved:
 
 def assess(run: Run, plan: NodePlan, now: float) -> tuple[Run, Next]:
     """What to do next."""
+    run = _arrived(run, plan, now)
     needed = withdrawal(run, plan)
     if needed != run.withdrawal:
         return replace(run, withdrawal=needed, agreed=0), Withdraw(needed)
     ready = [each for each in plan.of(Action.CHANGE) if _is_due(run, each, now)]
     if not ready:
-        times = (track.retry_at for track in run.tracks.values())
+        later = (run.tracks[each.gpu.uuid].retry_at for each in plan.of(Action.CHANGE))
         waits = any(map(_waits, plan.decisions))
-        return run, Rest(min((at for at in times if at is not None), default=None), waits)
+        return run, Rest(min((at for at in later if at is not None), default=None), waits)
     agreed = run.agreed + 1
     if agreed < AGREEING and any(leaving(each) for each in ready):
         return replace(run, agreed=agreed), LookAgain()
     return run, Change(tuple(ready))
+
+
+def _arrived(run: Run, plan: NodePlan, now: float) -> Run:
+    """Without what failed on GPUs that have their geometry all the same: what was not known to have
+    taken effect may have.
+    """
+    there = [each.gpu for each in plan.of(Action.NOTHING) if each.gpu.uuid in run.tracks]
+    return ended(run, map(Result, there), {}, now) if there else run
 
 
 def _waits(decision: Decision) -> bool:
