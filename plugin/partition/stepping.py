@@ -176,7 +176,9 @@ def _why(gpu: Gpu, step: Step, error: DriverError | None) -> Trouble:
             "those of our PID namespace, and no monitoring agents"
         )
         return Trouble(Code.IN_USE, text)
-    return Trouble(found.code, f"GPU {gpu.index}: {found.text}")
+    # What was looked at since answers.
+    alive = found.code in {Code.GPU_LOST, Code.DRIVER_UNAVAILABLE} and not gpu.error
+    return Trouble(Code.STEP_FAILED if alive else found.code, f"GPU {gpu.index}: {found.text}")
 
 
 def _reset(gpu: Gpu, on: bool) -> Trouble:  # noqa: FBT001 — as the step has it
