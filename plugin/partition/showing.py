@@ -24,10 +24,9 @@ from plugin.core.partition.progress import (
     tracked,
 )
 from plugin.core.partition.run import Result, Run
-from plugin.core.partition.steps import Step
+from plugin.core.partition.steps import KINDS, Step
 from plugin.core.partition.trouble import Trouble
 from plugin.loops.pulse import Pulse
-from plugin.partition.stepping import KINDS
 
 log = logging.getLogger(__name__)
 

@@ -32,15 +32,6 @@ from plugin.errors import DriverError, OutcomeUnknown
 
 log = logging.getLogger(__name__)
 
-#: Names of the kinds of steps, for metrics.
-KINDS: dict[type[Step], str] = {
-    SwitchMode: "switch-mode",
-    DestroyComputeInstance: "destroy-compute-instance",
-    DestroyGpuInstance: "destroy-gpu-instance",
-    CreateGpuInstance: "create-gpu-instance",
-    CreateComputeInstance: "create-compute-instance",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Order:

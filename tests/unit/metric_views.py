@@ -21,6 +21,10 @@ from plugin.core.health.ledger import Entry, Ledger, verdicts
 from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.model import Inventory
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.core.partition.order import Source
+from plugin.core.partition.progress import Counts, GpuProgress, GpuState, Progress, State
+from plugin.core.partition.trouble import Code as TroubleCode
+from plugin.core.partition.trouble import Trouble
 from plugin.core.reasons import Clears, Code, Reason
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
 from plugin.core.state import Snapshot
@@ -128,6 +132,20 @@ NODE = replace(node(mig_gpu(0, "1g.5gb", "1g.5gb", "3g.20gb"), gpu(1)), cuda_ver
 STATS = CallStats((4, 1, *(0,) * (len(DURATION_BOUNDS) - 2), 2), seconds=3.5, errors=1)
 
 
+PARTITION = Progress(
+    State.WAITING,
+    "all-balanced",
+    Source.COMMAND,
+    since=900.0,
+    gpus=(
+        GpuProgress("GPU-0", 0, GpuState.APPLIED),
+        GpuProgress("GPU-1", 1, GpuState.WAITING, trouble=Trouble(TroubleCode.IN_USE, "it waits")),
+    ),
+    seconds=2.5,
+    counts=Counts({"create-gpu-instance": 3}, {"create-gpu-instance": 1}, applied=1),
+)
+
+
 def full(**changes: Any) -> View:
     """A node of which everything is known, with a fault, a cordon, and a pod on one slice."""
     devices = [device.uuid for device in NODE.devices()]
@@ -165,6 +183,7 @@ def full(**changes: Any) -> View:
         "geometry": 3,
         "driver_busy": 1.5,
         "stuck": ("prober",),
+        "partition": PARTITION,
     }
     return view(NODE, **(given | changes))
 

@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from plugin import __version__
 from plugin.core.view import DURATION_BOUNDS, CallStats, ResourceStatus, View
-from plugin.web.metrics import dcgm, devices
+from plugin.web.metrics import dcgm, devices, partitioning
 from plugin.web.metrics.exposition import expose, number
 from plugin.web.metrics.family import (
     PREFIX,
@@ -54,6 +54,7 @@ class ViewCollector:
         yield from _kubelet(self._view)
         yield from devices.of_devices(known)
         yield from devices.of_cards(gpus)
+        yield from partitioning.collect(self._view)
         if self._dcgm_names:
             driver = self._view.snapshot.inventory.driver_version
             yield from dcgm.collect(known, gpus, driver=driver, hostname=self._hostname)
@@ -225,4 +226,5 @@ FAMILIES: tuple[Family, ...] = (
     *(family for family, _ in CALLS),
     DURATIONS,
     *devices.FAMILIES,
+    *partitioning.FAMILIES,
 )
