@@ -111,6 +111,8 @@ SAMPLES = {
     "gdrcopy_enabled": ON,
     "gds_enabled": ON,
     "mofed_enabled": ON,
+    "partition_file": path("an absolute path, or nothing"),
+    "partition_in_use": words("evict", "refuse", "force", "wait, evict, refuse, force"),
     "driver_root": path(),
     "dev_root": path(),
     "container_driver_root": path(),

@@ -20,7 +20,7 @@ from .config_samples import SAMPLES, Load, arguments, document, option
 
 DEFAULTS = Settings()
 #: These take any text; they have tests of their own.
-TEXTS = {"simulate", "config_file", "http_tls_cert", "http_tls_key"}
+TEXTS = {"simulate", "config_file", "http_tls_cert", "http_tls_key", "partition_config"}
 
 
 def test_every_option_is_put_to_the_test() -> None:

@@ -36,7 +36,7 @@ def test_the_plan_is_what_the_command_prints(capsys: pytest.CaptureFixture[str])
     command = shlex.split(found[1])
     given = _parser(command).parse_args(command)
     node = parse_node(given.simulate)
-    status = partition.plan(at(node), given.name, given.file, given.partition_in_use, given.output)
+    status = partition.plan(at(node), given.name, given.file, "wait", given.output)
     assert status == 0
     assert capsys.readouterr().out == found[2]
 
