@@ -17,6 +17,7 @@ from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, Progress
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.view import Holder
+from plugin.driver.hangs import Hangs
 from plugin.driver.worker import DriverWorker
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
@@ -67,8 +68,8 @@ async def inline(function: Callable[..., Any], *args: Any) -> Any:
 
 @dataclass
 class Rig:
-    """A running executor. ``held`` maps pods to the UUIDs of their devices; ``lists`` are all that
-    was ever advertised: healthy and unhealthy ids.
+    """A running executor. ``worker`` counts the changes of an inline one. ``held`` maps pods to the
+    UUIDs of their devices; ``lists`` are all that was ever advertised: healthy and unhealthy ids.
     """
 
     node: SimNode
@@ -140,8 +141,11 @@ class Rig:
     def healthy(self) -> dict[str, int]:
         """By resource, what kubelet may hand out."""
         listed = self.writer.store.snapshot.advertisement.resources
-        counts = {name: sum(item.healthy for item in items) for name, items in listed.items()}
-        return {name.rpartition("mig-")[2]: count for name, count in counts.items() if count}
+        found = {
+            name.removeprefix("nvidia.com/mig-"): sum(item.healthy for item in items)
+            for name, items in listed.items()
+        }
+        return {name: count for name, count in found.items() if count}
 
     def serves(self, uuid: str) -> bool:
         listed = self.writer.store.snapshot.advertisement.resources.values()
@@ -186,12 +190,15 @@ async def rig(
     *,
     evictor: Evictor | None = None,
     settings: Settings = SETTINGS,
-    worker: Inline | None = None,
+    threads: Callable[[Hangs], DriverWorker] | None = None,
 ) -> AsyncIterator[Rig]:
-    """Works until the block ends, as a process of its own: it loads what is on disk."""
+    """Works until the block ends, as a process of its own: it loads what is on disk. `threads`
+    makes a worker with real threads, which takes real time.
+    """
     node = parse_node(node) if isinstance(node, str) else node
     driver = simulate(node).driver
-    worker = worker or Inline(driver.hangs)
+    inlined = Inline(driver.hangs)
+    worker = threads(driver.hangs) if threads is not None else inlined
     writer = Writer(driver, worker, settings, LedgerFile(folder / "ledger.json"))
     keeper = Keeper(MemoryFile(folder / MEMORY), inline)
     keeper.load()
@@ -205,7 +212,7 @@ async def rig(
 
     around = Surroundings(ask, tell, evictor)
     executor = Executor(writer, driver, worker, keeper, around)
-    here = Rig(node, writer, executor, worker, keeper)
+    here = Rig(node, writer, executor, inlined, keeper)
     made.append(here)
     await writer.start()
     here.note_list()

@@ -142,8 +142,9 @@ class Executor:
         self._wake.clear()
         pause = await self._round()
         trying = any(gpu.state in _TRYING for gpu in self.progress.gpus)
-        waits = self.progress.state is State.WAITING and not trying
-        self._settled = self._order is self._taken and (pause is None or waits)
+        waits = self.progress.state in {State.WAITING, State.PENDING} and not trying
+        rests = pause is None or (pause > GRACE_SECONDS and waits)
+        self._settled = self._order is self._taken and rests
         self.rounds.fire()
         return pause
 
@@ -265,8 +266,7 @@ class Executor:
             if evicting and self._around.evictor is not None:
                 pods = sorted({pod for each in evicting for pod in each.evictable})
                 note = await self._around.evictor.evict(pods)
-            if note:
-                self.shown.note(note)
+            self.shown.note(note)
         await self._keeper.reached({each.gpu.uuid: each.wanted for each in plan.of(Action.NOTHING)})
         now = asyncio.get_running_loop().time()
         pauses = [POLL_SECONDS] if action.waits else []

@@ -41,10 +41,13 @@ class Shown:
         self._failures: Counter[str] = Counter()
         self._ordered = self._entered = 0.0
         self._current = ""
+        #: The order that the GPUs shown are of, and what was added to a round's notes.
+        self._planned = 0
+        self._note = ""
 
     def ordered(self, order: Order | None, policy: Policy) -> None:
         number = self.progress.order + 1
-        self._ordered = _now()
+        self._ordered, self._note = _now(), ""
         if order is None:
             self._set(replace(self.progress, state=State.IDLE, order=number))
             return
@@ -77,8 +80,11 @@ class Shown:
         self._set(replace(self.progress, state=State.FAILED, trouble=trouble, gpus=()))
 
     def note(self, text: str) -> None:
-        if text not in self.progress.notes:
-            self._set(replace(self.progress, notes=(*self.progress.notes, text)))
+        """Keep something in mind that is worth knowing in this order's further rounds too."""
+        if text != self._note:
+            others = (each for each in self.progress.notes if each != self._note)
+            self._note = text
+            self._set(replace(self.progress, notes=(*others, text) if text else tuple(others)))
 
     def planned(
         self,
@@ -98,9 +104,10 @@ class Shown:
                 gpus=found,
                 trouble=next((gpu.trouble for gpu in found if gpu.trouble), None),
                 warnings=wanted.warnings,
-                notes=tuple(notes),
+                notes=(*notes, self._note) if self._note else tuple(notes),
             )
         )
+        self._planned = self.progress.order
 
     def begins(self, decision: Decision) -> None:
         total = len(decision.plan.steps) if decision.plan is not None else 0
@@ -115,9 +122,9 @@ class Shown:
             self.progress.counts, steps=dict(self._steps), failures=dict(self._failures)
         )
         self.progress = replace(self.progress, counts=counts)
-        if done:
-            at = next(gpu for gpu in self.progress.gpus if gpu.uuid == self._current)
-            self._gpu(self._current, done=at.done + 1)
+        for gpu in self.progress.gpus if done else ():
+            if gpu.uuid == self._current:
+                self._gpu(gpu.uuid, done=gpu.done + 1)
 
     def ended(self, results: Iterable[Result], run: Run) -> None:
         """GPUs that were changed, and what became of them."""
@@ -132,7 +139,9 @@ class Shown:
                 failed=counts.failed + (state is GpuState.FAILED),
             )
             self._gpu(result.gpu.uuid, state=state, trouble=track.trouble if track else None)
-        self._set(replace(self.progress, state=node_state(self.progress.gpus), counts=counts))
+        self._set(replace(self.progress, counts=counts))
+        if self.progress.order == self._planned:  # and not of an order that came meanwhile
+            self._set(replace(self.progress, state=node_state(self.progress.gpus)))
 
     def _gpu(self, uuid: str, **changes: object) -> None:
         found = tuple(

@@ -212,8 +212,10 @@ async def test_what_happens_to_a_simulated_node(running: Running) -> None:
         (
             "explode",
             [],
-            "unknown verb 'explode'; choose status, settings, cordon, uncordon, clear, "
-            "partition or sim",
+            (
+                "unknown verb 'explode'; choose status, settings, cordon, uncordon, clear, "
+                "partition or sim"
+            ),
         ),
     ],
 )
