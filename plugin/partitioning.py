@@ -60,6 +60,10 @@ class Partitioning:
 
     async def perform(self, arguments: Sequence[str]) -> Any:
         """What ``partition`` commands ask for. Raises :class:`~plugin.errors.PluginError`."""
+        if self._room is None and list(arguments) == ["status"]:
+            from plugin.core.partition.progress import IDLE, document  # noqa: PLC0415 — see above
+
+            return document(IDLE)
         return await self.room().perform(arguments)
 
     def room(self) -> Room:

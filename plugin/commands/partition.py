@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, cast
 
 import yaml
 
@@ -39,12 +38,6 @@ from plugin.errors import ConfigError, DriverCallFailed, KubeletError, NotRunnin
 
 #: Exit statuses: done as asked, or not.
 YES, NO = 0, 1
-
-
-class Offering(Protocol):
-    """A driver that says what its cards can be partitioned into."""
-
-    def profiles(self, gpu_uuid: str) -> tuple[ProfileOffer, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +88,6 @@ def _status(settings: Settings) -> object:
 
 def see(driver: Driver) -> Seen:
     """Raises :class:`~plugin.errors.DriverUnavailable`."""
-    offering = cast(Offering, driver)
 
     def ask(inventory: Inventory) -> tuple[Offers, Samples, list[str]]:
         offers: dict[str, Sequence[ProfileOffer]] = {}
@@ -104,7 +96,7 @@ def see(driver: Driver) -> Seen:
             if gpu.mig is None and gpu.mig_certain:
                 continue
             try:
-                offers[gpu.uuid] = offering.profiles(gpu.uuid)
+                offers[gpu.uuid] = driver.profiles(gpu.uuid)
             except DriverCallFailed as error:
                 notes.append(f"GPU {gpu.index}: {error}")
         return offers, driver.sample(), notes
