@@ -9,8 +9,7 @@ import importlib
 import logging
 import os
 import signal
-import tempfile
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.ledger_file import LedgerFile, boot_id
+from plugin.state.places import ledger_path
 from plugin.state.probing import probe_regularly
 from plugin.state.watching import Watcher
 from plugin.state.writer import Writer
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from plugin.partitioning import Partitioning
 
 log = logging.getLogger(__name__)
-
-DEFAULT_LEDGER = "/var/lib/mig-device-plugin/ledger.json"
-SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
 
 #: What the web server leaves to the first registrations, which usually take less.
 WEB_AFTER_SECONDS = 0.3
@@ -96,31 +93,12 @@ def device_files(settings: Settings) -> DeviceFiles:
     )
 
 
-@contextlib.contextmanager
-def _ledger_path(settings: Settings) -> Iterator[Path]:
-    """Where the ledger is kept; a simulated node's goes with the process, for it means nothing to
-    the next one.
-    """
-    if settings.ledger_file or not settings.simulate:
-        yield Path(settings.ledger_file or DEFAULT_LEDGER)
-        return
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="mig-device-plugin-")
-    except OSError:
-        # A read-only root without /tmp: saving fails there too, and says so when there is something
-        # to save.
-        yield Path(SIMULATED_LEDGER)
-        return
-    with folder as name:
-        yield Path(name) / "ledger.json"
-
-
 def run(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
     """Run the daemon; returns the exit status. `reload` reads the configuration again,
     for SIGHUP.
     """
     try:
-        with _ledger_path(loaded.settings) as ledger:
+        with ledger_path(loaded.settings) as ledger:
             asyncio.run(_run(loaded, reload, ledger))
     except ConfigError:
         raise

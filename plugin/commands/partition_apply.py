@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plugin.app import DEFAULT_LEDGER, assemble, build_driver
+from plugin.app import assemble, build_driver
 from plugin.config import mig_configs
 from plugin.control.client import ask
 from plugin.core.partition.comparison import document as as_file
@@ -30,6 +30,7 @@ from plugin.partition.keeping import Keeper
 from plugin.partition.memory import MemoryFile
 from plugin.partition.surroundings import Surroundings, nobody
 from plugin.partitioning import MEMORY
+from plugin.state.places import DEFAULT_LEDGER
 
 APPLIED, NOT_APPLIED = 0, 1
 #: Between two looks at the daemon's progress.
@@ -181,10 +182,10 @@ async def _alone(settings: Settings, order: Order, given: Given) -> int:
     """
     driver, _ = build_driver(settings)
     with tempfile.TemporaryDirectory(prefix="mig-device-plugin-") as folder:
-        ledger = Path(settings.ledger_file or DEFAULT_LEDGER)
-        if settings.simulate:
-            ledger = Path(folder) / "ledger.json"
-        daemon = assemble(settings, driver, Path(folder) / "ledger.json")
+        # A daemon that starts meanwhile has the ledger; what is wanted is beside it.
+        own = Path(folder) / "ledger.json"
+        ledger = own if settings.simulate else Path(settings.ledger_file or DEFAULT_LEDGER)
+        daemon = assemble(settings, driver, own)
         keeper = Keeper(MemoryFile(ledger.with_name(MEMORY)))
         if problem := keeper.claim():
             raise ControlError(problem, "try again later")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from plugin.core.inventory.geometry import ProfileOffer
@@ -21,12 +21,10 @@ from plugin.partition import stepping
 from plugin.partition.keeping import Keeper
 from plugin.partition.showing import Shown
 from plugin.partition.stepping import Stepper
-from plugin.state.writer import Writer
+from plugin.state.writer import Look, Writer
 
 #: GPUs that are done are not advertised later than this because others take their time.
 PUBLISH_SECONDS = 1.0
-
-_Look = Callable[[], Awaitable[Snapshot]]
 
 
 @dataclass
@@ -75,7 +73,7 @@ class Changing:
         )
 
     async def _publish(
-        self, look: _Look, results: Sequence[Result], rest: Sequence[Decision]
+        self, look: Look, results: Sequence[Result], rest: Sequence[Decision]
     ) -> None:
         now = asyncio.get_running_loop().time()
         try:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
@@ -30,6 +29,7 @@ from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 from plugin.state import reports
+from plugin.state.clocks import read_clocks
 from plugin.state.interest import Interest, Watchable
 from plugin.state.ledger_file import LedgerFile, Saved
 
@@ -51,9 +51,8 @@ CLOSE_SECONDS = 5.0
 PROBE_SECONDS = 1.0
 
 
-def read_clocks() -> Moment:
-    """The wall clock and the monotonic one, now."""
-    return Moment(time.time(), time.monotonic())
+#: Makes a scan; returns the snapshot with it. Raises :class:`DriverUnavailable`.
+Look = Callable[[], Awaitable[Snapshot]]
 
 
 class Writer:
@@ -149,22 +148,18 @@ class Writer:
         self.interest.retry()
 
     @contextlib.asynccontextmanager
-    async def between_scans(
-        self, changing: Iterable[str]
-    ) -> AsyncIterator[Callable[[], Awaitable[Snapshot]]]:
-        """No scan is made within but by the function that it gives, which returns the snapshot
-        with it. The instances of the GPUs in `changing` are changed meanwhile. The function raises
-        :class:`DriverUnavailable`.
+    async def between_scans(self, changing: Collection[str]) -> AsyncIterator[Look]:
+        """The instances of the GPUs in `changing` are changed within. No scan is made but by the
+        function that it gives.
         """
-        gpus = frozenset(changing)
 
         async def look() -> Snapshot:
-            self._state = operators.reconfiguring(self._state, gpus)
+            self._state = operators.reconfiguring(self._state, changing)
             await self._scan()
             return self._state.snapshot
 
         async with self._scans:
-            self._state = operators.reconfiguring(self._state, gpus)
+            self._state = operators.reconfiguring(self._state, changing)
             yield look
 
     async def _scan(self) -> None:
