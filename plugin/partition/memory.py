@@ -31,13 +31,13 @@ _MOST_NAME = 512
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """``order`` is the last order by a command, and ``instead_of`` the option's configuration that
-    it replaced. ``good`` maps GPU UUIDs to geometries that were complete; the GPUs in ``changing``
+    """``order`` is what the last command wants, ``None`` for nothing, and ``instead_of`` the
+    option's configuration that it replaced; that is ``None`` if there was no command. ``good`` maps GPU UUIDs to geometries that were complete; the GPUs in ``changing``
     may have another one now.
     """
 
     order: Order | None = None
-    instead_of: str = ""
+    instead_of: str | None = None
     good: Mapping[str, Wanted] = field(default_factory=lambda: MappingProxyType({}))
     changing: frozenset[str] = frozenset()
 
@@ -97,7 +97,7 @@ def _memory(found: Mapping[str, Any]) -> Memory:
     given = found["order"]
     return Memory(
         None if given is None else _order(given),
-        _text(found["insteadOf"]),
+        None if found["insteadOf"] is None else _text(found["insteadOf"]),
         MappingProxyType({_text(uuid): _wanted(each) for uuid, each in found["good"].items()}),
         frozenset(map(_text, found["changing"])),
     )

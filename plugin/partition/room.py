@@ -60,8 +60,9 @@ class Room:
     def load(self) -> None:
         """Take up what is wanted: by the last command, or by the option. Blocks."""
         memory = self._keeper.load()
-        if memory.order is not None and memory.instead_of == self._option:
-            self.executor.want(memory.order)
+        if memory.instead_of == self._option:
+            if memory.order is not None:
+                self.executor.want(memory.order)
         elif self._option:
             self.executor.want(Order(self._option, Source.OPTION))
 
@@ -120,7 +121,6 @@ class Room:
 
     async def _cancel(self) -> Any:
         before = self.progress.configuration
-        # The option counts again only after it has changed.
         problem = await self._keeper.ordered(None, self._option)
         self.executor.want(None)
         text = f"{before} is no longer wanted" if before else "no configuration was wanted"
