@@ -32,8 +32,8 @@ _MOST_NAME = 512
 @dataclass(frozen=True, slots=True)
 class Memory:
     """``order`` is what the last command wants, ``None`` for nothing, and ``instead_of`` the
-    option's configuration that it replaced; that is ``None`` if there was no command. ``good`` maps GPU UUIDs to geometries that were complete; the GPUs in ``changing``
-    may have another one now.
+    option's configuration that it replaced; that is ``None`` if there was no command. ``good`` maps
+    GPU UUIDs to geometries that were complete; the GPUs in ``changing`` may have another one now.
     """
 
     order: Order | None = None
