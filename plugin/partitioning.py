@@ -69,11 +69,9 @@ class Partitioning:
     def room(self) -> Room:
         if self._room is None:
             from plugin.partition.room import Room  # noqa: PLC0415 — see above
-            from plugin.partition.surroundings import Surroundings, nobody  # noqa: PLC0415
+            from plugin.partition.surroundings import Surroundings  # noqa: PLC0415
 
-            around = Surroundings(
-                self._holdings if self._has_pods() else nobody, self.supervisor.told
-            )
+            around = Surroundings(self._holdings, self.supervisor.told)
             self._room = Room(
                 self.writer, self.driver, self.worker, self._memory, around, self.settings
             )
@@ -90,6 +88,8 @@ class Partitioning:
         socket = self.settings.kubelet_socket
         return bool(socket) and not (self.settings.simulate and not Path(socket).exists())
 
-    async def _holdings(self) -> Holdings:
+    async def _holdings(self) -> Holdings | None:
+        if not self._has_pods():
+            return None
         # Without the pod resources nobody knows.
         return await self.pods.ask() if self.pods is not None else Holdings()

@@ -188,7 +188,7 @@ async def _alone(settings: Settings, order: Order, given: Given) -> int:
         daemon = assemble(settings, driver, own)
         keeper = Keeper(MemoryFile(ledger.with_name(MEMORY)))
         if problem := keeper.claim():
-            raise ControlError(problem, "try again later")
+            raise ControlError(problem.text)
         try:
             keeper.load()
             await daemon.start()

@@ -46,7 +46,10 @@ class Verbs:
         """Carry a verb out; returns its answer. Raises :class:`ControlError`."""
         match verb, arguments:
             case "status", []:
-                return document(self._writer.store.snapshot, "daemon")
+                status = document(self._writer.store.snapshot, "daemon")
+                if self._partition is not None:
+                    status["partition"] = await self._partition(["status"])
+                return status
             case "settings", []:
                 return export.document(self._writer.store.snapshot.settings)
             case "cordon" | "uncordon" | "clear", [target]:

@@ -159,8 +159,8 @@ class Executor:
             self.shown.idle()
             return None
         problem = self._keeper.claim()
-        if problem:
-            self.shown.pending(Trouble(Code.BUSY, problem))
+        if problem is not None:
+            self.shown.pending(problem)
             return POLL_SECONDS
         if snapshot.driver_error is not None or not snapshot.generation:
             why = snapshot.driver_error.text if snapshot.driver_error else "not scanned yet"

@@ -14,6 +14,7 @@ from plugin.core.partition.node import Decision, NodePlan
 from plugin.core.partition.order import Order
 from plugin.core.partition.planner import devices_of
 from plugin.core.partition.run import Run
+from plugin.core.partition.trouble import Code, Trouble
 from plugin.partition.memory import Memory, MemoryFile
 from plugin.state.lock import FileLock
 
@@ -37,20 +38,20 @@ class Keeper:
         self._saved = self.memory = self._file.load()
         return self.memory
 
-    def claim(self) -> str:
+    def claim(self) -> Trouble | None:
         """Have the lock; returns why not. Blocks for a moment."""
         if self._lock is not None and self._lock.is_ours():
-            return ""
+            return None
         self.release()
         path = self._file.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(path.with_name(f"{path.name}.lock"))
         except BlockingIOError:
-            return "another process partitions this node"
+            return Trouble(Code.BUSY, "another process partitions this node")
         except OSError as error:
-            return f"the lock of partitioning cannot be had: {error}"
-        return ""
+            return Trouble(Code.NOT_SAVED, f"what is wanted cannot be saved: {error}")
+        return None
 
     def release(self) -> None:
         lock, self._lock = self._lock, None

@@ -390,7 +390,7 @@ def test_nothing_is_changed_that_is_not_on_disk(tmp_path: Path) -> None:
 def test_one_process_partitions(tmp_path: Path) -> None:
     async def story(here: Rig) -> None:
         other = Keeper(MemoryFile(tmp_path / MEMORY))
-        assert other.claim() == ""
+        assert other.claim() is None
         here.order("all-balanced")
         progress = await here.settled()
         assert progress.trouble is not None
