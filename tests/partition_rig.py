@@ -82,6 +82,7 @@ class Rig:
     answers: bool = True
     told: list[int] = field(default_factory=list)
     lists: list[tuple[frozenset[str], frozenset[str]]] = field(default_factory=list)
+    problems: list[tuple[str, ...]] = field(default_factory=list)
     working: asyncio.Task[None] | None = None
 
     async def killed(self) -> bool:
@@ -164,6 +165,7 @@ class Rig:
     async def follow(self) -> None:
         async for _ in self.writer.store.follow():
             self.note_list()
+            self.problems.append(self.writer.store.snapshot.advertisement.problems)
 
 
 def devices(node: SimNode) -> list[dict[str, int]]:

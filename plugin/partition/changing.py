@@ -50,10 +50,8 @@ class Changing:
             for number, decision in enumerate(decisions):
                 self.shown.begins(decision)
                 result = await self.stepper.carry_out(self._ordered(decision))
-                if result is None:
-                    # A new order: what it wants is planned from what is there now.
-                    with contextlib.suppress(DriverUnavailable):
-                        await look()
+                if result.trouble is stepping.INTERRUPTED:
+                    await self._interrupted(look, [*results, result])
                     return
                 results.append(result)
                 self._done.append(decision.gpu.uuid)
@@ -64,6 +62,14 @@ class Changing:
                     results, published = [], loop.time()
             await self._publish(look, results, ())
         await self.keeper.ended(self._done, self.run, self.plan)
+
+    async def _interrupted(self, look: Look, results: Sequence[Result]) -> None:
+        """Another order came: what it wants is planned from what is there now."""
+        now = asyncio.get_running_loop().time()
+        touched = [each for each in results if each.touched or each.trouble is None]
+        self.run = runs.ended(self.run, touched, self.keeper.memory.good, now)
+        with contextlib.suppress(DriverUnavailable):
+            await look()
 
     def _ordered(self, decision: Decision) -> stepping.Order:
         uuid = decision.gpu.uuid

@@ -152,7 +152,8 @@ class Executor:
         snapshot = self._writer.store.snapshot
         if self._order is not self._taken:
             self._taken = self._order
-            self._run, self._named, self._offers = Run(), None, {}
+            now = asyncio.get_running_loop().time()
+            self._run, self._named, self._offers = runs.anew(self._run, now), None, {}
         order = self._taken
         if order is None:
             self._writer.withdraw(NO_WITHDRAWAL)
@@ -218,7 +219,8 @@ class Executor:
         # It may have changed meanwhile.
         snapshot = self._writer.store.snapshot
         inventory = snapshot.inventory
-        self._run = runs.current(replace(self._run, withdrawal=snapshot.withdrawal), inventory)
+        published = replace(self._run, withdrawal=snapshot.withdrawal)
+        self._run = runs.current(published, inventory, wanted.wanted)
         target = runs.targets(wanted, self._run, self._keeper.memory.good)
         policy = self._policy(self._taken)
         plan = plan_node(inventory, self._offers, target, used, policy)

@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Gpu
@@ -31,6 +31,8 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverError, OutcomeUnknown
 
 log = logging.getLogger(__name__)
+
+INTERRUPTED: Final = Trouble(Code.STEP_FAILED, "another configuration is wanted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class Stepper:
         self._driver, self._worker = driver, worker
         self._on_step, self._goes_on = on_step, goes_on
 
-    async def carry_out(self, order: Order) -> Result | None:
-        """``None`` if it was interrupted between two steps."""
+    async def carry_out(self, order: Order) -> Result:
+        """With the trouble :data:`INTERRUPTED` if that happened between two steps."""
         decision = order.decision
         try:
             gpu = await self._look(decision.gpu.uuid)
@@ -74,7 +76,7 @@ class Stepper:
             return replace(result, trouble=plan)
         for step in plan.steps:
             if not self._goes_on():
-                return None
+                return replace(result, trouble=INTERRUPTED)
             result = await self._one(result, step)
             if result.trouble is not None:
                 break

@@ -131,14 +131,23 @@ def test_what_waiting_does_not_mend_is_not_tried_again(code: Code) -> None:
     wanted = Resolved("some", {FIRST.uuid: WANTED, SECOND.uuid: WANTED})
     assert runs.targets(wanted, run, GOOD).wanted == {SECOND.uuid: WANTED}
     # Until the GPU itself is another one.
-    assert runs.current(run, node(FIRST, SECOND)) is run
-    assert not runs.current(run, node(replace(FIRST, error="lost"), SECOND)).tracks
+    named = wanted.wanted
+    assert runs.current(run, node(FIRST, SECOND), named) is run
+    assert not runs.current(run, node(replace(FIRST, error="lost"), SECOND), named).tracks
+    assert not runs.current(run, node(FIRST, SECOND), {SECOND.uuid}).tracks
 
 
 def test_a_gpu_on_its_way_back_gets_its_last_good_geometry() -> None:
     run = Run({FIRST.uuid: Track(BROKEN, back=True, retry_at=0.0)})
     wanted = Resolved("some", {FIRST.uuid: WANTED})
     assert runs.targets(wanted, run, GOOD).wanted == GOOD
+
+
+def test_another_order_begins_anew_and_hides_what_is_half_made() -> None:
+    half = Track(BROKEN, 2, back=True, half=True, old=frozenset({KEPT}), shape=("x",))
+    run = runs.anew(Run({FIRST.uuid: half, SECOND.uuid: Track(BROKEN, 3)}), 5.0)
+    assert run == Run({FIRST.uuid: Track(BROKEN, half=True, old=half.old, retry_at=5.0)})
+    assert runs.withdrawal(run, plan()).staying == {KEPT}
 
 
 def test_an_attempt_that_is_not_due_is_waited_for() -> None:

@@ -78,6 +78,9 @@ def test_another_order_after_each_step(tmp_path: Path, step: int) -> None:
         assert devices(here.node) == [{"1g.6gb": 4}] * 2
         if step < 6:
             assert uuids(here.node, 1) == before
+        # What was half-made in between was never handed out.
+        assert all(len(up) <= 8 for up, _ in here.lists)
+        assert not [p for s in here.problems for p in s]
         assert empty_instances(here.node) == 0
         assert here.healthy() == {"1g.6gb": 8}
 

@@ -125,11 +125,22 @@ def shape(gpu: Gpu) -> _Shape:
     return devices, gpu.instances, gpu.mig, gpu.hung, gpu.error is None
 
 
-def current(run: Run, inventory: Inventory) -> Run:
-    """Without what is remembered of GPUs that have changed since."""
+def anew(run: Run, now: float) -> Run:
+    """For another order: what failed is forgotten, but for what is half-made."""
+    half = {uuid: track for uuid, track in run.tracks.items() if track.half}
+    return Run(
+        {
+            uuid: Track(track.trouble, half=True, old=track.old, retry_at=now)
+            for uuid, track in half.items()
+        }
+    )
+
+
+def current(run: Run, inventory: Inventory, named: Container[str]) -> Run:
+    """Without what is remembered of GPUs that have changed since, or are named no more."""
     tracks = {}
     for uuid, track in run.tracks.items():
-        gpu = inventory.gpu(uuid)
+        gpu = inventory.gpu(uuid) if uuid in named else None
         if gpu is not None and not (track.ended and shape(gpu) != track.shape):
             tracks[uuid] = track
     return run if len(tracks) == len(run.tracks) else replace(run, tracks=tracks)
