@@ -73,15 +73,15 @@ class Room:
         finally:
             self._keeper.release()
 
-    async def started(self) -> None:
+    async def started(self, seconds: float = START_SECONDS) -> None:
         """Wait until what is wanted is applied as far as it can be at once, for some time."""
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self.executor.settled()
         except TimeoutError:
             log.warning(
                 "the configuration is not applied yet, going on",
-                extra={"configuration": self.progress.configuration, "seconds": START_SECONDS},
+                extra={"configuration": self.progress.configuration, "seconds": seconds},
             )
 
     @property

@@ -110,6 +110,11 @@ class Shown:
         self._planned = self.progress.order
 
     def begins(self, decision: Decision) -> None:
+        if decision.blockers:  # by force
+            log.warning(
+                "destroying devices in use",
+                extra={"gpu": decision.gpu.uuid, "reason": "; ".join(map(str, decision.blockers))},
+            )
         total = len(decision.plan.steps) if decision.plan is not None else 0
         self._gpu(decision.gpu.uuid, state=GpuState.APPLYING, done=0, total=total, trouble=None)
         self._current = decision.gpu.uuid

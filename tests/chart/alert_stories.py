@@ -207,6 +207,7 @@ STORIES = (
             (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "cordoned"}, "1x20"),
             (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "driver-unavailable"}, "1x20"),
             (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "withheld"}, "1x20"),
+            (f"{PREFIX}device_unhealthy_reason", OTHER | {"reason": "partitioning"}, "1x20"),
         ),
         7,
         (5, 9),

@@ -67,7 +67,7 @@ def test_nothing_is_done_twice(tmp_path: Path) -> None:
     ],
 )
 def test_one_slice_of_one_gpu_in_use(
-    tmp_path: Path, policy: Policy, state: State, done: int
+    tmp_path: Path, policy: Policy, state: State, done: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def story(here: Rig) -> None:
         before = uuids(here.node, 3)
@@ -92,5 +92,7 @@ def test_one_slice_of_one_gpu_in_use(
             assert here.healthy() == {"2g.10gb": 24}
         if policy is Policy.REFUSE:
             assert here.healthy() == {"1g.5gb": 56}
+        forced = [each for each in caplog.messages if each == "destroying devices in use"]
+        assert len(forced) == (policy is Policy.FORCE)
 
     over(SLICES, tmp_path, story)

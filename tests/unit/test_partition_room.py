@@ -21,6 +21,7 @@ from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.room import Room
 from plugin.partition.surroundings import Surroundings
 from plugin.partitioning import MEMORY
+from plugin.sim.hardware.calls import Hang
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.simulation import simulate
 from plugin.state.ledger_file import LedgerFile
@@ -39,6 +40,7 @@ async def within(
     story: Callable[[Room], Awaitable[None]],
     config: str = "",
     file: str = "",
+    seconds: float = 15.0,
 ) -> None:
     """A daemon's room of partitioning, from its start to its end."""
     settings = Settings(
@@ -54,7 +56,7 @@ async def within(
     running = asyncio.create_task(room.run(Heartbeats()))
     try:
         async with asyncio.timeout(20):
-            await room.started()
+            await room.started(seconds)
             await story(room)
         assert not running.done()
     finally:
@@ -147,6 +149,22 @@ async def test_a_bad_order_leaves_the_one_before(tmp_path: Path) -> None:
         assert (status["configuration"], status["state"]) == ("all-2g.12gb", "success")
 
     await within(tmp_path, parse_node(NODE), story, "all-2g.12gb")
+
+
+async def test_the_start_does_not_wait_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = parse_node(NODE)
+    node.calls.inject("nvmlDeviceCreateGpuInstanceWithPlacement", Hang(), times=1)
+
+    async def story(room: Room) -> None:
+        assert str(room.progress.state) == "applying"
+        node.calls.restore()
+        await room.started()
+        assert room.progress.state is State.SUCCESS
+
+    await within(tmp_path, node, story, "all-4g.24gb", seconds=0.5)
+    assert "the configuration is not applied yet, going on" in caplog.messages
 
 
 async def test_an_unknown_option_does_not_keep_the_daemon(tmp_path: Path) -> None:
