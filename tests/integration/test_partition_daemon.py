@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import os
+import random
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from plugin.control.client import ask
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
@@ -177,3 +179,59 @@ async def test_nothing_of_it_is_loaded_while_nothing_is_wanted(node_dir: Path) -
     loaded = {"plugin.core.partition", "plugin.core.partition.policy", "plugin.core.preference"}
     assert set(ast.literal_eval(out.decode())) <= loaded
     assert not (node_dir / "partition.json").exists()
+
+
+async def test_no_pod_loses_its_device_whatever_is_wanted(
+    node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
+    """Pods come and go while the configuration changes all the time."""
+    await start_daemon("4xa100-40gb:all-1g.5gb", **environment(node_dir))
+    await kubelet.wait_allocatable(ONE, 28)
+    control = str(node_dir / "control" / "control.sock")
+    await becomes(Path(control).exists)
+    chance = random.Random(1)  # noqa: S311 — chance, not secrecy
+    running: dict[str, tuple[Pod, str]] = {}
+    ended = asyncio.Event()
+    started = 0
+
+    async def pods() -> None:
+        nonlocal started
+        while not ended.is_set():
+            name = f"p{started}"
+            pod = Pod(name, containers={"main": {chance.choice((ONE, TWO, THREE)): 1}})
+            result = await kubelet.admit(pod)
+            if result.phase == "Running":
+                started += 1
+                running[name] = pod, result.containers["main"].envs["CUDA_VISIBLE_DEVICES"]
+            else:
+                await kubelet.delete(pod)
+            if len(running) > 6 or (running and chance.random() < 0.3):
+                gone = chance.choice(list(running))
+                pod, _ = running.pop(gone)
+                await kubelet.delete(pod)
+            await asyncio.sleep(0.01)
+
+    async def there() -> set[str]:
+        status = await asyncio.to_thread(ask, control, "status")
+        return {device["uuid"] for gpu in status["gpus"] for device in gpu["migDevices"]}
+
+    busy = asyncio.create_task(pods())
+    try:
+        for number in range(8):
+            name = ("all-balanced", "all-2g.10gb", "all-3g.20gb", "all-1g.5gb")[number % 4]
+            await asyncio.to_thread(ask, control, "partition", "apply", name, "", "")
+            await asyncio.sleep(0.3)
+            held = dict(running)
+            seen = await there()
+            # Of those that run before and after the look.
+            still = {uuid for name, (_, uuid) in held.items() if name in running}
+            assert still <= seen
+    finally:
+        ended.set()
+        await busy
+    assert started > 10
+    for pod, _ in running.values():
+        await kubelet.delete(pod)
+    status, out, errors = await partition(node_dir, "apply", "-c", "all-balanced")
+    assert (status, out.splitlines()[-1]) == (0, "all-balanced is applied"), errors
+    await kubelet.wait_for(lambda: kubelet.node_status().get(THREE) == (4, 4))
