@@ -9,8 +9,7 @@ import importlib
 import logging
 import os
 import signal
-import tempfile
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from plugin.following.follower import Follower, Read, is_labelled, recorded
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.gate import Specify
 from plugin.state.ledger_file import LedgerFile, boot_id
+from plugin.state.places import ledger_path
 from plugin.state.probing import probe_regularly
 from plugin.state.specifying import specify_when_needed
 from plugin.state.watching import Watcher
@@ -40,11 +40,9 @@ if TYPE_CHECKING:
     from plugin.driver.nvml import Loader
     from plugin.kubelet.deviceplugin.supervisor import Supervisor
     from plugin.overview import Overview
+    from plugin.partitioning import Partitioning
 
 log = logging.getLogger(__name__)
-
-DEFAULT_LEDGER = "/var/lib/mig-device-plugin/ledger.json"
-SIMULATED_LEDGER = "/run/mig-device-plugin/simulated-ledger.json"
 
 #: What the web server leaves to the first registrations, which usually take less.
 WEB_AFTER_SECONDS = 0.3
@@ -98,32 +96,13 @@ def device_files(settings: Settings) -> DeviceFiles:
     )
 
 
-@contextlib.contextmanager
-def _ledger_path(settings: Settings) -> Iterator[Path]:
-    """Where the ledger is kept; a simulated node's goes with the process, for it means nothing to
-    the next one.
-    """
-    if settings.ledger_file or not settings.simulate:
-        yield Path(settings.ledger_file or DEFAULT_LEDGER)
-        return
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="mig-device-plugin-")
-    except OSError:
-        # A read-only root without /tmp: saving fails there too, and says so when there is something
-        # to save.
-        yield Path(SIMULATED_LEDGER)
-        return
-    with folder as name:
-        yield Path(name) / "ledger.json"
-
-
 def run(loaded: Loaded, read: Read) -> int:
     """Run the daemon; returns the exit status. `read` reads the configuration again."""
     # Nobody but us writes to what we make, be it a folder or gRPC's socket, whatever we were
     # started with.
     os.umask(os.umask(0o077) | 0o022)
     try:
-        with _ledger_path(loaded.settings) as ledger:
+        with ledger_path(loaded.settings) as ledger:
             asyncio.run(_run(*recorded(loaded, read, ledger), read, ledger))
     except ConfigError:
         raise
@@ -148,6 +127,7 @@ class Edges:
 
     supervisor: Supervisor
     overview: Overview
+    partitioning: Partitioning
     loops: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
 
 
@@ -180,6 +160,7 @@ class Daemon:
         from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
         from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
         from plugin.overview import Overview  # noqa: PLC0415
+        from plugin.partitioning import Partitioning  # noqa: PLC0415
         from plugin.state.sampling import Sampler  # noqa: PLC0415
 
         settings, writer, beats = self.settings, self.writer, self.heartbeats
@@ -200,6 +181,9 @@ class Daemon:
         ledger, holdings = self.ledger_file.path, pods.current if pods is not None else Holdings
         features = publishing.features_publisher(settings, writer.store, ledger, beats)
         reporter = publishing.reporter(settings, writer.store, ledger, holdings, supervisor.status)
+        partitioning = Partitioning(
+            writer, self.driver, self.worker, beats, settings, ledger, supervisor, pods
+        )
         overview = Overview(
             writer,
             supervisor,
@@ -207,6 +191,7 @@ class Daemon:
             sampler,
             self.worker,
             beats,
+            partitioning,
             pods,
             notes=lambda: (features.problem,) if features is not None and features.problem else (),
             cluster=reporter.status if reporter is not None else lambda: None,
@@ -218,6 +203,7 @@ class Daemon:
             "probes": functools.partial(probe_regularly, writer, self.driver, self.worker, beats),
             "ledger": self.ledger_file.run,
             "cdi": functools.partial(specify_when_needed, writer),
+            "partition": partitioning.run,
         }
         if features is not None:
             loops["features"] = features.run
@@ -229,6 +215,7 @@ class Daemon:
                 writer,
                 self.simulate,
                 holdings=holdings,
+                partition=partitioning.perform,
             )
             loops["control"] = control.run
         if settings.http_address:
@@ -237,7 +224,7 @@ class Daemon:
         if pods is not None and (settings.http_address or settings.node_events):
             ask = functools.partial(allocatable, Path(settings.pod_resources_socket))
             loops["pods"] = functools.partial(pods.run, functools.partial(supervisor.compare, ask))
-        return Edges(supervisor, overview, loops)
+        return Edges(supervisor, overview, partitioning, loops)
 
 
 def assemble(
@@ -285,13 +272,17 @@ async def _run(loaded: Loaded, labelled: str, read: Read, ledger: Path) -> None:
             starting = tasks.create_task(daemon.start(), name="first scan")
             # Hands the first scan to the driver's thread, which works while we import.
             await asyncio.sleep(0)
-            parts = dict(daemon.edges(_absent_level(settings)).loops)
+            edges = daemon.edges(_absent_level(settings))
+            parts = dict(edges.loops)
             running = [starting]
             running += [
                 tasks.create_task(parts.pop(name)(), name=name) for name in _EARLY if name in parts
             ]
             # A driver that hangs in its first scan must not keep us.
             if await _started(daemon, stop):
+                running.append(tasks.create_task(parts.pop("partition")(), name="partition"))
+                # Before anything is registered: a reboot loses instances.
+                await _either(edges.partitioning.started(), stop)
                 running += [tasks.create_task(part(), name=name) for name, part in parts.items()]
                 running.append(tasks.create_task(follower.run(), name="configuration"))
                 if is_labelled(settings):
@@ -344,6 +335,15 @@ async def _started(daemon: Daemon, stop: asyncio.Event) -> bool:
     finally:
         for end in ends:
             end.cancel()
+
+
+async def _either(done: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Until that is done, or the signal to stop."""
+    ends = [asyncio.create_task(done), asyncio.create_task(stop.wait())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()
+    await asyncio.gather(*ends, return_exceptions=True)
 
 
 async def _serve_web(settings: Settings, overview: Overview, started: asyncio.Event) -> None:

@@ -128,7 +128,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         help="give up after this time (default: never)",
     )
     add_arguments(drain, ("pod_resources_socket",))
-    partition = add("partition", _partition, "Show what a MIG configuration changes; read-only.")
+    partition = add("partition", _partition, "Plan, apply and compare MIG configurations.")
     _add_partition(partition, _PARTITION_VERBS if "partition" in given else {})
     release = add(
         "release",
@@ -184,23 +184,25 @@ def _add_partition(parser: argparse.ArgumentParser, texts: Mapping[str, str]) ->
     for name, text in texts.items():
         verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         verb.set_defaults(verb=name, name="", file="")
-        if name != "export":
+        if name in {"plan", "assert", "apply"}:
             verb.add_argument(
                 "-c", dest="name", metavar="NAME", help="the configuration, such as all-balanced"
             )
             verb.add_argument(
                 "-f", dest="file", metavar="FILE", help="a file of configurations (mig-parted's)"
             )
-        if name == "plan":
+        if name == "apply":
             verb.add_argument(
-                "--partition-in-use",
-                choices=("wait", "evict", "refuse", "force"),
-                default="wait",
-                help="what to do about devices in the way that are in use (default: wait)",
+                "--timeout",
+                type=_timeout,
+                default=0.0,
+                metavar="SECONDS",
+                help="wait no longer than this (default: until it is applied or is not)",
             )
-        verb.add_argument(
-            "--output", choices=("text", "json"), default="text", help="(default: text)"
-        )
+        if name != "cancel":
+            verb.add_argument(
+                "--output", choices=("text", "json"), default="text", help="(default: text)"
+            )
         add_arguments(verb)
 
 
@@ -208,6 +210,10 @@ _PARTITION_VERBS = {
     "plan": "Draw each GPU before and after a configuration, and what blocks it; changes nothing.",
     "assert": "Compare the node with a configuration; exit status 0: applied, 1: not.",
     "export": "Print the present state as a configuration named current.",
+    "apply": "Have the running daemon apply a configuration, or do so where none runs; exit "
+    "status 0: applied, 1: not.",
+    "status": "Show what the running daemon applies, and what it waits for.",
+    "cancel": "Have no configuration wanted any more; what is there stays.",
 }
 
 _TIMEOUT = seconds(0, most=1e6)
@@ -377,6 +383,8 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 
 def _partition(arguments: argparse.Namespace) -> int:
+    if arguments.verb in {"apply", "status", "cancel"}:
+        return _repartition(arguments)
     from plugin.commands import partition  # noqa: PLC0415
 
     output, name, file = arguments.output, arguments.name or "", arguments.file or ""
@@ -387,7 +395,25 @@ def _partition(arguments: argparse.Namespace) -> int:
         return partition.show_current(at, output)
     if arguments.verb == "assert":
         return partition.check(at, name, file, output)
-    return partition.plan(at, name, file, arguments.partition_in_use, output)
+    return partition.plan(at, name, file, at.settings.partition_in_use, output)
+
+
+def _repartition(arguments: argparse.Namespace) -> int:
+    from plugin.commands import partition_apply  # noqa: PLC0415
+
+    settings = _load_running(arguments).settings
+    if arguments.verb == "status":
+        return partition_apply.show(settings, arguments.output)
+    if arguments.verb == "cancel":
+        return partition_apply.cancel(settings)
+    given = partition_apply.Given(
+        arguments.name or "",
+        arguments.file or "",
+        settings.partition_in_use if arguments.partition_in_use is not None else None,
+        arguments.timeout,
+        arguments.output,
+    )
+    return partition_apply.apply(settings, given)
 
 
 def _release(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
+from plugin.partitioning import Partitioning
 from plugin.state.sampling import Sampler
 from plugin.state.writer import Writer
 
@@ -26,6 +27,7 @@ class Overview:
     sampler: Sampler
     worker: DriverWorker
     heartbeats: Heartbeats
+    partitioning: Partitioning
     pods: PodFollower | None = None
     notes: Callable[[], tuple[str, ...]] = tuple
     cluster: Callable[[], ClusterStatus | None] = lambda: None
@@ -54,6 +56,7 @@ class Overview:
             # The driver that they are from is closed.
             sampling=not self.sampler.is_resting,
             samples=self.sampler.samples if snapshot.release is None else None,
+            partition=self.partitioning.progress(),
             driver_busy=self.worker.busy_seconds,
             stuck=self.heartbeats.stuck(),
             notes=self.notes(),

@@ -93,6 +93,11 @@ def _print_table(status: _Json) -> None:
         )
     for problem in status["problems"]:
         out.print(f"[yellow]![/] {escape(problem)}")
+    wanted = status.get("partition")
+    if wanted and wanted["configuration"] is not None:
+        style = "green" if wanted["state"] == "success" else "yellow"
+        name = escape(wanted["configuration"])
+        out.print(f"configuration {name}: [{style}]{wanted['state']}[/]")
 
 
 def _gpu_row(gpu: _Json) -> list[str]:

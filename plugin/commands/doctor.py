@@ -11,6 +11,7 @@ from plugin.commands.check import Check, Outcome
 from plugin.commands.host_checks import host_checks, rival_checks
 from plugin.commands.look import load, look
 from plugin.commands.node_checks import node_checks
+from plugin.commands.partition_checks import partition_checks
 from plugin.commands.terminal import console
 from plugin.config.load import Loaded
 from plugin.control.client import ask
@@ -46,6 +47,7 @@ def checks(loaded: Loaded) -> Iterator[Check]:
     elif (yield from _library(settings)):
         yield from _driver(settings)
     yield from host_checks(settings)
+    yield from partition_checks(settings)
 
 
 def _driver(settings: Settings) -> Iterator[Check]:

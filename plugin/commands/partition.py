@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, cast
 
 import yaml
 
@@ -28,8 +27,9 @@ from plugin.core.inventory.model import Inventory, MigDevice
 from plugin.core.inventory.samples import Samples
 from plugin.core.partition.comparison import Exported, differences, document, export
 from plugin.core.partition.configuration import Configuration, Resolved, choose, resolve
-from plugin.core.partition.node import Action, NodePlan, Policy, plan_node
+from plugin.core.partition.node import Action, NodePlan, plan_node
 from plugin.core.partition.planner import InUse
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.steps import Occupant
 from plugin.core.partition.usual import Offers, configurations
 from plugin.core.settings import Settings
@@ -38,12 +38,6 @@ from plugin.errors import ConfigError, DriverCallFailed, KubeletError, NotRunnin
 
 #: Exit statuses: done as asked, or not.
 YES, NO = 0, 1
-
-
-class Offering(Protocol):
-    """A driver that says what its cards can be partitioned into."""
-
-    def profiles(self, gpu_uuid: str) -> tuple[ProfileOffer, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +88,6 @@ def _status(settings: Settings) -> object:
 
 def see(driver: Driver) -> Seen:
     """Raises :class:`~plugin.errors.DriverUnavailable`."""
-    offering = cast(Offering, driver)
 
     def ask(inventory: Inventory) -> tuple[Offers, Samples, list[str]]:
         offers: dict[str, Sequence[ProfileOffer]] = {}
@@ -103,7 +96,7 @@ def see(driver: Driver) -> Seen:
             if gpu.mig is None and gpu.mig_certain:
                 continue
             try:
-                offers[gpu.uuid] = offering.profiles(gpu.uuid)
+                offers[gpu.uuid] = driver.profiles(gpu.uuid)
             except DriverCallFailed as error:
                 notes.append(f"GPU {gpu.index}: {error}")
         return offers, driver.sample(), notes

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin.control.listener import Listener, peer
-from plugin.control.verbs import Simulate, Verbs
+from plugin.control.verbs import Perform, Simulate, Verbs
 from plugin.core.denial import explained
 from plugin.core.holders import Holdings
 from plugin.core.quote import shorten
@@ -25,7 +25,11 @@ from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
-REQUEST_BYTES = 4096
+#: Commands that change nothing.
+_READING = frozenset({("status",), ("settings",), ("partition", "status")})
+
+#: A MIG configuration may come with it.
+REQUEST_BYTES = 64 * 1024
 #: For one client, from its connection to the last byte of its answer.
 CLIENT_SECONDS = 10.0
 MOST_CLIENTS = 16
@@ -46,12 +50,14 @@ class Control:
         *,
         client_seconds: float = CLIENT_SECONDS,
         holdings: Callable[[], Holdings] = Holdings,
+        partition: Perform | None = None,
     ) -> None:
         """`simulate` carries out the ``sim`` verbs; ``None`` where the driver is a real one.
-        `holdings` is what is known about who holds devices.
+        `holdings` is what is known about who holds devices; `partition` carries out the commands
+        of partitioning.
         """
         self._path = path
-        self._verbs = Verbs(writer, simulate, holdings)
+        self._verbs = Verbs(writer, simulate, holdings, partition)
         self._client_seconds = client_seconds
         #: Set while clients can connect.
         self.listening = asyncio.Event()
@@ -131,7 +137,10 @@ class Control:
             if uid not in {0, os.geteuid()}:
                 raise ControlError("only root and the daemon's own user may give it commands")
             verb, arguments = _parse(line)
-            if verb not in {"status", "settings"}:
+            if verb not in {"status", "settings"} and (verb, arguments) != (
+                "partition",
+                ["status"],
+            ):
                 log.info(
                     "command",
                     extra={

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from plugin.config import export
@@ -20,6 +21,8 @@ from plugin.state.writer import Writer
 
 #: A verb of the simulated node and its arguments → what was done.
 Simulate = Callable[[str, Sequence[str]], str]
+#: The arguments of a verb → its answer. Raises :class:`ControlError`.
+Perform = Callable[[Sequence[str]], Awaitable[Any]]
 
 
 class Verbs:
@@ -30,46 +33,61 @@ class Verbs:
         writer: Writer,
         simulate: Simulate | None = None,
         holdings: Callable[[], Holdings] = Holdings,
+        partition: Perform | None = None,
     ) -> None:
         """`simulate` carries out the ``sim`` verbs; ``None`` where the driver is a real one.
-        `holdings` is what is known about who holds devices.
+        `holdings` is what is known about who holds devices; `partition` carries out the commands
+        of partitioning.
         """
         self._writer = writer
         self._simulate = simulate
         self._holdings = holdings
+        self._partition = partition
 
     async def perform(self, verb: str, arguments: Sequence[str]) -> Any:
         """Carry a verb out; returns its answer. Raises :class:`ControlError`."""
-        match verb, arguments:
-            case "status", []:
-                return document(self._writer.store.snapshot, "daemon")
-            case "settings", []:
-                return export.document(self._writer.store.snapshot.settings)
-            case "cordon" | "uncordon" | "clear", [target]:
-                return await self._change(verb, target)
-            case "release", [seconds, *targets]:
-                return await self._release(seconds, targets)
-            case "resume", []:
-                return await self._resume()
-            case "sim", [name, *rest]:
-                if self._simulate is None:
-                    raise ControlError(
-                        "this daemon runs on a real driver",
-                        "sim commands need one with --simulate",
-                    )
-                return {"text": self._simulate(name, rest)}
-            case (
-                "status" | "settings" | "cordon" | "uncordon" | "clear" | "release" | "resume"
-                | "sim"
-            ), _:  # fmt: skip
-                raise ControlError(f"{verb} does not take {len(arguments)} arguments")
-        raise ControlError(
-            f"unknown verb {quote(verb)}",
-            "choose status, settings, cordon, uncordon, clear, release, resume or sim",
-        )
+        known: Mapping[str, tuple[int, int | None, Perform]] = {
+            "status": (0, 0, self._status),
+            "settings": (0, 0, self._settings),
+            "cordon": (1, 1, functools.partial(self._change, verb)),
+            "uncordon": (1, 1, functools.partial(self._change, verb)),
+            "clear": (1, 1, functools.partial(self._change, verb)),
+            "release": (1, None, self._release),
+            "resume": (0, 0, self._resume),
+            "sim": (1, None, self._sim),
+        }
+        if self._partition is not None:
+            known = {**known, "partition": (1, None, self._partition)}
+        if verb not in known:
+            *others, last = known
+            raise ControlError(
+                f"unknown verb {quote(verb)}", f"choose {', '.join(others)} or {last}"
+            )
+        fewest, most, perform = known[verb]
+        if len(arguments) < fewest or (most is not None and len(arguments) > most):
+            raise ControlError(f"{verb} does not take {len(arguments)} arguments")
+        return await perform(arguments)
 
-    async def _release(self, limit: str, targets: Sequence[str]) -> dict[str, Any]:
+    async def _status(self, _: Sequence[str]) -> dict[str, Any]:
+        status = document(self._writer.store.snapshot, "daemon")
+        if self._partition is not None:
+            status["partition"] = await self._partition(["status"])
+        return status
+
+    async def _settings(self, _: Sequence[str]) -> dict[str, Any]:
+        return export.document(self._writer.store.snapshot.settings)
+
+    async def _sim(self, arguments: Sequence[str]) -> dict[str, Any]:
+        if self._simulate is None:
+            raise ControlError(
+                "this daemon runs on a real driver", "sim commands need one with --simulate"
+            )
+        name, *rest = arguments
+        return {"text": self._simulate(name, rest)}
+
+    async def _release(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Let go of the driver; answered when nothing of it is held, or with what is."""
+        limit, *targets = arguments
         snapshot = self._writer.store.snapshot
         try:
             seconds = LIMIT.parse(limit)
@@ -88,7 +106,7 @@ class Verbs:
         )
         return {"text": text, "released": not left, "warning": self._still_used(gpus)}
 
-    async def _resume(self) -> dict[str, Any]:
+    async def _resume(self, _: Sequence[str]) -> dict[str, Any]:
         """End a release; answered when the driver has been read, or could not be."""
         before = self._writer.store.snapshot.release
         left = await self._writer.resume()
@@ -117,11 +135,11 @@ class Verbs:
             return None
         return f"pods still use these GPUs, which cannot be reset: {', '.join(holders)}"
 
-    async def _change(self, verb: str, target: str) -> dict[str, Any]:
+    async def _change(self, verb: str, arguments: Sequence[str]) -> dict[str, Any]:
         """Change a device's entry in the ledger; answered when that is on disk, or could not be
         written.
         """
-        writer = self._writer
+        writer, (target,) = self._writer, arguments
         await writer.judged()  # a command is about everything that came before it
         uuid = resolve(writer.store.snapshot, target)
         cordoned = self._is_cordoned(uuid)

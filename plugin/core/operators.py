@@ -1,11 +1,12 @@
-"""The steps of the state that an operator's commands make."""
+"""The steps of the state that an operator's commands make, and those of partitioning."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from types import MappingProxyType
 
+from plugin.core.advertise.withdrawal import Withdrawal
 from plugin.core.health import ledger as ledgers
 from plugin.core.health.faults import probe_faults
 from plugin.core.health.recovery import GpuHealth
@@ -85,3 +86,16 @@ def resumed(state: State, *, expired: bool = False) -> Step:
         gpu_health=MappingProxyType(health),
     )
     return Step(state, (ReleaseOver(expired),), rescan=True, probe=True)
+
+
+# ---- partitioning
+
+
+def withdrawn(state: State, withdrawal: Withdrawal) -> Step:
+    """Partitioning keeps these devices from pods, and no others any more."""
+    return Step(decide(state, withdrawal=withdrawal))
+
+
+def reconfiguring(state: State, gpu_uuids: Iterable[str]) -> State:
+    """The instances of these GPUs are about to be changed: as if the driver had announced it."""
+    return replace(state, changed=state.changed | frozenset(gpu_uuids))

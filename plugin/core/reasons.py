@@ -52,6 +52,7 @@ class Code(enum.StrEnum):
     UNWATCHED = "unwatched"
     RELEASED = "released"
     DRIVER_UNAVAILABLE = "driver-unavailable"
+    PARTITIONING = "partitioning"
 
 
 #: The table of docs/health.md; ``xid-N`` stands for the codes of all XIDs.
@@ -77,6 +78,7 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         Code.UNWATCHED: "events of the GPU cannot be watched",
         Code.RELEASED: "the driver is released so that the GPU can be reset",
         Code.DRIVER_UNAVAILABLE: "the driver as a whole does not answer",
+        Code.PARTITIONING: "a MIG configuration is being applied to the device's GPU",
     }
 )
 

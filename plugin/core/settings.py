@@ -32,6 +32,7 @@ from plugin.core.grammars import (
     several,
 )
 from plugin.core.option import Change, Group
+from plugin.core.partition.policy import Policy as InUsePolicy
 
 
 class MigStrategy(enum.StrEnum):
@@ -142,6 +143,7 @@ _allocate = Group("allocation").option
 _cdi = Group("CDI").option
 _driver = Group("driver").option
 _health = Group("health").option
+_partition = Group("partitioning").option
 _daemon = Group("daemon").option
 _observe = Group("observability").option
 _cluster = Group("cluster").option
@@ -320,6 +322,26 @@ class Settings:
         PATH,
         change=_RESTART,
         default_meaning="/var/lib/mig-device-plugin/ledger.json; a temporary file in a simulation",
+    )
+
+    partition_config: str = _partition(
+        "",
+        "MIG configuration to apply to this node, such as all-balanced; empty: none",
+        TEXT._replace(metavar="NAME"),
+        change=_RESTART,
+        empty=("",),
+    )
+    partition_file: str = _partition(
+        "",
+        "file of MIG configurations in mig-parted's format, besides those that every node has",
+        PATH,
+        change=_RESTART,
+        empty=("",),
+    )
+    partition_in_use: InUsePolicy = _partition(
+        InUsePolicy.WAIT,
+        "what to do about devices in the way that are in use: wait, evict their pods, refuse the "
+        "configuration, or force (destroy them all the same)",
     )
 
     node_name: str = _daemon(

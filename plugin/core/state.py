@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from plugin.core.advertise.advertisement import Advertisement, advertise
+from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.cdi.standing import Specified, unspecified
 from plugin.core.configuration import Configuration
 from plugin.core.health import ledger as ledgers
@@ -50,7 +51,7 @@ class Snapshot:
     is when it last did, in seconds of the wall clock. ``specified`` is the CDI specification on
     disk. ``release`` is there while the driver is released, and until a scan has shown what is
     there after that. ``configuration`` tells where the settings are from, and whether newer ones
-    were refused.
+    were refused. ``withdrawal`` is what partitioning keeps from pods.
     """
 
     generation: int
@@ -66,6 +67,7 @@ class Snapshot:
     specified: Specified = field(default_factory=Specified)
     release: Release | None = None
     configuration: Configuration = field(default_factory=Configuration)
+    withdrawal: Withdrawal = NO_WITHDRAWAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +303,8 @@ def decide(state: State, **changes: Any) -> State:
     if old.generation and all(getattr(old, name) == value for name, value in changes.items()):
         return state
     new = replace(old, generation=old.generation + 1, **changes)
-    new = replace(new, advertisement=advertise(new.inventory, new.settings, _verdicts(new)))
+    advertised = advertise(new.inventory, new.settings, _verdicts(new), new.withdrawal)
+    new = replace(new, advertisement=advertised)
     return replace(state, snapshot=new)
 
 
@@ -314,7 +317,9 @@ def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
         leaving = snapshot.release is not None and device.gpu_uuid in snapshot.release.gpus
         released = RELEASED if leaving else None
         # One that hangs cannot be watched either.
-        now = [reason for reason in (snapshot.driver_error, released, hung or unwatched) if reason]
+        withdrawn = snapshot.withdrawal.leaving.get(device.uuid)
+        causes = (snapshot.driver_error, released, hung or unwatched, withdrawn)
+        now = [reason for reason in causes if reason]
         if now:
             found[device.uuid] = (*found.get(device.uuid, ()), *now)
     for uuid, reason in unspecified(snapshot.specified, snapshot.inventory, snapshot.settings):

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from plugin.core.inventory.samples import Samples
 from plugin.core.state import Snapshot
+
+if TYPE_CHECKING:  # nothing of partitioning is loaded where nothing is wanted
+    from plugin.core.partition.progress import Progress
 
 #: Upper bounds of the call duration buckets, in seconds; one more bucket holds longer calls.
 DURATION_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
@@ -102,6 +106,7 @@ class View:
     held_twice: tuple[str, ...] = ()
     samples: Samples | None = None
     sampling: bool = True
+    partition: Progress | None = None
     driver_busy: float = 0.0
     stuck: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.inventory.geometry import Client, ComputeInstance, ProfileOffer
-from plugin.core.inventory.model import GpuInstance, Inventory, MigMode, Placement
+from plugin.core.inventory.model import Gpu, GpuInstance, Inventory, MigMode, Placement
 from plugin.core.inventory.samples import Samples
 from plugin.driver.hangs import Hangs
 
@@ -66,6 +66,11 @@ class Partitioning(Protocol):
 
         All or none: a plan must not rest on half of them. The same with MIG off (recorded on an
         H100 and an H200); empty for a card without MIG.
+        """
+
+    def look(self, gpu_uuid: str) -> Gpu:
+        """Read one GPU with everything on it, as a scan does; what cannot be read is part of the
+        answer.
         """
 
     def remaining(self, gpu_uuid: str, profile_id: int) -> int:

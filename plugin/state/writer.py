@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
+from plugin.core.advertise.withdrawal import Withdrawal
 from plugin.core.configuration import Configuration
 from plugin.core.health.events import DriverEvent, Probe
 from plugin.core.health.ledger import Ledger
@@ -33,6 +33,7 @@ from plugin.loops.pulse import Pulse
 from plugin.loops.store import Store
 from plugin.state import reports
 from plugin.state.batches import Batches
+from plugin.state.clocks import read_clocks
 from plugin.state.gate import Gate, Specify
 from plugin.state.interest import Watchable
 from plugin.state.ledger_file import LedgerFile, Saved
@@ -51,9 +52,8 @@ PROBE_SECONDS = 1.0
 RELEASE_SECONDS = 8.0
 
 
-def read_clocks() -> Moment:
-    """The wall clock and the monotonic one, now."""
-    return Moment(time.time(), time.monotonic())
+#: Makes a scan; returns the snapshot with it. Raises :class:`DriverUnavailable`.
+Look = Callable[[], Awaitable[Snapshot]]
 
 
 class Writer:
@@ -80,6 +80,7 @@ class Writer:
         self._clocks = clocks
         began = clocks()
         self._state = steps.initial(settings, began.wall, began.offset, configuration)
+        self._scans = asyncio.Lock()
         self._rescan_wanted = asyncio.Event()
         self._probe_wanted = asyncio.Event()
         self._probed = Pulse()
@@ -140,7 +141,8 @@ class Writer:
             if await self._keeps_released():
                 continue
             try:
-                await self._scan(thorough=asked)
+                async with self._scans:
+                    await self._scan(thorough=asked)
             except DriverUnavailable as error:
                 self._fail(error)
 
@@ -156,6 +158,21 @@ class Writer:
         """Have :meth:`run` scan the node now, and what cannot be watched tried again."""
         self._rescan_wanted.set()
         self.interest.retry()
+
+    @contextlib.asynccontextmanager
+    async def between_scans(self, changing: Collection[str]) -> AsyncIterator[Look]:
+        """The instances of the GPUs in `changing` are changed within. No scan is made but by the
+        function that it gives.
+        """
+
+        async def look() -> Snapshot:
+            self._state = operators.reconfiguring(self._state, changing)
+            await self._scan()
+            return self._state.snapshot
+
+        async with self._scans:
+            self._state = operators.reconfiguring(self._state, changing)
+            yield look
 
     async def _scan(self, *, thorough: bool = True) -> None:
         if not self.is_open:
@@ -338,6 +355,10 @@ class Writer:
         now = self._present()
         self._take(operators.cleared(self._state, uuid, now))
         self.interest.retry()
+
+    def withdraw(self, withdrawal: Withdrawal) -> None:
+        """Keep these devices from pods, and no others any more."""
+        self._take(operators.withdrawn(self._state, withdrawal))
 
     async def saved(self) -> str | None:
         """Wait until the ledger is on disk; returns why it is not."""

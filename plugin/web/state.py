@@ -68,6 +68,7 @@ def document(view: View, hostname: str = "") -> _Json:
             "busySeconds": int(view.driver_busy // 10 * 10),
         },
         "problems": [*state["problems"], *view.held_twice],
+        "partition": _partition(view),
         "allocationsKnown": view.holders_known,
         "sampled": view.samples.time if view.samples else None,
         "resources": _resources(view, state),
@@ -77,6 +78,15 @@ def document(view: View, hostname: str = "") -> _Json:
             if snapshot.inventory.device(uuid) is None
         ],
     }
+
+
+def _partition(view: View) -> _Json | None:
+    if view.partition is None:
+        return None
+    # Loaded by whatever has made the progress.
+    from plugin.core.partition.progress import document as progress  # noqa: PLC0415
+
+    return progress(view.partition)
 
 
 def _complete(device: _Json, holders: Mapping[str, list[tuple[str, Holder]]], view: View) -> None:

@@ -17,7 +17,16 @@ from contextlib import AsyncExitStack
 # is on purpose.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from tests.benchmarks import allocation, cluster, live, preference, registration, resources, table
+from tests.benchmarks import (
+    allocation,
+    cluster,
+    live,
+    partition,
+    preference,
+    registration,
+    resources,
+    table,
+)
 from tests.benchmarks.node import Shared
 from tests.benchmarks.row import Row
 
@@ -31,6 +40,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "allocate": allocation.allocate,
     "xid": live.xid,
     "geometry": live.geometry,
+    "partition": partition.partition,
     "scrape": live.scrape,
     "memory": resources.memory,
     "idle": resources.idle,

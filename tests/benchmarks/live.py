@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.node import DEVICES, RESOURCE, Daemon, Node, Shared, new_node
+from tests.benchmarks.node import DEVICES, RESOURCE, Node, Shared, new_node
 from tests.benchmarks.row import Row
 
 GEOMETRY_CHANGES = 10
@@ -31,7 +31,7 @@ async def xid(shared: Shared) -> Sequence[Row]:
     """
     del shared
     took = []
-    async with _controlled(f"--quiet-period={HOUR}") as (node, _, control):
+    async with _controlled(f"--quiet-period={HOUR}") as (node, control):
         where = {
             device["uuid"]: f"{gpu['index']}:{device['index']}"
             for gpu in (await ask(control, "status"))["gpus"]
@@ -39,7 +39,7 @@ async def xid(shared: Shared) -> Sequence[Row]:
         }
         for uuid, target in (*where.items(), *where.items()):
             only = functools.partial(lambda one: _down(node) == {one}, uuid)
-            took.append(await _until(node, control, ("sim", "xid", target, "95"), only))
+            took.append(await until(node, control, ("sim", "xid", target, "95"), only))
             await ask(control, "clear", target)
             await node.kubelet.wait_for(lambda: not _down(node))
     return [Row("XID → Unhealthy listed, for 56 of 56", "ms", tuple(took), {"p50": 3, "p99": 20})]
@@ -49,13 +49,13 @@ async def geometry(shared: Shared) -> Sequence[Row]:
     """A changed geometry → its new resources listed, from the writing of the command."""
     del shared
     took = []
-    async with _controlled() as (node, _, control):
+    async with _controlled() as (node, control):
         for _ in range(GEOMETRY_CHANGES):
             for name, counts in (("all-balanced", (16, 8, 8)), ("all-1g.5gb", (DEVICES, 0, 0))):
                 resources = [RESOURCE, "nvidia.com/mig-2g.10gb", "nvidia.com/mig-3g.20gb"]
                 wanted = dict(zip(resources, counts, strict=True))
-                done = functools.partial(_offers, node, wanted)
-                took.append(await _until(node, control, ("sim", "repartition", name), done))
+                done = functools.partial(offers, node, wanted)
+                took.append(await until(node, control, ("sim", "repartition", name), done))
     return [Row("geometry changed → new resources listed", "ms", tuple(took), {"p50": 100})]
 
 
@@ -96,7 +96,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _offers(node: Node, wanted: Mapping[str, int]) -> bool:
+def offers(node: Node, wanted: Mapping[str, int]) -> bool:
     return all(node.kubelet.allocatable(resource) == count for resource, count in wanted.items())
 
 
@@ -105,22 +105,28 @@ def _down(node: Node) -> set[str]:
 
 
 @asynccontextmanager
-async def _controlled(*options: str) -> AsyncIterator[tuple[Node, Daemon, Path]]:
+async def _controlled(*options: str) -> AsyncIterator[tuple[Node, Path]]:
     """A node with a daemon that listens on a control socket; ready when its events are watched."""
-    async with new_node() as node:
-        control = node.directory / "control" / "control.sock"
-        async with node.daemon(f"--control-socket={control}", *options) as daemon:
-            await node.listed()
-            async with asyncio.timeout(10):
-                while (  # noqa: ASYNC110
-                    "watching events" not in daemon.log.read_text(encoding="utf-8")
-                    or not control.exists()
-                ):
-                    await asyncio.sleep(0.01)
-            yield node, daemon, control
+    async with new_node() as node, controlled(node, *options) as control:
+        yield node, control
 
 
-async def _until(
+@asynccontextmanager
+async def controlled(node: Node, *options: str) -> AsyncIterator[Path]:
+    """The same on a node that is there."""
+    control = node.directory / "control" / "control.sock"
+    async with node.daemon(f"--control-socket={control}", *options) as daemon:
+        await node.listed()
+        async with asyncio.timeout(10):
+            while (  # noqa: ASYNC110
+                "watching events" not in daemon.log.read_text(encoding="utf-8")
+                or not control.exists()
+            ):
+                await asyncio.sleep(0.01)
+        yield control
+
+
+async def until(
     node: Node, control: Path, command: tuple[str, ...], done: Callable[[], bool]
 ) -> float:
     """Milliseconds from the writing of a command until `done` at kubelet."""

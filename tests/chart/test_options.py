@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from plugin.app import DEFAULT_LEDGER
 from plugin.config.load import load
 from plugin.config.options import OPTIONS as DAEMON_OPTIONS
 from plugin.core.settings import (
@@ -19,6 +18,7 @@ from plugin.core.settings import (
     Settings,
     SingleResource,
 )
+from plugin.state.places import DEFAULT_LEDGER
 
 if TYPE_CHECKING:
     from .conftest import Renderer

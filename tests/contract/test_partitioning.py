@@ -282,6 +282,41 @@ def test_a_card_without_mig_offers_nothing() -> None:
                 verb()
 
 
+def test_a_look_is_what_a_scan_reads(machine: Machine) -> None:
+    driver, gpu = machine.driver, uuid(machine)
+    offer = driver.profiles(gpu)[-1]
+    assert [driver.look(each.uuid) for each in driver.scan().gpus] == list(driver.scan().gpus)
+    made = driver.create_gpu_instance(gpu, offer.profile_id, offer.placements[0])
+    assert driver.look(gpu).instances == (made,)
+    driver.create_compute_instance(gpu, made.id, offer.slices)
+    (device,) = driver.look(gpu).mig_devices
+    assert driver.look(gpu) == driver.scan().gpus[0]
+    driver.destroy_compute_instance(gpu, device.gi, device.ci)
+    driver.destroy_gpu_instance(gpu, device.gi)
+    assert driver.look(gpu).instances == ()
+
+
+def test_a_look_at_what_cannot_be_read(machine: Machine) -> None:
+    driver, gpu = machine.driver, uuid(machine)
+    driver.scan()
+    with pytest.raises(DriverStale, match="GPU-none is not where the last scan saw it"):
+        driver.look("GPU-none")
+    driver.close()
+    with pytest.raises(DriverUnavailable, match=r"^the driver is not open$"):
+        driver.look(gpu)
+    driver.open()
+
+
+def test_a_look_at_a_lost_gpu() -> None:
+    with simulated("1xh100-80gb:0=on") as machine:
+        machine.driver.scan()
+        machine.node.lose(0)
+        with pytest.raises(GpuLost):
+            machine.driver.look(uuid(machine))
+        machine.node.restore(0)
+        assert machine.driver.look(uuid(machine)).error is None
+
+
 VERBS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "profiles": ((), {}),
     "remaining": ((19,), {}),

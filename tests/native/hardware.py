@@ -8,7 +8,7 @@ import contextlib
 import socketserver
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ class Hardware:
         self.description = folder / "node.txt"
         #: What functions answer instead of doing anything.
         self.answers: dict[str, int] = {}
+        #: Asked before each change whether it is made, and told after it.
+        self.allows: Callable[[str], bool] = lambda _: True
+        self.done: Callable[[str], None] = lambda _: None
         self._socket = socket
 
     def describe(self) -> None:
@@ -49,6 +52,8 @@ class Hardware:
         verb, uuid, *rest = line.split()
         index = [gpu.uuid for gpu in self.node.gpus].index(uuid)
         gpu = self.node.gpus[index]
+        if verb not in _READINGS and not self.allows(verb):
+            return Code.UNKNOWN, 0
         try:
             number = self._do(verb, gpu, [int(word) for word in rest])
         except NodeError as error:
@@ -56,6 +61,7 @@ class Hardware:
         if verb not in _READINGS:
             self.describe()
             build.send_event(self.description, EventKind.MIG_CONFIG, index)
+            self.done(verb)
         return Code.SUCCESS, number
 
     def _do(self, verb: str, gpu: GpuState, numbers: list[int]) -> int:

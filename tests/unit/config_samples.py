@@ -127,6 +127,8 @@ SAMPLES = {
     ),
     "cdi_directory": path(),
     "nvidia_cdi_hook_path": path(),
+    "partition_file": path("an absolute path, or nothing"),
+    "partition_in_use": words("evict", "refuse", "force", "wait, evict, refuse, force"),
     "driver_root": path(),
     "dev_root": path(),
     "container_driver_root": path(),

@@ -22,6 +22,10 @@ from plugin.core.health.ledger import Entry, Ledger, verdicts
 from plugin.core.health.recovery import GpuHealth
 from plugin.core.inventory.model import Inventory
 from plugin.core.inventory.samples import Activity, CardSample, DeviceSample, Samples
+from plugin.core.partition.order import Source
+from plugin.core.partition.progress import Counts, GpuProgress, GpuState, Progress, State
+from plugin.core.partition.trouble import Code as TroubleCode
+from plugin.core.partition.trouble import Trouble
 from plugin.core.reasons import Clears, Code, Reason
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing
 from plugin.core.state import Snapshot
@@ -156,6 +160,18 @@ CLUSTER = ClusterStatus(
     events_dropped=1,
     problems=("Events: no",),
 )
+PARTITION = Progress(
+    State.WAITING,
+    "all-balanced",
+    Source.COMMAND,
+    since=900.0,
+    gpus=(
+        GpuProgress("GPU-0", 0, GpuState.APPLIED),
+        GpuProgress("GPU-1", 1, GpuState.WAITING, trouble=Trouble(TroubleCode.IN_USE, "it waits")),
+    ),
+    seconds=2.5,
+    counts=Counts({"create-gpu-instance": 3}, {"create-gpu-instance": 1}, applied=1),
+)
 
 
 def full(**changes: Any) -> View:
@@ -196,6 +212,7 @@ def full(**changes: Any) -> View:
         "driver_busy": 1.5,
         "stuck": ("prober",),
         "cluster": CLUSTER,
+        "partition": PARTITION,
     }
     return view(NODE, **(given | changes))
 

@@ -20,7 +20,10 @@ from .config_samples import SAMPLES, Load, arguments, document, option
 
 DEFAULTS = Settings()
 #: These take any text; they have tests of their own.
-TEXTS = {"simulate", "config_file", "kubeconfig", "http_tls_cert", "http_tls_key"}
+TEXTS = {
+    *("simulate", "config_file", "kubeconfig", "http_tls_cert", "http_tls_key"),
+    "partition_config",
+}
 #: These mean something together only.
 CHOOSING = {"config_dir", "config_name", "config_label", "config_default"}
 

@@ -248,8 +248,8 @@ async def test_a_real_node_takes_no_sim_verbs(running: Running) -> None:
         (b'{"verb": 3, "arguments": []}\n', "a request is {"),
         (b'{"verb": "status"}\n', "a request is {"),
         (b'{"verb": "cordon", "arguments": [0]}\n', "a request is {"),
-        (b"x" * REQUEST_BYTES * 2, "at most 4096 bytes"),
-        (b"y" * REQUEST_BYTES * 2 + b"\n", "at most 4096 bytes"),
+        (b"x" * REQUEST_BYTES * 2, "at most 65536 bytes"),
+        (b"y" * REQUEST_BYTES * 2 + b"\n", "at most 65536 bytes"),
     ],
 )
 async def test_nonsense_is_answered_and_disturbs_nobody(

@@ -14,7 +14,8 @@ from plugin.cli import _parser
 from plugin.commands import partition
 from plugin.config.mig_configs import parse, read
 from plugin.core.partition.configuration import choose, resolve
-from plugin.core.partition.node import Action, Policy, plan_node
+from plugin.core.partition.node import Action, plan_node
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.steps import Occupant, RefusalCode
 from plugin.core.partition.usual import usual
 from plugin.errors import ConfigError
@@ -35,7 +36,7 @@ def test_the_plan_is_what_the_command_prints(capsys: pytest.CaptureFixture[str])
     command = shlex.split(found[1])
     given = _parser(command).parse_args(command)
     node = parse_node(given.simulate)
-    status = partition.plan(at(node), given.name, given.file, given.partition_in_use, given.output)
+    status = partition.plan(at(node), given.name, given.file, "wait", given.output)
     assert status == 0
     assert capsys.readouterr().out == found[2]
 

@@ -17,8 +17,9 @@ from plugin.core.partition.configuration import (
     choose,
     resolve,
 )
-from plugin.core.partition.node import Action, NodePlan, Policy, plan_node
+from plugin.core.partition.node import Action, NodePlan, plan_node
 from plugin.core.partition.planner import InUse
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.steps import Occupant
 from plugin.core.partition.usual import usual
 from plugin.sim.hardware.engine import SimNode, parse_node

@@ -15,6 +15,12 @@ from plugin.core.health.faults import judge
 from plugin.core.health.ledger import EMPTY, Escalation, Ledger
 from plugin.core.inventory.model import Inventory
 from plugin.core.inventory.samples import Activity, DeviceSample, Samples
+from plugin.core.partition.configuration import Wanted
+from plugin.core.partition.order import Source
+from plugin.core.partition.progress import GpuProgress, GpuState, Progress, State
+from plugin.core.partition.steps import Blocker, Occupant
+from plugin.core.partition.trouble import Code as TroubleCode
+from plugin.core.partition.trouble import Trouble
 from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import Snapshot
@@ -183,8 +189,48 @@ def hostile() -> View:
     )
 
 
+def partitioned() -> View:
+    """A configuration of which one GPU waits for a pod, and one was rolled back."""
+    made = node("3xa100-40gb:all-1g.5gb")
+    first, second, third = made.inventory.gpus
+    device = second.mig_devices[2]
+    wanted = Wanted.of({"2g.10gb": 3})
+    waits = f"GPU 1 waits for 1:2 ({device.uuid}), held by ml/train"
+    gpus = (
+        GpuProgress(first.uuid, 0, GpuState.APPLIED, wanted),
+        GpuProgress(
+            second.uuid,
+            1,
+            GpuState.WAITING,
+            wanted,
+            Trouble(TroubleCode.IN_USE, waits),
+            (Blocker(device.uuid, "1:2", (Occupant("ml/train", pod=True),)),),
+            total=17,
+        ),
+        GpuProgress(
+            third.uuid,
+            2,
+            GpuState.ROLLED_BACK,
+            wanted,
+            Trouble(TroubleCode.STEP_FAILED, "it failed"),
+        ),
+    )
+    progress = Progress(
+        State.WAITING,
+        "all-2g.10gb",
+        Source.COMMAND,
+        since=NOW - 60,
+        order=1,
+        gpus=gpus,
+        trouble=gpus[1].trouble,
+        notes=("processes are not known",),
+    )
+    return replace(made.view({device.uuid: (Holder("ml", "train", "main"),)}), partition=progress)
+
+
 SCENES: Mapping[str, Callable[[], View]] = MappingProxyType(
     {
+        "partitioned": partitioned,
         "slices": slices,
         "balanced": balanced,
         "faulted": faulted,

@@ -32,6 +32,7 @@ from tests.web.scenes import (
     hostile,
     invalid_single,
     no_gpus,
+    partitioned,
 )
 
 every_scene = pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
@@ -133,6 +134,18 @@ def test_every_device_is_told_with_its_pod_and_its_reasons() -> None:
     assert "XID 79: GPU has fallen off the bus; restart the node" in text
     assert "1 free slice" in text
     assert "no compute slice left" in text
+
+
+def test_what_is_wanted_stands_beside_what_is_there() -> None:
+    text = " ".join(Parsed(rendered(partitioned)).text.split())
+    assert (
+        "Configuration all-2g.10gb is wanted: waiting, not there on GPU 1, GPU 2: GPU 1 waits"
+        in text
+    )
+    assert "held by ml/train; it failed." in text
+    assert "wanted: 3 × 2g.10gb (waiting)" in text
+    assert "wanted: 3 × 2g.10gb (rolled-back)" in text
+    assert text.count("wanted: 3 × 2g.10gb") == 2
 
 
 def test_an_instance_without_compute_instances_is_no_gap() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugin.core.inventory.samples import DeviceSample, Samples
+from plugin.core.partition.progress import Counts, GpuProgress, GpuState, Progress, State
 from plugin.core.reasons import Code, Reason
 from plugin.core.view import CallStats, Holder, ResourceStatus, View
 from plugin.web.http.message import Request, Response
@@ -99,6 +100,16 @@ CHANGES: dict[str, st.SearchStrategy[Any]] = {
         ),
     ),
     "sampling": st.booleans(),
+    "cluster": st.none()
+    | st.builds(ClusterStatus, problems=st.sampled_from([(), ("Events: no",)])),
+    "partition": st.none()
+    | st.builds(
+        Progress,
+        st.sampled_from([State.WAITING, State.SUCCESS]),
+        st.just("all-balanced"),
+        gpus=st.sampled_from([(), (GpuProgress(GPU, 0, GpuState.WAITING),)]),
+        counts=st.builds(Counts, applied=st.integers(0, 2)),
+    ),
     "driver_busy": st.floats(0, 100) | st.sampled_from([10.0, 30.0, 30.001, 30.5, 31.0]),
     "stuck": st.sampled_from([(), ("events",)]),
     "notes": st.sampled_from([(), ("the features file cannot be written",)]),

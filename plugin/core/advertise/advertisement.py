@@ -9,6 +9,7 @@ from types import MappingProxyType
 from plugin.core.advertise.listed import Listed
 from plugin.core.advertise.sharing import share
 from plugin.core.advertise.strategies import plan
+from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.inventory.model import Device, Gpu, Inventory
 from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import Settings
@@ -69,9 +70,10 @@ def advertise(
     inventory: Inventory,
     settings: Settings,
     verdicts: Mapping[str, tuple[Reason, ...]] = MappingProxyType({}),
+    withdrawal: Withdrawal = NO_WITHDRAWAL,
 ) -> Advertisement:
     """Decide what to advertise. `verdicts` maps device UUIDs to reasons that hold them down."""
-    planned = plan(inventory, settings)
+    planned = plan(inventory, settings, withdrawal)
     listed = {
         name: tuple(Listed(d.uuid, d, _reasons(d, settings, verdicts)) for d in devices)
         for name, devices in planned.resources.items()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from plugin.core.advertise.naming import named
+from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.inventory.model import Device, Gpu, GpuInstance, Inventory, MigDevice
 from plugin.core.inventory.profiles import GPU_RESOURCE, resource_name
 from plugin.core.reasons import Code, Reason, Scope
@@ -23,17 +24,20 @@ class Plan:
     problems: tuple[str, ...]
 
 
-def plan(inventory: Inventory, settings: Settings) -> Plan:
+def plan(inventory: Inventory, settings: Settings, withdrawal: Withdrawal = NO_WITHDRAWAL) -> Plan:
     """Which resource each device belongs to under the strategy of `settings`, and its naming."""
-    planned = _STRATEGIES[settings.mig_strategy](inventory, settings)
+    planned = _STRATEGIES[settings.mig_strategy](inventory, settings, withdrawal)
     return replace(planned, resources=named(planned.resources, settings.naming, inventory))
 
 
-def _none(inventory: Inventory, settings: Settings) -> Plan:
+def _none(inventory: Inventory, settings: Settings, withdrawal: Withdrawal) -> Plan:
     del settings
     planner = _Planner()
     for gpu in inventory.gpus:
         if planner.withhold_uncertain(gpu):
+            continue
+        if gpu.uuid in withdrawal.changing:
+            planner.withhold_changing(gpu, withdrawal)
             continue
         for device in gpu.mig_devices:
             planner.withheld[device.uuid] = Reason(
@@ -55,11 +59,15 @@ def _none(inventory: Inventory, settings: Settings) -> Plan:
     return planner.done()
 
 
-def _mixed(inventory: Inventory, settings: Settings) -> Plan:
+def _mixed(inventory: Inventory, settings: Settings, withdrawal: Withdrawal) -> Plan:
     del settings
     planner = _Planner()
     for gpu in inventory.gpus:
         if planner.withhold_uncertain(gpu):
+            continue
+        if gpu.uuid in withdrawal.changing:
+            for device in planner.withhold_changing(gpu, withdrawal):
+                planner.add(resource_name(device.profile), device)
             continue
         for device in gpu.mig_devices:
             if device.profile:
@@ -80,15 +88,21 @@ def _mixed(inventory: Inventory, settings: Settings) -> Plan:
     return planner.done()
 
 
-def _single(inventory: Inventory, settings: Settings) -> Plan:
-    # A GPU of which it is not known whether it has MIG mode on breaks no rule.
+def _single(inventory: Inventory, settings: Settings, withdrawal: Withdrawal) -> Plan:
+    # A GPU of which it is not known whether it has MIG mode on breaks no rule, nor does one that
+    # is being changed.
     readable = [
-        gpu for gpu in inventory.gpus if gpu.mig_certain and (not gpu.error or gpu.mig_devices)
+        gpu
+        for gpu in inventory.gpus
+        if gpu.mig_certain
+        and (not gpu.error or gpu.mig_devices)
+        and gpu.uuid not in withdrawal.changing
     ]
-    if not any(gpu.mig_enabled or gpu.mig_devices for gpu in readable):
+    changing = any(gpu.uuid in withdrawal.changing for gpu in inventory.gpus)
+    if not changing and not any(gpu.mig_enabled or gpu.mig_devices for gpu in readable):
         # No MIG anywhere: as NVIDIA's plugin does, the node's GPUs are offered whole.
-        return _none(inventory, settings)
-    mixed = _mixed(inventory, settings)
+        return _none(inventory, settings, withdrawal)
+    mixed = _mixed(inventory, settings, withdrawal)
     resources = {name: devices for name, devices in mixed.resources.items() if name != GPU_RESOURCE}
     withheld = dict(mixed.withheld)
     for gpu in mixed.resources.get(GPU_RESOURCE, ()):
@@ -175,6 +189,18 @@ class _Planner:
         for device in gpu.mig_devices:
             self.withheld[device.uuid] = self.withheld[gpu.uuid]
         return True
+
+    def withhold_changing(self, gpu: Gpu, withdrawal: Withdrawal) -> list[MigDevice]:
+        """Withhold a GPU that is being changed; returns the MIG devices that stay in service."""
+        staying: list[MigDevice] = []
+        devices: tuple[Device, ...] = (gpu, *gpu.mig_devices)
+        for device in devices:
+            hidden = withdrawal.hides(device)
+            if hidden is not None:
+                self.withheld[device.uuid] = hidden
+            elif isinstance(device, MigDevice) and device.profile:
+                staying.append(device)
+        return staying
 
     def problem(self, text: str) -> None:
         self._problems.append(text)

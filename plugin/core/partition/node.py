@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.partition.configuration import Resolved, Wanted
 from plugin.core.partition.planner import InUse, plan_gpu
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.steps import (
     MISFITS,
     Blocker,
@@ -18,15 +19,6 @@ from plugin.core.partition.steps import (
     ResetNeeded,
 )
 from plugin.core.partition.usual import Offers
-
-
-class Policy(enum.StrEnum):
-    """What to do about devices in the way that are in use."""
-
-    WAIT = "wait"  # change the other GPUs now, and each GPU in use when it is free
-    EVICT = "evict"  # as wait, and evict the pods that hold them
-    REFUSE = "refuse"  # change nothing on any GPU
-    FORCE = "force"  # destroy them under their users
 
 
 class Action(enum.StrEnum):

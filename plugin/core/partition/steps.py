@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from plugin.core.inventory.model import Placement
 
@@ -75,6 +78,17 @@ Step = (
     | DestroyGpuInstance
     | CreateGpuInstance
     | CreateComputeInstance
+)
+
+#: The names of the kinds, for metrics and JSON.
+KINDS: Final[Mapping[type[Step], str]] = MappingProxyType(
+    {
+        SwitchMode: "switch-mode",
+        DestroyComputeInstance: "destroy-compute-instance",
+        DestroyGpuInstance: "destroy-gpu-instance",
+        CreateGpuInstance: "create-gpu-instance",
+        CreateComputeInstance: "create-compute-instance",
+    }
 )
 
 

@@ -173,6 +173,16 @@ class NvmlDriver:
         with self._asking(gpu_uuid), reading():
             return read_offers(gpu_handle(gpu_uuid))
 
+    def look(self, gpu_uuid: str) -> Gpu:
+        with self._asking(gpu_uuid), reading():
+            for index, last in self._last.items():
+                if last.uuid == gpu_uuid:
+                    gpu = self._readers.setdefault(index, GpuReader(index, self._files)).read()
+                    if gpu.uuid == gpu_uuid:
+                        self._last[index] = gpu
+                        return gpu
+        raise DriverStale(f"{gpu_uuid} is not where the last scan saw it", "scan again")
+
     def remaining(self, gpu_uuid: str, profile_id: int) -> int:
         with self._asking(gpu_uuid), reading(NO_PROFILE):
             return read_remaining(gpu_handle(gpu_uuid), profile_id)

@@ -107,6 +107,10 @@ class Endpoint:
             rival=rival,
         )
 
+    async def told(self, generation: int) -> None:
+        """Wait until every client has the list of `generation`."""
+        await self._servicer.listed(generation)
+
     def _departure(self) -> Departure | None:
         """A plugin that has gone since our registration, which kubelet may still take for ours."""
         if self._registered is None or self._registered.stream is None:

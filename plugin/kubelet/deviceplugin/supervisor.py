@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 #: Directory of the sockets without a kubelet.
 DEFAULT_DIRECTORY = Path("/var/lib/kubelet/device-plugins")
 
+#: Kubelet reads a list in milliseconds.
+TOLD_SECONDS = 2.0
+
 
 class Supervisor:
     """Starts an endpoint when a resource appears; endpoints end when their resource disappears."""
@@ -57,6 +60,16 @@ class Supervisor:
 
     def status(self) -> tuple[ResourceStatus, ...]:
         return tuple(endpoint.status() for endpoint, _ in self._endpoints.values())
+
+    async def told(self, generation: int) -> bool:
+        """Wait until kubelet has the lists of `generation`; false if it does not take one."""
+        try:
+            async with asyncio.timeout(TOLD_SECONDS):
+                for endpoint, _ in list(self._endpoints.values()):
+                    await endpoint.told(generation)
+        except TimeoutError:
+            return False
+        return True
 
     async def compare(self, ask: Callable[[], Awaitable[Counted]]) -> None:
         """Find plugins of others by what kubelet answers; it is asked at most once."""

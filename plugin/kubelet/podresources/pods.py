@@ -47,6 +47,7 @@ class PodFollower:
         self._observer = observer
         self._absent_level = absent_level
         self._wanted = asyncio.Event()
+        self._logged = ""
         self.holdings = Holdings()
         #: A sentence for each device held by several pods.
         self.conflicts: tuple[str, ...] = ()
@@ -60,23 +61,27 @@ class PodFollower:
         self.holdings = handed_out(self.holdings, ids, self._observer.clock())
         self._wanted.set()
 
+    async def ask(self) -> Holdings:
+        """Ask kubelet now; returns what is known then."""
+        before = self.holdings
+        try:
+            answer = await self._observer.ask(before)
+            self.holdings = answered(self.holdings, answer)
+            self._logged = ""
+        except KubeletError as error:
+            self.holdings = unanswered(self.holdings)
+            if str(error) != self._logged:
+                self._logged = str(error)
+                log.log(
+                    self._absent_level, "pod resources unavailable", extra={"reason": self._logged}
+                )
+        self._report(before)
+        return self.current()
+
     async def run(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
         """Ask until cancelled, and do `then` after each answer."""
-        logged = ""
         while True:
-            before = self.holdings
-            try:
-                answer = await self._observer.ask(before)
-                self.holdings = answered(self.holdings, answer)
-                logged = ""
-            except KubeletError as error:
-                self.holdings = unanswered(self.holdings)
-                if str(error) != logged:
-                    logged = str(error)
-                    log.log(
-                        self._absent_level, "pod resources unavailable", extra={"reason": logged}
-                    )
-            self._report(before)
+            await self.ask()
             if then is not None and not self.holdings.silent:
                 await then()
             with contextlib.suppress(TimeoutError):

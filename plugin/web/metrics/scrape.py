@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from plugin import __version__
 from plugin.core.view import DURATION_BOUNDS, CallStats, ResourceStatus, View
-from plugin.web.metrics import cluster, dcgm, devices
+from plugin.web.metrics import cluster, dcgm, devices, partitioning
 from plugin.web.metrics.exposition import expose, number
 from plugin.web.metrics.family import (
     PREFIX,
@@ -55,6 +55,7 @@ class ViewCollector:
         yield from cluster.of(self._view)
         yield from devices.of_devices(known)
         yield from devices.of_cards(gpus)
+        yield from partitioning.collect(self._view)
         if self._dcgm_names:
             driver = self._view.snapshot.inventory.driver_version
             yield from dcgm.collect(known, gpus, driver=driver, hostname=self._hostname)
@@ -251,4 +252,5 @@ FAMILIES: tuple[Family, ...] = (
     DURATIONS,
     *cluster.FAMILIES,
     *devices.FAMILIES,
+    *partitioning.FAMILIES,
 )

@@ -94,16 +94,21 @@ def legend(document: Json) -> list[str]:
 
 
 def gpus(document: Json, now: float) -> list[GpuView]:
-    return [_gpu(gpu, now) for gpu in document["gpus"]]
+    partition = document["partition"]
+    wanted = {each["uuid"]: each for each in partition["gpus"]} if partition else {}
+    return [_gpu(gpu, wanted.get(gpu["uuid"]), now) for gpu in document["gpus"]]
 
 
-def _gpu(gpu: Json, now: float) -> GpuView:
+def _gpu(gpu: Json, wanted: Json | None, now: float) -> GpuView:
     facts = (
         gpu["product"],
         gib(gpu["memoryMiB"] * 2**20) if gpu["memoryMiB"] else "",
         _mode(gpu["mig"]),
         f"NUMA {gpu['numa']}" if gpu["numa"] is not None else "",
         gpu["pciBusId"],
+        f"wanted: {wanted['wanted']} ({wanted['state']})"
+        if wanted and wanted["state"] != "applied"
+        else "",
     )
     whole = _is_whole(gpu)
     shown = [gpu] if whole else gpu["migDevices"]

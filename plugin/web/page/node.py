@@ -96,7 +96,25 @@ def attention(document: Json) -> list[Line]:
         )
         for gone in document["gone"]
     ]
-    return [*lines, *_out_of_use(document)]
+    return [*lines, *_partition(document), *_out_of_use(document)]
+
+
+#: States of partitioning that need no word.
+_UNSAID = frozenset({"idle", "success"})
+
+
+def _partition(document: Json) -> Iterator[Line]:
+    """What is wanted and not there, and why."""
+    wanted = document["partition"]
+    if wanted is None or wanted["state"] in _UNSAID:
+        return
+    state = "unhealthy" if wanted["state"] == "failed" else "warning"
+    behind = tuple(gpu["index"] for gpu in wanted["gpus"] if gpu["state"] != "applied")
+    reasons = dict.fromkeys(gpu["reason"]["text"] for gpu in wanted["gpus"] if gpu["reason"])
+    reason = wanted["reason"]["text"] if wanted["reason"] and not reasons else "; ".join(reasons)
+    text = f"Configuration {wanted['configuration']} is wanted: {wanted['state']}"
+    end = f": {reason}." if reason else "."
+    yield Line(state, f"{text}, not there on " if behind else text, behind, end)
 
 
 def _out_of_use(document: Json) -> Iterator[Line]:

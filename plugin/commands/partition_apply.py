@@ -1,0 +1,238 @@
+"""``partition apply``, ``status`` and ``cancel``: asked of the running daemon; without one,
+``apply`` acts by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plugin.app import assemble, build_driver
+from plugin.config import mig_configs
+from plugin.control.client import ask
+from plugin.core.partition.comparison import document as as_file
+from plugin.core.partition.configuration import Configuration
+from plugin.core.partition.order import Order, Source
+from plugin.core.partition.policy import Policy
+from plugin.core.partition.progress import State, document
+from plugin.core.settings import Settings
+from plugin.errors import ConfigError, ControlError, DriverError, NotRunning
+from plugin.partition.executor import Executor
+from plugin.partition.keeping import Keeper
+from plugin.partition.memory import MemoryFile
+from plugin.partition.surroundings import Surroundings, nobody
+from plugin.partitioning import MEMORY
+from plugin.state.places import DEFAULT_LEDGER
+
+APPLIED, NOT_APPLIED = 0, 1
+#: Between two looks at the daemon's progress.
+POLL_SECONDS = 0.1
+
+_ENDED = frozenset({State.SUCCESS, State.FAILED, State.RESET_NEEDED, State.IDLE})
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line says. ``seconds``: 0 waits without end."""
+
+    name: str
+    file: str = ""
+    policy: Policy | None = None
+    seconds: float = 0.0
+    output: str = "text"
+
+    def configuration(self) -> Configuration | None:
+        """That of the file; ``None`` for one of the node's. Raises :class:`ConfigError`."""
+        of_file = mig_configs.read(Path(self.file)) if self.file else {}
+        if not self.name and len(of_file) == 1:
+            return next(iter(of_file.values()))
+        if not self.name:
+            choices = ", ".join(of_file) or "those of the node, such as all-balanced"
+            raise ConfigError(
+                "-c is missing: name a MIG configuration", f"the choices are {choices}"
+            )
+        return of_file.get(self.name)
+
+
+def apply(settings: Settings, given: Given) -> int:
+    """Have a configuration applied; exit status 0 when it is, 1 when it is not."""
+    configuration = given.configuration()
+    name = given.name or (configuration.name if configuration else "")
+    text = json.dumps(as_file([configuration])) if configuration else ""
+    socket = settings.control_socket
+    try:
+        done = ask(socket, "partition", "apply", name, text, given.policy or "")
+    except NotRunning:
+        print("mig-device-plugin: no daemon runs here: changing the GPUs", file=sys.stderr)
+        order = Order(name, Source.COMMAND, configuration, given.policy)
+        return asyncio.run(_alone(settings, order, given))
+    _warn(done.get("warning"))
+    return _follow(lambda: ask(socket, "partition", "status"), int(done["order"]), given)
+
+
+def show(settings: Settings, output: str) -> int:
+    """``status``: exit status 0 when everything is applied, or nothing is wanted."""
+    found = ask(settings.control_socket, "partition", "status")
+    if output == "json":
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        print(summary(found, time.time()))
+        for gpu in found["gpus"]:
+            print(line(gpu))
+        for note in (*found["warnings"], *found["notes"]):
+            print(f"note: {note}")
+    return APPLIED if found["state"] in {State.SUCCESS, State.IDLE} else NOT_APPLIED
+
+
+def cancel(settings: Settings) -> int:
+    done = ask(settings.control_socket, "partition", "cancel")
+    print(done["text"])
+    _warn(done.get("warning"))
+    return APPLIED
+
+
+# ---- progress as lines
+
+
+def summary(found: Mapping[str, Any], now: float) -> str:
+    if found["configuration"] is None:
+        return "no configuration is wanted"
+    since = max(0, round(now - found["since"]))
+    text = f"{found['configuration']} (by {found['source']}): {found['state']} for {since} s"
+    reason = found["reason"]
+    return f"{text}: {reason['text']}" if reason and not found["gpus"] else text
+
+
+def line(gpu: Mapping[str, Any]) -> str:
+    steps = gpu["steps"]
+    text = f"GPU {gpu['index']}  {gpu['state']}: {gpu['wanted']}"
+    if steps["total"]:
+        text += f", {steps['done']} of {steps['total']} steps"
+    return f"{text}; {gpu['reason']['text']}" if gpu["reason"] else text
+
+
+@dataclass
+class Lines:
+    """Prints each GPU's line when it says something else."""
+
+    output: str
+    _said: dict[int, tuple[str, object]] = field(default_factory=dict)
+
+    def show(self, found: Mapping[str, Any]) -> None:
+        if self.output == "json":
+            return
+        for gpu in found["gpus"]:
+            now = gpu["state"], gpu["reason"]
+            if self._said.get(gpu["index"]) != now:
+                self._said[gpu["index"]] = now
+                print(line(gpu), flush=True)
+
+    def end(self, found: Mapping[str, Any], *, late: bool = False) -> int:
+        self.show(found)
+        applied = found["state"] == State.SUCCESS
+        if self.output == "json":
+            print(json.dumps(found, indent=2, ensure_ascii=False))
+            return APPLIED if applied else NOT_APPLIED
+        for note in found["warnings"]:
+            print(f"note: {note}", file=sys.stderr)
+        if applied:
+            print(f"{found['configuration']} is applied")
+            return APPLIED
+        reason = found["reason"]["text"] if found["reason"] else found["state"]
+        after = "not applied in time, and still wanted" if late else "not applied"
+        print(f"{found['configuration']} is {after}: {reason}")
+        return NOT_APPLIED
+
+
+def _follow(look: Callable[[], Mapping[str, Any]], order: int, given: Given) -> int:
+    lines, end = Lines(given.output), time.monotonic() + given.seconds
+    while True:
+        found = look()
+        if found["order"] != order:
+            raise ControlError(
+                "another order has replaced this one", "see mig-device-plugin partition status"
+            )
+        if found["state"] in _ENDED:
+            return lines.end(found)
+        if given.seconds and time.monotonic() >= end:
+            return lines.end(found, late=True)
+        lines.show(found)
+        time.sleep(POLL_SECONDS)
+
+
+def _warn(text: str | None) -> None:
+    if text:
+        print(f"mig-device-plugin: {text}", file=sys.stderr)
+
+
+# ---- without a daemon
+
+
+async def _alone(settings: Settings, order: Order, given: Given) -> int:
+    """Does what the daemon does, for one order. A daemon that starts meanwhile leaves the geometry
+    alone, because this process has the lock.
+    """
+    driver, _ = build_driver(settings)
+    with tempfile.TemporaryDirectory(prefix="mig-device-plugin-") as folder:
+        # A daemon that starts meanwhile has the ledger; what is wanted is beside it.
+        own = Path(folder) / "ledger.json"
+        ledger = own if settings.simulate else Path(settings.ledger_file or DEFAULT_LEDGER)
+        daemon = assemble(settings, driver, own)
+        keeper = Keeper(MemoryFile(ledger.with_name(MEMORY)))
+        if problem := keeper.claim():
+            raise ControlError(problem.text)
+        try:
+            keeper.load()
+            await daemon.start()
+            around = Surroundings(_holdings(settings))
+            executor = Executor(daemon.writer, driver, daemon.worker, keeper, around)
+            try:
+                await executor.check(order)
+            except DriverError as error:
+                raise ControlError(f"the GPUs do not say what they offer: {error}") from error
+            _warn(await keeper.ordered(order, settings.partition_config))
+            tasks = [
+                asyncio.create_task(daemon.writer.run(daemon.heartbeats)),
+                asyncio.create_task(executor.run(daemon.heartbeats)),
+            ]
+            try:
+                executor.want(order)
+                return await _until_ended(executor, given)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            keeper.release()
+
+
+async def _until_ended(executor: Executor, given: Given) -> int:
+    lines = Lines(given.output)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(given.seconds or None):
+            while not executor.progress.ended:
+                changed = executor.shown.changed.wait()
+                lines.show(document(executor.progress))
+                await changed
+    return lines.end(document(executor.progress), late=not executor.progress.ended)
+
+
+def _holdings(settings: Settings) -> Any:
+    socket = settings.pod_resources_socket
+    if settings.simulate or not socket or not Path(socket).exists():
+        if not settings.simulate:
+            _warn("no kubelet answers here: which pods hold devices is not known")
+        return nobody
+    # gRPC takes longer to load than everything else here.
+    from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
+    from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
+
+    return PodFollower(Observer.of(settings)).ask

@@ -1,0 +1,41 @@
+"""Checks of the wanted MIG configuration, for ``doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from plugin.commands.check import Check, Outcome
+from plugin.config import mig_configs
+from plugin.control.client import ask
+from plugin.core.settings import Settings
+from plugin.errors import ConfigError, ControlError
+
+_FINE = frozenset({"idle", "success"})
+_FIX = "see mig-device-plugin partition status"
+
+
+def partition_checks(settings: Settings) -> Iterator[Check]:
+    """Nothing where no configuration is wanted."""
+    if settings.partition_file:
+        try:
+            found = mig_configs.read(Path(settings.partition_file))
+        except ConfigError as error:
+            yield Check("partition file", Outcome.FAIL, error.what, error.fix)
+        else:
+            yield Check("partition file", Outcome.PASS, f"{len(found)} configurations")
+    if not settings.control_socket:
+        return
+    try:
+        state = ask(settings.control_socket, "partition", "status")
+    except ControlError:
+        return  # no daemon, or an older one
+    name = state["configuration"]
+    if state["state"] in _FINE:
+        if name is not None:
+            yield Check("partitioning", Outcome.PASS, f"{name} is applied")
+        return
+    bad = Outcome.FAIL if state["state"] == "failed" else Outcome.WARN
+    reasons = [gpu["reason"]["text"] for gpu in state["gpus"] if gpu["reason"]]
+    first = reasons[0] if reasons else (state["reason"] or {"text": ""})["text"]
+    yield Check("partitioning", bad, f"{name}: {state['state']}: {first}".rstrip(": "), _FIX)

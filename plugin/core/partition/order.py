@@ -1,0 +1,29 @@
+"""An order to partition: which configuration is wanted, and who wants it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from plugin.core.partition.configuration import Configuration
+from plugin.core.partition.policy import Policy
+
+
+class Source(enum.StrEnum):
+    """Who wants a configuration."""
+
+    OPTION = "option"  # --partition-config
+    COMMAND = "command"  # partition apply
+    LABEL = "label"  # the node's label
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """``configuration`` is that of a file which came with the order; without it, the name is one of
+    the node's. ``policy`` is ``None`` for that of the settings.
+    """
+
+    name: str
+    source: Source
+    configuration: Configuration | None = None
+    policy: Policy | None = None

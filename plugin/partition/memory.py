@@ -1,0 +1,134 @@
+"""What is wanted and what was last good, on disk before the first step.
+
+The present geometry is never in the file: that is the driver's. A file that cannot be read costs
+what it said and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from plugin.config import atomic, bounded, mig_configs
+from plugin.core.partition.comparison import document
+from plugin.core.partition.configuration import Configuration, Wanted
+from plugin.core.partition.order import Order, Source
+from plugin.core.partition.policy import Policy
+from plugin.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+MOST_BYTES = 256 * 1024
+_MOST_NAME = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """``order`` is what the last command wants, ``None`` for nothing, and ``instead_of`` the
+    option's configuration that it replaced; that is ``None`` if there was no command. ``good`` maps
+    GPU UUIDs to geometries that were complete; the GPUs in ``changing`` may have another one now.
+    """
+
+    order: Order | None = None
+    instead_of: str | None = None
+    good: Mapping[str, Wanted] = field(default_factory=lambda: MappingProxyType({}))
+    changing: frozenset[str] = frozenset()
+
+
+class MemoryFile:
+    """One file. Blocks; its owner has the lock of partitioning."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> Memory:
+        try:
+            content = bounded.read(self.path, MOST_BYTES)
+        except FileNotFoundError:
+            return Memory()
+        except (OSError, ValueError) as error:
+            log.warning(
+                "what was wanted of partitioning cannot be read", extra={"reason": str(error)}
+            )
+            return Memory()
+        try:
+            return _memory(json.loads(content))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as e:
+            log.warning("what was wanted of partitioning is corrupt", extra={"reason": repr(e)})
+            return Memory()
+
+    def save(self, memory: Memory) -> None:
+        """Raises OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.replace(self.path, json.dumps(_written(memory), indent=1).encode())
+
+
+def _written(memory: Memory) -> dict[str, Any]:
+    order = memory.order
+    return {
+        "version": _VERSION,
+        "order": None
+        if order is None
+        else {
+            "name": order.name,
+            "source": order.source.value,
+            "policy": order.policy.value if order.policy else None,
+            "file": document([order.configuration]) if order.configuration else None,
+        },
+        "insteadOf": memory.instead_of,
+        "good": {
+            uuid: {"mig": wanted.mig, "devices": dict(wanted.devices)}
+            for uuid, wanted in sorted(memory.good.items())
+        },
+        "changing": sorted(memory.changing),
+    }
+
+
+def _memory(found: Mapping[str, Any]) -> Memory:
+    if found["version"] != _VERSION:
+        raise ValueError(f"version {found['version']}")
+    given = found["order"]
+    return Memory(
+        None if given is None else _order(given),
+        None if found["insteadOf"] is None else _text(found["insteadOf"]),
+        MappingProxyType({_text(uuid): _wanted(each) for uuid, each in found["good"].items()}),
+        frozenset(map(_text, found["changing"])),
+    )
+
+
+def _order(given: Mapping[str, Any]) -> Order:
+    policy = given["policy"]
+    return Order(
+        _text(given["name"]),
+        Source(given["source"]),
+        None if given["file"] is None else only(given["file"]),
+        None if policy is None else Policy(policy),
+    )
+
+
+def only(given: object) -> Configuration:
+    """The one configuration of a document in mig-parted's format. Raises
+    :class:`~plugin.errors.ConfigError`.
+    """
+    found = mig_configs.parse("the configuration", given)
+    if len(found) != 1:
+        raise ConfigError(f"the configuration: there are {len(found)}", "give one")
+    return next(iter(found.values()))
+
+
+def _wanted(given: Mapping[str, Any]) -> Wanted:
+    if not given["mig"]:
+        return Wanted(mig=False)
+    return Wanted.of({_text(name): int(count) for name, count in given["devices"].items()})
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _MOST_NAME:
+        raise TypeError(value)
+    return value

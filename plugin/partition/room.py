@@ -1,0 +1,135 @@
+"""Partitioning in a running daemon: whose order holds, and what the commands do."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plugin.config import mig_configs
+from plugin.core.partition.configuration import Configuration
+from plugin.core.partition.order import Order, Source
+from plugin.core.partition.policy import Policy
+from plugin.core.partition.progress import Progress, document
+from plugin.core.settings import Settings
+from plugin.driver.base import Driver
+from plugin.driver.worker import DriverWorker
+from plugin.errors import ControlError, DriverError
+from plugin.loops.heartbeats import Heartbeats
+from plugin.partition.executor import Executor
+from plugin.partition.keeping import Keeper
+from plugin.partition.memory import MemoryFile, only
+from plugin.partition.surroundings import Surroundings
+from plugin.state.writer import Writer
+
+log = logging.getLogger(__name__)
+
+#: The wanted geometry is waited for so long before devices are registered.
+START_SECONDS = 60.0
+
+
+class Room:
+    """An order by a command holds until the next one, also across restarts, unless
+    ``--partition-config`` is another one then.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        driver: Driver,
+        worker: DriverWorker,
+        memory: Path,
+        around: Surroundings,
+        settings: Settings,
+    ) -> None:
+        self._option = settings.partition_config
+        self._keeper = Keeper(MemoryFile(memory))
+        self.executor = Executor(
+            writer,
+            driver,
+            worker,
+            self._keeper,
+            around,
+            of_file=functools.partial(_of_file, settings.partition_file),
+        )
+
+    def load(self) -> None:
+        """Take up what is wanted: by the last command, or by the option. Blocks."""
+        memory = self._keeper.load()
+        if memory.instead_of == self._option:
+            if memory.order is not None:
+                self.executor.want(memory.order)
+        elif self._option:
+            self.executor.want(Order(self._option, Source.OPTION))
+
+    async def run(self, heartbeats: Heartbeats) -> None:
+        """Work until cancelled."""
+        try:
+            await self.executor.run(heartbeats)
+        finally:
+            self._keeper.release()
+
+    async def started(self, seconds: float = START_SECONDS) -> None:
+        """Wait until what is wanted is applied as far as it can be at once, for some time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.executor.settled()
+        except TimeoutError:
+            log.warning(
+                "the configuration is not applied yet, going on",
+                extra={"configuration": self.progress.configuration, "seconds": seconds},
+            )
+
+    @property
+    def progress(self) -> Progress:
+        return self.executor.progress
+
+    async def perform(self, arguments: Sequence[str]) -> Any:
+        """What ``partition`` commands ask for. Raises :class:`~plugin.errors.PluginError`."""
+        match arguments:
+            case ["status"]:
+                return document(self.progress)
+            case ["apply", name, file, policy]:
+                return await self._apply(name, file, policy)
+            case ["cancel"]:
+                return await self._cancel()
+        raise ControlError("a partition command is not known", "choose apply, status or cancel")
+
+    async def _apply(self, name: str, file: str, policy: str) -> Any:
+        """`file` is the text of a document with the configuration; empty for one of the node's."""
+        configuration = None
+        try:
+            if file:
+                configuration = only(json.loads(file))
+            order = Order(
+                name or (configuration.name if configuration else ""),
+                Source.COMMAND,
+                configuration,
+                Policy(policy) if policy else None,
+            )
+            await self.executor.check(order)
+        except ValueError as error:
+            raise ControlError(f"the order cannot be read: {error}") from error
+        except DriverError as error:
+            raise ControlError(f"the driver does not say what the GPUs offer: {error}") from error
+        problem = await self._keeper.ordered(order, self._option)
+        return {"order": self.executor.want(order), "warning": _unsaved(problem)}
+
+    async def _cancel(self) -> Any:
+        before = self.progress.configuration
+        problem = await self._keeper.ordered(None, self._option)
+        self.executor.want(None)
+        text = f"{before} is no longer wanted" if before else "no configuration was wanted"
+        return {"text": f"{text}; what is there stays", "warning": _unsaved(problem)}
+
+
+def _unsaved(problem: str) -> str | None:
+    return f"this is not saved and ends with the daemon: {problem}" if problem else None
+
+
+def _of_file(path: str) -> Mapping[str, Configuration]:
+    return mig_configs.read(Path(path)) if path else {}

@@ -1,0 +1,179 @@
+"""Carries out the plan of one GPU: one step after another, each followed by a look."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from plugin.core.inventory.geometry import ProfileOffer
+from plugin.core.inventory.model import Gpu
+from plugin.core.partition.node import Decision
+from plugin.core.partition.planner import InUse, plan_gpu
+from plugin.core.partition.policy import Policy
+from plugin.core.partition.run import Result, shape
+from plugin.core.partition.steps import (
+    CreateComputeInstance,
+    CreateGpuInstance,
+    DestroyComputeInstance,
+    DestroyGpuInstance,
+    Plan,
+    RefusalCode,
+    ResetNeeded,
+    Step,
+    SwitchMode,
+)
+from plugin.core.partition.trouble import Code, Trouble, instance_at, took_effect, trouble
+from plugin.driver.base import Driver
+from plugin.driver.worker import DriverWorker
+from plugin.errors import DriverError, OutcomeUnknown
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED: Final = Trouble(Code.STEP_FAILED, "another configuration is wanted")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done to a GPU. ``released`` are the devices that left service."""
+
+    decision: Decision
+    offers: Sequence[ProfileOffer]
+    in_use: InUse
+    policy: Policy
+    released: Collection[str]
+
+
+class Stepper:
+    """Uses the driver's worker; every change at most once."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        worker: DriverWorker,
+        on_step: Callable[[Step, bool], None],
+        *,
+        goes_on: Callable[[], bool],
+    ) -> None:
+        """`on_step` hears of every step and whether it took effect; `goes_on` is asked before
+        each.
+        """
+        self._driver, self._worker = driver, worker
+        self._on_step, self._goes_on = on_step, goes_on
+
+    async def carry_out(self, order: Order) -> Result:
+        """With the trouble :data:`INTERRUPTED` if that happened between two steps."""
+        decision = order.decision
+        try:
+            gpu = await self._look(decision.gpu.uuid)
+        except DriverError as failed:
+            return Result(decision.gpu, _devices(decision.gpu), trouble(failed))
+        result = Result(gpu, _devices(gpu))
+        plan = _planned(gpu, order)
+        if isinstance(plan, Trouble):
+            return replace(result, trouble=plan)
+        for step in plan.steps:
+            if not self._goes_on():
+                return replace(result, trouble=INTERRUPTED)
+            result = await self._one(result, step)
+            if result.trouble is not None:
+                break
+        return result
+
+    async def _one(self, before: Result, step: Step) -> Result:
+        """One step and a look."""
+        error = await self._change(before.gpu, step)
+        try:
+            gpu = await self._look(before.gpu.uuid)
+        except DriverError as failed:
+            # What cannot be seen may have happened.
+            self._on_step(step, False)  # noqa: FBT003 — a callback
+            return replace(before, trouble=trouble(failed), touched=True)
+        done = took_effect(step, before.gpu, gpu) and (
+            error is None or isinstance(error, OutcomeUnknown)
+        )
+        self._on_step(step, done)
+        after = replace(before, gpu=gpu, touched=before.touched or shape(gpu) != shape(before.gpu))
+        if not done:
+            return replace(after, trouble=_why(gpu, step, error))
+        if isinstance(step, SwitchMode) and gpu.mig_pending:
+            return replace(after, trouble=_reset(gpu, step.on))
+        return after
+
+    async def _look(self, uuid: str) -> Gpu:
+        return await self._worker.call(self._driver.look, uuid)
+
+    async def _change(self, gpu: Gpu, step: Step) -> DriverError | None:
+        log.debug("partitioning step", extra={"gpu": gpu.uuid, "step": str(step)})
+        verb = self._verb(gpu, step)
+        if verb is None:
+            return OutcomeUnknown(f"{step}: its GPU instance is not there", code=-1)
+        try:
+            await self._worker.change(verb)
+        except DriverError as error:
+            return error
+        return None
+
+    def _verb(self, gpu: Gpu, step: Step) -> Callable[[], Any] | None:
+        driver, uuid = self._driver, gpu.uuid
+        match step:
+            case SwitchMode():
+                return functools.partial(driver.set_mig_mode, uuid, on=step.on)
+            case DestroyComputeInstance():
+                return functools.partial(driver.destroy_compute_instance, uuid, step.gi, step.ci)
+            case DestroyGpuInstance():
+                return functools.partial(driver.destroy_gpu_instance, uuid, step.gi)
+            case CreateGpuInstance():
+                return functools.partial(
+                    driver.create_gpu_instance, uuid, step.profile_id, step.placement
+                )
+            case CreateComputeInstance():
+                gi = instance_at(gpu, step)
+                if gi is None:
+                    return None
+                return functools.partial(driver.create_compute_instance, uuid, gi, step.slices)
+
+
+def _devices(gpu: Gpu) -> frozenset[str]:
+    return frozenset(device.uuid for device in gpu.mig_devices)
+
+
+def _planned(gpu: Gpu, order: Order) -> Plan | Trouble:
+    """The plan as of now, which must not destroy what has not left service."""
+    outcome = plan_gpu(gpu, order.offers, order.decision.wanted, order.in_use)
+    if isinstance(outcome, ResetNeeded):
+        return _reset(gpu, outcome.on)
+    if not isinstance(outcome, Plan):
+        forced = order.policy is Policy.FORCE and outcome.code is RefusalCode.IN_USE
+        if not forced or outcome.after is None:
+            return Trouble(Code(outcome.code), outcome.text)
+        outcome = outcome.after
+    others = frozenset(outcome.leaving) - frozenset(order.released)
+    if others:
+        return Trouble(
+            Code.STEP_FAILED, f"GPU {gpu.index} has changed: {min(others)} has not left service"
+        )
+    return outcome
+
+
+def _why(gpu: Gpu, step: Step, error: DriverError | None) -> Trouble:
+    if error is None:
+        text = f"GPU {gpu.index}: {step}: the driver reports success, and nothing has changed"
+        return Trouble(Code.STEP_FAILED, text)
+    found = trouble(error)
+    if found.code is Code.IN_USE:
+        text = (
+            f"GPU {gpu.index}: {error}; by a process that is not known here: the driver names only "
+            "those of our PID namespace, and no monitoring agents"
+        )
+        return Trouble(Code.IN_USE, text)
+    # What was looked at since answers.
+    alive = found.code in {Code.GPU_LOST, Code.DRIVER_UNAVAILABLE} and not gpu.error
+    return Trouble(Code.STEP_FAILED if alive else found.code, f"GPU {gpu.index}: {found.text}")
+
+
+def _reset(gpu: Gpu, on: bool) -> Trouble:  # noqa: FBT001 — as the step has it
+    text = f"GPU {gpu.index}: MIG mode {'on' if on else 'off'} waits for a GPU reset or a reboot"
+    return Trouble(Code.RESET_NEEDED, text)

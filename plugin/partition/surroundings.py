@@ -1,0 +1,57 @@
+"""What the executor needs of others: who holds devices, what kubelet knows, who evicts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from plugin.core.holders import Holdings
+from plugin.core.inventory.geometry import Client
+from plugin.driver.base import Driver
+from plugin.errors import DriverError
+
+
+class Evictor(Protocol):
+    """Ends pods that hold devices in the way."""
+
+    async def evict(self, pods: Collection[str]) -> str:
+        """Ask for the eviction of these pods (``namespace/name``), once each; returns why some are
+        not evicted, empty if all will be.
+        """
+
+
+async def nobody() -> None:
+    """Nobody hands out devices here."""
+
+
+async def all_told(generation: int) -> bool:
+    """No kubelet has a list."""
+    del generation
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """``ask`` asks kubelet who holds devices and returns what is known then; ``None`` where nobody
+    can hold any. ``told`` waits until kubelet has the list of a generation, and says whether it
+    has.
+    """
+
+    ask: Callable[[], Awaitable[Holdings | None]] = nobody
+    told: Callable[[int], Awaitable[bool]] = all_told
+    evictor: Evictor | None = None
+
+
+def ask_clients(
+    driver: Driver, gpu_uuids: Collection[str]
+) -> tuple[Mapping[str, tuple[Client, ...]], dict[str, str]]:
+    """Processes by GPU, and why those of others are not known. Blocks."""
+    found: dict[str, tuple[Client, ...]] = {}
+    unknown: dict[str, str] = {}
+    for uuid in gpu_uuids:
+        try:
+            found[uuid] = driver.processes(uuid)
+        except DriverError as error:
+            unknown[uuid] = f"processes are not known: {error}"
+    return found, unknown

@@ -1,0 +1,95 @@
+"""Makes the room of partitioning when a configuration is wanted; until then nothing of it is
+imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plugin.core.holders import Holdings
+from plugin.core.settings import Settings
+from plugin.driver.base import Driver
+from plugin.driver.worker import DriverWorker
+from plugin.kubelet.deviceplugin.supervisor import Supervisor
+from plugin.kubelet.podresources.pods import PodFollower
+from plugin.loops.heartbeats import Heartbeats
+from plugin.state.writer import Writer
+
+if TYPE_CHECKING:
+    from plugin.core.partition.progress import Progress
+    from plugin.partition.room import Room
+
+#: The name of the file beside the ledger that keeps what is wanted.
+MEMORY = "partition.json"
+
+
+@dataclass
+class Partitioning:
+    """``ledger`` is the ledger's path. ``pods`` is ``None`` where kubelet is not asked for them."""
+
+    writer: Writer
+    driver: Driver
+    worker: DriverWorker
+    heartbeats: Heartbeats
+    settings: Settings
+    ledger: Path
+    supervisor: Supervisor
+    pods: PodFollower | None
+    _room: Room | None = None
+    _wanted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Work from the first order on, until cancelled."""
+        if self.settings.partition_config or self._memory.exists():
+            self.room()
+        await self._wanted.wait()
+        await self.room().run(self.heartbeats)
+
+    async def started(self) -> None:
+        """Wait until what is wanted at the start is there; see :meth:`Room.started`."""
+        await asyncio.sleep(0)  # run() has made the room by then
+        if self._room is not None:
+            await self._room.started()
+
+    def progress(self) -> Progress | None:
+        return self._room.progress if self._room is not None else None
+
+    async def perform(self, arguments: Sequence[str]) -> Any:
+        """What ``partition`` commands ask for. Raises :class:`~plugin.errors.PluginError`."""
+        if self._room is None and list(arguments) == ["status"]:
+            from plugin.core.partition.progress import IDLE, document  # noqa: PLC0415 — see above
+
+            return document(IDLE)
+        return await self.room().perform(arguments)
+
+    def room(self) -> Room:
+        if self._room is None:
+            from plugin.partition.room import Room  # noqa: PLC0415 — see above
+            from plugin.partition.surroundings import Surroundings  # noqa: PLC0415
+
+            around = Surroundings(self._holdings, self.supervisor.told)
+            self._room = Room(
+                self.writer, self.driver, self.worker, self._memory, around, self.settings
+            )
+            self._room.load()
+            self._wanted.set()
+        return self._room
+
+    @property
+    def _memory(self) -> Path:
+        return self.ledger.with_name(MEMORY)
+
+    def _has_pods(self) -> bool:
+        """Whether pods can hold devices: not without a kubelet, which a simulated node may lack."""
+        socket = self.settings.kubelet_socket
+        return bool(socket) and not (self.settings.simulate and not Path(socket).exists())
+
+    async def _holdings(self) -> Holdings | None:
+        if not self._has_pods():
+            return None
+        # Without the pod resources nobody knows.
+        return await self.pods.ask() if self.pods is not None else Holdings()

@@ -1,0 +1,98 @@
+"""The executor: from an order to the geometry, whatever is in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from plugin.core.partition.policy import Policy
+from plugin.core.partition.progress import GpuState, State
+from tests.partition_rig import Rig, devices, empty_instances, rig, uuids
+from tests.unit.virtual_time import run
+
+SLICES = "8xa100-40gb:all-1g.5gb"
+BALANCED = {"1g.5gb": 2, "2g.10gb": 1, "3g.20gb": 1}
+
+
+def over(node: str, folder: Path, story: Callable[[Rig], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with rig(node, folder) as here:
+            await story(here)
+
+    run(main())
+
+
+def test_a_node_is_changed_and_advertised_in_one_message(tmp_path: Path) -> None:
+    async def story(here: Rig) -> None:
+        kept = set(uuids(here.node, 0))
+        here.order("all-balanced")
+        progress = await here.ended()
+        assert progress.state is State.SUCCESS
+        assert here.states() == [GpuState.APPLIED] * 8
+        assert devices(here.node) == [BALANCED] * 8
+        assert here.healthy() == {"1g.5gb": 16, "2g.10gb": 8, "3g.20gb": 8}
+        # All of before; what stays and what leaves; what stays; all of after.
+        assert [(len(up), len(down)) for up, down in here.lists] == [
+            (56, 0),
+            (16, 40),
+            (16, 0),
+            (32, 0),
+        ]
+        assert len(kept & set(uuids(here.node, 0))) == 2
+        assert len(here.told) == 1
+
+    over(SLICES, tmp_path, story)
+
+
+def test_nothing_is_done_twice(tmp_path: Path) -> None:
+    async def story(here: Rig) -> None:
+        here.order("all-1g.5gb")
+        assert (await here.ended()).state is State.SUCCESS
+        assert here.worker.changes == 0
+        assert len(here.lists) == 1
+        assert empty_instances(here.node) == 0
+
+    over(SLICES, tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "done"),
+    [
+        (Policy.WAIT, State.WAITING, 7),
+        (Policy.EVICT, State.WAITING, 7),
+        (Policy.REFUSE, State.FAILED, 0),
+        (Policy.FORCE, State.SUCCESS, 8),
+    ],
+)
+def test_one_slice_of_one_gpu_in_use(
+    tmp_path: Path, policy: Policy, state: State, done: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(here: Rig) -> None:
+        before = uuids(here.node, 3)
+        here.hold("train", before[2])
+        here.order("all-2g.10gb", policy)
+        progress = await here.settled()
+        assert progress.state is state
+        changed = [each == {"2g.10gb": 3} for each in devices(here.node)]
+        assert sum(changed) == done
+        assert changed[3] is (policy is Policy.FORCE)
+        if policy is not Policy.FORCE:
+            assert uuids(here.node, 3) == before
+        if policy in {Policy.WAIT, Policy.EVICT}:
+            # No pod gets what waits.
+            assert here.healthy() == {"2g.10gb": 21}
+            assert [str(each) for each in progress.gpus[3].blockers] == [
+                f"3:2 ({before[2]}), held by ml/train"
+            ]
+            here.held.clear()
+            assert (await here.ended()).state is State.SUCCESS
+            assert devices(here.node) == [{"2g.10gb": 3}] * 8
+            assert here.healthy() == {"2g.10gb": 24}
+        if policy is Policy.REFUSE:
+            assert here.healthy() == {"1g.5gb": 56}
+        forced = [each for each in caplog.messages if each == "destroying devices in use"]
+        assert len(forced) == (policy is Policy.FORCE)
+
+    over(SLICES, tmp_path, story)

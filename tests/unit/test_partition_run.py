@@ -1,0 +1,273 @@
+"""The state machine of partitioning, as tables of values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from plugin.core.advertise.advertisement import advertise
+from plugin.core.advertise.withdrawal import Withdrawal
+from plugin.core.holders import Holdings
+from plugin.core.inventory.geometry import Client, ClientKind
+from plugin.core.inventory.model import Gpu
+from plugin.core.partition import run as runs
+from plugin.core.partition.configuration import Resolved, Wanted
+from plugin.core.partition.node import Action, Decision, NodePlan
+from plugin.core.partition.policy import Policy
+from plugin.core.partition.progress import GpuProgress, GpuState, State, node_state
+from plugin.core.partition.run import Change, LookAgain, Rest, Result, Run, Track, Withdraw
+from plugin.core.partition.steps import Blocker, Occupant, Plan, SwitchMode
+from plugin.core.partition.trouble import Code, Trouble, trouble
+from plugin.core.partition.use import HANDED_OUT, UNKNOWN_HOLDER, in_use
+from plugin.core.reasons import Code as ReasonCode
+from plugin.core.reasons import Reason
+from plugin.core.settings import MigStrategy, Settings
+from plugin.core.view import Holder
+from plugin.errors import (
+    DeviceInUse,
+    DriverCallFailed,
+    DriverStale,
+    GpuHangs,
+    GpuLost,
+    NoPermission,
+    NotSupported,
+    OutcomeUnknown,
+    ResetNeeded,
+)
+
+from .builders import gpu, mig_gpu, node
+
+FIRST, SECOND = mig_gpu(0, "1g.5gb", "1g.5gb", "2g.10gb"), mig_gpu(1, "1g.5gb")
+LEFT, RIGHT, KEPT = (device.uuid for device in FIRST.mig_devices)
+WANTED = Wanted.of({"2g.10gb": 2})
+PLAN = Plan((SwitchMode(on=True),), seats=(), kept=(KEPT,), leaving=(LEFT, RIGHT))
+CHANGE = Decision(FIRST, WANTED, Action.CHANGE, PLAN)
+BROKEN = Trouble(Code.STEP_FAILED, "it broke")
+USED = Trouble(Code.IN_USE, "a process")
+GOOD = {FIRST.uuid: Wanted.of({"1g.5gb": 2, "2g.10gb": 1})}
+
+
+def plan(*decisions: Decision) -> NodePlan:
+    return NodePlan("some", Policy.WAIT, decisions)
+
+
+def test_what_leaves_is_withdrawn_and_looked_at_twice_before_it_is_changed() -> None:
+    run, action = runs.assess(Run(), plan(CHANGE), 0.0)
+    assert isinstance(action, Withdraw)
+    assert action.withdrawal.leaving.keys() == {LEFT, RIGHT}
+    run, action = runs.assess(run, plan(CHANGE), 1.0)
+    assert action == LookAgain()
+    run, action = runs.assess(run, plan(CHANGE), 2.0)
+    assert action == Change((CHANGE,))
+    # Somebody got one meanwhile: it waits, and looks begin anew when it is free.
+    waiting = replace(CHANGE, action=Action.WAIT)
+    run, action = runs.assess(run, plan(waiting), 2.0)
+    assert action == Rest(waits=True)
+
+
+def test_what_destroys_nothing_needs_no_second_look() -> None:
+    empty = replace(CHANGE, plan=replace(PLAN, leaving=()))
+    assert runs.assess(Run(), plan(empty), 0.0)[1] == Change((empty,))
+
+
+def test_a_whole_gpu_leaves_service_before_mig_mode_is_switched() -> None:
+    off = gpu(3)
+    decision = Decision(off, WANTED, Action.CHANGE, Plan((SwitchMode(on=True),)))
+    assert runs.leaving(decision) == {off.uuid}
+
+
+def failed(run: Run, found: Trouble | None, now: float = 10.0, *, touched: bool = True) -> Track:
+    result = Result(FIRST, frozenset({LEFT, RIGHT, KEPT}), found, touched)
+    return runs.ended(run, [result], GOOD, now).tracks[FIRST.uuid]
+
+
+def test_three_attempts_then_three_back_then_no_more() -> None:
+    run, pauses = Run(), []
+    for _ in range(6):
+        track = failed(run, BROKEN)
+        run = Run({FIRST.uuid: track})
+        pauses.append((track.back, track.retry_at and track.retry_at - 10.0))
+    assert pauses == [
+        (False, 0.5),
+        (False, 2.0),
+        (True, 0.0),
+        (True, 0.5),
+        (True, 2.0),
+        (True, None),
+    ]
+    assert run.tracks[FIRST.uuid].ended
+    # What was there before serves on; what was made since does not.
+    held = runs.withdrawal(run, plan())
+    assert held.changing.keys() == {FIRST.uuid}
+    assert held.staying == {LEFT, RIGHT, KEPT}
+
+
+def test_the_way_back_ends_with_the_cause() -> None:
+    track = Track(BROKEN, back=True, half=True, retry_at=0.0)
+    back = failed(Run({FIRST.uuid: track}), None)
+    assert (back.restored, back.ended, back.trouble) == (True, True, BROKEN)
+    assert runs.withdrawal(Run({FIRST.uuid: back}), plan()) == Withdrawal()
+
+
+@pytest.mark.parametrize(("touched", "back", "pause"), [(True, True, 0.0), (False, False, 30.0)])
+def test_something_in_use_goes_back_at_once_and_is_tried_later(
+    touched: bool,  # noqa: FBT001
+    back: bool,  # noqa: FBT001
+    pause: float,
+) -> None:
+    track = failed(Run(), USED, touched=touched)
+    assert (track.back, track.retry_at) == (back, 10.0 + pause)
+    if back:
+        waits = failed(Run({FIRST.uuid: track}), None)
+        assert (waits.back, waits.restored, waits.retry_at) == (False, True, 40.0)
+
+
+@pytest.mark.parametrize("code", [Code.GPU_LOST, Code.NOT_ANSWERING, Code.RESET_NEEDED])
+def test_what_waiting_does_not_mend_is_not_tried_again(code: Code) -> None:
+    track = failed(Run(), Trouble(code, "gone"))
+    run = Run({FIRST.uuid: track})
+    assert track.ended
+    wanted = Resolved("some", {FIRST.uuid: WANTED, SECOND.uuid: WANTED})
+    assert runs.targets(wanted, run, GOOD).wanted == {SECOND.uuid: WANTED}
+    # Until the GPU itself is another one.
+    named = wanted.wanted
+    assert runs.current(run, node(FIRST, SECOND), named) is run
+    assert not runs.current(run, node(replace(FIRST, error="lost"), SECOND), named).tracks
+    assert not runs.current(run, node(FIRST, SECOND), {SECOND.uuid}).tracks
+
+
+def test_a_gpu_on_its_way_back_gets_its_last_good_geometry() -> None:
+    run = Run({FIRST.uuid: Track(BROKEN, back=True, retry_at=0.0)})
+    wanted = Resolved("some", {FIRST.uuid: WANTED})
+    assert runs.targets(wanted, run, GOOD).wanted == GOOD
+
+
+def test_another_order_begins_anew_and_hides_what_is_half_made() -> None:
+    half = Track(BROKEN, 2, back=True, half=True, old=frozenset({KEPT}), shape=("x",))
+    run = runs.anew(Run({FIRST.uuid: half, SECOND.uuid: Track(BROKEN, 3)}), 5.0)
+    assert run == Run({FIRST.uuid: Track(BROKEN, half=True, old=half.old, retry_at=5.0)})
+    assert runs.withdrawal(run, plan()).staying == {KEPT}
+
+
+def test_an_attempt_that_is_not_due_is_waited_for() -> None:
+    run = Run({FIRST.uuid: Track(BROKEN, 1, retry_at=7.0)})
+    run, _ = runs.assess(run, plan(CHANGE), 5.0)
+    assert runs.assess(run, plan(CHANGE), 5.0)[1] == Rest(until=7.0)
+
+
+def test_what_took_effect_after_all_is_done() -> None:
+    run = Run({FIRST.uuid: Track(BROKEN, 1, half=True, retry_at=7.0)})
+    there = replace(CHANGE, action=Action.NOTHING, plan=Plan())
+    run, action = runs.assess(run, plan(there), 5.0)
+    assert (dict(run.tracks), action) == ({}, Rest())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DeviceInUse("x", code=19), Code.IN_USE),
+        (ResetNeeded("x", code=16), Code.RESET_NEEDED),
+        (GpuLost("x", code=15), Code.GPU_LOST),
+        (GpuHangs("x", code=-1), Code.NOT_ANSWERING),
+        (NoPermission("x", code=4), Code.NO_PERMISSION),
+        (NotSupported("x", code=3), Code.NOT_SUPPORTED),
+        (DriverStale("x"), Code.DRIVER_UNAVAILABLE),
+        (OutcomeUnknown("x", code=-1), Code.STEP_FAILED),
+        (DriverCallFailed("x", code=999), Code.STEP_FAILED),
+    ],
+)
+def test_every_error_has_a_code(error: DriverCallFailed, code: Code) -> None:
+    assert trouble(error).code is code
+
+
+# ---- who uses what
+
+
+def test_pods_processes_and_what_was_handed_out() -> None:
+    holders = {LEFT: (Holder("ml", "one", "main"),), f"{RIGHT}::1": (Holder("ml", "two", "x"),)}
+    known = Holdings(holders, {KEPT: 1.0}, confirmed=0.0, trusted=True)
+    device = FIRST.mig_devices[0]
+    other = SECOND.mig_devices[0]
+    clients = {
+        FIRST.uuid: (Client(7, ClientKind.COMPUTE, device.gi, device.ci),),
+        SECOND.uuid: (
+            Client(8, ClientKind.COMPUTE),
+            Client(9, ClientKind.MPS, other.gi),
+        ),
+    }
+    assert in_use(node(FIRST, SECOND), known, clients) == {
+        LEFT: (Occupant("ml/one", pod=True),),
+        RIGHT: (Occupant("ml/two", pod=True),),
+        KEPT: (HANDED_OUT,),
+        SECOND.uuid: (Occupant("process 8"),),
+        other.uuid: (Occupant("process 9"),),
+    }
+
+
+@pytest.mark.parametrize("known", [Holdings(), Holdings(confirmed=0.0, trusted=True, silent=True)])
+def test_unknown_is_not_free(known: Holdings) -> None:
+    found = in_use(node(FIRST), known, {})
+    assert found == dict.fromkeys([FIRST.uuid, LEFT, RIGHT, KEPT], (UNKNOWN_HOLDER,))
+    assert in_use(node(FIRST), None, {}) == {}
+
+
+# ---- what is advertised
+
+
+def listed(withdrawal: Withdrawal, *gpus: Gpu, strategy: MigStrategy) -> dict[str, bool]:
+    settings = Settings(mig_strategy=strategy)
+    found = advertise(node(*gpus), settings, {}, withdrawal)
+    return {item.id: item.healthy for items in found.resources.values() for item in items}
+
+
+@pytest.mark.parametrize("strategy", [MigStrategy.MIXED, MigStrategy.SINGLE])
+def test_of_a_gpu_that_changes_only_what_stays_is_listed(strategy: MigStrategy) -> None:
+    first = mig_gpu(0, "1g.5gb", "1g.5gb")
+    stays, made = (device.uuid for device in first.mig_devices)
+    why = Reason(ReasonCode.PARTITIONING, "it changes")
+    held = Withdrawal({}, {first.uuid: why}, frozenset({stays}))
+    expected = {stays: True, SECOND.mig_devices[0].uuid: True}
+    assert listed(held, first, SECOND, strategy=strategy) == expected
+    found = advertise(node(first, SECOND), Settings(mig_strategy=strategy), {}, held)
+    assert found.withheld == {first.uuid: why, made: why}
+    assert found.problems == ()
+
+
+def test_a_whole_gpu_that_changes_is_not_listed() -> None:
+    why = Reason(ReasonCode.PARTITIONING, "it changes")
+    held = Withdrawal({}, {"GPU-0": why})
+    assert listed(held, gpu(0), gpu(1), strategy=MigStrategy.NONE) == {"GPU-1": True}
+
+
+# ---- the node's state
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ("", State.SUCCESS),
+        ("applied applied", State.SUCCESS),
+        ("applied pending", State.APPLYING),
+        ("waiting applying", State.APPLYING),
+        ("failed rolling-back", State.APPLYING),
+        ("failed waiting", State.WAITING),
+        ("rolled-back retrying", State.WAITING),
+        ("applied failed", State.FAILED),
+        ("reset-needed rolled-back", State.FAILED),
+        ("held refused", State.FAILED),
+        ("applied reset-needed", State.RESET_NEEDED),
+    ],
+)
+def test_the_nodes_state_is_that_of_what_may_still_happen(states: str, expected: State) -> None:
+    found = (GpuProgress(name, 0, GpuState(name)) for name in states.split())
+    assert node_state(tuple(found)) is expected
+
+
+def test_who_is_not_known_is_waited_for_under_refuse_too() -> None:
+    blocked = replace(
+        CHANGE,
+        action=Action.REFUSED,
+        blockers=(Blocker(LEFT, "0:0", (UNKNOWN_HOLDER,)),),
+    )
+    assert runs.assess(Run(), plan(blocked), 0.0)[1] == Rest(waits=True)
