@@ -63,11 +63,16 @@ def _notes(view: View) -> Iterator[str]:
     for index in sorted(snapshot.inventory.hung):
         yield snapshot.inventory.unreadable[index]
     yield from view.notes
-    if view.cluster is not None:
-        yield from view.cluster.problems
-        if view.cluster.away_since is not None:
-            seconds = max(0.0, view.now - view.cluster.away_since)
-            yield f"the API server has not answered for {seconds:.0f} s"
+    yield from _about_cluster(view)
+
+
+def _about_cluster(view: View) -> Iterator[str]:
+    if view.cluster is None:
+        return
+    yield from view.cluster.problems
+    if view.cluster.away_since is not None:
+        seconds = max(0.0, view.now - view.cluster.away_since)
+        yield f"the API server has not answered for {seconds:.0f} s"
 
 
 def _unregistered(view: View) -> Iterator[str]:
