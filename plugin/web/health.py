@@ -63,10 +63,10 @@ def _notes(view: View) -> Iterator[str]:
     for index in sorted(snapshot.inventory.hung):
         yield snapshot.inventory.unreadable[index]
     yield from view.notes
-    yield from _about_cluster(view)
+    yield from _cluster_notes(view)
 
 
-def _about_cluster(view: View) -> Iterator[str]:
+def _cluster_notes(view: View) -> Iterator[str]:
     if view.cluster is None:
         return
     yield from view.cluster.problems
