@@ -39,9 +39,9 @@ class EventSender:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster, self._store, self._nodes = cluster, store, nodes
-        # The state at the start is news, but for faults that an earlier process has told.
+        # The state at the start is news, but for faults that an earlier process has reported.
         self._first = first
-        self._told = replace(initial(first.settings, 0.0).snapshot, ledger=first.ledger)
+        self._reported = replace(initial(first.settings, 0.0).snapshot, ledger=first.ledger)
         self._holders = holders
         self._wall_clock = wall_clock
         self._standing = Standing("Events")
@@ -66,7 +66,7 @@ class EventSender:
             self._take(snapshot)
 
     def _take(self, snapshot: Snapshot) -> None:
-        before, self._told = self._told, snapshot
+        before, self._reported = self._reported, snapshot
         found = notices(before, snapshot, self._holders())
         if found:
             self._outbox = noted(self._outbox, found, _now())

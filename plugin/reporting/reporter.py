@@ -78,7 +78,7 @@ class Reporter:
                 )
             except (ConfigError, ClusterError) as error:
                 if str(error) != self._problem:
-                    log.error("the cluster cannot be told anything", extra={"reason": str(error)})  # noqa: TRY400
+                    log.error("nothing is written to the cluster", extra={"reason": str(error)})  # noqa: TRY400
                 self._problem = str(error)
                 await asyncio.sleep(AGAIN_SECONDS)
         await self._features.run()

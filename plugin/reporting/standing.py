@@ -26,8 +26,8 @@ def node_of(known: Collection[NodeMetadata]) -> NodeMetadata | None:
 
 
 class Standing:
-    """``problem`` is a sentence while the feature's requests are refused; outages are told for all
-    features together.
+    """``problem`` is a sentence while the feature's requests are refused; outages are reported for
+    all features together.
     """
 
     def __init__(self, what: str) -> None:
