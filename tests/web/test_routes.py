@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from plugin.core.inventory.samples import DeviceSample, Samples
 from plugin.core.partition.progress import Counts, GpuProgress, GpuState, Progress, State
 from plugin.core.reasons import Code, Reason
-from plugin.core.view import CallStats, Holder, ResourceStatus, View
+from plugin.core.view import CallStats, ClusterStatus, Holder, ResourceStatus, View
 from plugin.web.http.message import Request, Response
 from plugin.web.routes import Page, Site, load_page
 from plugin.web.state import document, still
