@@ -28,6 +28,8 @@ from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.trouble import trouble as of_error
 from plugin.core.partition.use import in_use
 from plugin.core.partition.usual import configurations
+from plugin.core.release import describe
+from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
 from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
 from plugin.errors import ConfigError, DriverError, DriverUnavailable
@@ -128,7 +130,7 @@ class Executor:
         known: object = None
         async for snapshot in self._writer.store.follow():
             seen = (
-                snapshot.driver_error is None,
+                snapshot.driver_error is None and snapshot.release is None,
                 [runs.shape(gpu) for gpu in snapshot.inventory.gpus],
             )
             if seen != known:
@@ -163,8 +165,7 @@ class Executor:
         if problem is not None:
             self.shown.pending(problem)
             return POLL_SECONDS
-        if snapshot.driver_error is not None or not snapshot.generation:
-            why = snapshot.driver_error.text if snapshot.driver_error else "not scanned yet"
+        if (why := _out_of_reach(snapshot)) is not None:
             self.shown.pending(Trouble(Code.DRIVER_UNAVAILABLE, why))
             return None
         try:
@@ -297,6 +298,15 @@ class Executor:
 
     def _goes_on(self) -> bool:
         return self._order is self._taken
+
+
+def _out_of_reach(snapshot: Snapshot) -> str | None:
+    """Why the driver cannot be asked now."""
+    if snapshot.driver_error is not None:
+        return snapshot.driver_error.text
+    if snapshot.release is not None:
+        return describe(snapshot.release, snapshot.inventory)
+    return None if snapshot.generation else "not scanned yet"
 
 
 def _ask_offers(driver: Driver, uuids: Sequence[str]) -> dict[str, Sequence[ProfileOffer]]:

@@ -138,11 +138,10 @@ class Writer:
             asked = self._rescan_wanted.is_set()
             self._rescan_wanted.clear()
             heartbeats.beat("node", LONGEST_JOB_SECONDS)
-            if await self._keeps_released():
-                continue
             try:
-                async with self._scans:
-                    await self._scan(thorough=asked)
+                async with self._scans:  # the driver is not let go of while instances change
+                    if not await self._keeps_released():
+                        await self._scan(thorough=asked)
             except DriverUnavailable as error:
                 self._fail(error)
 

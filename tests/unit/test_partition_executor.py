@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -96,3 +97,17 @@ def test_one_slice_of_one_gpu_in_use(
         assert len(forced) == (policy is Policy.FORCE)
 
     over(SLICES, tmp_path, story)
+
+
+def test_nothing_is_changed_while_the_driver_is_released(tmp_path: Path) -> None:
+    async def story(here: Rig) -> None:
+        assert await here.writer.release([here.node.gpu(0).uuid], 600.0) == ()
+        here.order("all-3g.40gb")
+        await asyncio.sleep(300)
+        assert here.node.sessions == 0, "opened while it is released"
+        assert here.progress.state is State.PENDING
+        assert await here.writer.resume() is None
+        await here.ended()
+        assert devices(here.node) == [{"3g.40gb": 2}]
+
+    over("1xh100-80gb:all-1g.10gb", tmp_path, story)
