@@ -98,7 +98,8 @@ class Partitioning(Protocol):
         device such as ``3g.20gb``.
 
         `placement` counts compute slices within the GPU instance; without it, the driver takes the
-        first that is free. Raises :class:`~plugin.errors.NoSuchInstance`,
+        first that is free. Device nodes that the device needs and that are not there are made, if
+        that can be done here. Raises :class:`~plugin.errors.NoSuchInstance`,
         :class:`~plugin.errors.InsufficientResources`, :class:`~plugin.errors.InvalidPlacement`, or
         :class:`~plugin.errors.NotSupported` where the GPU instance has no compute instance of that
         size.

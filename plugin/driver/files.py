@@ -5,8 +5,10 @@ roots.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
+import stat
 from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +25,11 @@ CONTROL_NODES = (
 
 #: As this process sees them: a driver root may be mounted anywhere.
 _DEVICE_NODE = re.compile(r"/dev/nvidia")
+_CAPABILITY_LINE = re.compile(r"^DeviceFile(Minor|Mode|Modify): *([0-9]+)$", re.MULTILINE)
+_CAPABILITY_MAJOR = re.compile(r"^ *([0-9]+) nvidia-caps$", re.MULTILINE)
+
+
+log = logging.getLogger(__name__)
 
 
 class FileSource(Protocol):
@@ -39,6 +46,9 @@ class FileSource(Protocol):
 
     def opened(self) -> Collection[str]:
         """The driver's device nodes that this process has open or mapped."""
+
+    def make_node(self, path: str, minor: int, mode: int) -> None:
+        """Make a capability's device node. Raises OSError."""
 
 
 class Disk:
@@ -70,6 +80,15 @@ class Disk:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
         targets += [line.split(maxsplit=5)[-1] for line in maps.splitlines()]
         return frozenset(target for target in targets if _DEVICE_NODE.search(target))
+
+    def make_node(self, path: str, minor: int, mode: int) -> None:
+        # The kernel's own list, never below another mount point of procfs.
+        majors = _CAPABILITY_MAJOR.findall(Path("/proc/devices").read_text(encoding="ascii"))
+        if not majors:
+            raise OSError(errno.ENODEV, "the kernel has no nvidia-caps", "/proc/devices")
+        Path(path).parent.mkdir(mode=0o755, exist_ok=True)
+        os.mknod(path, stat.S_IFCHR | mode, os.makedev(int(majors[0]), minor))
+        Path(path).chmod(mode)  # whatever the umask
 
 
 class DeviceFiles:
@@ -124,7 +143,7 @@ class DeviceFiles:
         nodes, missing = map(list, self.gpu(minor))
         if minor is None:
             return tuple(nodes), tuple(missing)
-        for capability in (f"gpu{minor}/mig/gi{gi}/access", f"gpu{minor}/mig/gi{gi}/ci{ci}/access"):
+        for capability in _capabilities(minor, gi, ci):
             number = self._capability_minor(capability)
             if number is None:
                 missing.append(f"/proc/driver/nvidia/capabilities/{capability}")
@@ -134,6 +153,29 @@ class DeviceFiles:
             if not self.exists(node):
                 missing.append(node)
         return tuple(nodes), tuple(missing)
+
+    def make_missing(self, minor: int, gi: int, ci: int) -> None:
+        """Make the capability nodes of a new MIG device that are not there.
+
+        The kernel module makes none: `nvidia-modprobe`, nvidia-smi and NVIDIA's container runtime
+        do when they are run. Where the capability's file says that its node is not to be made
+        (``DeviceFileModify: 0``), and where that fails, the device has a missing node.
+        """
+        for capability in _capabilities(minor, gi, ci):
+            text = self._source.read(f"{self.proc}/driver/nvidia/capabilities/{capability}")
+            said = dict(_CAPABILITY_LINE.findall(text or ""))
+            if said.get("Modify") != "1" or "Minor" not in said or "Mode" not in said:
+                continue
+            node = f"/dev/nvidia-caps/nvidia-cap{said['Minor']}"
+            if self.exists(node):
+                continue
+            try:
+                path = _below(self.root, node)
+                self._source.make_node(path, int(said["Minor"]), int(said["Mode"]) & 0o777)
+            except OSError as error:
+                log.warning("device node not made", extra={"node": node, "reason": str(error)})
+            else:
+                log.info("device node made", extra={"node": node})
 
     def instances(self, minor: int | None) -> tuple[set[int], set[tuple[int, int]]] | None:
         """Ids of the GPU instances and (GI, CI) of the compute instances that the kernel module has
@@ -203,6 +245,11 @@ class DeviceFiles:
                 self._source.read(f"{self.proc}/driver/nvidia-caps/mig-minors") or ""
             )
         return self._minors.get(capability.replace("/mig/", "/"))
+
+
+def _capabilities(minor: int, gi: int, ci: int) -> tuple[str, str]:
+    """The capability files of a GPU instance and its compute instance."""
+    return f"gpu{minor}/mig/gi{gi}/access", f"gpu{minor}/mig/gi{gi}/ci{ci}/access"
 
 
 def _numbered(names: Collection[str], kind: str) -> set[int]:

@@ -203,7 +203,11 @@ class NvmlDriver:
         self, gpu_uuid: str, gi: int, slices: int, placement: Placement | None = None
     ) -> ComputeInstance:
         with self._asking(gpu_uuid):
-            return changes.create_compute_instance(gpu_uuid, gi, slices, placement)
+            made = changes.create_compute_instance(gpu_uuid, gi, slices, placement)
+        minor = next((gpu.minor for gpu in self._last.values() if gpu.uuid == gpu_uuid), None)
+        if minor is not None:
+            self._files.make_missing(minor, gi, made.id)
+        return made
 
     def destroy_compute_instance(self, gpu_uuid: str, gi: int, ci: int) -> None:
         with self._asking(gpu_uuid):

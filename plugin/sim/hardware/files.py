@@ -54,6 +54,10 @@ class SimFiles:
             return ()
         return (CONTROL_NODES[0], *(f"/dev/nvidia{gpu.minor}" for gpu in self._engine.gpus))
 
+    def make_node(self, path: str, minor: int, mode: int) -> None:
+        del minor, mode  # as the instance has them
+        self._engine.faults.restore_node(path)
+
     def _files(self) -> Mapping[str, str]:
         generation, files = self._known
         now = self._engine.generation  # read before the files, so that later changes are seen
