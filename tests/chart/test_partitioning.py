@@ -16,8 +16,13 @@ def test_under_nvidias_runtime_the_daemon_may_configure(render: "Renderer", stra
     assert release.env["NVIDIA_MIG_CONFIG_DEVICES"] == "all"
     assert release.env["NVIDIA_MIG_MONITOR_DEVICES"] == "all"
     mixed = render({"migStrategy": "mixed"})
-    assert release.container["securityContext"] == mixed.container["securityContext"]
-    assert release.host_mounts == mixed.host_mounts
+    capabilities = {"drop": ["ALL"], "add": ["SYS_ADMIN", "MKNOD"]}
+    assert release.container["securityContext"] == mixed.container["securityContext"] | {
+        "capabilities": capabilities
+    }
+    # The nodes of new MIG devices are made there.
+    assert release.host_mounts == mixed.host_mounts | {"/driver-root/dev": ("/dev", False)}
+    assert mixed.host_mounts["/driver-root/dev"] == ("/dev", True)
     assert "hostPID" not in release.pod
 
 
@@ -29,7 +34,9 @@ def test_elsewhere_it_takes_no_further_privilege(
     values = cases["simulation"] if access == "simulation" else {"driver": {"access": access}}
     release, usual = render(values | {"partition": {"enabled": True}}), render(values)
     assert release.container["securityContext"] == usual.container["securityContext"]
-    assert release.host_mounts == usual.host_mounts
+    writable = {} if access == "simulation" else {"/dev": ("/dev", False)}
+    assert release.host_mounts == usual.host_mounts | writable
+    assert usual.host_mounts.get("/dev", ("/dev", True)) == ("/dev", True)
     assert not {"NVIDIA_MIG_CONFIG_DEVICES", "NVIDIA_MIG_MONITOR_DEVICES"} & release.env.keys()
 
 

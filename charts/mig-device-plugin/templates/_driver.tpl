@@ -93,7 +93,7 @@ mountPropagation: {{ $propagation }}
 # are only looked at, the device cgroup lets nothing be opened through them.
 - name: dev
   mountPath: /driver-root/dev
-  readOnly: true
+  readOnly: {{ not .Values.partition.enabled }} # partitioning makes the nodes of new MIG devices
   {{- with include "mig-device-plugin.propagation" (list . $devRoot) }}
   {{ . }}
   {{- end }}
@@ -108,7 +108,7 @@ mountPropagation: {{ $propagation }}
 # mounted on /driver-root/dev: a driver root without dev/ (GKE), mounted read-only, has no place for it.
 - name: dev
   mountPath: /dev
-  readOnly: true
+  readOnly: {{ not .Values.partition.enabled }} # partitioning makes the nodes of new MIG devices
   {{- with include "mig-device-plugin.propagation" (list . $devRoot) }}
   {{ . }}
   {{- end }}
@@ -174,7 +174,7 @@ privileged: false
 allowPrivilegeEscalation: true
 capabilities:
   drop: [ALL]
-  add: [SYS_ADMIN]
+  add: [SYS_ADMIN{{ if .Values.partition.enabled }}, MKNOD{{ end }}]
 {{- else }}
 allowPrivilegeEscalation: false
 capabilities:
