@@ -156,7 +156,8 @@ def test_kubelets_pod_resources_are_looked_at(render: "Renderer", case: dict[str
     release = render(case)
     on_host = case.get("kubelet", {}).get("podResourcesDir", "/var/lib/kubelet/pod-resources")
     assert release.host_mounts["/var/lib/kubelet/pod-resources"] == (on_host, True)
-    socket = load({}, release.env | {"CONFIG_FILE": ""}).settings.pod_resources_socket
+    env = {name: value for name, value in release.env.items() if not name.startswith("CONFIG_")}
+    socket = load({}, env).settings.pod_resources_socket
     assert socket == "/var/lib/kubelet/pod-resources/kubelet.sock"
 
 
