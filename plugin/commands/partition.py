@@ -142,7 +142,8 @@ def check(at: Source, name: str, file: str, output: str) -> int:
         for index, difference in found.items():
             print(f"GPU {index}: {difference}")
     else:
-        print(f"{wanted.name} is applied on {len(wanted.wanted)} GPUs")
+        count = len(wanted.wanted)
+        print(f"{wanted.name} is applied on {count} GPU{'s' * (count != 1)}")
     return NO if found else YES
 
 
