@@ -343,6 +343,14 @@ class Settings:
         "what to do about devices in the way that are in use: wait, evict their pods, refuse the "
         "configuration, or force (destroy them all the same)",
     )
+    partition_label: str = _partition(
+        "",
+        "node label that names the MIG configuration to apply, such as nvidia.com/mig.config; "
+        "answered in the label KEY.state; needs the API server; empty: none",
+        LABEL_KEY,
+        change=_RESTART,
+        empty=("",),
+    )
 
     node_name: str = _daemon(
         "",
@@ -532,6 +540,7 @@ class Settings:
             or self.node_condition
             or self.node_taint
             or self.startup_taint
+            or self.partition_label
         )
 
     @property
