@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from plugin.cluster.client import ApiClient, connect, own_node
 from plugin.core.holders import Holders
@@ -19,6 +19,9 @@ from plugin.reporting.labels import LabelWriter
 from plugin.reporting.record import LABELS, TAINTS, Record, condition_line, condition_types
 from plugin.reporting.standing import Standing
 from plugin.reporting.taints import TaintKeeper
+
+if TYPE_CHECKING:
+    from plugin.reporting.partitioning import Partitioned
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class Features:
         record: Record,
         holders: Callable[[], Holders],
         registered: Callable[[], Collection[str]],
+        partitioned: Partitioned | None = None,
     ) -> None:
         """`first` is the snapshot since which changes are news."""
         settings = store.snapshot.settings
@@ -92,6 +96,16 @@ class Features:
                 self._running.append((FormerCondition(client, kind), condition_line(kind)))
         if settings.node_taint or settings.startup_taint or TAINTS in former:
             self._running.append((TaintKeeper(*node, registered), TAINTS))
+        if settings.partition_label and partitioned is not None:
+            from plugin.reporting.partitioning import PartitionLabel  # noqa: PLC0415 — off for most
+
+            label = PartitionLabel(client, self._nodes, settings.partition_label, partitioned)
+            self._running.append((label, ""))
+
+    @property
+    def client(self) -> ApiClient:
+        """One for all: during an outage they share its pauses."""
+        return self._client
 
     @property
     def status(self) -> ClusterStatus:
@@ -141,13 +155,14 @@ def open_features(
     record: Record,
     holders: Callable[[], Holders],
     registered: Callable[[], Collection[str]],
+    partitioned: Partitioned | None = None,
 ) -> Features:
     """Blocks. Raises :class:`ConfigError`, :class:`ClusterUnreachable`."""
     settings = store.snapshot.settings
     client = connect(own_node(settings.node_name), settings.kubeconfig)
     record.read()
     record.add(*_lines(settings))
-    return Features(client, store, first, record, holders, registered)
+    return Features(client, store, first, record, holders, registered, partitioned)
 
 
 def _lines(settings: Settings) -> list[str]:
