@@ -150,9 +150,7 @@ class Room:
             return of_error(error)
         problem = await self._keeper.ordered(order, self._option)
         if problem:
-            log.warning(
-                "the order is not saved and ends with the daemon", extra={"reason": problem}
-            )
+            log.warning("what is wanted is not saved", extra={"reason": problem})
         self.executor.want(order)
         return None
 

@@ -28,13 +28,15 @@ from plugin.state.ledger_file import LedgerFile
 from plugin.state.writer import Writer
 from tests.partition_rig import Inline, devices
 
-from .reported import TOKEN, kubeconfig, user_of
+from .reported import LONG, TOKEN, kubeconfig, user_of
 from .subject import NODE
 
 LABEL = "nvidia.com/mig.config"
 STATE = "nvidia.com/mig.config.state"
 #: The option whose rules the document lists.
 FLAG = "--partition-label"
+
+SMALL, BALANCED = {"1g.5gb": 7}, {"1g.5gb": 2, "2g.10gb": 1, "3g.20gb": 1}
 
 
 @dataclass
@@ -108,7 +110,7 @@ class Partitioned:
     def writes(self) -> list[Any]:
         return [each.body for each in self.server.journal.of("patch")]
 
-    async def becomes(self, condition: Callable[[], object], seconds: float = 600.0) -> None:
+    async def becomes(self, condition: Callable[[], object], seconds: float = LONG) -> None:
         try:
             async with asyncio.timeout(seconds):
                 pause = 0.05
