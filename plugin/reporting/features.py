@@ -16,7 +16,15 @@ from plugin.loops.store import Store
 from plugin.reporting.condition import ConditionWriter
 from plugin.reporting.events import EventSender
 from plugin.reporting.labels import LabelWriter
-from plugin.reporting.record import LABELS, TAINTS, Record, condition_line, condition_types
+from plugin.reporting.record import (
+    LABELS,
+    TAINTS,
+    Record,
+    condition_line,
+    condition_types,
+    partition_labels,
+    partition_line,
+)
 from plugin.reporting.standing import Standing
 from plugin.reporting.taints import TaintKeeper
 
@@ -96,11 +104,24 @@ class Features:
                 self._running.append((FormerCondition(client, kind), condition_line(kind)))
         if settings.node_taint or settings.startup_taint or TAINTS in former:
             self._running.append((TaintKeeper(*node, registered), TAINTS))
-        if settings.partition_label and partitioned is not None:
-            from plugin.reporting.partitioning import PartitionLabel  # noqa: PLC0415 — off for most
+        self._add_partitioning(settings.partition_label, partition_labels(former), partitioned)
 
-            label = PartitionLabel(client, self._nodes, settings.partition_label, partitioned)
-            self._running.append((label, ""))
+    def _add_partitioning(
+        self, label: str, former: Collection[str], partitioned: Partitioned | None
+    ) -> None:
+        if not label and not former:
+            return
+        from plugin.reporting import partitioning  # noqa: PLC0415 — off for most
+
+        if label and partitioned is not None:
+            follower = partitioning.PartitionLabel(self._client, self._nodes, label, partitioned)
+            self._running.append((follower, ""))
+        for key in former:
+            if key != label:
+                cleaner = partitioning.FormerPartitionLabel(
+                    self._client, self._nodes, key, annotated=bool(label)
+                )
+                self._running.append((cleaner, partition_line(key)))
 
     @property
     def client(self) -> ApiClient:
@@ -169,4 +190,6 @@ def _lines(settings: Settings) -> list[str]:
     lines = [LABELS] if settings.node_labels else []
     if settings.node_condition:
         lines.append(condition_line(settings.node_condition))
+    if settings.partition_label:
+        lines.append(partition_line(settings.partition_label))
     return lines + ([TAINTS] if settings.node_taint else [])

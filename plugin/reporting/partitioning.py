@@ -186,6 +186,38 @@ class PartitionLabel:
         return wait()
 
 
+class FormerPartitionLabel:
+    """Removes the answers of a former configuration."""
+
+    def __init__(
+        self, cluster: Cluster, nodes: Watched[NodeMetadata], label: str, *, annotated: bool
+    ) -> None:
+        """`annotated`: the annotation is of another label now."""
+        self._cluster, self._nodes, self._label = cluster, nodes, label
+        self._annotations = {} if annotated else {ANNOTATION: None}
+        self._standing = Standing(f"the former label {state_key(label)}")
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return (self._standing.problem,) if self._standing.problem else ()
+
+    async def run(self) -> None:
+        """Until they are gone."""
+        while True:
+            await self._cluster.may_ask()
+            known = self._nodes.now
+            node = node_of(known)
+            if node is None:
+                await self._nodes.newer_than(known.generation)
+                continue
+            with self._standing.attempt():
+                await self._cluster.patch_metadata(
+                    node, labels={state_key(self._label): None}, annotations=self._annotations
+                )
+            if not self._standing.failed:
+                return
+
+
 def _written(found: tuple[str | None, dict[str, Any] | None]) -> _Answer:
     word, document = found
     return word, None if document is None else json.dumps(document, separators=(",", ":"))

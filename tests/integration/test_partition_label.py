@@ -72,7 +72,7 @@ async def test_a_node_by_labels_alone(
     pod = Pod("train", containers={"main": {ONE: 7}})
     held = (await kubelet.admit(pod)).containers["main"].envs["CUDA_VISIBLE_DEVICES"].split(",")
     named(cluster, "all-balanced")
-    await becomes(lambda: cluster.journal.of("create"), lambda: daemon.log)
+    await becomes(lambda: bool(cluster.journal.of("create")), lambda: daemon.log)
     assert state(cluster) == "pending"
     assert set(held) <= set(kubelet.devices(ONE))
     await kubelet.delete(pod)

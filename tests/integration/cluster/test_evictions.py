@@ -21,7 +21,7 @@ from tests.partition_rig import Rig, devices, rig, uuids
 
 from .clock import virtual
 from .partitioned import BALANCED
-from .reported import user_of
+from .reported import granted, user_of
 from .subject import NODE, talking
 
 FLAG = "--partition-in-use=evict"
@@ -66,6 +66,11 @@ async def test_pods_in_the_way_are_evicted_and_no_others(tmp_path: Path) -> None
             here.held.pop(name)
         assert (await here.ended()).state is State.SUCCESS
         assert devices(here.node) == [BALANCED] * 2
+        used = {
+            (each.asked.group, each.asked.resource, each.asked.verb)
+            for each in server.journal.requests
+        }
+        assert used == granted(FLAG) - granted()
         # Whoever stays has its device still.
         assert all(uuid in uuids(here.node, 0) for held in here.held.values() for uuid in held)
 

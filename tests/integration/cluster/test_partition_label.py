@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from plugin.sim.apiserver.faults import WatchFault
 from plugin.sim.hardware.engine import parse_node
 
 from .clock import virtual
-from .partitioned import BALANCED, LABEL, SMALL, STATE, partitioned
+from .partitioned import BALANCED, FLAG, LABEL, SMALL, STATE, partitioned
+from .reported import granted, user_of
 from .subject import NODE
 
 
@@ -200,3 +202,52 @@ async def test_a_reset_that_nobody_ordered_is_an_end(tmp_path: Path) -> None:
         assert subject.answer["state"] == "reset-needed"
         (gpu,) = subject.answer["gpus"]
         assert (gpu["state"], gpu["reason"]["code"]) == ("reset-needed", "reset-needed")
+
+
+@virtual
+async def test_switched_off_the_answers_are_removed_and_the_devices_stay(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject:
+        subject.label("all-1g.5gb")
+        async with subject.running():
+            await subject.ends("success", "all-1g.5gb")
+        other = "example.com/partition"
+        subject.settings = replace(subject.settings, partition_label=other)
+        async with subject.running():
+            await subject.becomes(lambda: subject.state is None)
+            await subject.becomes(lambda: subject.answer.get("label") == other)
+        subject.settings = replace(subject.settings, partition_label="")
+        async with subject.running():
+            await subject.becomes(lambda: not (tmp_path / "cluster-features").exists())
+        assert subject.answer == {}
+        labels = subject.server.node(NODE)["metadata"]["labels"]
+        assert [key for key in labels if key.endswith(".state")] == []
+        assert labels[LABEL] == "all-1g.5gb"
+        assert subject.devices() == [SMALL] * 2
+
+
+@virtual
+async def test_the_rules_are_those_that_are_used(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject, subject.running():
+        subject.label("all-1g.5gb")
+        await subject.ends("success", "all-1g.5gb")
+        await asyncio.sleep(3600)
+        used = {
+            (each.asked.group, each.asked.resource, each.asked.verb)
+            for each in subject.server.journal.requests
+        }
+        assert used == granted(FLAG)
+        assert {each.status for each in subject.server.journal.requests} <= {0, 200}
+
+
+@virtual
+async def test_without_the_right_it_is_applied_all_the_same_and_said(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject:
+        subject.server.users.clear()
+        subject.server.users.update(user_of())
+        async with subject.running():
+            subject.label("all-1g.5gb")
+            await subject.becomes(lambda: subject.devices() == [SMALL] * 2)
+            await asyncio.sleep(60)
+            assert subject.reporter is not None
+            (problem,) = subject.reporter.status().problems
+            assert problem.startswith("the state of partitioning: patch nodes")
