@@ -58,8 +58,7 @@ REQUESTS: dict[str, set[tuple[str, str, str]]] = {
     "startup": WATCHED | {("get", "", "nodes"), ("patch", "", "nodes")},
     "config": WATCHED,
     "partition": WATCHED | {("patch", "", "nodes")},
-    "evict": WATCHED
-    | {("list", "", "pods"), ("watch", "", "pods"), ("create", "", "pods/eviction")},
+    "evict": WATCHED | {("list", "", "pods"), ("create", "", "pods/eviction")},
     "cleanup": WATCHED
     | {("get", "", "nodes"), ("patch", "", "nodes"), ("patch", "", "nodes/status")},
 }
@@ -181,10 +180,8 @@ async def follow(client: ApiClient, _server: "SimApiServer") -> None:
 
 async def evict(client: ApiClient, server: "SimApiServer") -> None:
     server.add_pod(client.node, "train")
-    watched = client.watch_pods()
-    async with running(watched):
-        known = await until(watched, lambda known: known.live)
-    (pod,) = known.items.values()
+    pod = await client.find_pod("default", "train")
+    assert pod is not None
     assert (await client.evict(pod)).outcome is Evicted.BEGUN
 
 
