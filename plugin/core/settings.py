@@ -13,6 +13,7 @@ from plugin.core.advertise.naming import Naming
 from plugin.core.grammars import (
     ADDRESS,
     ANNOTATION_PREFIX,
+    ANSWERED_LABEL_KEY,
     CONDITION_TYPE,
     CONFIG_NAME,
     HOST_NAMES,
@@ -347,7 +348,7 @@ class Settings:
         "",
         "node label that names the MIG configuration to apply, such as nvidia.com/mig.config; "
         "answered in the label KEY.state; needs the API server; empty: none",
-        LABEL_KEY,
+        ANSWERED_LABEL_KEY,
         change=_RESTART,
         empty=("",),
     )

@@ -133,7 +133,7 @@ SAMPLES = {
         "example.com/partition",
         "partition",
         ("nvidia.com/mig.config", "example.com/partition", "partition"),
-        "/x",
+        f"nvidia.com/{'x' * 58}",
         "a label's key",
     ),
     "partition_in_use": words("evict", "refuse", "force", "wait, evict, refuse, force"),
