@@ -180,9 +180,19 @@ class Daemon:
         sampler = Sampler(writer, self.driver, self.worker, beats)
         ledger, holdings = self.ledger_file.path, pods.current if pods is not None else Holdings
         features = publishing.features_publisher(settings, writer.store, ledger, beats)
-        reporter = publishing.reporter(settings, writer.store, ledger, holdings, supervisor.status)
         partitioning = Partitioning(
-            writer, self.driver, self.worker, beats, settings, ledger, supervisor, pods
+            writer,
+            self.driver,
+            self.worker,
+            beats,
+            settings,
+            ledger,
+            supervisor,
+            pods,
+            evictor=lambda: publishing.evictor(settings, reporter),
+        )
+        reporter = publishing.reporter(
+            settings, writer.store, ledger, holdings, supervisor.status, partitioning
         )
         overview = Overview(
             writer,

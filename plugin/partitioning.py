@@ -5,7 +5,7 @@ imported.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ from plugin.state.writer import Writer
 
 if TYPE_CHECKING:
     from plugin.core.partition.progress import Progress
+    from plugin.core.partition.trouble import Trouble
     from plugin.partition.room import Room
+    from plugin.partition.surroundings import Evictor
 
 #: The name of the file beside the ledger that keeps what is wanted.
 MEMORY = "partition.json"
@@ -29,7 +31,9 @@ MEMORY = "partition.json"
 
 @dataclass
 class Partitioning:
-    """``ledger`` is the ledger's path. ``pods`` is ``None`` where kubelet is not asked for them."""
+    """``ledger`` is the ledger's path. ``pods`` is ``None`` where kubelet is not asked for them.
+    ``evictor`` makes what evicts pods.
+    """
 
     writer: Writer
     driver: Driver
@@ -39,6 +43,7 @@ class Partitioning:
     ledger: Path
     supervisor: Supervisor
     pods: PodFollower | None
+    evictor: Callable[[], Evictor | None] = lambda: None
     _room: Room | None = None
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -58,6 +63,17 @@ class Partitioning:
     def progress(self) -> Progress | None:
         return self._room.progress if self._room is not None else None
 
+    async def progressed(self, seen: Progress | None) -> None:
+        """Wait until :meth:`progress` is another one."""
+        await self._wanted.wait()
+        room = self.room()
+        while room.progress == seen:
+            await room.executor.shown.changed.wait()
+
+    async def labelled(self, name: str, *, is_new: bool) -> Trouble | None:
+        """Take up what the node's label names; see :meth:`Room.labelled`."""
+        return await self.room().labelled(name, is_new=is_new)
+
     async def perform(self, arguments: Sequence[str]) -> Any:
         """What ``partition`` commands ask for. Raises :class:`~plugin.errors.PluginError`."""
         if self._room is None and list(arguments) == ["status"]:
@@ -71,7 +87,7 @@ class Partitioning:
             from plugin.partition.room import Room  # noqa: PLC0415 — see above
             from plugin.partition.surroundings import Surroundings  # noqa: PLC0415
 
-            around = Surroundings(self._holdings, self.supervisor.told)
+            around = Surroundings(self._holdings, self.supervisor.told, self.evictor())
             self._room = Room(
                 self.writer, self.driver, self.worker, self._memory, around, self.settings
             )

@@ -17,6 +17,8 @@ from plugin.loops.store import Store
 
 if TYPE_CHECKING:
     from plugin.labels.publisher import FeaturesPublisher
+    from plugin.reporting.evictions import PodEvictor
+    from plugin.reporting.partitioning import Partitioned
     from plugin.reporting.reporter import Reporter
 
 #: Beside the ledger: where the features file was written.
@@ -43,6 +45,7 @@ def reporter(
     ledger: Path,
     holdings: Callable[[], Holdings],
     resources: Callable[[], Iterable[ResourceStatus]],
+    partitioned: Partitioned | None = None,
 ) -> Reporter | None:
     """What writes to the cluster, where a feature is on, or one of a former configuration is to be
     cleaned up behind.
@@ -52,4 +55,11 @@ def reporter(
         return None
     from plugin.reporting.reporter import Reporter  # noqa: PLC0415 — off for most
 
-    return Reporter(store, record, lambda: holdings().holders, resources)
+    return Reporter(store, record, lambda: holdings().holders, resources, partitioned)
+
+
+def evictor(settings: Settings, reporter: Reporter | None) -> PodEvictor:
+    """What evicts pods; where nothing else is done in the cluster, it connects when it has to."""
+    from plugin.reporting.evictions import PodEvictor  # noqa: PLC0415 — off for most
+
+    return PodEvictor(settings, lambda: reporter.client if reporter is not None else None)

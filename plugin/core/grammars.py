@@ -245,10 +245,21 @@ def _config_name(value: object) -> str:
     return value
 
 
+_MOST_ANSWERED_NAME = 57
+
+
 def _label_key(value: object) -> str:
     if not isinstance(value, str) or not _CONDITION_TYPE.fullmatch(value):
         raise ValueError(value)
     return value
+
+
+def _answered_label_key(value: object) -> str:
+    key = _label_key(value)
+    # Of a label's name Kubernetes takes 63 characters, and six are ".state".
+    if len(key.rpartition("/")[2]) > _MOST_ANSWERED_NAME:
+        raise ValueError(value)
+    return key
 
 
 CONFIG_NAME = Grammar(
@@ -257,6 +268,11 @@ CONFIG_NAME = Grammar(
     "NAME",
 )
 LABEL_KEY = Grammar(_label_key, "a label's key, such as nvidia.com/device-plugin.config", "KEY")
+ANSWERED_LABEL_KEY = Grammar(
+    _answered_label_key,
+    "a label's key, such as nvidia.com/mig.config, with at most 57 characters after the /",
+    "KEY",
+)
 CONDITION_TYPE = Grammar(
     _condition_type,
     "a condition's type, such as MigDevicesHealthy, that is none of Kubernetes' own",

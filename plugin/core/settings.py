@@ -13,6 +13,7 @@ from plugin.core.advertise.naming import Naming
 from plugin.core.grammars import (
     ADDRESS,
     ANNOTATION_PREFIX,
+    ANSWERED_LABEL_KEY,
     CONDITION_TYPE,
     CONFIG_NAME,
     HOST_NAMES,
@@ -343,6 +344,14 @@ class Settings:
         "what to do about devices in the way that are in use: wait, evict their pods, refuse the "
         "configuration, or force (destroy them all the same)",
     )
+    partition_label: str = _partition(
+        "",
+        "node label that names the MIG configuration to apply, such as nvidia.com/mig.config; "
+        "answered in the label KEY.state; needs the API server; empty: none",
+        ANSWERED_LABEL_KEY,
+        change=_RESTART,
+        empty=("",),
+    )
 
     node_name: str = _daemon(
         "",
@@ -532,6 +541,7 @@ class Settings:
             or self.node_condition
             or self.node_taint
             or self.startup_taint
+            or self.partition_label
         )
 
     @property

@@ -93,6 +93,11 @@ class Executor:
         return self.shown.progress
 
     @property
+    def order(self) -> Order | None:
+        """What is wanted."""
+        return self._order
+
+    @property
     def at_rest(self) -> bool:
         """The last round has taken up the newest order, and left nothing to do at once."""
         return self._settled
@@ -265,9 +270,10 @@ class Executor:
     async def _rest(self, plan: NodePlan, action: Rest) -> float | None:
         evicting = plan.of(Action.EVICT)
         if plan.policy is Policy.EVICT and plan.of(Action.EVICT, Action.WAIT):
-            note = "pods cannot be evicted here: there is no access to the API server"
-            if evicting and self._around.evictor is not None:
-                pods = sorted({pod for each in evicting for pod in each.evictable})
+            pods = sorted({pod for each in evicting for pod in each.evictable})
+            if self._around.evictor is None:
+                note = "pods cannot be evicted here: there is no access to the API server"
+            else:
                 note = await self._around.evictor.evict(pods)
             self.shown.note(note)
         await self._keeper.reached({each.gpu.uuid: each.wanted for each in plan.of(Action.NOTHING)})

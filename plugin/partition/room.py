@@ -15,10 +15,12 @@ from plugin.core.partition.configuration import Configuration
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import Progress, document
+from plugin.core.partition.trouble import Code, Trouble
+from plugin.core.partition.trouble import trouble as of_error
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
-from plugin.errors import ControlError, DriverError
+from plugin.errors import ConfigError, ControlError, DriverError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
 from plugin.partition.keeping import Keeper
@@ -33,7 +35,7 @@ START_SECONDS = 60.0
 
 
 class Room:
-    """An order by a command holds until the next one, also across restarts, unless
+    """An order by a command or the label holds until the next one, also across restarts, unless
     ``--partition-config`` is another one then.
     """
 
@@ -47,6 +49,7 @@ class Room:
         settings: Settings,
     ) -> None:
         self._option = settings.partition_config
+        self._store = writer.store
         self._keeper = Keeper(MemoryFile(memory))
         self.executor = Executor(
             writer,
@@ -118,6 +121,38 @@ class Room:
             raise ControlError(f"the driver does not say what the GPUs offer: {error}") from error
         problem = await self._keeper.ordered(order, self._option)
         return {"order": self.executor.want(order), "warning": _unsaved(problem)}
+
+    async def labelled(self, name: str, *, is_new: bool) -> Trouble | None:
+        """Take up what the node's label names, as an order by a command is; returns why not, and
+        what was wanted before stays wanted then. Unless the name `is_new`, an order by a command
+        since then holds.
+        """
+        memory = self._keeper.memory
+        if not is_new and memory.order is None and memory.instead_of == self._option:
+            return None  # cancelled
+        current = self.executor.order
+        if current is not None and (
+            (current.source, current.name) == (Source.LABEL, name)
+            or (not is_new and current.source is Source.COMMAND)
+        ):
+            return None
+        order = Order(name, Source.LABEL)
+        snapshot = self._store.snapshot
+        if snapshot.driver_error is not None or not snapshot.generation:
+            # What it offers is not known, and so not which names there are.
+            why = snapshot.driver_error.text if snapshot.driver_error else "not scanned yet"
+            return Trouble(Code.DRIVER_UNAVAILABLE, why)
+        try:
+            await self.executor.check(order)
+        except ConfigError as error:
+            return Trouble(Code.UNKNOWN_CONFIGURATION, str(error))
+        except DriverError as error:
+            return of_error(error)
+        problem = await self._keeper.ordered(order, self._option)
+        if problem:
+            log.warning("what is wanted is not saved", extra={"reason": problem})
+        self.executor.want(order)
+        return None
 
     async def _cancel(self) -> Any:
         before = self.progress.configuration

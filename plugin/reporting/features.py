@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from plugin.cluster.client import ApiClient, connect, own_node
 from plugin.core.holders import Holders
@@ -16,9 +16,20 @@ from plugin.loops.store import Store
 from plugin.reporting.condition import ConditionWriter
 from plugin.reporting.events import EventSender
 from plugin.reporting.labels import LabelWriter
-from plugin.reporting.record import LABELS, TAINTS, Record, condition_line, condition_types
+from plugin.reporting.record import (
+    LABELS,
+    TAINTS,
+    Record,
+    condition_line,
+    condition_types,
+    partition_labels,
+    partition_line,
+)
 from plugin.reporting.standing import Standing
 from plugin.reporting.taints import TaintKeeper
+
+if TYPE_CHECKING:
+    from plugin.reporting.partitioning import Partitioned
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +77,7 @@ class Features:
         record: Record,
         holders: Callable[[], Holders],
         registered: Callable[[], Collection[str]],
+        partitioned: Partitioned | None = None,
     ) -> None:
         """`first` is the snapshot since which changes are news."""
         settings = store.snapshot.settings
@@ -92,6 +104,29 @@ class Features:
                 self._running.append((FormerCondition(client, kind), condition_line(kind)))
         if settings.node_taint or settings.startup_taint or TAINTS in former:
             self._running.append((TaintKeeper(*node, registered), TAINTS))
+        self._add_partitioning(settings.partition_label, partition_labels(former), partitioned)
+
+    def _add_partitioning(
+        self, label: str, former: Collection[str], partitioned: Partitioned | None
+    ) -> None:
+        if not label and not former:
+            return
+        from plugin.reporting import partitioning  # noqa: PLC0415 — off for most
+
+        if label and partitioned is not None:
+            follower = partitioning.PartitionLabel(self._client, self._nodes, label, partitioned)
+            self._running.append((follower, ""))
+        for key in former:
+            if key != label:
+                cleaner = partitioning.FormerPartitionLabel(
+                    self._client, self._nodes, key, annotated=bool(label)
+                )
+                self._running.append((cleaner, partition_line(key)))
+
+    @property
+    def client(self) -> ApiClient:
+        """One for all: during an outage they share its pauses."""
+        return self._client
 
     @property
     def status(self) -> ClusterStatus:
@@ -141,17 +176,20 @@ def open_features(
     record: Record,
     holders: Callable[[], Holders],
     registered: Callable[[], Collection[str]],
+    partitioned: Partitioned | None = None,
 ) -> Features:
     """Blocks. Raises :class:`ConfigError`, :class:`ClusterUnreachable`."""
     settings = store.snapshot.settings
     client = connect(own_node(settings.node_name), settings.kubeconfig)
     record.read()
     record.add(*_lines(settings))
-    return Features(client, store, first, record, holders, registered)
+    return Features(client, store, first, record, holders, registered, partitioned)
 
 
 def _lines(settings: Settings) -> list[str]:
     lines = [LABELS] if settings.node_labels else []
     if settings.node_condition:
         lines.append(condition_line(settings.node_condition))
+    if settings.partition_label:
+        lines.append(partition_line(settings.partition_label))
     return lines + ([TAINTS] if settings.node_taint else [])

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from plugin.cluster.api import Cluster, Watched
-from plugin.core.cluster import Collection, NodeMetadata
+from plugin.core.cluster import NodeMetadata
 from plugin.core.labels.node import Values, labels
 from plugin.core.labels.ownership import Patch, owned, patch
 from plugin.core.labels.settling import settled
@@ -15,7 +15,8 @@ from plugin.core.state import Snapshot
 from plugin.loops.backoff import Backoff
 from plugin.loops.first import first_of
 from plugin.loops.store import Store
-from plugin.reporting.standing import Standing, node_of
+from plugin.reporting.latest import Latest
+from plugin.reporting.standing import Standing
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,7 @@ class LabelWriter:
         self._wanted = wanted
         self._standing = Standing("node labels")
         self._disputes = Backoff(_FIRST_SECONDS, _CAP_SECONDS, well=_WELL_SECONDS, free=1)
-        #: What is on the Node: after a request, its answer is newer than what is watched.
-        self._answer: tuple[int, NodeMetadata] | None = None
+        self._latest = Latest()
         self._written: Snapshot | None = None
         self._settled_at = 0.0
         self._left: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class LabelWriter:
         while True:
             await self._cluster.may_ask()
             snapshot, known = self._store.snapshot, self._nodes.now
-            node = self._current(known)
+            node = self._latest.node(known)
             wanted = self._values(snapshot, node) if node is not None else None
             if node is not None and wanted is not None:
                 todo = patch(node, wanted)
@@ -74,16 +74,6 @@ class LabelWriter:
                     return
             await first_of(self._changed_since(snapshot), self._nodes.newer_than(known.generation))
 
-    def _current(self, known: Collection[NodeMetadata]) -> NodeMetadata | None:
-        node = node_of(known)
-        if self._answer is None:
-            return node
-        generation, answer = self._answer
-        if known.generation == generation or (node is not None and _is_older(node, answer)):
-            return answer
-        self._answer = None
-        return node
-
     def _values(self, snapshot: Snapshot, node: NodeMetadata) -> Values | None:
         if not self._wanted:
             return {}
@@ -97,7 +87,7 @@ class LabelWriter:
             answer = await self._cluster.patch_metadata(
                 node, labels=todo.labels, annotations=todo.annotations
             )
-            self._answer = generation, answer
+            self._latest.answered(generation, answer)
             self._settled_at = asyncio.get_running_loop().time()
             self.writes += 1
             self._written = snapshot
@@ -138,18 +128,6 @@ class LabelWriter:
                 extra={"labels": list(todo.left), "fix": "switch GPU Feature Discovery off"},
             )
         self._left = todo.left
-
-
-def _is_older(node: NodeMetadata, answer: NodeMetadata) -> bool:
-    """Whether the watch has yet to show what the answer had. Versions are numbers that grow; one
-    that is none says nothing.
-    """
-    versions = node.version, answer.version
-    return (
-        node.uid == answer.uid
-        and all(map(str.isdecimal, versions))
-        and (int(versions[0]) < int(versions[1]))
-    )
 
 
 def _tells_the_same(before: Snapshot, now: Snapshot) -> bool:

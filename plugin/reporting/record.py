@@ -14,7 +14,7 @@ from plugin.config import atomic, bounded
 log = logging.getLogger(__name__)
 
 LABELS, TAINTS = "labels", "taints"
-_CONDITION = "condition "
+_CONDITION, _PARTITION = "condition ", "partition "
 _MOST_BYTES = 64_000
 
 
@@ -23,8 +23,19 @@ def condition_line(kind: str) -> str:
 
 
 def condition_types(lines: Iterable[str]) -> tuple[str, ...]:
-    found = (line.removeprefix(_CONDITION) for line in lines if line.startswith(_CONDITION))
-    return tuple(sorted(found))
+    return _rests(lines, _CONDITION)
+
+
+def partition_line(label: str) -> str:
+    return f"{_PARTITION}{label}"
+
+
+def partition_labels(lines: Iterable[str]) -> tuple[str, ...]:
+    return _rests(lines, _PARTITION)
+
+
+def _rests(lines: Iterable[str], prefix: str) -> tuple[str, ...]:
+    return tuple(sorted(line.removeprefix(prefix) for line in lines if line.startswith(prefix)))
 
 
 class Record:

@@ -16,7 +16,9 @@ from plugin.loops.store import Store
 from plugin.reporting.record import Record
 
 if TYPE_CHECKING:
+    from plugin.cluster.client import ApiClient
     from plugin.reporting.features import Features
+    from plugin.reporting.partitioning import Partitioned
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ AGAIN_SECONDS = 60.0
 
 class Reporter:
     """Runs the features. ``holders`` are the pods' devices, ``resources`` how they stand with
-    kubelet.
+    kubelet, ``partitioned`` is what partitions the node.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class Reporter:
         record: Path,
         holders: Callable[[], Holders],
         resources: Callable[[], Iterable[ResourceStatus]],
+        partitioned: Partitioned | None = None,
         *,
         after_seconds: float = AFTER_SECONDS,
     ) -> None:
         self._store = store
         self._record = Record(record)
         self._holders, self._resources = holders, resources
+        self._partitioned = partitioned
         self._after_seconds = after_seconds
         self._features: Features | None = None
         self._problem = ""
@@ -52,6 +56,11 @@ class Reporter:
         if self._features is None:
             return ClusterStatus(problems=(self._problem,) if self._problem else ())
         return self._features.status
+
+    @property
+    def client(self) -> ApiClient | None:
+        """What the features use, once it is known where the API server is."""
+        return self._features.client if self._features is not None else None
 
     def _registered(self) -> frozenset[str]:
         return frozenset(
@@ -75,6 +84,7 @@ class Reporter:
                     self._record,
                     self._holders,
                     self._registered,
+                    self._partitioned,
                 )
             except (ConfigError, ClusterError) as error:
                 if str(error) != self._problem:

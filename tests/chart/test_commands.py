@@ -34,6 +34,7 @@ KUBECTL = {
     "logs": {"-n"},
     "port-forward": {"-n"},
     "rollout": {"-n"},
+    "wait": {"--for", "--timeout"},
 }
 IMAGES = {
     "docker": {"build", "push", "run", "save"},

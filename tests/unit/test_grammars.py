@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from plugin.config.options import OPTIONS, parse, written
 from plugin.core.grammars import (
     ANNOTATION_PREFIX,
+    ANSWERED_LABEL_KEY,
     CONDITION_TYPE,
     CONFIG_NAME,
     LABEL_KEY,
@@ -112,6 +113,7 @@ BY_GRAMMAR: dict[object, st.SearchStrategy[object]] = {
         st.sampled_from(["NoSchedule", "PreferNoSchedule", "NoExecute"]),
     ),
     CONFIG_NAME: st.sampled_from(["default", "a100.yaml", "_"]),
+    ANSWERED_LABEL_KEY: st.sampled_from(["nvidia.com/mig.config", f"a.b/{'x' * 57}"]),
     LABEL_KEY: st.sampled_from(["nvidia.com/device-plugin.config", "config"]),
     ANNOTATION_PREFIX: st.sampled_from(["cdi.k8s.io/", "nvidia.cdi.k8s.io/", "a/"]),
     NODE_NAME: st.sampled_from(["worker-7", "0", "ip-10-0-0-1.ec2.internal"]),

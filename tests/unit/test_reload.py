@@ -68,7 +68,7 @@ def test_which_options_need_a_restart() -> None:
     assert {option.field for option in OPTIONS if option.change is Change.RESTART} == {
         *("driver_root", "dev_root", "container_driver_root", "proc_root", "sys_root", "simulate"),
         *("library_folders", "cdi_directory", "nvidia_cdi_hook_path"),
-        *("partition_config", "partition_file"),
+        *("partition_config", "partition_file", "partition_label"),
         *("ledger_file", "control_socket", "fail_on_init_error", "kubelet_socket"),
         *("log_level", "log_format", "config_file", "node_name", "http_token_file"),
         *("config_dir", "config_name", "config_label", "config_default"),

@@ -30,7 +30,6 @@ none is on.
 - {for: [labels, taint, startup, partition, cleanup], group: "", resource: nodes, verbs: [patch]}
 - {for: [condition, cleanup], group: "", resource: nodes/status, verbs: [patch]}
 - {for: [events, evict], group: "", resource: pods, verbs: [list]}
-- {for: [evict], group: "", resource: pods, verbs: [watch]}
 - {for: [evict], group: "", resource: pods/eviction, verbs: [create]}
 - {for: [events], group: events.k8s.io, resource: events, verbs: [create, patch]}
 {{- end -}}

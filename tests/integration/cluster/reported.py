@@ -54,6 +54,17 @@ def rules(*flags: str) -> list[dict[str, list[str]]]:
     return found
 
 
+def granted(*flags: str) -> set[tuple[str, str, str]]:
+    """API group, resource and verb of all requests that those rules allow."""
+    return {
+        (group, resource, verb)
+        for rule in rules(*flags)
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
 def flags_of(settings: Settings) -> list[str]:
     return [flag for name, flag in FLAGS.items() if getattr(settings, name)]
 

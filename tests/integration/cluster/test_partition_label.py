@@ -1,0 +1,253 @@
+"""The node's label partitions it, and the state label and the annotation answer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from plugin.sim.apiserver.faults import WatchFault
+from plugin.sim.hardware.engine import parse_node
+
+from .clock import virtual
+from .partitioned import BALANCED, FLAG, LABEL, SMALL, STATE, partitioned
+from .reported import granted, user_of
+from .subject import NODE
+
+
+@virtual
+async def test_the_walk_of_a_node_by_labels_alone(tmp_path: Path) -> None:
+    async with partitioned(tmp_path, "8xa100-40gb:all-enabled") as subject, subject.running():
+        subject.label("all-1g.5gb")
+        await subject.ends("success", "all-1g.5gb")
+        assert subject.devices() == [SMALL] * 8
+        subject.label("all-balanced")
+        await subject.ends("success", "all-balanced")
+        assert subject.devices() == [BALANCED] * 8
+        assert subject.answer == {
+            "label": LABEL,
+            "value": "all-balanced",
+            "name": "all-balanced",
+            "source": "label",
+            "state": "success",
+            "gpus": [{"index": index, "state": "applied"} for index in range(8)],
+        }
+        # Every run was pending first, and an end is written once.
+        words = [body["metadata"].get("labels", {}).get(STATE) for body in subject.writes()]
+        assert [word for word in words if word] == ["pending", "success"] * 2
+
+
+@virtual
+async def test_without_the_label_nothing_is_wanted_and_nothing_written(tmp_path: Path) -> None:
+    async with partitioned(tmp_path, labels={STATE: "theirs"}) as subject:
+        async with subject.running() as partitioning:
+            await asyncio.sleep(60)
+            subject.label("")
+            await asyncio.sleep(60)
+            assert partitioning.progress() is None
+        assert subject.writes() == []
+        assert subject.state == "theirs"
+        assert subject.devices() == [{}, {}]
+
+
+@virtual
+async def test_ten_values_within_a_second_end_with_the_last(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject, subject.running():
+        for _ in range(5):
+            subject.label("all-1g.5gb")
+            await asyncio.sleep(0.1)
+            subject.label("all-balanced")
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(60)
+        await subject.ends("success", "all-balanced")
+        assert subject.devices() == [BALANCED] * 2
+        written = len(subject.writes())
+        await asyncio.sleep(3600)
+        assert (len(subject.writes()), subject.state) == (written, "success")
+
+
+@virtual
+async def test_an_unknown_name_is_answered_with_the_choices_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    async with partitioned(tmp_path) as subject, subject.running() as partitioning:
+        subject.label("all-balanced")
+        await subject.ends("success", "all-balanced")
+        subject.label("all-balanecd")
+        await subject.ends("failed", "all-balanecd")
+        reason = subject.answer["reason"]
+        assert reason["code"] == "unknown-configuration"
+        assert "did you mean all-balanced? The choices are all-1g.10gb" in reason["text"]
+        progress = partitioning.progress()
+        assert progress is not None
+        assert progress.configuration == "all-balanced"
+        await asyncio.sleep(600)
+        assert subject.devices() == [BALANCED] * 2
+        assert subject.state == "failed"
+        subject.label("all-balanced")
+        await subject.ends("success", "all-balanced")
+
+
+@virtual
+async def test_an_outage_in_the_middle_ends_right(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject, subject.running() as partitioning:
+        subject.label("all-1g.5gb")
+        await partitioning.progressed(None)
+        await subject.server.away()
+        await subject.becomes(lambda: subject.devices() == [SMALL] * 2)
+        assert subject.state != "success"
+        subject.label("all-balanced")
+        await asyncio.sleep(600)
+        await subject.server.back()
+        await subject.ends("success", "all-balanced")
+        assert subject.devices() == [BALANCED] * 2
+
+
+@virtual
+async def test_a_watch_whose_version_expired_finds_what_it_missed(tmp_path: Path) -> None:
+    for fault in (WatchFault.EXPIRED, WatchFault.END):
+        async with partitioned(tmp_path) as subject, subject.running():
+            subject.label("all-1g.5gb")
+            await subject.ends("success", "all-1g.5gb")
+            assert subject.server.disturb_watches(fault)
+            subject.label("all-balanced")
+            await subject.ends("success", "all-balanced")
+
+
+@virtual
+async def test_a_state_that_another_program_writes_is_written_again_but_not_fought_for(
+    tmp_path: Path,
+) -> None:
+    async with partitioned(tmp_path) as subject, subject.running():
+        subject.label("all-1g.5gb")
+        await subject.ends("success", "all-1g.5gb")
+        subject.change(STATE, "failed")
+        await subject.becomes(lambda: subject.state == "success", seconds=1)
+        before = len(subject.writes())
+        for _ in range(600):
+            subject.change(STATE, "failed")
+            await asyncio.sleep(1)
+        assert len(subject.writes()) - before < 15
+        await subject.ends("success", "all-1g.5gb")
+        subject.label("all-balanced")
+        await subject.ends("success", "all-balanced")
+
+
+@virtual
+async def test_a_restart_answers_anew_and_changes_nothing(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject:
+        subject.label("all-1g.5gb")
+        async with subject.running():
+            await subject.ends("success", "all-1g.5gb")
+        subject.change(STATE, "pending")  # as a process that was killed leaves it
+        made = [slot.ci.uuid for slot in subject.hardware.gpu(0).devices()]
+        async with subject.running():
+            await subject.ends("success", "all-1g.5gb")
+        assert [slot.ci.uuid for slot in subject.hardware.gpu(0).devices()] == made
+
+
+@virtual
+async def test_the_label_is_applied_at_the_start_without_the_api_server(tmp_path: Path) -> None:
+    """A reboot loses the instances."""
+    async with partitioned(tmp_path) as subject:
+        subject.label("all-1g.5gb")
+        async with subject.running():
+            await subject.ends("success", "all-1g.5gb")
+        subject.hardware = parse_node("2xa100-40gb:all-enabled")
+        await subject.server.away()
+        async with subject.running():
+            await subject.becomes(lambda: subject.devices() == [SMALL] * 2)
+        await subject.server.back()
+
+
+@virtual
+async def test_a_command_after_the_label_holds_across_restarts(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject:
+        subject.label("all-1g.5gb")
+        async with subject.running() as partitioning:
+            await subject.ends("success", "all-1g.5gb")
+            await partitioning.perform(["apply", "all-balanced", "", ""])
+            await subject.becomes(lambda: subject.answer["source"] == "command")
+            await subject.becomes(lambda: subject.answer["state"] == "success")
+            assert subject.state is None  # the label is not what is applied
+        async with subject.running():
+            await asyncio.sleep(60)
+            assert subject.devices() == [BALANCED] * 2
+            subject.label("all-enabled")
+            await subject.ends("success", "all-enabled")
+        async with subject.running() as partitioning:
+            await partitioning.perform(["cancel"])
+            await subject.becomes(lambda: subject.answer == {})
+            assert subject.state is None
+        assert subject.devices() == [{}, {}]
+
+
+@virtual
+async def test_a_node_that_is_deleted_says_nothing(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject, subject.running():
+        subject.label("all-1g.5gb")
+        await subject.ends("success", "all-1g.5gb")
+        subject.server.storage.remove("nodes", "", NODE)
+        await asyncio.sleep(60)
+        assert subject.devices() == [SMALL] * 2
+        subject.server.add_node(NODE, labels={LABEL: "all-balanced"})
+        await subject.ends("success", "all-balanced")
+
+
+@virtual
+async def test_a_reset_that_nobody_ordered_is_an_end(tmp_path: Path) -> None:
+    async with partitioned(tmp_path, "1xa100-40gb") as subject, subject.running():
+        subject.label("all-1g.5gb")
+        await subject.ends("failed", "all-1g.5gb")
+        assert subject.answer["state"] == "reset-needed"
+        (gpu,) = subject.answer["gpus"]
+        assert (gpu["state"], gpu["reason"]["code"]) == ("reset-needed", "reset-needed")
+
+
+@virtual
+async def test_switched_off_the_answers_are_removed_and_the_devices_stay(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject:
+        subject.label("all-1g.5gb")
+        async with subject.running():
+            await subject.ends("success", "all-1g.5gb")
+        other = "example.com/partition"
+        subject.settings = replace(subject.settings, partition_label=other)
+        async with subject.running():
+            await subject.becomes(lambda: subject.state is None)
+            await subject.becomes(lambda: subject.answer.get("label") == other)
+        subject.settings = replace(subject.settings, partition_label="")
+        async with subject.running():
+            await subject.becomes(lambda: not (tmp_path / "cluster-features").exists())
+        assert subject.answer == {}
+        labels = subject.server.node(NODE)["metadata"]["labels"]
+        assert [key for key in labels if key.endswith(".state")] == []
+        assert labels[LABEL] == "all-1g.5gb"
+        assert subject.devices() == [SMALL] * 2
+
+
+@virtual
+async def test_the_rules_are_those_that_are_used(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject, subject.running():
+        subject.label("all-1g.5gb")
+        await subject.ends("success", "all-1g.5gb")
+        await asyncio.sleep(3600)
+        used = {
+            (each.asked.group, each.asked.resource, each.asked.verb)
+            for each in subject.server.journal.requests
+        }
+        assert used == granted(FLAG)
+        assert {each.status for each in subject.server.journal.requests} <= {0, 200}
+
+
+@virtual
+async def test_without_the_right_it_is_applied_all_the_same_and_said(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject:
+        subject.server.users.clear()
+        subject.server.users.update(user_of())
+        async with subject.running():
+            subject.label("all-1g.5gb")
+            await subject.becomes(lambda: subject.devices() == [SMALL] * 2)
+            await asyncio.sleep(60)
+            assert subject.reporter is not None
+            (problem,) = subject.reporter.status().problems
+            assert problem.startswith("the state of partitioning: patch nodes")
