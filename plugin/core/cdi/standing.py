@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from plugin.core.cdi.names import kind
-from plugin.core.cdi.specification import Entry, entries
 from plugin.core.inventory.model import Inventory
 from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import Settings
+
+if TYPE_CHECKING:
+    from plugin.core.cdi.specification import Entry
 
 _NOTHING: Final[Mapping[str, Entry]] = MappingProxyType({})
 
@@ -30,7 +32,7 @@ def is_current(specified: Specified, inventory: Inventory, settings: Settings) -
     """Whether nothing has to be written: also where containers do not use CDI."""
     if not settings.by_cdi:
         return True
-    return not specified.errors and specified.entries == entries(inventory, settings)
+    return not specified.errors and specified.entries == _entries(inventory, settings)
 
 
 def unspecified(
@@ -39,7 +41,7 @@ def unspecified(
     """UUIDs of devices that no container can get by the specification on disk, and why."""
     if not settings.by_cdi:
         return
-    wanted = entries(inventory, settings)
+    wanted = _entries(inventory, settings)
     for device in inventory.devices():
         entry = wanted.get(device.uuid)
         error = specified.errors.get(kind(device, settings.cdi_vendor))
@@ -52,3 +54,9 @@ def unspecified(
         elif specified.entries.get(device.uuid) != entry:
             text = "the CDI specification on disk does not have it yet"
             yield device.uuid, Reason(Code.UNSPECIFIED, text)
+
+
+def _entries(inventory: Inventory, settings: Settings) -> Mapping[str, Entry]:
+    from plugin.core.cdi.specification import entries  # noqa: PLC0415 — most nodes do without CDI
+
+    return entries(inventory, settings)
