@@ -251,3 +251,18 @@ def test_a_server_is_stopped_also_when_the_end_comes_meanwhile() -> None:
             assert on.kubelet.order.count("stop") == 1
 
     run(scene())
+
+
+def test_an_end_that_comes_twice_leaves_no_server() -> None:
+    async def scene() -> None:
+        async with running() as on:
+            on.kubelet.stop_seconds = 1.0
+            on.store.publish(snapshot(node(), generation=on.store.snapshot.generation + 1))
+            await until(lambda: "stream ended" in on.kubelet.order)
+            for _ in range(3):
+                on.task.cancel()
+                await asyncio.sleep(0.01)
+            await asyncio.gather(on.task, return_exceptions=True)
+            assert on.kubelet.order.count("stop") == 1
+
+    run(scene())

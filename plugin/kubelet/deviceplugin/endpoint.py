@@ -143,8 +143,10 @@ class Endpoint:
         finally:
             for task in (keeping, gone):
                 task.cancel()
-            await asyncio.gather(keeping, gone, return_exceptions=True)
-            await self._stop()
+            try:
+                await _ended(keeping, gone)
+            finally:
+                await self._stop()
 
     async def _gone(self) -> None:
         async for snapshot in self._store.follow():
@@ -288,16 +290,14 @@ class Endpoint:
             await self._stop()
 
     async def _stop(self) -> None:
-        """Stop serving and remove the socket. Whoever is cancelled meanwhile leaves that to the
-        next who calls this.
-        """
+        """Stop serving and remove the socket, to the end even if cancelled meanwhile."""
         if self._server is not None:
             server, self._server = self._server, None
             self._stopping = asyncio.create_task(
                 self._end(server, self._socket), name=f"stop serving {self._resource}"
             )
         if self._stopping is not None:
-            await asyncio.shield(self._stopping)
+            await _ended(self._stopping)
 
     async def _end(self, server: Server, name: str) -> None:
         # stop() waits its whole grace while a stream is open, so end those first.
@@ -334,6 +334,23 @@ class Endpoint:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    """Wait for the end of tasks, also when cancelled meanwhile, and even twice: whoever starts or
+    stops a server must not be torn out of it, which would leave the server behind.
+    """
+    cancelled = False
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError:
+            cancelled = True
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # whoever wants it asks; here it is only not lost
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def _first(*awaitables: Awaitable[object]) -> None:
