@@ -300,7 +300,9 @@ def test_a_card_without_mig() -> None:
     ("changes", "why"),
     [
         ({"error": "reading it: GPU is lost"}, "GPU is lost"),
-        ({"hung": True}, "has not returned"),
+        ({"hung": True, "uncounted": Unknown("counting MIG devices")}, "has not returned"),
+        ({"hung": True, "instances": None}, "has not returned"),
+        ({"hung": True, "mig": None}, "has not returned"),
         ({"mig_unknown": Unknown("reading its MIG mode")}, "reading its MIG mode"),
         ({"uncounted": Unknown("counting MIG devices")}, "counting MIG devices"),
         ({"unreadable": {3: "MIG device 3: lost"}}, "MIG device 3: lost"),
@@ -314,6 +316,17 @@ def test_a_gpu_that_cannot_be_read_is_not_planned(changes: dict[str, Any], why: 
     assert isinstance(outcome, Refusal)
     assert outcome.code is RefusalCode.UNREADABLE
     assert why in outcome.text
+
+
+def test_a_gpu_that_does_not_answer_is_as_it_was_last_read() -> None:
+    silent = gpu((1, "3g.20gb", 0, 4, {0: (3, 0)}), hung=True, error="does not answer")
+    asis = plan(silent, Wanted.of({"3g.20gb": 1}))
+    assert isinstance(asis, Plan)
+    assert (asis.steps, asis.kept) == ((), ("MIG-1-0",))
+    for wanted in (Wanted.of({"3g.20gb": 2}), Wanted.of({}), OFF):
+        other = plan(silent, wanted)
+        assert isinstance(other, Refusal)
+        assert other.code is RefusalCode.UNREADABLE
 
 
 def test_profiles_that_are_not_known_are_no_answer() -> None:

@@ -39,11 +39,18 @@ _SWITCHES_AT_ONCE = (9, 0)
 def plan_gpu(gpu: Gpu, offers: Sequence[ProfileOffer], wanted: Wanted, in_use: InUse) -> Outcome:
     """Pure and deterministic. No step of a plan touches a device in use.
 
-    It destroys before it creates, and does nothing to an instance that stays.
+    It destroys before it creates, and does nothing to an instance that stays. A GPU that does not
+    answer is as it was last read: it is as wanted or not, but nothing can be done to it.
     """
     refusal = _unplannable(gpu, offers, wanted)
-    if refusal is not None:
-        return refusal
+    if refusal is None:
+        return _plan(gpu, offers, wanted, in_use)
+    was_read = gpu.mig is not None and gpu.instances is not None and not gpu.unread()
+    outcome = _plan(gpu, offers, wanted, in_use) if gpu.hung and was_read else refusal
+    return outcome if isinstance(outcome, Plan) and not outcome.steps else refusal
+
+
+def _plan(gpu: Gpu, offers: Sequence[ProfileOffer], wanted: Wanted, in_use: InUse) -> Outcome:
     if gpu.mig is None:
         return Plan(mig=False)
     needed = demands(gpu, offers, wanted) if wanted.mig else ()
