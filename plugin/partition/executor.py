@@ -160,7 +160,11 @@ class Executor:
         if self._order is not self._taken:
             self._taken = self._order
             now = asyncio.get_running_loop().time()
-            self._run, self._named, self._offers = runs.anew(self._run, now), None, {}
+            self._run, self._named = runs.anew(self._run, now), None
+            # What a GPU said that does not answer now still holds: else the usual configurations
+            # would leave it out.
+            silent = {gpu.uuid for gpu in snapshot.inventory.gpus if gpu.hung or gpu.error}
+            self._offers = {u: said for u, said in self._offers.items() if u in silent}
         order = self._taken
         if order is None:
             self._writer.withdraw(NO_WITHDRAWAL)
@@ -195,11 +199,13 @@ class Executor:
         await self._choose(order, self._writer.store.snapshot.inventory)
 
     async def _wanted(self, order: Order, inventory: Inventory) -> Resolved:
-        if self._named is None:
-            self._named = await self._choose(order, inventory)
-        else:
+        if self._named is not None:
             await self._ask_offers(inventory)
-        return resolve(self._named, inventory)
+            return resolve(self._named, inventory)
+        named = await self._choose(order, inventory)
+        if all(gpu.uuid in self._offers or not (gpu.hung or gpu.error) for gpu in inventory.gpus):
+            self._named = named  # else it is named anew once such a GPU answers
+        return resolve(named, inventory)
 
     async def _choose(self, order: Order, inventory: Inventory) -> Configuration:
         await self._ask_offers(inventory)

@@ -10,6 +10,7 @@ import pytest
 
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, State
+from plugin.sim.hardware.faults import Aspect
 from tests.partition_rig import Rig, devices, empty_instances, rig, uuids
 from tests.unit.virtual_time import run
 
@@ -111,3 +112,26 @@ def test_nothing_is_changed_while_the_driver_is_released(tmp_path: Path) -> None
         assert devices(here.node) == [{"3g.40gb": 2}]
 
     over("1xh100-80gb:all-1g.10gb", tmp_path, story)
+
+
+def test_a_gpu_that_does_not_answer_is_not_left_out(tmp_path: Path) -> None:
+    """An order that comes meanwhile is for it too."""
+
+    async def story(here: Rig) -> None:
+        here.order("all-balanced")
+        assert (await here.ended()).state is State.SUCCESS
+        here.node.faults.fail(here.node.gpu(1).uuid, Aspect.HANDLE)
+        here.writer.rescan()
+        await asyncio.sleep(5)
+        here.order("all-1g.5gb")
+        await asyncio.sleep(60)
+        assert here.progress.state is not State.SUCCESS
+        assert len(here.progress.gpus) == 2
+        here.node.faults.heal([here.node.gpu(1).uuid])
+        here.writer.rescan()
+        async with asyncio.timeout(60):
+            while here.progress.state is not State.SUCCESS:
+                await here.executor.rounds.wait()
+        assert devices(here.node) == [{"1g.5gb": 7}] * 2
+
+    over("2xa100-40gb:all-1g.5gb", tmp_path, story)
