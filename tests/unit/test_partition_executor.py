@@ -125,8 +125,9 @@ def test_a_gpu_that_does_not_answer_is_not_left_out(tmp_path: Path) -> None:
         await asyncio.sleep(5)
         here.order("all-1g.5gb")
         await asyncio.sleep(60)
-        assert here.progress.state is not State.SUCCESS
-        assert len(here.progress.gpus) == 2
+        meanwhile = here.progress
+        assert meanwhile.state is not State.SUCCESS
+        assert len(meanwhile.gpus) == 2
         here.node.faults.heal([here.node.gpu(1).uuid])
         here.writer.rescan()
         async with asyncio.timeout(60):
