@@ -160,6 +160,10 @@ class GpuHangs(DriverCallFailed):
     """A call about the GPU has not returned, so it was not asked and nothing was changed."""
 
 
+class ProfilesUnknown(DriverCallFailed):
+    """A GPU does not say what it offers, so nobody knows whether it offers what is wanted."""
+
+
 class OutcomeUnknown(DriverCallFailed):
     """A change may or may not have been made, or may yet be: the call has not returned, failed for
     an unclear reason, or what it made could not be read back. Only a new look can tell.

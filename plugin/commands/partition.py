@@ -26,12 +26,12 @@ from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Inventory, MigDevice
 from plugin.core.inventory.samples import Samples
 from plugin.core.partition.comparison import Exported, differences, document, export
-from plugin.core.partition.configuration import Configuration, Resolved, choose, resolve
+from plugin.core.partition.configuration import Configuration, Resolved, resolve
 from plugin.core.partition.node import Action, NodePlan, plan_node
 from plugin.core.partition.planner import InUse
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.steps import Occupant
-from plugin.core.partition.usual import Offers, configurations
+from plugin.core.partition.usual import Offers, configurations, named
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.errors import ConfigError, DriverCallFailed, KubeletError, NotRunning
@@ -119,7 +119,7 @@ def plan(at: Source, name: str, file: str, policy: str, output: str) -> int:
         _print_json(pictures.document(made, in_use))
     else:
         show(made, in_use)
-    return NO if made.of(Action.REFUSED) else YES
+    return NO if made.of(Action.REFUSED) or made.unreadable else YES
 
 
 def show(made: NodePlan, in_use: InUse) -> None:
@@ -127,6 +127,8 @@ def show(made: NodePlan, in_use: InUse) -> None:
     for decision in made.decisions:
         for line in pictures.draw(decision, in_use):
             out.print(line)
+    for index, why in made.unreadable.items():
+        out.print(f"GPU {index}  is refused: {why}")
     out.print(pictures.LEGEND if made.decisions else f"{made.name} names no GPU of this node")
 
 
@@ -162,18 +164,16 @@ def show_current(at: Source, output: str) -> int:
 def _wanted(at: Source, name: str, file: str) -> tuple[Seen, Resolved]:
     of_file = mig_configs.read(Path(file)) if file else {}  # its errors come before the driver's
     seen = see(at.driver())
-    every = configurations(seen.inventory, seen.offers, of_file)
-    return seen, resolve(_chosen(name, of_file, every), seen.inventory)
+    return seen, resolve(_chosen(name, of_file, seen), seen.inventory)
 
 
-def _chosen(
-    name: str, of_file: Mapping[str, Configuration], every: Mapping[str, Configuration]
-) -> Configuration:
+def _chosen(name: str, of_file: Mapping[str, Configuration], seen: Seen) -> Configuration:
     """The one that is named; without a name, the file's only one."""
     if name:
-        return choose(name, every)
+        return named(name, seen.inventory, seen.offers, of_file)
     if len(of_file) == 1:
         return next(iter(of_file.values()))
+    every = configurations(seen.inventory, seen.offers, of_file)
     raise ConfigError(
         "-c is missing: name a MIG configuration", f"the choices are {', '.join(every)}"
     )

@@ -133,6 +133,7 @@ def document(plan: NodePlan, in_use: InUse) -> dict[str, Any]:
         "inUsePolicy": plan.policy.value,
         "applied": plan.applied,
         "warnings": list(plan.warnings),
+        "unreadable": {str(index): why for index, why in plan.unreadable.items()},
         "gpus": [_gpu(each, in_use) for each in plan.decisions],
     }
 
@@ -144,7 +145,9 @@ def _gpu(decision: Decision, in_use: InUse) -> dict[str, Any]:
         "uuid": gpu.uuid,
         "action": decision.action.value,
         "reason": {"code": decision.code.value if decision.code else None, "text": decision.text},
-        "wanted": {"mig": decision.wanted.mig, "devices": dict(decision.wanted.devices)},
+        "wanted": {"mig": decision.wanted.mig, "devices": dict(decision.wanted.devices)}
+        if decision.wanted.known
+        else None,
         "blockers": [
             {"device": each.path, "uuid": each.uuid, "holders": [str(h) for h in each.holders]}
             for each in decision.blockers

@@ -17,17 +17,17 @@ from plugin.core.advertise.withdrawal import NO_WITHDRAWAL
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Inventory
 from plugin.core.partition import run as runs
-from plugin.core.partition.configuration import Configuration, Resolved, choose, resolve
+from plugin.core.partition.configuration import Configuration, Resolved, resolve
 from plugin.core.partition.node import Action, Decision, NodePlan, plan_node
 from plugin.core.partition.order import Order
 from plugin.core.partition.planner import InUse
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.progress import GpuState, Progress, State
+from plugin.core.partition.progress import GpuState, Progress
 from plugin.core.partition.run import Change, Rest, Run, Withdraw
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.trouble import trouble as of_error
 from plugin.core.partition.use import in_use
-from plugin.core.partition.usual import configurations
+from plugin.core.partition.usual import named, silent
 from plugin.core.release import describe
 from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
@@ -149,8 +149,7 @@ class Executor:
         self._wake.clear()
         pause = await self._round()
         trying = any(gpu.state in _TRYING for gpu in self.progress.gpus)
-        waits = self.progress.state in {State.WAITING, State.PENDING} and not trying
-        rests = pause is None or (pause > GRACE_SECONDS and waits)
+        rests = pause is None or (pause > GRACE_SECONDS and not trying)
         self._settled = self._order is self._taken and rests
         self.rounds.fire()
         return pause
@@ -202,24 +201,20 @@ class Executor:
         if self._named is not None:
             await self._ask_offers(inventory)
             return resolve(self._named, inventory)
-        named = await self._choose(order, inventory)
-        if all(gpu.uuid in self._offers or not (gpu.hung or gpu.error) for gpu in inventory.gpus):
-            self._named = named  # else it is named anew once such a GPU answers
-        return resolve(named, inventory)
+        found = await self._choose(order, inventory)
+        if not silent(inventory, self._offers) and not inventory.unreadable:
+            self._named = found  # else it is named anew once such a GPU answers
+        return resolve(found, inventory)
 
     async def _choose(self, order: Order, inventory: Inventory) -> Configuration:
         await self._ask_offers(inventory)
         if order.configuration is not None:
             return order.configuration
         of_file = await self._keeper.in_thread(self._of_file)
-        return choose(order.name, configurations(inventory, self._offers, of_file))
+        return named(order.name, inventory, self._offers, of_file)
 
     async def _ask_offers(self, inventory: Inventory) -> None:
-        missing = [
-            gpu.uuid
-            for gpu in inventory.gpus
-            if gpu.uuid not in self._offers and not gpu.hung and (gpu.mig or not gpu.mig_certain)
-        ]
+        missing = [gpu.uuid for gpu in silent(inventory, self._offers) if not gpu.hung]
         if missing:
             self._offers |= await self._worker.call(_ask_offers, self._driver, missing)
 
@@ -285,6 +280,8 @@ class Executor:
         await self._keeper.reached({each.gpu.uuid: each.wanted for each in plan.of(Action.NOTHING)})
         now = asyncio.get_running_loop().time()
         pauses = [POLL_SECONDS] if action.waits else []
+        if any(not gpu.hung for gpu in silent(self._writer.store.snapshot.inventory, self._offers)):
+            pauses.append(runs.DRIVER_PAUSE)
         if action.until is not None:
             pauses.append(max(0.0, action.until - now))
         return min(pauses, default=None)

@@ -10,11 +10,14 @@ import pytest
 
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, State
+from plugin.sim.hardware.engine import parse_node
 from plugin.sim.hardware.faults import Aspect
 from tests.partition_rig import Rig, devices, empty_instances, rig, uuids
 from tests.unit.virtual_time import run
 
 SLICES = "8xa100-40gb:all-1g.5gb"
+#: What says which geometry a GPU has.
+_READ = (Aspect.HANDLE, Aspect.UUID, Aspect.MIG_MODE, Aspect.GPU_INSTANCES, Aspect.ATTRIBUTES)
 BALANCED = {"1g.5gb": 2, "2g.10gb": 1, "3g.20gb": 1}
 
 
@@ -136,3 +139,39 @@ def test_a_gpu_that_does_not_answer_is_not_left_out(tmp_path: Path) -> None:
         assert devices(here.node) == [{"1g.5gb": 7}] * 2
 
     over("2xa100-40gb:all-1g.5gb", tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("name", "aspect"),
+    [("all-disabled", Aspect.HANDLE), *(("all-2g.20gb", aspect) for aspect in _READ)],
+)
+def test_a_gpu_that_has_never_answered_is_wanted_too(
+    tmp_path: Path, name: str, aspect: Aspect
+) -> None:
+    """Whatever of it the driver has not said since the start, nobody says that it is applied."""
+    node = parse_node("2xh100-80gb:all-1g.10gb")
+    silent = node.gpu(1).uuid
+    node.faults.fail(silent, aspect)
+    done = [{"2g.20gb": 3} if name == "all-2g.20gb" else {}] * 2
+
+    async def story(here: Rig) -> None:
+        here.order(name)
+        meanwhile = await here.settled()
+        if meanwhile.state is State.SUCCESS:
+            assert devices(here.node) == done
+        else:
+            assert [gpu.index for gpu in meanwhile.gpus] == [0, 1]
+            assert meanwhile.gpus[1].trouble is not None
+            assert devices(here.node)[0] == done[0]
+        here.node.faults.heal([silent])
+        here.writer.rescan()
+        async with asyncio.timeout(60):
+            while here.progress.state is not State.SUCCESS:
+                await here.executor.rounds.wait()
+        assert devices(here.node) == done
+
+    async def main() -> None:
+        async with rig(node, tmp_path) as here:
+            await story(here)
+
+    run(main())

@@ -9,11 +9,14 @@ import pytest
 
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Gpu, Inventory, MigMode
-from plugin.core.partition.configuration import Wanted, choose, resolve
+from plugin.core.partition.comparison import differences
+from plugin.core.partition.configuration import Configuration, Entry, Wanted, choose, resolve
+from plugin.core.partition.node import Action, plan_node
 from plugin.core.partition.planner import plan_gpu
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.steps import Plan
-from plugin.core.partition.usual import configurations, usual
-from plugin.errors import ConfigError
+from plugin.core.partition.usual import configurations, named, usual
+from plugin.errors import ConfigError, ProfilesUnknown
 from plugin.sim.hardware.cards import Card, catalog
 from plugin.sim.hardware.engine import SimNode, parse_node
 from tests.partitioning import carry_out, inventory, offers, offers_of
@@ -187,3 +190,36 @@ def test_an_unknown_name_is_answered_with_the_choices() -> None:
     )
     with pytest.raises(ConfigError, match="on this node; the choices are all-1g"):
         choose("x", every)
+
+
+def test_a_name_is_not_unknown_while_a_gpu_does_not_say_what_it_offers() -> None:
+    node = parse_node("1xa30-24gb+1xa100-40gb")
+    read, known = inventory(node), offers_of(node)
+    first, second = (gpu.uuid for gpu in read.gpus)
+    assert named("all-3g.20gb", read, known, {}).name == "all-3g.20gb"
+    with pytest.raises(ConfigError):
+        named("all-9g", read, known, {})
+    with pytest.raises(ProfilesUnknown, match="what GPU 1 offers is not known"):
+        named("all-3g.20gb", read, {first: known[first]}, {})
+    of_the_first = named("all-1g.6gb", read, {first: known[first]}, {})
+    wanted = resolve(of_the_first, read).wanted
+    assert wanted[first].devices == (("1g.6gb", 4),)
+    assert not wanted[second].known
+    different = differences(read, resolve(of_the_first, read))
+    assert different[1] == "the driver does not say which GPU instance profiles it has"
+
+
+def test_a_gpu_without_a_readable_uuid_may_be_named() -> None:
+    node = parse_node("a30-24gb:all-1g.6gb")
+    read = replace(inventory(node), unreadable={1: "GPU 1: no answer"})
+    resolved = resolve(named("all-1g.6gb", read, offers_of(node), {}), read)
+    assert resolved.unreadable == {1: "GPU 1: no answer"}
+    assert resolved.warnings == ()
+    assert differences(read, resolved) == {1: "GPU 1: no answer"}
+    alone = Configuration("alone", (Entry(Wanted(mig=True), (0,)),))
+    assert resolve(alone, read).unreadable == {}
+    for policy, action in ((Policy.WAIT, Action.CHANGE), (Policy.REFUSE, Action.HELD)):
+        wanted = resolve(named("all-2g.12gb", read, offers_of(node), {}), read)
+        made = plan_node(read, offers_of(node), wanted, {}, policy)
+        assert [each.action for each in made.decisions] == [action]
+        assert not made.applied

@@ -53,7 +53,7 @@ def differences(inventory: Inventory, wanted: Resolved) -> Mapping[int, str]:
     """The first difference of each GPU that the configuration names, by index; empty if it is
     applied.
     """
-    found = {}
+    found = dict(wanted.unreadable)
     for gpu in inventory.gpus:
         if gpu.uuid in wanted.wanted:
             difference = _difference(gpu, wanted.wanted[gpu.uuid])
@@ -74,6 +74,8 @@ def _unknown(gpu: Gpu) -> str:
 
 def _difference(gpu: Gpu, wanted: Wanted) -> str:
     unknown = _unknown(gpu)
+    if not unknown and not wanted.known:
+        unknown = "the driver does not say which GPU instance profiles it has"
     if unknown:
         return unknown
     if gpu.mig_enabled != wanted.mig:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.inventory.profiles import Profile
@@ -14,10 +16,13 @@ from plugin.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """MIG mode and MIG devices of one GPU: ``devices`` are (profile, count), sorted."""
+    """MIG mode and MIG devices of one GPU: ``devices`` are (profile, count), sorted. Not ``known``:
+    that depends on what the GPU offers, and it does not say.
+    """
 
     mig: bool
     devices: tuple[tuple[str, int], ...] = ()
+    known: bool = True
 
     @classmethod
     def of(cls, devices: Mapping[str, int]) -> Wanted:
@@ -25,9 +30,15 @@ class Wanted:
         return cls(mig=True, devices=tuple(sorted((k, n) for k, n in devices.items() if n)))
 
     def __str__(self) -> str:
+        if not self.known:
+            return "what suits it"
         if not self.mig:
             return "MIG off"
         return " + ".join(f"{count} × {name}" for name, count in self.devices) or "MIG on, empty"
+
+
+#: Of a GPU that does not say what it offers.
+UNKNOWN: Final = Wanted(mig=True, known=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,10 @@ class Entry:
             return gpu.index in self.devices
         return not self.wanted.mig or gpu.mig is not None or not gpu.mig_certain
 
+    def may_name(self, index: int) -> bool:
+        """Whether it may be about a GPU of which only the index is known."""
+        return self.devices is None or index in self.devices
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
@@ -60,19 +75,22 @@ class Configuration:
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """What a configuration wants on this node, by GPU UUID. GPUs that are not in it stay as they
-    are.
+    are. ``unreadable`` are GPUs without a readable UUID that it may name, by index.
     """
 
     name: str
     wanted: Mapping[str, Wanted]
     warnings: tuple[str, ...] = ()
+    unreadable: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def resolve(configuration: Configuration, inventory: Inventory) -> Resolved:
     """Of several entries that name a GPU, the last one counts."""
     wanted: dict[str, Wanted] = {}
     warnings: list[str] = []
-    indices = {gpu.index for gpu in inventory.gpus}
+    known = {gpu.index for gpu in inventory.gpus}
+    unreadable = {i: why for i, why in inventory.unreadable.items() if i not in known}
+    indices = known | unreadable.keys()
     for number, entry in enumerate(configuration.entries):
         absent = sorted(set(entry.devices or ()) - indices)
         if absent:
@@ -93,7 +111,12 @@ def resolve(configuration: Configuration, inventory: Inventory) -> Resolved:
                         "differently; the last entry counts"
                     )
                 wanted[gpu.uuid] = entry.wanted
-    return Resolved(configuration.name, wanted, tuple(warnings))
+    unreadable = {
+        index: why
+        for index, why in sorted(unreadable.items())
+        if any(entry.may_name(index) for entry in configuration.entries)
+    }
+    return Resolved(configuration.name, wanted, tuple(warnings), unreadable)
 
 
 def choose(name: str, configurations: Mapping[str, Configuration]) -> Configuration:

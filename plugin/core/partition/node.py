@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.partition.configuration import Resolved, Wanted
@@ -54,12 +55,15 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """Decisions in the order of the GPUs; GPUs that the configuration does not name have none."""
+    """Decisions in the order of the GPUs; GPUs that the configuration does not name have none.
+    ``unreadable`` are GPUs without a readable UUID that it may name, by index.
+    """
 
     name: str
     policy: Policy
     decisions: tuple[Decision, ...]
     warnings: tuple[str, ...] = ()
+    unreadable: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def of(self, *actions: Action) -> tuple[Decision, ...]:
         return tuple(each for each in self.decisions if each.action in actions)
@@ -67,7 +71,7 @@ class NodePlan:
     @property
     def applied(self) -> bool:
         """Nothing is left to do."""
-        return len(self.of(Action.NOTHING)) == len(self.decisions)
+        return len(self.of(Action.NOTHING)) == len(self.decisions) and not self.unreadable
 
     @property
     def leaving(self) -> frozenset[str]:
@@ -89,10 +93,12 @@ def plan_node(
         for gpu in inventory.gpus
         if gpu.uuid in wanted.wanted
     )
-    spoiling = [each for each in decisions if _spoils(each, policy)]
+    spoiling = [each.gpu.index for each in decisions if _spoils(each, policy)]
+    if policy is Policy.REFUSE:
+        spoiling = sorted([*spoiling, *wanted.unreadable])
     if spoiling:
         decisions = tuple(_held(each, spoiling) for each in decisions)
-    return NodePlan(wanted.name, policy, decisions, wanted.warnings)
+    return NodePlan(wanted.name, policy, decisions, wanted.warnings, wanted.unreadable)
 
 
 def _decide(gpu: Gpu, wanted: Wanted, offers: Offers, in_use: InUse, policy: Policy) -> Decision:
@@ -121,9 +127,9 @@ def _spoils(decision: Decision, policy: Policy) -> bool:
     return policy is Policy.REFUSE and decision.action in {Action.REFUSED, Action.RESET}
 
 
-def _held(decision: Decision, spoiling: Iterable[Decision]) -> Decision:
+def _held(decision: Decision, spoiling: Iterable[int]) -> Decision:
     if decision.action in {Action.NOTHING, Action.REFUSED, Action.RESET}:
         return decision
-    others = ", ".join(str(each.gpu.index) for each in spoiling)
+    others = ", ".join(map(str, spoiling))
     text = f"GPU {decision.gpu.index} stays as it is because of GPU {others}"
     return replace(decision, action=Action.HELD, text=text)

@@ -46,7 +46,8 @@ def plan_gpu(gpu: Gpu, offers: Sequence[ProfileOffer], wanted: Wanted, in_use: I
     if refusal is None:
         return _plan(gpu, offers, wanted, in_use)
     was_read = gpu.mig is not None and gpu.instances is not None and not gpu.unread()
-    outcome = _plan(gpu, offers, wanted, in_use) if gpu.hung and was_read else refusal
+    comparable = gpu.hung and was_read and wanted.known
+    outcome = _plan(gpu, offers, wanted, in_use) if comparable else refusal
     return outcome if isinstance(outcome, Plan) and not outcome.steps else refusal
 
 
@@ -73,7 +74,7 @@ def _unplannable(gpu: Gpu, offers: Sequence[ProfileOffer], wanted: Wanted) -> Re
     unknown = gpu.error or gpu.mig_unknown
     if gpu.hung:
         unknown = "a call of the driver about it has not returned"
-    elif unknown is None and wanted.mig and gpu.mig is not None and not offers:
+    elif unknown is None and (not wanted.known or (wanted.mig and gpu.mig and not offers)):
         unknown = "the driver does not say which GPU instance profiles it has"
     elif unknown is None and gpu.mig_enabled:
         unknown = gpu.uncounted or next(iter(gpu.unreadable.values()), None) or _stray(gpu)

@@ -115,14 +115,20 @@ _STATES = {
 def gpus(
     plan: NodePlan, run: Run, wanted: Mapping[str, Wanted], indices: Mapping[str, int]
 ) -> tuple[GpuProgress, ...]:
-    """Every GPU that the configuration names, in order. `indices` are those of all GPUs."""
+    """Every GPU that the configuration names, in order; one without a readable UUID has none.
+    `indices` are those of all GPUs.
+    """
     decisions = {each.gpu.uuid: each for each in plan.decisions}
     found = (
         _gpu(uuid, indices[uuid], wanted[uuid], decisions.get(uuid), run.tracks.get(uuid))
         for uuid in wanted
         if uuid in indices
     )
-    return tuple(sorted(found, key=lambda gpu: gpu.index))
+    unreadable = (
+        GpuProgress("", index, GpuState.REFUSED, None, Trouble(Code.UNREADABLE, why))
+        for index, why in plan.unreadable.items()
+    )
+    return tuple(sorted((*found, *unreadable), key=lambda gpu: gpu.index))
 
 
 def _gpu(
@@ -205,7 +211,7 @@ def document(progress: Progress) -> dict[str, Any]:
                 "index": gpu.index,
                 "uuid": gpu.uuid,
                 "state": gpu.state.value,
-                "wanted": str(gpu.wanted) if gpu.wanted is not None else None,
+                "wanted": str(gpu.wanted) if gpu.wanted and gpu.wanted.known else None,
                 "reason": _reason(gpu.trouble),
                 "waitsFor": [
                     {

@@ -22,6 +22,7 @@ from plugin.errors import (
     GpuLost,
     NoPermission,
     NotSupported,
+    ProfilesUnknown,
     ResetNeeded,
 )
 
@@ -65,6 +66,7 @@ _KINDS: tuple[tuple[type[DriverError], Code], ...] = (
     (GpuHangs, Code.NOT_ANSWERING),
     (NoPermission, Code.NO_PERMISSION),
     (NotSupported, Code.NOT_SUPPORTED),
+    (ProfilesUnknown, Code.UNREADABLE),
     (DriverUnavailable, Code.DRIVER_UNAVAILABLE),
 )
 

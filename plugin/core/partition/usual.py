@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import Final
 
 from plugin.core.inventory.geometry import ProfileOffer
-from plugin.core.inventory.model import Inventory
+from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.inventory.profiles import Profile
-from plugin.core.partition.configuration import Configuration, Entry, Wanted
+from plugin.core.partition.configuration import UNKNOWN, Configuration, Entry, Wanted, choose
+from plugin.errors import NO_CODE, ConfigError, ProfilesUnknown
 
 DISABLED, ENABLED, BALANCED = "all-disabled", "all-enabled", "all-balanced"
 
@@ -26,7 +27,7 @@ def usual(inventory: Inventory, offers: Offers) -> dict[str, Configuration]:
 
     ``all-<profile>`` is as many instances of it as a card takes, on the GPUs that offer it;
     ``all-balanced`` is 2 × 1g, 2g and 3g on 7 slices, 2 × 1g and 2g on 4. GPUs that do not offer
-    what a configuration is made of are not in it.
+    what a configuration is made of are not in it; those that do not say may be in every one.
     """
     wanted: dict[str, dict[int, Wanted]] = {}
     for gpu in inventory.gpus:
@@ -37,11 +38,23 @@ def usual(inventory: Inventory, offers: Offers) -> dict[str, Configuration]:
         devices = _balanced(of_card)
         if devices:
             wanted.setdefault(BALANCED, {})[gpu.index] = Wanted.of(devices)
+    for index in (*(gpu.index for gpu in silent(inventory, offers)), *inventory.unreadable):
+        for by_gpu in wanted.values():
+            by_gpu.setdefault(index, UNKNOWN)
     return {
         DISABLED: Configuration(DISABLED, (Entry(Wanted(mig=False)),)),
         ENABLED: Configuration(ENABLED, (Entry(Wanted(mig=True)),)),
         **{name: Configuration(name, _entries(by_gpu)) for name, by_gpu in sorted(wanted.items())},
     }
+
+
+def silent(inventory: Inventory, offers: Offers) -> tuple[Gpu, ...]:
+    """The GPUs that may have MIG and do not say what they offer."""
+    return tuple(
+        gpu
+        for gpu in inventory.gpus
+        if gpu.uuid not in offers and (gpu.mig is not None or not gpu.mig_certain)
+    )
 
 
 def _entries(by_gpu: Mapping[int, Wanted]) -> tuple[Entry, ...]:
@@ -79,3 +92,21 @@ def configurations(
     """All that a node can be told by name, sorted: those of the file win over the usual ones."""
     every = {**usual(inventory, offers), **of_file}
     return dict(sorted(every.items()))
+
+
+def named(
+    name: str, inventory: Inventory, offers: Offers, of_file: Mapping[str, Configuration]
+) -> Configuration:
+    """Raises :class:`~plugin.errors.ConfigError` with the choices, and
+    :class:`~plugin.errors.ProfilesUnknown` while a GPU does not say whether it is one of them.
+    """
+    every = configurations(inventory, offers, of_file)
+    indices = {*(gpu.index for gpu in silent(inventory, offers)), *inventory.unreadable}
+    try:
+        return choose(name, every)
+    except ConfigError as error:
+        if not indices:
+            raise
+        who = ", ".join(map(str, sorted(indices)))
+        text = f"{error}; what GPU {who} offers is not known"
+        raise ProfilesUnknown(text, code=NO_CODE) from error

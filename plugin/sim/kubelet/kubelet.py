@@ -218,7 +218,7 @@ class SimKubelet:
 
     # Waiting
 
-    async def wait_for(self, predicate: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109 - the
+    async def wait_for(self, predicate: Callable[[], bool], timeout: float = 30.0) -> None:  # noqa: ASYNC109 - the
         # time-out is turned into an error that tells the state, which a caller's own could not do.
         """Wait until ``predicate`` holds, evaluated after every change; TimeoutError after
         ``timeout`` seconds.
@@ -231,7 +231,7 @@ class SimKubelet:
                 f"not within {timeout:g} s; the stand-in kubelet has\n{self.describe()}"
             ) from None
 
-    async def wait_allocatable(self, resource: str, count: int, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - as above
+    async def wait_allocatable(self, resource: str, count: int, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - as above
         await self.wait_for(lambda: self.allocatable(resource) == count, timeout)
 
     def describe(self) -> str:
