@@ -25,8 +25,7 @@ from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
-from plugin.following import label
-from plugin.following.follower import Follower, Read, is_labelled, recorded
+from plugin.following.follower import Follower, Read, recorded
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.gate import Specify
 from plugin.state.ledger_file import LedgerFile, boot_id
@@ -150,9 +149,12 @@ class Daemon:
         await self.writer.start()
         self.started.set()
 
-    def edges(self, absent_level: int = logging.WARNING) -> Edges:
+    def edges(
+        self, absent_level: int = logging.WARNING, choose: Callable[[str], None] | None = None
+    ) -> Edges:
         """Build everything else. Imports gRPC, which takes 70 ms: call it while the first scan
-        runs, or later. `absent_level` is the level at which a missing kubelet is logged.
+        runs, or later. `absent_level` is the level at which a missing kubelet is logged; `choose`
+        takes the value of the node's label that names the configuration.
         """
         from plugin.kubelet.deviceplugin.calls import CallCounts  # noqa: PLC0415 — gRPC, see above
         from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
@@ -192,7 +194,7 @@ class Daemon:
             evictor=lambda: publishing.evictor(settings, reporter),
         )
         reporter = publishing.reporter(
-            settings, writer.store, ledger, holdings, supervisor.status, partitioning
+            settings, writer.store, ledger, holdings, supervisor.status, partitioning, choose
         )
         overview = Overview(
             writer,
@@ -282,7 +284,7 @@ async def _run(loaded: Loaded, labelled: str, read: Read, ledger: Path) -> None:
             starting = tasks.create_task(daemon.start(), name="first scan")
             # Hands the first scan to the driver's thread, which works while we import.
             await asyncio.sleep(0)
-            edges = daemon.edges(_absent_level(settings))
+            edges = daemon.edges(_absent_level(settings), follower.choose)
             parts = dict(edges.loops)
             running = [starting]
             running += [
@@ -295,9 +297,6 @@ async def _run(loaded: Loaded, labelled: str, read: Read, ledger: Path) -> None:
                 await _either(edges.partitioning.started(), stop)
                 running += [tasks.create_task(part(), name=name) for name, part in parts.items()]
                 running.append(tasks.create_task(follower.run(), name="configuration"))
-                if is_labelled(settings):
-                    label_followed = label.follow(settings, follower.choose)
-                    running.append(tasks.create_task(label_followed, name="label"))
                 await stop.wait()
                 log.info("stopping")
             for task in running:

@@ -13,7 +13,6 @@ from pathlib import Path
 from plugin.config import reload
 from plugin.config.load import Loaded
 from plugin.core.configuration import Configuration
-from plugin.core.settings import Settings
 from plugin.errors import ConfigError, ConfigUnreadable
 from plugin.following.label_file import LabelFile
 from plugin.following.watch import SETTLE_SECONDS, FileWatch
@@ -39,7 +38,7 @@ def recorded(loaded: Loaded, read: Read, ledger: Path) -> tuple[Loaded, str]:
     """What to start with where a label names the configuration: what it said last, if that can be
     used. Blocks.
     """
-    if not is_labelled(loaded.settings):
+    if not loaded.settings.is_labelled:
         return loaded, ""
     label = LabelFile(ledger.with_name(LABEL_FILE)).read()
     if not label:
@@ -52,11 +51,6 @@ def recorded(loaded: Loaded, read: Read, ledger: Path) -> tuple[Loaded, str]:
             extra={"reason": str(error), "instead": loaded.name},
         )
         return loaded, ""
-
-
-def is_labelled(settings: Settings) -> bool:
-    """Whether a label of the node names the configuration."""
-    return bool(settings.config_label) and not settings.config_name
 
 
 class Follower:
@@ -126,7 +120,7 @@ class Follower:
         self._backoff.reset()
         if by_signal or loaded != self._loaded or self._status.problem:
             await self._apply(loaded, by_signal=by_signal)
-        if is_labelled(loaded.settings):
+        if loaded.settings.is_labelled:
             await self._save(label)
         return False
 
