@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from plugin.control.client import ask
 from plugin.sim.kubelet.kubelet import SimKubelet
 
 from .conftest import StartDaemon
 from .load import NODE, NOT_TAKEN, ONE_SLICE, READ, ConfigMap, config, counted, loaded
-from .waiting import SECONDS
+from .waiting import SECONDS, becomes
 
 pytestmark = pytest.mark.asyncio
 
@@ -59,6 +60,41 @@ async def test_the_volume_disappears_and_comes_back_under_load(
         await daemon.logged("has no configuration 'b', which --config-default names; the choices")
         await load.more()
     assert await daemon.stop() == 0
+
+
+async def test_a_restart_with_a_bad_file_serves_the_last_good_configuration(
+    kubelet: SimKubelet, start_daemon: StartDaemon, node_dir: Path
+) -> None:
+    """An edit that a running daemon refuses must not cost the node's devices at a reboot."""
+    volume = ConfigMap(node_dir / "config")
+    volume.put(**{"config.yaml": "version: v2"})
+    where = str(volume.folder / "config.yaml")
+    daemon = await start_daemon(NODE, CONFIG_FILE=where)
+    async with asyncio.timeout(SECONDS):
+        assert await daemon.process.wait() == 2
+    assert daemon.log.startswith(f"mig-device-plugin: config file {where}: version: 'v2' is not")
+    volume.put(**{"config.yaml": "version: v1\nresources: {migs: [{pattern: '*', name: slice}]}"})
+    daemon = await start_daemon(NODE, CONFIG_FILE=where)
+    await kubelet.wait_allocatable("nvidia.com/slice", 56, SECONDS)
+    await becomes((node_dir / "configuration.json").exists, lambda: daemon.log)
+    volume.put(**{"config.yaml": "version: v2"})
+    await counted(daemon, NOT_TAKEN, 1)
+    daemon.process.kill()
+    await daemon.process.wait()
+    daemon = await start_daemon(NODE, CONFIG_FILE=where)
+    await kubelet.wait_for(lambda: len(kubelet.registrations) == 2, SECONDS)
+    await kubelet.wait_allocatable("nvidia.com/slice", 56, SECONDS)
+    assert daemon.log.count("configuration not taken, the last good one is used") == 1
+    socket = str(node_dir / "control" / "control.sock")
+    status = await asyncio.to_thread(ask, socket, "status")
+    assert "version: 'v2' is not valid" in status["configuration"]["problem"]
+    volume.put(**{"config.yaml": "version: v1"})
+    await kubelet.wait_for(lambda: kubelet.node_status().get(ONE_SLICE) == (56, 56), SECONDS)
+    assert daemon.log.count(NOT_TAKEN) == 0
+    assert await daemon.stop() == 0
+    daemon = await start_daemon(NODE, CONFIG_FILE=where, MIG_STRATEGY="mix")
+    async with asyncio.timeout(SECONDS):
+        assert await daemon.process.wait() == 2
 
 
 async def test_what_a_change_takes_away_and_brings(
