@@ -146,6 +146,8 @@ class Features:
         problems = [problem for feature, _ in self._running for problem in feature.problems]
         if self._record.problem:
             problems.append(self._record.problem)
+        if self._nodes.problem:
+            problems.append(f"the Node cannot be followed: {self._nodes.problem}")
         known = self._nodes.now
         if known.synced and not known.items:
             problems.append(
@@ -154,6 +156,7 @@ class Features:
         return ClusterStatus(
             requests=traffic.requests,
             away_since=traffic.away_since,
+            away_because=traffic.away_because,
             labels=len(self._labels.values) if self._labels is not None else None,
             label_writes=self._labels.writes if self._labels is not None else 0,
             events_sent=events.sent if events is not None else 0,
