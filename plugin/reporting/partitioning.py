@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from plugin.cluster.api import Cluster, Watched
 from plugin.core.cluster import NodeMetadata
+from plugin.core.notices import Notice
 from plugin.core.partition.answer import ANNOTATION, answer, state_key, taken_value
+from plugin.core.partition.causes import unknown
 from plugin.core.partition.progress import Progress
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.loops.backoff import Backoff
@@ -58,9 +60,11 @@ class PartitionLabel:
         nodes: Watched[NodeMetadata],
         label: str,
         partitioned: Partitioned,
+        note: Callable[[Sequence[Notice]], None] = lambda _: None,
     ) -> None:
+        """`note` makes Events of notices."""
         self._cluster, self._nodes = cluster, nodes
-        self._label, self._partitioned = label, partitioned
+        self._label, self._partitioned, self._note = label, partitioned, note
         self._standing = Standing("the state of partitioning")
         self._disputes = Backoff(_FIRST_SECONDS, _CAP_SECONDS, well=_WELL_SECONDS, free=1)
         #: The label's value once it has been looked at, and why it was not taken up.
@@ -107,6 +111,8 @@ class PartitionLabel:
                     "the configuration that the node's label names is not taken up",
                     extra={"label": self._label, "value": value, "reason": refused.text},
                 )
+                if refused.code is Code.UNKNOWN_CONFIGURATION:
+                    self._note([unknown(value, refused)])
         self._value, self._refused = value, refused
         self._taken.fire()
 
