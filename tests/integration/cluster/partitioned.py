@@ -89,8 +89,8 @@ class Partitioned:
     def label(self, value: str | None) -> None:
         self.change(LABEL, value)
 
-    def change(self, key: str, value: str | None) -> None:
-        self.server.change("nodes", NODE, {"metadata": {"labels": {key: value}}})
+    def change(self, key: str, value: str | None, manager: str = "kubectl-label") -> None:
+        self.server.change("nodes", NODE, {"metadata": {"labels": {key: value}}}, manager=manager)
 
     @property
     def state(self) -> str | None:
