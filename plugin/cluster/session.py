@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import plugin
-from plugin.cluster.failures import InvalidAnswer, translated
+from plugin.cluster import wire
+from plugin.cluster.failures import translated
 from plugin.cluster.http import Answer, Request, Transport
 from plugin.cluster.pacing import Pacing
 from plugin.cluster.status import refusal
@@ -250,12 +251,9 @@ def concerns_all(error: ClusterRefused) -> bool:
     )
 
 
-def json_of(answer: Answer) -> dict[str, Any]:
+def json_of(answer: Answer) -> Mapping[str, Any]:
     """The JSON object of an answer, for :meth:`Session.send`."""
-    found = json.loads(answer.body)
-    if not isinstance(found, dict):
-        raise InvalidAnswer("the answer is no JSON object")
-    return found
+    return wire.parsed(answer.body)
 
 
 def _now() -> float:

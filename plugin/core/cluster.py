@@ -16,6 +16,16 @@ Labels = Mapping[str, str]
 Changes = Mapping[str, str | None]
 
 
+#: As many digits as a number of 64 bits has, which is all that the API makes.
+_MOST_DIGITS = 20
+
+
+def number(text: str) -> int | None:
+    """A number that the API wrote as text; ``None`` for all else, as an edit may have left it."""
+    good = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+    return int(text) if good else None
+
+
 def _none() -> Labels:
     return MappingProxyType({})
 
