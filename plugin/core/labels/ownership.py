@@ -7,7 +7,7 @@ request with them: so a later process, also one of another version, knows what t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from plugin.core.cluster import Changes, NodeMetadata
@@ -38,6 +38,12 @@ class Patch:
 
     def __bool__(self) -> bool:
         return bool(self.labels or self.annotations)
+
+    def only(self, keys: Collection[str]) -> Patch:
+        """The part of it that has these keys."""
+        labels = {key: value for key, value in self.labels.items() if key in keys}
+        notes = {key: value for key, value in self.annotations.items() if key in keys}
+        return Patch(labels, notes, self.left)
 
 
 def owned(node: NodeMetadata) -> Values:

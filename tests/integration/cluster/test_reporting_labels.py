@@ -151,6 +151,29 @@ async def test_a_label_that_somebody_changes_is_written_again_but_not_fought_for
 
 
 @virtual
+async def test_a_disputed_label_holds_up_no_other(tmp_path: Path) -> None:
+    async with reported(tmp_path, running(ON)) as subject, subject.running():
+        await settled(subject)
+        theirs = {"metadata": {"labels": {"nvidia.com/gpu.machine": "theirs"}}}
+
+        async def dispute() -> None:
+            while True:
+                subject.server.change("nodes", NODE, theirs)
+                await asyncio.sleep(1)
+
+        other = asyncio.create_task(dispute())
+        await asyncio.sleep(600)  # the pauses are minutes now
+        began = asyncio.get_running_loop().time()
+        subject.take(scanned(subject.state, OTHER))
+        subject.take(scanned(subject.state, OTHER))
+        await subject.becomes(lambda: subject.labels().get(THREE) == "1")
+        assert asyncio.get_running_loop().time() - began < 1.0
+        assert subject.labels()["nvidia.com/gpu.machine"] == "theirs"
+        other.cancel()
+        await subject.becomes(lambda: subject.labels()["nvidia.com/gpu.machine"] != "theirs")
+
+
+@virtual
 async def test_a_node_that_is_made_anew_gets_them_again(tmp_path: Path) -> None:
     async with reported(tmp_path, running(ON)) as subject, subject.running():
         await settled(subject)
