@@ -94,8 +94,8 @@ async def test_a_restart_writes_nothing_and_an_upgrade_removes_former_keys(tmp_p
             assert writes(subject) == 1
         record = subject.annotations()[RECORD]
         # A former version wrote one more; an administrator's edit names what was never ours.
-        former = {"nvidia.com/gpu.former": "x"}
-        names = f"{record},gpu.former,mig.config,gpu.deploy.driver"
+        former = {"nvidia.com/gpu.engines.former": "x"}
+        names = f"{record},gpu.engines.former,mig.config,gpu.deploy.driver"
         change = {"metadata": {"labels": former, "annotations": {RECORD: names}}}
         subject.server.change("nodes", NODE, change)
         async with subject.running():
