@@ -72,7 +72,8 @@ async def _play(out: Console) -> int:
             finally:
                 await daemon.stop()
     if stage.wrong:
-        out.print(f"\n[red]{stage.wrong} numbers are wrong[/]")
+        count = "1 number is" if stage.wrong == 1 else f"{stage.wrong} numbers are"
+        out.print(f"\n[red]{count} wrong[/]")
         return 1
     out.print("\n[green]every number is right[/]")
     return 0
