@@ -9,6 +9,7 @@ exit status is 0 only if all are right.
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 
 from rich.console import Console
@@ -27,6 +28,8 @@ NODE = "p4d.24xlarge"
 #: Long enough to see every fault of the second act before the first one recovers.
 QUIET_SECONDS = 3
 
+_STOPPED_BY = (signal.SIGTERM, signal.SIGHUP)
+
 _ONE, _TWO, _THREE = (resource_name(profile) for profile in ("1g.5gb", "2g.10gb", "3g.20gb"))
 
 
@@ -36,10 +39,16 @@ def play() -> int:
         return asyncio.run(_play(out))
     except (PluginError, TimeoutError) as error:
         print(f"demo: {error}", file=sys.stderr)
-        return 1
+    except asyncio.CancelledError:  # by a signal
+        pass
+    return 1
 
 
 async def _play(out: Console) -> int:
+    playing = asyncio.current_task()
+    assert playing is not None  # noqa: S101 — this is a coroutine
+    for number in _STOPPED_BY:  # the daemon outlives a terminal that is closed
+        asyncio.get_running_loop().add_signal_handler(number, playing.cancel)
     out.print(f"[bold]mig-device-plugin on a simulated {NODE}[/], kubelet and API server")
     with own_folder() as folder:
         async with StandInCluster(folder) as cluster:
