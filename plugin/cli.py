@@ -228,7 +228,8 @@ _DEVICE_VERBS = {
     "uncordon": "Put a cordoned device back into service.",
 }
 
-#: Verb → operands (optional ones in brackets) and help. ``plugin.sim.verbs`` implements them.
+#: Verb → operands (optional ones in brackets) and help. ``plugin.sim.verbs`` implements them, and
+#: ``plugin.commands.node_label`` the one that is about the Node.
 _SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
     "xid": (("TARGET", "XID"), "Send an XID for a GPU, GPU:MIG, GPU/GI, GPU/GI/CI or UUID."),
     "recovery": (
@@ -242,6 +243,10 @@ _SIM_VERBS: dict[str, tuple[tuple[str, ...], str]] = {
     "repartition": (
         ("GEOMETRY",),
         "Re-partition the node (all-1g.5gb) or single GPUs (0=3g.20gb*2;1=off).",
+    ),
+    "label": (
+        ("[LABEL]",),
+        "Set (KEY=VALUE) or remove (KEY-) a label of the Node; without LABEL, print all of them.",
     ),
     "hold": (
         ("TARGET", "[PID]", "[WORK]"),
@@ -430,6 +435,10 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _sim(arguments: argparse.Namespace) -> int:
+    if arguments.verb == "label":
+        from plugin.commands import node_label  # noqa: PLC0415
+
+        return node_label.change(_load_leniently(arguments).settings, arguments.label)
     from plugin.commands import control  # noqa: PLC0415
 
     given = (getattr(arguments, operand.strip("[]").lower()) for operand in arguments.operands)

@@ -21,6 +21,8 @@ from plugin.core.state import Snapshot
 _MOST_NAMED = 5
 #: Reasons that only say that something could not be asked: whether the device is well is not known.
 _UNASKED = frozenset({Code.NOT_ANSWERING, Code.UNREADABLE, Code.UNWATCHED, Code.DRIVER_UNAVAILABLE})
+#: What somebody has ordered is no fault.
+_ORDERED = frozenset({Code.CORDONED, Code.PARTITIONING})
 #: NVML's recovery actions that neither reset a GPU nor reboot: to drain peer-to-peer traffic and to
 #: recover an IMEX domain.
 _MILD_ACTIONS = frozenset({0, 3, 5})
@@ -98,11 +100,11 @@ def _health(snapshot: Snapshot) -> tuple[Status, str, str]:
 
 
 def _advertised(snapshot: Snapshot) -> dict[str, tuple[Device, tuple[Reason, ...]]]:
-    """Devices in the lists, once each, with what is wrong with them; a cordon is nothing wrong."""
+    """Devices in the lists, once each, with their faults."""
     return {
         item.device.uuid: (
             item.device,
-            tuple(reason for reason in item.reasons if reason.code != Code.CORDONED),
+            tuple(reason for reason in item.reasons if reason.code not in _ORDERED),
         )
         for listed in snapshot.advertisement.resources.values()
         for item in listed
@@ -116,7 +118,7 @@ def _ill(snapshot: Snapshot) -> Iterator[tuple[str, tuple[Reason, ...]]]:
             yield name(device), reasons
     # A GPU that fell off the bus is in no list any more.
     for uuid, entry in snapshot.ledger.items():
-        faults = tuple(reason for reason in entry.reasons if reason.code != Code.CORDONED)
+        faults = tuple(reason for reason in entry.reasons if reason.code not in _ORDERED)
         if faults and snapshot.inventory.gpu(entry.gpu_uuid) is None:
             yield f"{uuid}, which is not on the node any more", faults
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
+from plugin.core.advertise.withdrawal import Withdrawal
 from plugin.core.condition import (
     Condition,
     Status,
@@ -22,6 +23,7 @@ from plugin.core.condition import (
 )
 from plugin.core.grammars import Taint
 from plugin.core.health.events import DriverEvent, EventKind, Probe
+from plugin.core.reasons import Code, Reason
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import State
 
@@ -46,6 +48,7 @@ def after(*events: DriverEvent) -> State:
 
 HUNG = replace(NODE, gpus=(replace(FIRST, error="no answer", hung=True), SECOND))
 ODD = node(mig_gpu(0, "1g.5gb"), mig_gpu(1, "3g.20gb"))
+LEAVING = Withdrawal({LEFT.uuid: Reason(Code.PARTITIONING, "it makes room")})
 GONE = scanned(scanned(after(ON_FIRST), node(SECOND)).state, node(SECOND)).state
 STATES = {
     "healthy": (WELL_STATE, Status.TRUE, "DevicesHealthy", "all 3 devices are healthy"),
@@ -57,6 +60,18 @@ STATES = {
         Status.TRUE,
         "DevicesHealthy",
         "all 3",
+    ),
+    "makes room for a MIG configuration": (
+        operators.withdrawn(WELL_STATE, LEAVING).state,
+        Status.TRUE,
+        "DevicesHealthy",
+        "all 3",
+    ),
+    "makes room, and has a fault": (
+        operators.withdrawn(after(ON_LEFT), LEAVING).state,
+        Status.FALSE,
+        "DevicesUnhealthy",
+        "1 device is out of service: MIG device 0:0",
     ),
     "a GPU hangs": (
         scanned(WELL_STATE, HUNG).state,
