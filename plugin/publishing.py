@@ -62,4 +62,6 @@ def evictor(settings: Settings, reporter: Reporter | None) -> PodEvictor:
     """What evicts pods; where nothing else is done in the cluster, it connects when it has to."""
     from plugin.reporting.evictions import PodEvictor  # noqa: PLC0415 — off for most
 
-    return PodEvictor(settings, lambda: reporter.client if reporter is not None else None)
+    if reporter is None:
+        return PodEvictor(settings, lambda: None)
+    return PodEvictor(settings, lambda: reporter.client, reporter.note)

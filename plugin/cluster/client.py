@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from plugin.cluster import wire
@@ -27,6 +27,8 @@ from plugin.core.cluster import (
     Taint,
 )
 from plugin.errors import ClusterRefused
+
+T = TypeVar("T")
 
 _MERGE = "application/merge-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
@@ -162,23 +164,39 @@ class ApiClient:
         return outcome
 
     def watch_node(self) -> Reflector[NodeMetadata]:
-        return Reflector(
-            self._session,
-            Source(
-                "nodes",
-                "/api/v1/nodes",
-                f"metadata.name={self.node}",
-                _named_node,
-                only_metadata=True,
-                expected=self.node,
-            ),
-        )
+        return Reflector(self._session, self._nodes)
 
     def watch_pods(self) -> Reflector[Pod]:
-        return Reflector(
-            self._session,
-            Source("pods", "/api/v1/pods", f"spec.nodeName={self.node}", _pod_by_uid),
+        return Reflector(self._session, self._pods)
+
+    async def list_node(self) -> tuple[NodeMetadata, ...]:
+        """The Node's metadata, once; empty if there is none of this name."""
+        return await self._list(self._nodes)
+
+    async def list_pods(self) -> tuple[Pod, ...]:
+        """The pods bound to this node, once."""
+        return await self._list(self._pods)
+
+    async def _list(self, source: Source[T]) -> tuple[T, ...]:
+        found = await self._session.send(
+            source.call("list"), lambda answer: wire.items(json_of(answer))
         )
+        return tuple(source.parse(each)[1] for each in found)
+
+    @property
+    def _nodes(self) -> Source[NodeMetadata]:
+        return Source(
+            "nodes",
+            "/api/v1/nodes",
+            f"metadata.name={self.node}",
+            _named_node,
+            only_metadata=True,
+            expected=self.node,
+        )
+
+    @property
+    def _pods(self) -> Source[Pod]:
+        return Source("pods", "/api/v1/pods", f"spec.nodeName={self.node}", _pod_by_uid)
 
     async def _patch_node(self, body: Any) -> NodeMetadata:
         call = Call(

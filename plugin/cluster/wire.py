@@ -84,21 +84,22 @@ def _identity(document: Json) -> tuple[Json, str, str]:
 
 def node_metadata(document: Json) -> NodeMetadata:
     metadata, name, uid = _identity(document)
+    writers: dict[str, frozenset[str]] = {}
+    for entry in map(_map, _list(metadata.get("managedFields"))):
+        manager = _text(entry.get("manager"))
+        if not manager:
+            continue
+        fields = _map(_map(entry.get("fieldsV1")).get("f:metadata"))
+        for label in _map(fields.get("f:labels")):
+            key = label.removeprefix("f:")
+            writers[key] = writers.get(key, frozenset()) | {manager}
     return NodeMetadata(
         name,
         uid,
         version_of(document),
         _texts(metadata.get("labels")),
         _texts(metadata.get("annotations")),
-        frozenset(
-            filter(
-                None,
-                (
-                    _text(_map(entry).get("manager"))
-                    for entry in _list(metadata.get("managedFields"))
-                ),
-            )
-        ),
+        MappingProxyType(writers),
     )
 
 

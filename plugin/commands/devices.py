@@ -13,6 +13,7 @@ from rich.table import Table
 
 from plugin.app import build_driver
 from plugin.commands.look import look
+from plugin.commands.partition_lines import line
 from plugin.commands.terminal import console
 from plugin.control.client import ask
 from plugin.core.advertise.advertisement import advertise
@@ -98,6 +99,9 @@ def _print_table(status: _Json) -> None:
         style = "green" if wanted["state"] == "success" else "yellow"
         name = escape(wanted["configuration"])
         out.print(f"configuration {name}: [{style}]{wanted['state']}[/]")
+        for gpu in wanted["gpus"]:
+            if gpu["state"] != "applied":
+                out.print(f"  {escape(line(gpu))}")
 
 
 def _gpu_row(gpu: _Json) -> list[str]:

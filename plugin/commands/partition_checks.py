@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from plugin.commands.check import Check, Outcome
 from plugin.config import mig_configs
@@ -17,6 +18,12 @@ _FIX = "see mig-device-plugin partition status"
 
 def partition_checks(settings: Settings) -> Iterator[Check]:
     """Nothing where no configuration is wanted."""
+    state = _state(settings)
+    wanted = state is not None and state["configuration"] is not None
+    if settings.by_cluster and (settings.partition_label or settings.partition_config or wanted):
+        from plugin.commands.cluster_checks import rival_checks  # noqa: PLC0415 — off for most
+
+        yield from rival_checks(settings)
     if settings.partition_file:
         try:
             found = mig_configs.read(Path(settings.partition_file))
@@ -24,12 +31,22 @@ def partition_checks(settings: Settings) -> Iterator[Check]:
             yield Check("partition file", Outcome.FAIL, error.what, error.fix)
         else:
             yield Check("partition file", Outcome.PASS, f"{len(found)} configurations")
+    if state is not None:
+        yield from _progress(state)
+
+
+def _state(settings: Settings) -> Mapping[str, Any] | None:
+    """How far the running daemon is; ``None`` without one, or with an older one."""
     if not settings.control_socket:
-        return
+        return None
     try:
-        state = ask(settings.control_socket, "partition", "status")
+        found: dict[str, Any] = ask(settings.control_socket, "partition", "status")
     except ControlError:
-        return  # no daemon, or an older one
+        return None
+    return found
+
+
+def _progress(state: Mapping[str, Any]) -> Iterator[Check]:
     name = state["configuration"]
     if state["state"] in _FINE:
         if name is not None:

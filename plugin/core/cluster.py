@@ -20,6 +20,10 @@ def _none() -> Labels:
     return MappingProxyType({})
 
 
+def _nobody() -> Mapping[str, frozenset[str]]:
+    return MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class NodeMetadata:
     """The Node without spec and status. Every change of the Node changes ``version``; two values
@@ -31,7 +35,8 @@ class NodeMetadata:
     version: str = field(compare=False)  # resourceVersion
     labels: Labels = field(default_factory=_none, hash=False)
     annotations: Labels = field(default_factory=_none, hash=False)
-    managers: frozenset[str] = frozenset()  # names in managedFields
+    #: By label: names of the managers that have written its value.
+    writers: Mapping[str, frozenset[str]] = field(default_factory=_nobody, hash=False)
 
 
 class TaintEffect(enum.StrEnum):

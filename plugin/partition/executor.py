@@ -80,7 +80,7 @@ class Executor:
         self._named: Configuration | None = None
         self._offers: dict[str, Sequence[ProfileOffer]] = {}
         self._wake = asyncio.Event()
-        self._settled = False
+        self._settled = self._was_away = False
         #: The generation that kubelet must know before anything is destroyed.
         self._owed: int | None = None
         self.shown = Shown()
@@ -175,7 +175,11 @@ class Executor:
             return POLL_SECONDS
         if (why := _out_of_reach(snapshot)) is not None:
             self.shown.pending(Trouble(Code.DRIVER_UNAVAILABLE, why))
+            self._was_away = True
             return None
+        if self._was_away:
+            self._was_away = False
+            self._run = runs.reopened(self._run, asyncio.get_running_loop().time())
         try:
             wanted = await self._wanted(order, snapshot.inventory)
         except ConfigError as error:

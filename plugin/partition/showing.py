@@ -40,6 +40,8 @@ class Shown:
         self._steps: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._ordered = self._entered = 0.0
+        #: The order that was applied last, and how long that took at first.
+        self._timed, self._took = 0, 0.0
         self._current = ""
         #: The order that the GPUs shown are of, and what was added to a round's notes.
         self._planned = 0
@@ -173,7 +175,9 @@ class Shown:
             counts = replace(counts, waiting_seconds=counts.waiting_seconds + lasted)
         elif old.state is State.APPLYING:
             counts = replace(counts, applying_seconds=counts.applying_seconds + lasted)
-        seconds = now - self._ordered if new.state is State.SUCCESS else None
+        if new.state is State.SUCCESS and self._timed != new.order:
+            self._timed, self._took = new.order, now - self._ordered
+        seconds = self._took if new.state is State.SUCCESS else None
         return replace(new, since=time.time(), counts=counts, seconds=seconds)
 
 

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from plugin.cluster.api import Cluster, Watched
 from plugin.core.cluster import Event, EventType, NodeMetadata, Subject
 from plugin.core.holders import Holders
-from plugin.core.notices import notices
+from plugin.core.notices import Notice, notices
 from plugin.core.series import Key, Outbox, Post, failed, noted, taken
 from plugin.core.state import Snapshot, initial
 from plugin.loops.store import Store
@@ -67,7 +67,10 @@ class EventSender:
 
     def _take(self, snapshot: Snapshot) -> None:
         before, self._reported = self._reported, snapshot
-        found = notices(before, snapshot, self._holders())
+        self.note(notices(before, snapshot, self._holders()))
+
+    def note(self, found: Sequence[Notice]) -> None:
+        """Take what others have found, too."""
         if found:
             self._outbox = noted(self._outbox, found, _now())
             self._noted.set()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from plugin.core.cluster import Evicted, Pod
+from plugin.core.notices import Notice
+from plugin.core.partition.causes import evicted
 from plugin.core.settings import Settings
 from plugin.errors import ClusterError, ConfigError
 
@@ -29,9 +31,14 @@ CONNECT_SECONDS: Final = 60.0
 class PodEvictor:
     """Remembers when to ask again, and why a pod is not evicted, for those of the last round."""
 
-    def __init__(self, settings: Settings, shared: Callable[[], Cluster | None]) -> None:
-        """`shared` is the features' client, where there is one."""
-        self._settings, self._shared = settings, shared
+    def __init__(
+        self,
+        settings: Settings,
+        shared: Callable[[], Cluster | None],
+        note: Callable[[Sequence[Notice]], None] = lambda _: None,
+    ) -> None:
+        """`shared` is the features' client, where there is one; `note` makes Events of notices."""
+        self._settings, self._shared, self._note = settings, shared, note
         self._own: Cluster | None = None
         self._connect_at = 0.0
         self._problem = ""
@@ -70,6 +77,7 @@ class PodEvictor:
             match eviction.outcome:
                 case Evicted.BEGUN:
                     log.info("pod evicted", extra={"pod": pod})
+                    self._note([evicted(pod)])
                 case Evicted.BUDGET_SPENT:
                     seconds = max(1.0, eviction.retry_after or BUDGET_SECONDS)
                     why = f"pod {pod} is not evicted yet: its disruption budget allows none now"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from plugin.cluster.client import ApiClient, connect, own_node
 from plugin.core.holders import Holders
+from plugin.core.notices import Notice
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot
 from plugin.core.view import ClusterStatus
@@ -104,6 +105,7 @@ class Features:
                 self._running.append((FormerCondition(client, kind), condition_line(kind)))
         if settings.node_taint or settings.startup_taint or TAINTS in former:
             self._running.append((TaintKeeper(*node, registered), TAINTS))
+        self._partitioned = partitioned
         self._add_partitioning(settings.partition_label, partition_labels(former), partitioned)
 
     def _add_partitioning(
@@ -114,7 +116,9 @@ class Features:
         from plugin.reporting import partitioning  # noqa: PLC0415 — off for most
 
         if label and partitioned is not None:
-            follower = partitioning.PartitionLabel(self._client, self._nodes, label, partitioned)
+            follower = partitioning.PartitionLabel(
+                self._client, self._nodes, label, partitioned, self.note
+            )
             self._running.append((follower, ""))
         for key in former:
             if key != label:
@@ -127,6 +131,11 @@ class Features:
     def client(self) -> ApiClient:
         """One for all: during an outage they share its pauses."""
         return self._client
+
+    def note(self, notices: Sequence[Notice]) -> None:
+        """Make Events of these, where there are Events."""
+        if self._events is not None:
+            self._events.note(notices)
 
     @property
     def status(self) -> ClusterStatus:
@@ -157,11 +166,19 @@ class Features:
                 async with asyncio.TaskGroup() as tasks:
                     for feature, line in self._running:
                         tasks.create_task(self._run(feature.run(), line))
+                    if self._events is not None and self._partitioned is not None:
+                        tasks.create_task(self._note_partitioning(self._partitioned))
                 watching.cancel()
         finally:
             if self._condition is not None:
                 await self._condition.end()
             self._client.close()
+
+    async def _note_partitioning(self, partitioned: Partitioned) -> None:
+        await partitioned.progressed(None)  # until something is wanted
+        from plugin.reporting import partition_events  # noqa: PLC0415 — off for most
+
+        await partition_events.follow(partitioned, self.note)
 
     async def _run(self, feature: Coroutine[Any, Any, None], line: str) -> None:
         await feature

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from plugin.cluster.api import Cluster, Watched
 from plugin.core.cluster import NodeMetadata
+from plugin.core.notices import Notice
 from plugin.core.partition.answer import ANNOTATION, answer, state_key, taken_value
+from plugin.core.partition.causes import unknown
 from plugin.core.partition.progress import Progress
+from plugin.core.partition.rivals import foreign_writers
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.loops.backoff import Backoff
 from plugin.loops.first import first_of
@@ -58,9 +61,11 @@ class PartitionLabel:
         nodes: Watched[NodeMetadata],
         label: str,
         partitioned: Partitioned,
+        note: Callable[[Sequence[Notice]], None] = lambda _: None,
     ) -> None:
+        """`note` makes Events of notices."""
         self._cluster, self._nodes = cluster, nodes
-        self._label, self._partitioned = label, partitioned
+        self._label, self._partitioned, self._note = label, partitioned, note
         self._standing = Standing("the state of partitioning")
         self._disputes = Backoff(_FIRST_SECONDS, _CAP_SECONDS, well=_WELL_SECONDS, free=1)
         #: The label's value once it has been looked at, and why it was not taken up.
@@ -72,10 +77,17 @@ class PartitionLabel:
         self._wrote_at = 0.0
         #: The word that another program has replaced, and until when that is left alone.
         self._disputed: tuple[str | None, float] = (None, 0.0)
+        self._rival = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
-        return (self._standing.problem,) if self._standing.problem else ()
+        rival = (
+            f"{self._rival} keeps writing the label {state_key(self._label)}; only one program may "
+            "partition the node: take NVIDIA's MIG Manager off it"
+            if self._rival
+            else ""
+        )
+        return tuple(filter(None, (self._standing.problem, rival)))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -107,6 +119,8 @@ class PartitionLabel:
                     "the configuration that the node's label names is not taken up",
                     extra={"label": self._label, "value": value, "reason": refused.text},
                 )
+                if refused.code is Code.UNKNOWN_CONFIGURATION:
+                    self._note([unknown(value, refused)])
         self._value, self._refused = value, refused
         self._taken.fire()
 
@@ -131,12 +145,12 @@ class PartitionLabel:
                 if wanted == (None, None) and there[1] is None:
                     wanted = there  # the state is another program's
                 if wanted != there:
-                    pause = self._pause(wanted, there)
+                    pause = self._pause(node, wanted, there)
                     if not pause:
                         await self._send(node, wanted, known.generation)
                         continue
                 else:
-                    self._written = wanted
+                    self._written, self._rival = wanted, ""
             await first_of(
                 self._nodes.newer_than(known.generation),
                 self._partitioned.progressed(progress),
@@ -147,20 +161,23 @@ class PartitionLabel:
     def _there(self, node: NodeMetadata) -> _Answer:
         return node.labels.get(state_key(self._label)), node.annotations.get(ANNOTATION)
 
-    def _pause(self, wanted: _Answer, there: _Answer) -> float:
+    def _pause(self, node: NodeMetadata, wanted: _Answer, there: _Answer) -> float:
         """Seconds until it may be written."""
         now = asyncio.get_running_loop().time()
         if wanted == self._written and not self._standing.failed:
+            by = ", ".join(foreign_writers(node, state_key(self._label)))
             log.warning(
                 "another program has changed the state of partitioning on the Node",
-                extra={"label": state_key(self._label), "value": there[0]},
+                extra={"label": state_key(self._label), "value": there[0], "by": by or None},
             )
+            self._rival = by or "another program"
             self._written = None  # this pause is for this change
             pause = self._disputes.failed(now - self._wrote_at)
             self._disputed = wanted[0], now + pause
         word, until = self._disputed
         if word == wanted[0] and until > now:
             return until - now
+        self._rival = ""
         if wanted[0] == there[0] and there[1] is not None:
             return max(0.0, self._wrote_at + DETAIL_SECONDS - now)
         return 0.0

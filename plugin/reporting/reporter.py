@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from plugin.reporting.record import Record
 
 if TYPE_CHECKING:
     from plugin.cluster.client import ApiClient
+    from plugin.core.notices import Notice
     from plugin.reporting.features import Features
     from plugin.reporting.partitioning import Partitioned
 
@@ -61,6 +62,11 @@ class Reporter:
     def client(self) -> ApiClient | None:
         """What the features use, once it is known where the API server is."""
         return self._features.client if self._features is not None else None
+
+    def note(self, notices: Sequence[Notice]) -> None:
+        """Make Events of these, once the features run."""
+        if self._features is not None:
+            self._features.note(notices)
 
     def _registered(self) -> frozenset[str]:
         return frozenset(

@@ -350,6 +350,31 @@ STORIES = (
         for wanted in (TARGET | {"configuration": "all-balanced"},)
         for state in ("failed", "reset-needed")
     ),
+    # GPUs that change in between end no waiting.
+    Story(
+        "MigPartitionWaits",
+        (
+            (
+                f"{PREFIX}partition_state",
+                TARGET | {"configuration": "a", "state": "waiting"},
+                "_ 1x99 stale _x4 1x150 stale",
+            ),
+            (
+                f"{PREFIX}partition_state",
+                TARGET | {"configuration": "a", "state": "applying"},
+                "_x101 1x4 stale",
+            ),
+            (
+                f"{PREFIX}partition_state",
+                TARGET | {"configuration": "a", "state": "success"},
+                "_x257 1x5",
+            ),
+        ),
+        250,
+        (239, 260),
+        TARGET | {"configuration": "a"},
+        "Configuration a still waits to be applied on node node-1",
+    ),
     Story(
         "MigCordonForgotten",
         (

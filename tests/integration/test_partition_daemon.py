@@ -42,9 +42,13 @@ def environment(node_dir: Path) -> dict[str, str]:
 
 
 async def partition(node_dir: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
+    return await command(node_dir, "partition", *arguments, **variables)
+
+
+async def command(node_dir: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
     """Exit status, output and errors."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "plugin", "partition", *arguments),
+        *(sys.executable, "-W", "error", "-m", "plugin", *arguments),
         env={
             **os.environ,
             "CONTROL_SOCKET": str(node_dir / "control" / "control.sock"),
@@ -79,6 +83,11 @@ async def test_a_running_daemon_applies_while_pods_run(
     await kubelet.wait_allocatable(TWO, 3)
     assert set(kubelet.devices(ONE)) >= {held}
     assert not any(device.healthy for device in kubelet.devices(ONE).values())
+    status, out, _ = await command(node_dir, "devices")
+    assert status == 0
+    behind = "\nconfiguration all-2g.10gb: waiting\n  GPU 0  waiting: 3 × 2g.10gb, 0 of 20 steps; "
+    assert behind in out
+    assert out.endswith(f" ({held}), held by default/train\n")
     _, page = await fetch(f"http://127.0.0.1:{port}/")
     assert "Configuration all-2g.10gb is wanted: waiting" in page
     _, metrics = await fetch(f"http://127.0.0.1:{port}/metrics")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio
 
 ONE, TWO, THREE = (f"nvidia.com/mig-{name}" for name in ("1g.5gb", "2g.10gb", "3g.20gb"))
-EVICT = "--partition-in-use=evict"
+EVICT, EVENTS = "--partition-in-use=evict", "--node-events"
 
 
 @pytest_asyncio.fixture
@@ -38,7 +38,7 @@ async def kubelet(node_dir: Path) -> AsyncIterator[SimKubelet]:
 
 @pytest_asyncio.fixture
 async def cluster() -> AsyncIterator[SimApiServer]:
-    async with SimApiServer(users=user_of(FLAG, EVICT)) as server:
+    async with SimApiServer(users=user_of(FLAG, EVICT, EVENTS)) as server:
         server.add_node(NODE)
         yield server
 
@@ -50,6 +50,11 @@ def named(server: SimApiServer, name: str) -> None:
 def state(server: SimApiServer) -> str:
     found: str = server.node(NODE)["metadata"]["labels"].get(STATE, "")
     return found
+
+
+def events(server: SimApiServer) -> set[tuple[str, str]]:
+    """About whom, and the reasons."""
+    return {(each["regarding"]["name"], each["reason"]) for each in server.events()}
 
 
 async def test_the_walkthrough_by_labels_alone(
@@ -95,6 +100,7 @@ async def test_a_node_by_labels_alone(
         "p4d.24xlarge:all-enabled",
         f"{FLAG}={LABEL}",
         EVICT,
+        EVENTS,
         f"--kubeconfig={path}",
         NODE_NAME=NODE,
         POD_RESOURCES_SOCKET=str(node_dir / "pods" / "kubelet.sock"),
@@ -106,7 +112,7 @@ async def test_a_node_by_labels_alone(
     pod = Pod("train", containers={"main": {ONE: 7}})
     held = (await kubelet.admit(pod)).containers["main"].envs["CUDA_VISIBLE_DEVICES"].split(",")
     named(cluster, "all-balanced")
-    await becomes(lambda: bool(cluster.journal.of("create")), lambda: daemon.log)
+    await becomes(lambda: bool(cluster.journal.of("create", "pods/eviction")), lambda: daemon.log)
     assert state(cluster) == "pending"
     assert set(held) <= set(kubelet.devices(ONE))
     await kubelet.delete(pod)
@@ -116,4 +122,13 @@ async def test_a_node_by_labels_alone(
     named(cluster, "nonsense")
     await becomes(lambda: state(cluster) == "failed", lambda: daemon.log)
     assert kubelet.node_status() == balanced
+    told = {
+        (NODE, "PartitioningStarted"),
+        (NODE, "PartitioningWaiting"),
+        ("train", "PartitioningWaiting"),
+        ("train", "EvictedForPartitioning"),
+        (NODE, "PartitioningSucceeded"),
+        (NODE, "UnknownMigConfiguration"),
+    }
+    await becomes(lambda: told <= events(cluster), lambda: f"{events(cluster)}\n{daemon.log}")
     assert await daemon.stop() == 0

@@ -51,6 +51,24 @@ def test_a_node_is_changed_and_advertised_in_one_message(tmp_path: Path) -> None
     over(SLICES, tmp_path, story)
 
 
+def test_the_time_of_an_order_is_that_of_its_first_end(tmp_path: Path) -> None:
+    """Instances that come or go by other hands later are brought back, and do not change it."""
+
+    async def story(here: Rig) -> None:
+        here.order("all-balanced")
+        first = (await here.ended()).seconds
+        assert first is not None
+        await asyncio.sleep(3600)
+        here.node.configure("0=1g.5gb*7", only_named=True)
+        here.writer.rescan()
+        before = here.worker.changes
+        while here.worker.changes == before:
+            await here.executor.rounds.wait()
+        assert (await here.ended()).seconds == first < 60
+
+    over(SLICES, tmp_path, story)
+
+
 def test_nothing_is_done_twice(tmp_path: Path) -> None:
     async def story(here: Rig) -> None:
         here.order("all-1g.5gb")

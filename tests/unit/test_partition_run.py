@@ -150,6 +150,14 @@ def test_another_order_begins_anew_and_hides_what_is_half_made() -> None:
     assert runs.withdrawal(run, plan()).staying == {KEPT}
 
 
+def test_after_the_driver_was_away_what_waits_for_a_reset_is_tried_again() -> None:
+    reset = Trouble(Code.RESET_NEEDED, "reset it")
+    half = Track(reset, 1, half=True, old=frozenset({"MIG-1"}))
+    run = Run({FIRST.uuid: Track(reset, 1), SECOND.uuid: half, "GPU-3": Track(BROKEN, 3)})
+    found = runs.reopened(run, 5.0).tracks
+    assert found == {SECOND.uuid: replace(half, retry_at=5.0), "GPU-3": Track(BROKEN, 3)}
+
+
 def test_an_attempt_that_is_not_due_is_waited_for() -> None:
     run = Run({FIRST.uuid: Track(BROKEN, 1, retry_at=7.0)})
     run, _ = runs.assess(run, plan(CHANGE), 5.0)

@@ -136,7 +136,9 @@ def _gpu(
 ) -> GpuProgress:
     blockers = decision.blockers if decision is not None else ()
     steps = len(decision.plan.steps) if decision is not None and decision.plan is not None else 0
-    if decision is not None and decision.action is not Action.CHANGE and track is None:
+    # A plan that does nothing now counts more than what failed before it, but for a way back.
+    on_its_way = track is not None and (track.ended or track.back)
+    if decision is not None and decision.action is not Action.CHANGE and not on_its_way:
         state, why = _STATES[decision.action], _why(decision)
     elif track is not None:
         state, why = tracked(track), track.trouble

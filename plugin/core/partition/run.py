@@ -136,6 +136,18 @@ def anew(run: Run, now: float) -> Run:
     )
 
 
+def reopened(run: Run, now: float) -> Run:
+    """After the driver was away: GPUs may have been reset, which need not show in what they are."""
+    tracks = dict(run.tracks)
+    for uuid, track in run.tracks.items():
+        if track.ended and track.trouble.code in _LASTING:
+            if track.half:
+                tracks[uuid] = replace(track, retry_at=now)
+            else:
+                del tracks[uuid]
+    return replace(run, tracks=tracks)
+
+
 def current(run: Run, inventory: Inventory, named: Container[str]) -> Run:
     """Without what is remembered of GPUs that have changed since, or are named no more."""
     tracks = {}

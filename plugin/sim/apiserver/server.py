@@ -13,6 +13,7 @@ from plugin.sim.apiserver.api import Api
 from plugin.sim.apiserver.connection import Connection, Service
 from plugin.sim.apiserver.eviction import Budget
 from plugin.sim.apiserver.faults import WatchFault
+from plugin.sim.apiserver.ownership import Manager, updated
 from plugin.sim.apiserver.patches import merge
 from plugin.sim.apiserver.storage import Storage
 
@@ -134,12 +135,16 @@ class SimApiServer:
         }
         return self.storage.put("nodes", node).document
 
-    def change(self, resource: str, name: str, patch: Json, namespace: str = "") -> Json:
-        """A merge patch by another actor."""
+    def change(
+        self, resource: str, name: str, patch: Json, namespace: str = "", *, manager: str = "other"
+    ) -> Json:
+        """A merge patch by another actor, the owner of what it changes."""
         stored = self.storage.get(resource, namespace, name)
         if stored is None:
             raise KeyError(name)
-        return self.storage.put(resource, merge(stored.document, patch)).document
+        new = merge(stored.document, patch)
+        owners = updated(stored.owners, stored.document, new, Manager(manager, "Update"))
+        return self.storage.put(resource, new, owners).document
 
     def add_pod(
         self,

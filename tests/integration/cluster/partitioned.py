@@ -89,8 +89,8 @@ class Partitioned:
     def label(self, value: str | None) -> None:
         self.change(LABEL, value)
 
-    def change(self, key: str, value: str | None) -> None:
-        self.server.change("nodes", NODE, {"metadata": {"labels": {key: value}}})
+    def change(self, key: str, value: str | None, manager: str = "kubectl-label") -> None:
+        self.server.change("nodes", NODE, {"metadata": {"labels": {key: value}}}, manager=manager)
 
     @property
     def state(self) -> str | None:
@@ -136,9 +136,11 @@ async def partitioned(
     labels: dict[str, str] | None = None,
     in_use: Policy = Policy.WAIT,
     config: str = "",
+    events: bool = False,
 ) -> AsyncIterator[Partitioned]:
     """At the end, the Node is valid."""
-    async with SimApiServer(users=user_of(FLAG)) as server:
+    flags = (FLAG, "--node-events") if events else (FLAG,)
+    async with SimApiServer(users=user_of(*flags)) as server:
         server.add_node(NODE, labels=labels)
         settings = Settings(
             mig_strategy=MigStrategy.MIXED,
@@ -149,6 +151,7 @@ async def partitioned(
             partition_label=LABEL,
             partition_in_use=in_use,
             partition_config=config,
+            node_events=events,
         )
         yield Partitioned(server, parse_node(node), folder, settings)
         kubernetes_validate.validate(server.node(NODE), "1.37", strict=True)

@@ -87,7 +87,7 @@ async def test_only_what_differs_is_patched_and_nothing_without_a_difference() -
                 "annotations": {"example.com/note": "x"},
             }
         }
-        assert "mig-device-plugin" in after.managers
+        assert after.writers["nvidia.com/gpu.count"] == {"mig-device-plugin"}
         assert await talk.client.patch_metadata(after, labels={"zone": "a"}) is after
         removed = await talk.client.patch_metadata(after, labels={"nvidia.com/gpu.count": None})
         assert "nvidia.com/gpu.count" not in removed.labels

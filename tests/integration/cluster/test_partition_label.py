@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from plugin.sim.apiserver.faults import WatchFault
 from plugin.sim.hardware.engine import parse_node
 
@@ -13,6 +15,8 @@ from .clock import virtual
 from .partitioned import BALANCED, FLAG, LABEL, SMALL, STATE, partitioned
 from .reported import granted, user_of
 from .subject import NODE
+
+MANAGER = "nvidia-mig-manager"
 
 
 @virtual
@@ -116,19 +120,26 @@ async def test_a_watch_whose_version_expired_finds_what_it_missed(tmp_path: Path
 
 @virtual
 async def test_a_state_that_another_program_writes_is_written_again_but_not_fought_for(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with partitioned(tmp_path) as subject, subject.running():
         subject.label("all-1g.5gb")
         await subject.ends("success", "all-1g.5gb")
         subject.change(STATE, "failed")
         await subject.becomes(lambda: subject.state == "success", seconds=1)
+        assert subject.reporter is not None
+        assert subject.reporter.status().problems == ()  # once is no quarrel
         before = len(subject.writes())
         for _ in range(600):
-            subject.change(STATE, "failed")
+            subject.change(STATE, "failed", MANAGER)
             await asyncio.sleep(1)
         assert len(subject.writes()) - before < 15
+        (problem,) = subject.reporter.status().problems
+        assert problem.startswith(f"{MANAGER} keeps writing the label {STATE}")
+        warned = [each for each in caplog.records if each.message.startswith("another program")]
+        assert {vars(each)["by"] for each in warned} == {"kubectl-label", MANAGER}
         await subject.ends("success", "all-1g.5gb")
+        assert subject.reporter.status().problems == ()
         subject.label("all-balanced")
         await subject.ends("success", "all-balanced")
 

@@ -21,6 +21,14 @@ NOTHING_TO_SHOW = {
     "Utilisation of whole cards A",
 }
 
+#: As the last GPU is by then.
+WANTED = {
+    "version": "v1",
+    "mig-configs": {
+        "as-it-is": [{"devices": [7], "mig-enabled": True, "mig-devices": {"1g.10gb": 3}}]
+    },
+}
+
 pytestmark = [
     pytest.mark.asyncio,
     pytest.mark.skipif(PROMETHEUS is None, reason="needs prometheus (Debian's package prometheus)"),
@@ -144,11 +152,14 @@ async def test_every_query_of_the_dashboard_has_an_answer(watched: Watched) -> N
     await watched.tell("sim", "recovery", "2", "reset")
     await watched.tell("cordon", "3")
     await watched.tell("sim", "repartition", "7=1g.10gb*3")
+    await watched.tell("partition", "apply", "", json.dumps(WANTED), "")
     await prometheus.holds('sum(mig_device_plugin_devices{state="unhealthy"}) == 1 + 4 + 4')
     await prometheus.holds('sum(mig_device_plugin_devices{state="healthy"}) == 31 - 1 - 4 - 4')
     await prometheus.holds('ALERTS{alertname=~"Mig.*", alertstate="firing"}')
     await prometheus.holds('mig_device_plugin_device_processes{pod=""} > 0')
     await prometheus.holds("changes(mig_device_plugin_geometry_generation[1m]) > 0")
+    await prometheus.holds('mig_device_plugin_partition_state{state="success"}')
+    await prometheus.holds("rate(mig_device_plugin_partition_steps_total[1m])")
 
     wanted = queries(dashboard())
     assert len(wanted) > 30
