@@ -62,7 +62,7 @@ def begin(
     if last is not None:
         log.error(
             "configuration not taken, the last good one is used",
-            extra={"reason": str(refused), "configuration": last.name or None},
+            extra={"reason": str(refused), **({"configuration": last.name} if last.name else {})},
         )
         return Start(last, label, str(refused))
     if isinstance(unlabelled, Loaded):
