@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import plugin
 from plugin import publishing, specification
-from plugin.config.load import Loaded
+from plugin.config.load import CommandLine
 from plugin.control.server import Control
 from plugin.control.verbs import Simulate
+from plugin.core.configuration import Configuration
 from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
-from plugin.following import label
-from plugin.following.follower import Follower, Read, is_labelled, recorded
+from plugin.following.follower import Follower, Read
+from plugin.following.kept_file import KeptFile, kept_file
+from plugin.following.start import Start, begin, newest
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.gate import Specify
 from plugin.state.ledger_file import LedgerFile, boot_id
@@ -96,14 +98,17 @@ def device_files(settings: Settings) -> DeviceFiles:
     )
 
 
-def run(loaded: Loaded, read: Read) -> int:
-    """Run the daemon; returns the exit status. `read` reads the configuration again."""
+def run(line: CommandLine) -> int:
+    """Run the daemon; returns the exit status. Raises :class:`ConfigError`."""
     # Nobody but us writes to what we make, be it a folder or gRPC's socket, whatever we were
     # started with.
     os.umask(os.umask(0o077) | 0o022)
     try:
-        with ledger_path(loaded.settings) as ledger:
-            asyncio.run(_run(*recorded(loaded, read, ledger), read, ledger))
+        alone, first = line.alone(), newest(line)
+        kept = kept_file(alone)
+        with ledger_path(alone if isinstance(first, ConfigError) else first.settings) as ledger:
+            start = begin(line, first, ledger, kept)
+            asyncio.run(_run(start, line.read, ledger, kept))
     except ConfigError:
         raise
     except PluginError as error:
@@ -150,9 +155,12 @@ class Daemon:
         await self.writer.start()
         self.started.set()
 
-    def edges(self, absent_level: int = logging.WARNING) -> Edges:
+    def edges(
+        self, absent_level: int = logging.WARNING, choose: Callable[[str], None] | None = None
+    ) -> Edges:
         """Build everything else. Imports gRPC, which takes 70 ms: call it while the first scan
-        runs, or later. `absent_level` is the level at which a missing kubelet is logged.
+        runs, or later. `absent_level` is the level at which a missing kubelet is logged; `choose`
+        takes the value of the node's label that names the configuration.
         """
         from plugin.kubelet.deviceplugin.calls import CallCounts  # noqa: PLC0415 — gRPC, see above
         from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
@@ -192,7 +200,7 @@ class Daemon:
             evictor=lambda: publishing.evictor(settings, reporter),
         )
         reporter = publishing.reporter(
-            settings, writer.store, ledger, holdings, supervisor.status, partitioning
+            settings, writer.store, ledger, holdings, supervisor.status, partitioning, choose
         )
         overview = Overview(
             writer,
@@ -244,12 +252,11 @@ def assemble(
     simulate: Simulate | None = None,
     deadlines: Deadlines | None = None,
     specify: Specify | None = None,
-    configuration: str = "",
+    configuration: Configuration | None = None,
 ) -> Daemon:
     """Build the daemon over a driver that need not be open; nothing runs yet. `simulate` is what
     ``sim`` commands do to simulated hardware; `deadlines` say when a call of the driver hangs;
-    `specify` writes the CDI specification. `configuration` is the name of the one that `settings`
-    are from, where it is one of several.
+    `specify` writes the CDI specification. `configuration` says where the settings are from.
     """
     worker = DriverWorker(driver.hangs, deadlines)
     ledger_file = LedgerFile(ledger, boot_id(Path(settings.proc_root)))
@@ -259,19 +266,19 @@ def assemble(
     return Daemon(settings, driver, worker, Heartbeats(), ledger_file, writer, simulate)
 
 
-async def _run(loaded: Loaded, labelled: str, read: Read, ledger: Path) -> None:
-    settings = loaded.settings
+async def _run(start: Start, read: Read, ledger: Path, kept: KeptFile | None) -> None:
+    settings = start.loaded.settings
     driver, simulate = build_driver(settings)
     log.info(
         "starting", extra={"version": plugin.__version__, "simulate": settings.simulate or None}
     )
-    for warning in loaded.warnings:
+    for warning in start.loaded.warnings:
         log.warning("%s", warning)
     specify = specification.specifying(specification.directory(settings, ledger))
     daemon = assemble(
-        settings, driver, ledger, simulate, specify=specify, configuration=loaded.name
+        settings, driver, ledger, simulate, specify=specify, configuration=start.configuration
     )
-    follower = Follower(daemon.writer, read, loaded, ledger, labelled)
+    follower = Follower(daemon.writer, read, start, ledger, kept)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -282,7 +289,7 @@ async def _run(loaded: Loaded, labelled: str, read: Read, ledger: Path) -> None:
             starting = tasks.create_task(daemon.start(), name="first scan")
             # Hands the first scan to the driver's thread, which works while we import.
             await asyncio.sleep(0)
-            edges = daemon.edges(_absent_level(settings))
+            edges = daemon.edges(_absent_level(settings), follower.choose)
             parts = dict(edges.loops)
             running = [starting]
             running += [
@@ -295,9 +302,6 @@ async def _run(loaded: Loaded, labelled: str, read: Read, ledger: Path) -> None:
                 await _either(edges.partitioning.started(), stop)
                 running += [tasks.create_task(part(), name=name) for name, part in parts.items()]
                 running.append(tasks.create_task(follower.run(), name="configuration"))
-                if is_labelled(settings):
-                    label_followed = label.follow(settings, follower.choose)
-                    running.append(tasks.create_task(label_followed, name="label"))
                 await stop.wait()
                 log.info("stopping")
             for task in running:

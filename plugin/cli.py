@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import plugin
 from plugin import logs
 from plugin.config.flags import add_arguments
-from plugin.config.load import Loaded, load
+from plugin.config.load import CommandLine, Loaded, load
 from plugin.core.grammars import Grammar, seconds
 from plugin.core.quote import quote
 from plugin.core.release import DEFAULT_SECONDS, LIMIT, MOST_SECONDS
@@ -314,11 +314,12 @@ def _load(arguments: argparse.Namespace) -> Loaded:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    loaded = _load(arguments)
-    logs.configure(loaded.settings.log_level, loaded.settings.log_format)
+    line = CommandLine(vars(arguments), os.environ)
+    alone = line.alone()
+    logs.configure(alone.log_level, alone.log_format)
     from plugin import app  # noqa: PLC0415 — a command imports only its own modules
 
-    return app.run(loaded, lambda label: load(vars(arguments), os.environ, label))
+    return app.run(line)
 
 
 def _load_running(arguments: argparse.Namespace) -> Loaded:

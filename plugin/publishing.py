@@ -46,16 +46,19 @@ def reporter(
     holdings: Callable[[], Holdings],
     resources: Callable[[], Iterable[ResourceStatus]],
     partitioned: Partitioned | None = None,
+    choose: Callable[[str], None] | None = None,
 ) -> Reporter | None:
-    """What writes to the cluster, where a feature is on, or one of a former configuration is to be
-    cleaned up behind.
+    """What talks to the cluster, where a feature is on, or one of a former configuration is to be
+    cleaned up behind. `choose` takes the value of the label that names the configuration.
     """
     record = ledger.with_name(CLUSTER_RECORD)
     if not settings.by_cluster and not os.path.lexists(record):
         return None
     from plugin.reporting.reporter import Reporter  # noqa: PLC0415 — off for most
 
-    return Reporter(store, record, lambda: holdings().holders, resources, partitioned)
+    return Reporter(
+        store, record, lambda: holdings().holders, resources, partitioned, choose=choose
+    )
 
 
 def evictor(settings: Settings, reporter: Reporter | None) -> PodEvictor:

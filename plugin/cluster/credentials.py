@@ -162,7 +162,7 @@ def read_file(path: Path) -> bytes:
         return bounded.read(path)
     except (OSError, ValueError) as error:
         raise ClusterUnreachable(
-            f"{path} cannot be read: {error}",
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
             "mount the service account's token (automountServiceAccountToken)",
             cause=Cause.CREDENTIALS,
         ) from error

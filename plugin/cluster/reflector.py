@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from plugin.cluster import wire
 from plugin.cluster.http import Answer
-from plugin.cluster.session import Call, Session, json_of
+from plugin.cluster.session import Call, Session, concerns_all, json_of
 from plugin.cluster.watch import Cursor, Parse, ended, expired, listed, observed, opened
 from plugin.core.cluster import Collection
 from plugin.errors import ClusterError, ClusterRefused, ClusterUnreachable
@@ -68,6 +68,8 @@ class Reflector(Generic[T]):
     _changed: Pulse = field(default_factory=Pulse)
     _opened: float | None = None
     _missing: bool = False
+    #: Why the API server refuses to list or watch, as a sentence; empty while it does not.
+    problem: str = ""
 
     @property
     def now(self) -> Collection[T]:
@@ -110,6 +112,8 @@ class Reflector(Generic[T]):
         except ClusterError as error:
             refused = error if isinstance(error, ClusterRefused) else None
             self._set(ended(self._cursor, refused))
+            if refused is not None and not expired(refused) and not concerns_all(refused):
+                self.problem = str(error)
             return error
         self._set(ended(self._cursor))
         return None
@@ -134,6 +138,7 @@ class Reflector(Generic[T]):
         )
         async with self.session.lines(call, seconds + SILENCE_SECONDS) as lines:
             self._opened = asyncio.get_running_loop().time()
+            self.problem = ""
             self._set(opened(self._cursor))
             try:
                 async for line in lines:

@@ -78,11 +78,12 @@ class Traffic:
 
     ``requests`` counts by (verb, resource, code); the code is HTTP's status, or a
     :class:`plugin.cluster.failures.Cause` without an answer. ``away_since`` is the wall clock's
-    second at which the present outage began.
+    second at which the present outage began, ``away_because`` what its last attempt came to.
     """
 
     requests: Mapping[tuple[str, str, str], int]
     away_since: float | None = None
+    away_because: str = ""
 
 
 class Session:
@@ -101,12 +102,13 @@ class Session:
         self._requests: dict[tuple[str, str, str], int] = {}
         self._back = Pulse()
         self._away_since: float | None = None
+        self._away_because = ""
         self._refused: dict[str, int] = {}
         self._reported = False
 
     @property
     def traffic(self) -> Traffic:
-        return Traffic(MappingProxyType(dict(self._requests)), self._away_since)
+        return Traffic(MappingProxyType(dict(self._requests)), self._away_since, self._away_because)
 
     async def may_ask(self) -> None:
         """Wait for the end of an outage's pause."""
@@ -196,6 +198,7 @@ class Session:
         self._pacing.away(call.key, _now(), pause, general=general)
         if self._away_since is None:
             self._away_since = self._wall_clock()
+        self._away_because = str(error)
         if self._pacing.failures == _LOGGED_FROM:
             log.warning(
                 "API server does not answer", extra={"reason": error.what, "fix": error.fix or None}
@@ -206,7 +209,7 @@ class Session:
         if self._away_since is None:
             return
         seconds = round(self._wall_clock() - self._away_since, 1)
-        self._away_since = None
+        self._away_since, self._away_because = None, ""
         self._back.fire()
         if self._reported:
             self._reported = False

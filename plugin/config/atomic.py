@@ -9,23 +9,23 @@ import re
 import secrets
 from pathlib import Path
 
-#: Of every file: its reader may be another user.
+#: Of most files: their reader may be another user.
 MODE = 0o644
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Replace or make a file with mode 0644, and have it on disk. Raises OSError."""
+def replace(path: Path, content: bytes, mode: int = MODE) -> None:
+    """Replace or make a file with this mode, and have it on disk. Raises OSError."""
     # A name that nobody can foresee, and a file that was not there: a link that somebody put into
     # the folder leads nowhere. In the same folder, where a rename is noticed by those that watch
     # it, and under an ending that means nothing to them.
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(new, flags, MODE)
+    descriptor = os.open(new, flags, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), MODE)  # whatever the umask
+            os.fchmod(file.fileno(), mode)  # whatever the umask
             os.fsync(file.fileno())
         new.replace(path)
     except BaseException:

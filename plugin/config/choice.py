@@ -59,23 +59,33 @@ def names(where: str, folder: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def _asked(outside: Mapping[str, Any], label: str) -> tuple[tuple[str, str], ...]:
+    """Names, and who asks for them; the first that is not empty counts."""
+    key = outside.get("config_label", "")
+    return (
+        (outside.get("config_name", ""), "--config-name"),
+        (label if key else "", f"the node's label {key}"),
+        (outside.get("config_default", ""), "--config-default"),
+    )
+
+
+def asked(outside: Mapping[str, Any], label: str) -> str:
+    """The name that is asked for; empty: whichever goes without saying."""
+    return next((str(name) for name, _ in _asked(outside, label) if name), "")
+
+
 def choose(where: str, found: Collection[str], outside: Mapping[str, Any], label: str) -> str:
     """The name to use: that of the option, of the label, the default, or the one that goes without
     saying. Raises :class:`ConfigError` with the choices.
     """
-    key = outside.get("config_label", "")
-    for name, asked in (
-        (outside.get("config_name"), "--config-name"),
-        (label if key else "", f"the node's label {key}"),
-        (outside.get("config_default"), "--config-default"),
-    ):
+    for name, asking in _asked(outside, label):
         if name and name not in found:
             raise ConfigError(
-                f"{where}: has no configuration {quote(name)}, which {asked} names",
+                f"{where}: has no configuration {quote(name)}, which {asking} names",
                 _choices(found),
             )
         if name:
-            return str(name)
+            return name
     if FALLBACK in found:
         return FALLBACK
     if len(found) == 1:

@@ -75,13 +75,17 @@ def _place(node: yaml.Node) -> str:
 
 def read(title: str, path: Path) -> object:
     """Read the document in the file, called `title` in messages. Raises :class:`ConfigError`."""
+    return parse(title, read_text(title, path))
+
+
+def read_text(title: str, path: Path) -> str:
+    """Raises :class:`ConfigError`."""
     try:
-        text = bounded.read(path).decode()
+        return bounded.read(path).decode()
     except OSError as error:
         raise ConfigUnreadable(f"{title}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # no UTF-8, or a zero byte in the path
         raise ConfigError(f"{title}: cannot be read: {error}") from error
-    return parse(title, text)
 
 
 def parse(title: str, text: str) -> object:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from plugin.config import document, keys, resource_names, sharing
 from plugin.config.options import IGNORED_KEYS, IGNORED_SECTIONS, OPTIONS, parse, refusal
-from plugin.core.quote import shorten
 from plugin.errors import ConfigError
 
 #: Settings by field, and warnings.
 Contents = tuple[dict[str, object], list[str]]
 
 
-def read(path: Path) -> Contents:
-    """The settings in the file. Raises :class:`ConfigError`."""
-    where = f"config file {shorten(str(path))}"
-    return parse_document(where, document.read(where, path))
+def parse_text(where: str, text: str) -> Contents:
+    """The settings in the file with this text. Raises :class:`ConfigError`."""
+    return parse_document(where, document.parse(where, text))
 
 
 def parse_document(where: str, given: object) -> Contents:

@@ -6,32 +6,92 @@ in one line.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plugin.config import choice
 from plugin.config.options import IGNORED_FLAGS, OPTIONS, parse
 from plugin.config.places import control_socket
 from plugin.core.option import Option
+from plugin.core.quote import shorten
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError
 
 
+class Source(NamedTuple):
+    """A configuration's text. ``path`` is that of ``--config-file`` or ``--config-dir``, ``name``
+    that of the file in the directory.
+    """
+
+    path: str
+    name: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """``name`` is that of the configuration, where it is one of several."""
+    """``name`` is that of the configuration, where it is one of several. ``source`` is ``None``
+    without a file; the settings of two texts may be the same.
+    """
 
     settings: Settings
     warnings: tuple[str, ...] = ()
     name: str = ""
+    source: Source | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """Parsed flags by field, ``None`` if not given, and variables: what does not change while the
+    process lives.
+    """
+
+    arguments: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+    def alone(self) -> Settings:
+        """The settings without those of a file. Raises :class:`ConfigError`."""
+        outside, _ = _outside(self.arguments, self.environment)
+        return Settings(**outside)
+
+    def read(self, label: str = "") -> Loaded:
+        """See :func:`load`."""
+        return load(self.arguments, self.environment, label)
+
+    def reread(self, kept: Source, label: str = "") -> Loaded:
+        """The same with this text in place of a file's; refused if another configuration is asked
+        for. Raises :class:`ConfigError`.
+        """
+        outside, warnings = _outside(self.arguments, self.environment)
+        asked = choice.asked(outside, label)
+        if kept.path != _followed(outside) or (kept.name and asked not in {"", kept.name}):
+            raise ConfigError("it is of another configuration")
+        return _loaded("the last good configuration", kept, outside, warnings, self.environment)
 
 
 def load(arguments: Mapping[str, Any], environment: Mapping[str, str], label: str = "") -> Loaded:
     """`arguments` are parsed flags by field, ``None`` if not given; `label` is the value of the
     node's label that names the configuration. Raises :class:`ConfigError`.
     """
+    outside, warnings = _outside(arguments, environment)
+    if not _followed(outside):
+        return _loaded("", None, outside, warnings, environment)
+    from plugin.config import document  # noqa: PLC0415 — 25 ms, only with a file
+
+    name, path = "", Path(outside.get("config_file", ""))
+    if outside.get("config_dir"):
+        name, path = choice.file(outside, label)
+    where = f"config file {shorten(str(path))}"
+    source = Source(_followed(outside), name, document.read_text(where, path))
+    return _loaded(where, source, outside, warnings, environment)
+
+
+def _outside(
+    arguments: Mapping[str, Any], environment: Mapping[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """What flags and variables say, by field, and warnings."""
     warnings = []
     for flag, why in IGNORED_FLAGS.items():
         if arguments.get(f"ignored:{flag}") is not None:
@@ -42,8 +102,28 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], label: st
     for option in OPTIONS:
         for name, given in _given(option, arguments, environment):
             outside[option.field] = parse(option, name, given)
-    name, flags, file_warnings = _file(outside, label)
-    warnings += file_warnings
+    choice.check(outside)
+    return outside, warnings
+
+
+def _followed(outside: Mapping[str, Any]) -> str:
+    """The file or directory with further settings; empty for none."""
+    return str(outside.get("config_dir") or outside.get("config_file") or "")
+
+
+def _loaded(
+    where: str,
+    source: Source | None,
+    outside: Mapping[str, Any],
+    warnings: list[str],
+    environment: Mapping[str, str],
+) -> Loaded:
+    flags: Mapping[str, Any] = {}
+    if source is not None:
+        from plugin.config import file  # noqa: PLC0415 — as above
+
+        flags, file_warnings = file.parse_text(where, source.text)
+        warnings += file_warnings
     places = {"control_socket": control_socket(environment, simulate=bool(outside.get("simulate")))}
     given = {**places, **flags, **outside}
     # Simulated device nodes exist in the simulation alone: a container that names one never starts.
@@ -61,22 +141,9 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], label: st
         ]
     if bool(settings.http_tls_cert) != bool(settings.http_tls_key):
         names = ("--http-tls-cert", "--http-tls-key")
-        given, missing = names if settings.http_tls_cert else reversed(names)
-        raise ConfigError(f"{given}: is given without {missing}; choose both or none")
-    return Loaded(settings, tuple(warnings), name)
-
-
-def _file(outside: Mapping[str, Any], label: str) -> tuple[str, Mapping[str, Any], Collection[str]]:
-    """The configuration's name, the settings in its file, and warnings."""
-    choice.check(outside)
-    if not outside.get("config_dir") and not outside.get("config_file"):
-        return "", {}, ()
-    from plugin.config import file  # noqa: PLC0415 — 25 ms, only with a file
-
-    name, path = "", Path(outside.get("config_file", ""))
-    if outside.get("config_dir"):
-        name, path = choice.file(outside, label)
-    return name, *file.read(path)
+        one, missing = names if settings.http_tls_cert else reversed(names)
+        raise ConfigError(f"{one}: is given without {missing}; choose both or none")
+    return Loaded(settings, tuple(warnings), source.name if source is not None else "", source)
 
 
 def _given(

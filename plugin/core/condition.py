@@ -9,6 +9,7 @@ import enum
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from plugin.core.configuration import refused
 from plugin.core.grammars import Taint
 from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Device
@@ -17,6 +18,8 @@ from plugin.core.quote import shorten_bytes
 from plugin.core.reasons import Code, Reason, texts, xid_code
 from plugin.core.state import Snapshot
 
+#: Of the message, for a configuration that was refused: what is wrong with devices counts more.
+_CONFIGURATION_BYTES = 400
 #: Devices that the message names; the others are counted.
 _MOST_NAMED = 5
 #: Reasons that only say that something could not be asked: whether the device is well is not known.
@@ -60,6 +63,12 @@ def condition(snapshot: Snapshot) -> Condition | None:
     if not kind:
         return None
     status, reason, message = _state(snapshot)
+    if snapshot.configuration.problem:
+        # Devices are as well as before, so the status says nothing of it.
+        if status is Status.TRUE:
+            reason = "ConfigurationRefused"
+        end = f"; {refused(snapshot.configuration, _CONFIGURATION_BYTES)}"
+        message = shorten_bytes(message, MOST_BYTES - len(end.encode())) + end
     return Condition(kind, status, reason, shorten_bytes(message, MOST_BYTES))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from plugin.core.quote import shorten_bytes
+
 
 class Waiting(NamedTuple):
     """A changed option that takes effect after a restart; ``option`` is its key in the file."""
@@ -29,9 +31,21 @@ class Configuration:
     refused: int = 0
 
 
-def refused(configuration: Configuration) -> str:
-    """A sentence about a newest configuration that was refused."""
-    return f"the configuration was refused, the old one stays in force: {configuration.problem}"
+_REFUSED = "the configuration was refused, the old one stays in force: "
+
+
+def refused(configuration: Configuration, most_bytes: int | None = None) -> str:
+    """A sentence about a newest configuration that was refused; at most so long."""
+    problem = configuration.problem
+    if most_bytes is not None:
+        problem = shorten_bytes(problem, most_bytes - len(_REFUSED))
+    return f"{_REFUSED}{problem}"
+
+
+def accepted(configuration: Configuration) -> str:
+    """A sentence about a configuration that is in force after one was refused."""
+    name = f" {configuration.name}" if configuration.name else ""
+    return f"the newest configuration{name} is in force again"
 
 
 def waiting(configuration: Configuration) -> str:

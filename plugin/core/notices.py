@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL
+from plugin.core.configuration import accepted, refused
 from plugin.core.health.ledger import Entry
 from plugin.core.holders import Holders, of_devices
 from plugin.core.inventory.model import Device, Gpu, Inventory, MigDevice
@@ -77,6 +78,8 @@ _ADVICE: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+_CORRECT = "; once corrected it is applied without a restart"
+
 
 def notices(old: Snapshot, new: Snapshot, holders: Holders) -> tuple[Notice, ...]:
     """What is new between two snapshots, where `holders` held the devices."""
@@ -107,6 +110,7 @@ class _Change:
             yield from self._geometry()
         yield from self._strategy()
         yield from self._resources()
+        yield from self._configuration()
 
     # ---- health
 
@@ -237,6 +241,26 @@ class _Change:
         text = f"no longer advertised: {', '.join(gone)}; `mig-device-plugin devices` says why"
         kind = Kind.NORMAL if wanted else Kind.WARNING
         yield _of_node(kind, "ResourcesWithdrawn", text, "Withdraw", "resources")
+
+    def _configuration(self) -> Iterator[Notice]:
+        was, now = self._old.configuration, self._new.configuration
+        if now.problem == was.problem:
+            return
+        if not now.problem:
+            yield _of_node(
+                Kind.NORMAL,
+                "ConfigurationAccepted",
+                accepted(now),
+                "ApplyConfiguration",
+                "configuration",
+            )
+            return
+        text = f"{refused(now, MOST_BYTES - len(_CORRECT))}{_CORRECT}"
+        refusal = _of_node(
+            Kind.WARNING, "ConfigurationRefused", text, "KeepConfiguration", "configuration"
+        )
+        # An Event keeps its text when it is repeated.
+        yield replace(refusal, cause=f"{refusal.cause}/{now.problem}")
 
     # ---- about whom
 

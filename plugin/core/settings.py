@@ -533,10 +533,16 @@ class Settings:
         return any(strategy.by_cdi for strategy in self.device_list_strategy)
 
     @property
+    def is_labelled(self) -> bool:
+        """Whether a label of the node names the configuration."""
+        return bool(self.config_label) and not self.config_name
+
+    @property
     def by_cluster(self) -> bool:
-        """Whether a feature writes to the Kubernetes API."""
+        """Whether a feature uses the Kubernetes API all the time."""
         return bool(
-            self.node_labels
+            self.is_labelled
+            or self.node_labels
             or self.node_events
             or self.node_condition
             or self.node_taint

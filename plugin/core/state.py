@@ -110,17 +110,20 @@ class Step:
     look_again: float | None = None
 
 
-def initial(settings: Settings, now: float, offset: float = 0.0, configuration: str = "") -> State:
-    """Before the first scan: generation 0, which no reader is shown. `configuration` is the name of
-    the one that the settings are from, where it is one of several.
-    """
+def initial(
+    settings: Settings,
+    now: float,
+    offset: float = 0.0,
+    configuration: Configuration | None = None,
+) -> State:
+    """Before the first scan: generation 0, which no reader is shown."""
     empty = Snapshot(
         0,
         settings,
         Inventory(),
         Advertisement(),
         geometry_changed=now,
-        configuration=Configuration(configuration),
+        configuration=configuration or Configuration(),
     )
     return State(empty, offset=offset)
 

@@ -63,14 +63,16 @@ class ClusterStatus:
     """What the features that write to the cluster have done since the start.
 
     ``requests`` counts by (verb, resource, code). ``away_since`` is a wall clock time, ``None``
-    without an outage. ``labels`` is the number of labels kept on the Node, ``None`` where none are
-    to be. ``problems`` are sentences about what is refused.
+    without an outage, and ``away_because`` is what its last attempt came to. ``labels`` is the
+    number of labels kept on the Node, ``None`` where none are to be. ``problems`` are sentences
+    about what is refused.
     """
 
     requests: Mapping[tuple[str, str, str], int] = field(
         default_factory=lambda: MappingProxyType({})
     )
     away_since: float | None = None
+    away_because: str = ""
     labels: int | None = None
     label_writes: int = 0
     events_sent: int = 0

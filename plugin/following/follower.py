@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from plugin.config import reload
-from plugin.config.load import Loaded
+from plugin.config.load import Loaded, Source
 from plugin.core.configuration import Configuration
-from plugin.core.settings import Settings
 from plugin.errors import ConfigError, ConfigUnreadable
+from plugin.following.kept_file import KeptFile
 from plugin.following.label_file import LabelFile
+from plugin.following.start import LABEL_FILE, Start
 from plugin.following.watch import SETTLE_SECONDS, FileWatch
 from plugin.loops.aside import Aside
 from plugin.loops.backoff import Backoff
@@ -26,37 +27,10 @@ log = logging.getLogger(__name__)
 #: Reads the configuration, given the value of the node's label.
 Read = Callable[[str], Loaded]
 
-#: Beside the ledger: the last value of the label.
-LABEL_FILE = "config-label"
-
 #: Between two attempts to read what could not be read, which may change without a trace.
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
-#: For the file that keeps the label's value.
+#: For a file that keeps something for the next start.
 SAVE_SECONDS = 10.0
-
-
-def recorded(loaded: Loaded, read: Read, ledger: Path) -> tuple[Loaded, str]:
-    """What to start with where a label names the configuration: what it said last, if that can be
-    used. Blocks.
-    """
-    if not is_labelled(loaded.settings):
-        return loaded, ""
-    label = LabelFile(ledger.with_name(LABEL_FILE)).read()
-    if not label:
-        return loaded, ""
-    try:
-        return read(label), label
-    except ConfigError as error:
-        log.warning(
-            "the configuration that the node's label named last cannot be used",
-            extra={"reason": str(error), "instead": loaded.name},
-        )
-        return loaded, ""
-
-
-def is_labelled(settings: Settings) -> bool:
-    """Whether a label of the node names the configuration."""
-    return bool(settings.config_label) and not settings.config_name
 
 
 class Follower:
@@ -66,25 +40,29 @@ class Follower:
         self,
         writer: Writer,
         read: Read,
-        loaded: Loaded,
+        start: Start,
         ledger: Path,
-        label: str = "",
+        kept: KeptFile | None = None,
         *,
         settle: float = SETTLE_SECONDS,
     ) -> None:
-        """`loaded` is in force already, read with the value `label` of the node's label. `settle`
-        is how long its files must not have changed.
+        """`start` is in force already. `kept` keeps the last good configuration. `settle` is how
+        long its files must not have changed.
         """
         self._writer = writer
         self._reader = reload.Reader(read)
-        self._loaded = loaded
-        self._label = label
+        self._loaded = start.loaded
+        self._label = start.label
         self._labels = LabelFile(ledger.with_name(LABEL_FILE))
-        self._saver = Aside("configuration label", SAVE_SECONDS)
+        self._kept = kept
+        self._last_kept: Source | None = None
+        self._saver = Aside("kept configuration", SAVE_SECONDS)
+        self._complaint = ""
         self._asked = asyncio.Event()
         self._by_signal = False
         self._backoff = Backoff(FIRST_SECONDS, LONGEST_SECONDS, well=math.inf)
-        path = loaded.settings.config_dir or loaded.settings.config_file
+        settings = start.loaded.settings
+        path = settings.config_dir or settings.config_file
         self._watch = FileWatch(Path(path), self._asked.set, settle=settle) if path else None
 
     def reread(self) -> None:
@@ -126,8 +104,7 @@ class Follower:
         self._backoff.reset()
         if by_signal or loaded != self._loaded or self._status.problem:
             await self._apply(loaded, by_signal=by_signal)
-        if is_labelled(loaded.settings):
-            await self._save(label)
+        await self._keep(loaded, label)
         return False
 
     async def _apply(self, loaded: Loaded, *, by_signal: bool) -> None:
@@ -163,7 +140,19 @@ class Follower:
             replace(status, problem=problem, refused=status.refused + 1)
         )
 
-    async def _save(self, label: str) -> None:
+    async def _keep(self, loaded: Loaded, label: str) -> None:
+        """For the next start."""
+        kept, source = self._kept, loaded.source
+        if kept is not None and source is not None and source != self._last_kept:
+            try:
+                await self._saver.call(lambda: kept.write(source))
+            except OSError as error:
+                self._complain(str(error))
+            else:
+                self._last_kept = source
+                self._complaint = ""
+        if not loaded.settings.is_labelled:
+            return
         try:
             await self._saver.call(lambda: self._labels.write(label))
         except OSError as error:
@@ -171,6 +160,17 @@ class Follower:
                 "the value of the node's label cannot be kept for the next start",
                 extra={"reason": str(error)},
             )
+
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:
+            log.warning(
+                "the configuration cannot be kept for the next start",
+                extra={
+                    "reason": complaint,
+                    "fix": "have --ledger-file in a directory that can be written",
+                },
+            )
+        self._complaint = complaint
 
     @property
     def _status(self) -> Configuration:

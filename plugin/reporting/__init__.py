@@ -1,1 +1,3 @@
-"""Writes what is known about the node to the cluster: labels, Events, a condition, taints."""
+"""What is known about the node stands in the cluster (labels, Events, a condition, taints), and
+labels of the Node say what is wanted.
+"""

@@ -18,6 +18,9 @@ from plugin.core.state import Snapshot, initial
 from plugin.loops.store import Store
 from plugin.reporting.standing import Standing, node_of
 
+#: How long a refused Event is reported. It is not tried again, and on a healthy node no other may
+#: follow; Kubernetes would have kept it for so long.
+REFUSED_SECONDS = 3600.0
 #: Of an Event's name before its own part: the API allows 253 characters in all.
 _MOST_NAME = 220
 #: Events whose names are remembered for their series.
@@ -44,7 +47,7 @@ class EventSender:
         self._reported = replace(initial(first.settings, 0.0).snapshot, ledger=first.ledger)
         self._holders = holders
         self._wall_clock = wall_clock
-        self._standing = Standing("Events")
+        self._standing = Standing("Events", REFUSED_SECONDS)
         self._outbox = Outbox()
         self._noted = asyncio.Event()
         self._sent: dict[Key, Event] = {}

@@ -14,9 +14,6 @@ from plugin.core.settings import Settings
 from plugin.core.state import Snapshot
 from plugin.core.view import ClusterStatus
 from plugin.loops.store import Store
-from plugin.reporting.condition import ConditionWriter
-from plugin.reporting.events import EventSender
-from plugin.reporting.labels import LabelWriter
 from plugin.reporting.record import (
     LABELS,
     TAINTS,
@@ -27,9 +24,11 @@ from plugin.reporting.record import (
     partition_line,
 )
 from plugin.reporting.standing import Standing
-from plugin.reporting.taints import TaintKeeper
 
 if TYPE_CHECKING:
+    from plugin.reporting.condition import ConditionWriter
+    from plugin.reporting.events import EventSender
+    from plugin.reporting.labels import LabelWriter
     from plugin.reporting.partitioning import Partitioned
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class FormerCondition:
 
 
 class Features:
-    """All that one daemon does in the cluster."""
+    """All that one daemon does in the cluster. What is off is not imported."""
 
     def __init__(
         self,
@@ -79,6 +78,7 @@ class Features:
         holders: Callable[[], Holders],
         registered: Callable[[], Collection[str]],
         partitioned: Partitioned | None = None,
+        choose: Callable[[str], None] | None = None,
     ) -> None:
         """`first` is the snapshot since which changes are news."""
         settings = store.snapshot.settings
@@ -91,19 +91,31 @@ class Features:
         #: What runs, and the line of the record that it removes when it ends.
         self._running: list[tuple[Feature, str]] = []
         former = record.read()
+        if settings.is_labelled and choose is not None:
+            from plugin.reporting.config_label import ConfigLabel  # noqa: PLC0415
+
+            self._running.append((ConfigLabel(self._nodes, settings.config_label, choose), ""))
         if settings.node_labels or LABELS in former:
+            from plugin.reporting.labels import LabelWriter  # noqa: PLC0415
+
             self._labels = LabelWriter(*node, wanted=settings.node_labels)
             self._running.append((self._labels, LABELS))
         if settings.node_events:
+            from plugin.reporting.events import EventSender  # noqa: PLC0415
+
             self._events = EventSender(*node, first, holders)
             self._running.append((self._events, ""))
         if settings.node_condition:
+            from plugin.reporting.condition import ConditionWriter  # noqa: PLC0415
+
             self._condition = ConditionWriter(*node)
             self._running.append((self._condition, ""))
         for kind in condition_types(former):
             if kind != settings.node_condition:
                 self._running.append((FormerCondition(client, kind), condition_line(kind)))
         if settings.node_taint or settings.startup_taint or TAINTS in former:
+            from plugin.reporting.taints import TaintKeeper  # noqa: PLC0415
+
             self._running.append((TaintKeeper(*node, registered), TAINTS))
         self._partitioned = partitioned
         self._add_partitioning(settings.partition_label, partition_labels(former), partitioned)
@@ -113,7 +125,7 @@ class Features:
     ) -> None:
         if not label and not former:
             return
-        from plugin.reporting import partitioning  # noqa: PLC0415 — off for most
+        from plugin.reporting import partitioning  # noqa: PLC0415
 
         if label and partitioned is not None:
             follower = partitioning.PartitionLabel(
@@ -143,6 +155,8 @@ class Features:
         problems = [problem for feature, _ in self._running for problem in feature.problems]
         if self._record.problem:
             problems.append(self._record.problem)
+        if self._nodes.problem:
+            problems.append(f"the Node cannot be followed: {self._nodes.problem}")
         known = self._nodes.now
         if known.synced and not known.items:
             problems.append(
@@ -151,6 +165,7 @@ class Features:
         return ClusterStatus(
             requests=traffic.requests,
             away_since=traffic.away_since,
+            away_because=traffic.away_because,
             labels=len(self._labels.values) if self._labels is not None else None,
             label_writes=self._labels.writes if self._labels is not None else 0,
             events_sent=events.sent if events is not None else 0,
@@ -194,13 +209,14 @@ def open_features(
     holders: Callable[[], Holders],
     registered: Callable[[], Collection[str]],
     partitioned: Partitioned | None = None,
+    choose: Callable[[str], None] | None = None,
 ) -> Features:
     """Blocks. Raises :class:`ConfigError`, :class:`ClusterUnreachable`."""
     settings = store.snapshot.settings
     client = connect(own_node(settings.node_name), settings.kubeconfig)
     record.read()
     record.add(*_lines(settings))
-    return Features(client, store, first, record, holders, registered, partitioned)
+    return Features(client, store, first, record, holders, registered, partitioned, choose)
 
 
 def _lines(settings: Settings) -> list[str]:

@@ -68,6 +68,7 @@ class LabelWriter:
                     if not await self._disputed(snapshot, todo.labels):
                         await self._send(node, todo, snapshot, known.generation)
                     continue
+                self._standing.clear()
                 self.values = {key: value for key, value in wanted.items() if key not in todo.left}
                 self._written = snapshot
                 if not self._wanted:

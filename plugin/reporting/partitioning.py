@@ -150,6 +150,7 @@ class PartitionLabel:
                         await self._send(node, wanted, known.generation)
                         continue
                 else:
+                    self._standing.clear()
                     self._written, self._rival = wanted, ""
             await first_of(
                 self._nodes.newer_than(known.generation),

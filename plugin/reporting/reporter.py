@@ -31,7 +31,8 @@ AGAIN_SECONDS = 60.0
 
 class Reporter:
     """Runs the features. ``holders`` are the pods' devices, ``resources`` how they stand with
-    kubelet, ``partitioned`` is what partitions the node.
+    kubelet, ``partitioned`` is what partitions the node, ``choose`` takes the value of the label
+    that names the configuration.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Reporter:
         resources: Callable[[], Iterable[ResourceStatus]],
         partitioned: Partitioned | None = None,
         *,
+        choose: Callable[[str], None] | None = None,
         after_seconds: float = AFTER_SECONDS,
     ) -> None:
         self._store = store
         self._record = Record(record)
         self._holders, self._resources = holders, resources
         self._partitioned = partitioned
+        self._choose = choose
         self._after_seconds = after_seconds
         self._features: Features | None = None
         self._problem = ""
@@ -91,10 +94,14 @@ class Reporter:
                     self._holders,
                     self._registered,
                     self._partitioned,
+                    self._choose,
                 )
             except (ConfigError, ClusterError) as error:
                 if str(error) != self._problem:
-                    log.error("nothing is written to the cluster", extra={"reason": str(error)})  # noqa: TRY400
+                    log.error(  # noqa: TRY400 — as in the other places, the sentence is enough
+                        "nothing is written to the cluster or read there",
+                        extra={"reason": str(error)},
+                    )
                 self._problem = str(error)
                 await asyncio.sleep(AGAIN_SECONDS)
         await self._features.run()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
 from collections.abc import Iterator
 from http import HTTPStatus
 
@@ -30,11 +32,20 @@ class Standing:
     all features together.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self.problem = ""
+    def __init__(self, what: str, lasts: float = math.inf) -> None:
+        """`lasts`: seconds for which a refusal counts, where no other request need follow it."""
+        self._what, self._lasts = what, lasts
+        self._problem, self._until = "", 0.0
         self.failed = False  # the last attempt: go round again, for the client paces requests
         self.refused = False  # for good
+
+    @property
+    def problem(self) -> str:
+        return self._problem if self._problem and _now() < self._until else ""
+
+    def clear(self) -> None:
+        """Nothing is to be asked for, so that nothing is refused."""
+        self._problem = ""
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
@@ -45,7 +56,11 @@ class Standing:
         except ClusterError as error:
             self.refused = is_final(error)
             if self.refused:
-                self.problem = f"{self._what}: {error}"
+                self._problem, self._until = f"{self._what}: {error}", _now() + self._lasts
         else:
             self.failed = False
-            self.problem = ""
+            self.clear()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -70,7 +70,7 @@ class Writer:
         clocks: Callable[[], Moment] = read_clocks,
         out_of_reach_seconds: float = OUT_OF_REACH_SECONDS,
         specify: Specify | None = None,
-        configuration: str = "",
+        configuration: Configuration | None = None,
     ) -> None:
         self._driver = driver
         self._worker = worker

@@ -77,7 +77,8 @@ def _cluster_notes(view: View) -> Iterator[str]:
     yield from view.cluster.problems
     if view.cluster.away_since is not None:
         seconds = max(0.0, view.now - view.cluster.away_since)
-        yield f"the API server has not answered for {seconds:.0f} s"
+        why = f": {view.cluster.away_because}" if view.cluster.away_because else ""
+        yield f"the API server has not answered for {seconds:.0f} s{why}"
 
 
 def _unregistered(view: View) -> Iterator[str]:

@@ -3,118 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import shutil
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from plugin.api import deviceplugin_v1beta1_pb2 as pb
+from plugin.control.client import ask
 from plugin.sim.kubelet.kubelet import SimKubelet
-from plugin.sim.kubelet.pods import Pod
 
-from .conftest import Daemon, StartDaemon, plugin_client, sockets
+from .conftest import StartDaemon
+from .load import NODE, NOT_TAKEN, ONE_SLICE, READ, ConfigMap, config, counted, loaded
 from .waiting import SECONDS, becomes
 
-ONE_SLICE = "nvidia.com/mig-1g.5gb"
-NODE = "p4d.24xlarge:all-1g.5gb"
-NOT_TAKEN = "configuration not taken, the old one stays"
-READ = "configuration read again"
-
 pytestmark = pytest.mark.asyncio
-
-
-class ConfigMap:
-    """A volume that kubelet swaps by a link."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._version = 0
-        folder.mkdir()
-
-    def put(self, **files: str) -> None:
-        """Another version: these keys and no others."""
-        self._version += 1
-        data = self.folder / f"..{self._version}"
-        data.mkdir()
-        for name, text in files.items():
-            (data / name).write_text(text)
-        link = self.folder / "..data"
-        former = link.resolve() if link.is_symlink() else None
-        (self.folder / "..data_tmp").symlink_to(data.name)
-        (self.folder / "..data_tmp").rename(link)
-        for name in files:
-            if not (self.folder / name).is_symlink():
-                (self.folder / name).symlink_to(f"..data/{name}")
-        for entry in self.folder.iterdir():
-            if not entry.name.startswith("..") and entry.name not in files:
-                entry.unlink()
-        if former is not None:
-            shutil.rmtree(former)
-
-
-@dataclass
-class Load:
-    """Pods that come and go all the time, and a stream that is open all the time."""
-
-    kubelet: SimKubelet
-    phases: list[str] = field(default_factory=list)
-    lists: list[int] = field(default_factory=list)
-    ended: bool = False
-
-    async def admit(self) -> None:
-        number = 0
-        while True:
-            number += 1
-            pod = Pod(f"p{number}", containers={"main": {ONE_SLICE: 1 + number % 7}})
-            self.phases.append((await self.kubelet.admit(pod)).phase)
-            await self.kubelet.delete(pod)
-            await asyncio.sleep(0)
-
-    async def watch(self, socket: Path) -> None:
-        async with plugin_client(socket) as client:
-            async for message in client.ListAndWatch(pb.Empty()):
-                self.lists.append(len(message.devices))
-            self.ended = True
-
-    async def more(self) -> None:
-        """Wait until the load has gone on for a while."""
-        wanted = len(self.phases) + 20
-        await becomes(lambda: len(self.phases) >= wanted)
-
-
-@contextlib.asynccontextmanager
-async def loaded(kubelet: SimKubelet) -> AsyncIterator[Load]:
-    load = Load(kubelet)
-    await kubelet.wait_allocatable(ONE_SLICE, 56, SECONDS)
-    (socket,) = sockets(kubelet)
-    tasks = [asyncio.create_task(load.admit()), asyncio.create_task(load.watch(socket))]
-    await becomes(lambda: bool(load.lists))
-    try:
-        yield load
-        assert [task for task in tasks if task.done()] == []
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    assert set(load.phases) == {"Running"}
-    assert set(load.lists) == {56}
-    assert not load.ended
-    assert sockets(kubelet) == [socket]
-    assert len(kubelet.registrations) == 1
-    assert kubelet.live_streams(ONE_SLICE) == 1
-
-
-def config(policy: str) -> str:
-    return f"version: v1\nflags: {{plugin: {{allocationPolicy: {policy}}}}}\n"
-
-
-async def counted(daemon: Daemon, message: str, number: int) -> None:
-    await becomes(lambda: daemon.log.count(message) >= number, lambda: daemon.log)
 
 
 async def test_a_config_map_is_edited_badly_and_well_under_load(
@@ -158,6 +60,41 @@ async def test_the_volume_disappears_and_comes_back_under_load(
         await daemon.logged("has no configuration 'b', which --config-default names; the choices")
         await load.more()
     assert await daemon.stop() == 0
+
+
+async def test_a_restart_with_a_bad_file_serves_the_last_good_configuration(
+    kubelet: SimKubelet, start_daemon: StartDaemon, node_dir: Path
+) -> None:
+    """An edit that a running daemon refuses must not cost the node's devices at a reboot."""
+    volume = ConfigMap(node_dir / "config")
+    volume.put(**{"config.yaml": "version: v2"})
+    where = str(volume.folder / "config.yaml")
+    daemon = await start_daemon(NODE, CONFIG_FILE=where)
+    async with asyncio.timeout(SECONDS):
+        assert await daemon.process.wait() == 2
+    assert daemon.log.startswith(f"mig-device-plugin: config file {where}: version: 'v2' is not")
+    volume.put(**{"config.yaml": "version: v1\nresources: {migs: [{pattern: '*', name: slice}]}"})
+    daemon = await start_daemon(NODE, CONFIG_FILE=where)
+    await kubelet.wait_allocatable("nvidia.com/slice", 56, SECONDS)
+    await becomes((node_dir / "configuration.json").exists, lambda: daemon.log)
+    volume.put(**{"config.yaml": "version: v2"})
+    await counted(daemon, NOT_TAKEN, 1)
+    daemon.process.kill()
+    await daemon.process.wait()
+    daemon = await start_daemon(NODE, CONFIG_FILE=where)
+    await kubelet.wait_for(lambda: len(kubelet.registrations) == 2, SECONDS)
+    await kubelet.wait_allocatable("nvidia.com/slice", 56, SECONDS)
+    assert daemon.log.count("configuration not taken, the last good one is used") == 1
+    socket = str(node_dir / "control" / "control.sock")
+    status = await asyncio.to_thread(ask, socket, "status")
+    assert "version: 'v2' is not valid" in status["configuration"]["problem"]
+    volume.put(**{"config.yaml": "version: v1"})
+    await kubelet.wait_for(lambda: kubelet.node_status().get(ONE_SLICE) == (56, 56), SECONDS)
+    assert daemon.log.count(NOT_TAKEN) == 0
+    assert await daemon.stop() == 0
+    daemon = await start_daemon(NODE, CONFIG_FILE=where, MIG_STRATEGY="mix")
+    async with asyncio.timeout(SECONDS):
+        assert await daemon.process.wait() == 2
 
 
 async def test_what_a_change_takes_away_and_brings(

@@ -21,6 +21,7 @@ from plugin.core.condition import (
     tainted,
     wanted_taint,
 )
+from plugin.core.configuration import Configuration
 from plugin.core.grammars import Taint
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.reasons import Code, Reason
@@ -122,6 +123,30 @@ def test_the_message_stays_short() -> None:
     lost = [DriverEvent(EventKind.XID, gpu.uuid, data=79) for gpu in many.gpus]
     found = of(steps.happened(state, lost, 1.0).state)
     assert "56 devices are out of service" in found.message
+    assert len(found.message.encode()) <= 1024
+
+
+def refusing(state: State, problem: str) -> Condition:
+    return of(steps.configuration_noted(state, Configuration(problem=problem)).state)
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_refused_configuration_is_in_the_message_and_leaves_the_status(case: str) -> None:
+    state, status, reason, message = STATES[case]
+    found = refusing(state, "flags.migStrategy: 'x' is not valid")
+    assert (found.type, found.status) == (TYPE, status)
+    assert found.reason == ("ConfigurationRefused" if status is Status.TRUE else reason)
+    assert message in found.message
+    assert found.message.endswith("the old one stays in force: flags.migStrategy: 'x' is not valid")
+    assert not is_transition(of(state), found)
+
+
+@given(st.text(min_size=1, max_size=2000), st.text(max_size=2000))
+def test_both_messages_have_their_place(problem: str, fault: str) -> None:
+    away = scans.scan_failed(WELL_STATE, scans.driver_unavailable(f"no driver {fault}")).state
+    found = refusing(away, problem)
+    assert found.message.startswith("no driver")
+    assert "the configuration was refused, the old one stays in force: " in found.message
     assert len(found.message.encode()) <= 1024
 
 

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from plugin.app import assemble
-from plugin.config.load import Loaded, load
+from plugin.config.load import CommandLine, Loaded
 from plugin.core.configuration import Configuration, Waiting
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot
 from plugin.core.status import document
-from plugin.following.follower import LABEL_FILE, Follower, recorded
+from plugin.following.follower import Follower
+from plugin.following.kept_file import KeptFile
 from plugin.following.label_file import LabelFile
+from plugin.following.start import LABEL_FILE, Start, begin, newest
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.simulation import simulate
 from plugin.state.writer import Writer
@@ -74,16 +76,15 @@ class Scene:
 async def following(
     folder: Path, log: pytest.LogCaptureFixture, environment: dict[str, str]
 ) -> AsyncIterator[Scene]:
-    def read(label: str) -> Loaded:
-        return load({}, environment, label)
-
+    """From the start of a process to its end."""
     log.set_level(logging.INFO)
-    ledger = folder / "state" / "ledger.json"
-    loaded, label = recorded(load({}, environment), read, ledger)
+    line, ledger = CommandLine({}, environment), folder / "state" / "ledger.json"
+    kept = KeptFile(ledger.with_name("configuration.json"))
+    start = begin(line, newest(line), ledger, kept)
     driver = simulate(parse_node("1xa100-40gb:all-1g.5gb")).driver
-    daemon = assemble(loaded.settings, driver, ledger, configuration=loaded.name)
+    daemon = assemble(start.loaded.settings, driver, ledger, configuration=start.configuration)
     await daemon.start()
-    follower = Follower(daemon.writer, read, loaded, ledger, label, settle=0.02)
+    follower = Follower(daemon.writer, line.read, start, ledger, kept, settle=0.02)
     running = asyncio.create_task(follower.run())
     try:
         yield Scene(daemon.writer, follower, ledger, log)
@@ -209,7 +210,8 @@ async def test_a_bug_costs_a_traceback_and_nothing_else(
     driver = simulate(parse_node("1xa100-40gb")).driver
     daemon = assemble(Settings(), driver, tmp_path / "ledger.json")
     await daemon.start()
-    follower = Follower(daemon.writer, read, Loaded(Settings()), tmp_path / "ledger.json")
+    start = Start(Loaded(Settings()))
+    follower = Follower(daemon.writer, read, start, tmp_path / "ledger.json")
     running = asyncio.create_task(follower.run())
     follower.reread()
     await becomes(lambda: bool(daemon.writer.store.snapshot.configuration.problem))

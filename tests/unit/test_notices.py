@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from plugin.core import operators, scans
 from plugin.core import state as steps
 from plugin.core.advertise.withdrawal import Withdrawal
+from plugin.core.configuration import Configuration
 from plugin.core.health.events import DriverEvent
 from plugin.core.health.timeline import Moment
 from plugin.core.inventory.model import Inventory
@@ -78,6 +79,13 @@ AGAIN = after(cleared(FAULTY, 100.0), ON_LEFT, now=101.0)
 HUNG = scanned(
     WELL_STATE, replace(NODE, gpus=(replace(FIRST, error="no answer", hung=True), SECOND))
 ).state
+
+
+def refusing(state: State, problem: str) -> State:
+    return steps.configuration_noted(state, Configuration("shared", problem)).state
+
+
+REFUSED = refusing(WELL_STATE, "flags.migStrategy: 'x' is not valid; choose none, single, mixed")
 AWAY = scans.scan_failed(WELL_STATE, scans.driver_unavailable("no driver")).state
 ALIKE = running(SINGLE)
 BROKEN = scanned(
@@ -181,6 +189,24 @@ def whole(reason: str, *names: str) -> set[tuple[str, str]]:
             whole("ResourcesWithdrawn"),
             id="MIG devices are not advertised any more",
         ),
+        pytest.param(
+            WELL_STATE, REFUSED, whole("ConfigurationRefused"), id="a configuration is refused"
+        ),
+        pytest.param(
+            REFUSED,
+            refusing(REFUSED, "another reason"),
+            whole("ConfigurationRefused"),
+            id="for another reason",
+        ),
+        pytest.param(
+            REFUSED, refusing(REFUSED, ""), whole("ConfigurationAccepted"), id="and accepted"
+        ),
+        pytest.param(
+            steps.initial(MIXED, 0.0),
+            REFUSED,
+            whole("ConfigurationRefused"),
+            id="refused at the start",
+        ),
         pytest.param(steps.initial(MIXED, 0.0), WELL_STATE, set(), id="the first scan"),
         pytest.param(
             FAULTY,
@@ -228,6 +254,13 @@ def test_a_gpu_that_leaves_is_lost() -> None:
             Kind.WARNING,
             ("has failed 2 times", "after 120 s without a fault"),
         ),
+        (
+            WELL_STATE,
+            REFUSED,
+            Kind.WARNING,
+            ("the old one stays in force: flags.migStrategy: 'x'", "choose none", "once corrected"),
+        ),
+        (REFUSED, refusing(REFUSED, ""), Kind.NORMAL, ("configuration shared is in force",)),
         (ALIKE, BROKEN, Kind.WARNING, ("--mig-strategy=single: every MIG device must have one",)),
         (
             WELL_STATE,
@@ -257,6 +290,22 @@ def test_causes_tell_faults_apart_and_topics_do_not() -> None:
     recovered = told(FAULTY, cleared(FAULTY, 100.0))[0]
     assert one.cause == again.cause != two.cause
     assert one.topic == two.topic == recovered.topic
+
+
+def test_each_reason_of_a_refusal_is_an_event_with_its_own_text() -> None:
+    """Of a repeated Event only the count changes."""
+    one = told(WELL_STATE, REFUSED)[0]
+    (other,) = told(REFUSED, refusing(REFUSED, "another reason"))
+    (accepted,) = told(REFUSED, refusing(REFUSED, ""))
+    assert one.cause != other.cause
+    assert one.topic == other.topic == accepted.topic
+
+
+@given(st.text(min_size=1, max_size=3000))
+def test_what_to_do_about_a_refusal_is_never_cut_off(problem: str) -> None:
+    (notice,) = told(WELL_STATE, refusing(WELL_STATE, problem))
+    assert len(notice.message.encode()) <= MOST_BYTES
+    assert notice.message.endswith("; once corrected it is applied without a restart")
 
 
 def test_what_recovers_and_stays_cordoned_says_so() -> None:

@@ -57,12 +57,16 @@ def test_what_keeps_no_device_from_use_is_a_note() -> None:
 
 
 def test_what_the_api_server_refuses_and_an_outage_are_notes() -> None:
-    status = ClusterStatus(problems=("node labels: patch nodes: 403",), away_since=NOW - 90.0)
+    status = ClusterStatus(
+        problems=("node labels: patch nodes: 403",),
+        away_since=NOW - 90.0,
+        away_because="/token cannot be read: No such file",
+    )
     view = replace(seen(OPEN), now=NOW, cluster=status)
     assert readiness(view).good
     assert readiness(view).notes == (
         "node labels: patch nodes: 403",
-        "the API server has not answered for 90 s",
+        "the API server has not answered for 90 s: /token cannot be read: No such file",
     )
     assert readiness(replace(view, cluster=ClusterStatus())).notes == ()
 

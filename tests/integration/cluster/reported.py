@@ -101,6 +101,7 @@ class Reported:
     holders: Holders = field(default_factory=dict)
     resources: tuple[ResourceStatus, ...] = ()
     reporter: Reporter | None = None
+    choose: Callable[[str], None] | None = None
 
     def take(self, step: Step | State) -> None:
         self.state = step.state if isinstance(step, Step) else step
@@ -120,6 +121,7 @@ class Reported:
             self.folder / "cluster-features",
             lambda: self.holders,
             lambda: self.resources,
+            choose=self.choose,
             after_seconds=0,
         )
         task = asyncio.create_task(self.reporter.run())

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from plugin.core import state as steps
+from plugin.core.configuration import Configuration
 from plugin.core.grammars import Taint
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.taints import RECORD
@@ -81,6 +82,22 @@ async def test_after_a_crash_the_transition_is_the_former_one(tmp_path: Path) ->
             await subject.becomes(lambda: "3" in subject.condition(TYPE)["message"])
             assert subject.condition(TYPE)["lastTransitionTime"] == then
             assert subject.condition(TYPE)["lastHeartbeatTime"] != then
+
+
+@virtual
+async def test_a_refused_configuration_is_no_transition(tmp_path: Path) -> None:
+    async with reported(tmp_path, running(CONDITION)) as subject, subject.running():
+        await subject.becomes(lambda: status(subject) == "True")
+        before = subject.condition(TYPE)
+        refused = Configuration(problem="flags.migStrategy: 'x' is not valid")
+        subject.take(steps.configuration_noted(subject.state, refused))
+        await subject.becomes(lambda: subject.condition(TYPE)["reason"] == "ConfigurationRefused")
+        after = subject.condition(TYPE)
+        assert "flags.migStrategy: 'x' is not valid" in after["message"]
+        assert after["status"] == "True"
+        assert after["lastTransitionTime"] == before["lastTransitionTime"]
+        subject.take(steps.configuration_noted(subject.state, Configuration()))
+        await subject.becomes(lambda: subject.condition(TYPE)["message"] == before["message"])
 
 
 @virtual

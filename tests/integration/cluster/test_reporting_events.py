@@ -14,7 +14,7 @@ from plugin.sim.apiserver.refusal import Refused
 from tests.unit.state_steps import LEFT, ON_LEFT, ON_RIGHT, running
 
 from .clock import virtual
-from .reported import Reported, reported
+from .reported import Reported, reported, user_of
 from .subject import NODE
 
 ON = Settings(mig_strategy=MigStrategy.MIXED, node_events=True)
@@ -121,8 +121,22 @@ async def test_one_that_is_refused_is_dropped_and_the_others_go_on(tmp_path: Pat
         subject.take(steps.happened(subject.state, [ON_LEFT], 1.0))
         await subject.becomes(lambda: subject.status.events_dropped)
         assert subject.status.problems[0].startswith("Events: list pods")
+        await asyncio.sleep(600)
+        assert subject.status.problems
         subject.take(steps.happened(subject.state, [ON_RIGHT], 2.0))
         await subject.becomes(lambda: len(subject.server.events()) == 2)
         await asyncio.sleep(600)
         assert (subject.status.events_sent, subject.status.events_dropped) == (2, 1)
         assert subject.status.problems == ()
+
+
+@virtual
+async def test_the_note_of_a_refusal_ends_when_nothing_follows_it(tmp_path: Path) -> None:
+    async with reported(tmp_path, running(ON), rights=()) as subject, subject.running():
+        subject.server.users.update(user_of())
+        await ready(subject)
+        subject.take(steps.happened(subject.state, [ON_LEFT], 1.0))
+        await subject.becomes(lambda: subject.status.problems)
+        assert "create events" in subject.status.problems[0]
+        await subject.becomes(lambda: not subject.status.problems)
+        assert subject.status.events_dropped == 1

@@ -17,7 +17,7 @@ from tests.unit.builders import gpu, mig_device, mig_gpu, node
 from tests.unit.state_steps import ON_LEFT, running, scanned
 
 from .clock import virtual
-from .reported import TOKEN, Reported, configured, reported
+from .reported import TOKEN, Reported, configured, reported, user_of
 from .subject import NODE
 
 GFD = Path(__file__).resolve().parents[2] / "unit" / "gfd"
@@ -179,6 +179,33 @@ async def test_without_the_right_it_is_said_and_comes_with_it(tmp_path: Path) ->
 
 
 @virtual
+async def test_the_note_of_a_refusal_ends_when_nothing_is_to_be_written_any_more(
+    tmp_path: Path,
+) -> None:
+    async with reported(tmp_path, running(ON), rights=()) as subject, subject.running():
+        await subject.becomes(lambda: subject.status.problems)
+        # Somebody else writes what was wanted.
+        refused = subject.server.journal.of("patch")[-1]
+        subject.server.change("nodes", NODE, refused.body)
+        await subject.becomes(lambda: not subject.status.problems, seconds=600)
+        assert {each.status for each in subject.server.journal.of("patch")} == {403}
+
+
+@virtual
+async def test_a_node_that_must_not_be_watched_is_said(tmp_path: Path) -> None:
+    async with reported(tmp_path, running(ON)) as subject:
+        subject.server.users[TOKEN] = replace(subject.server.users[TOKEN], rules=[])
+        async with subject.running():
+            await subject.becomes(lambda: subject.status.problems)
+            (problem,) = subject.status.problems
+            assert problem.startswith("the Node cannot be followed: list nodes")
+            assert "ClusterRole" in problem
+            subject.server.users.update(user_of("--node-labels"))
+            await settled(subject)
+        assert subject.status.problems == ()
+
+
+@virtual
 async def test_without_a_token_it_is_said_and_comes_with_it(tmp_path: Path) -> None:
     async with reported(tmp_path, running(ON)) as subject:
         token = tmp_path / "token"
@@ -188,6 +215,9 @@ async def test_without_a_token_it_is_said_and_comes_with_it(tmp_path: Path) -> N
             await subject.becomes(lambda: subject.status.away_since)
             await asyncio.sleep(600)
             assert subject.requests() == 0
+            reason = f"{token} cannot be read: No such file or directory"
+            assert reason in subject.status.away_because
             token.write_text(TOKEN)
             await settled(subject)
+            assert subject.status.away_because == ""
         assert subject.status.problems == ()
