@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from plugin.sim.hardware.geometry import MAX_GPUS
@@ -32,7 +33,7 @@ class SimFiles:
     def __init__(self, engine: SimNode) -> None:
         self._engine = engine
         self._known: tuple[int, Mapping[str, str]] = (-1, {})
-        self._folders: Mapping[str, set[str]] | None = None
+        self._sorted: list[str] = []
 
     def exists(self, path: str) -> bool:
         return path in self._files()
@@ -41,11 +42,14 @@ class SimFiles:
         return self._files().get(path)
 
     def names(self, folder: str) -> frozenset[str] | None:
-        files = self._files()
-        if self._folders is None:
-            self._folders = _folders(files)
-        found = self._folders.get(folder)
-        return frozenset(found) if found else None
+        self._files()
+        above = f"{folder}/"
+        first = bisect.bisect_left(self._sorted, above)
+        below = bisect.bisect_left(self._sorted, f"{folder}0", first)  # 0 comes right after /
+        found = frozenset(
+            path[len(above) :].partition("/")[0] for path in self._sorted[first:below]
+        )
+        return found or None
 
     def opened(self) -> tuple[str, ...]:
         """A library that is initialised has the control node and each GPU's open; a driver that is
@@ -64,21 +68,8 @@ class SimFiles:
         now = self._engine.generation  # read before the files, so that later changes are seen
         if generation != now:
             files = node_files(self._engine)
-            self._known, self._folders = (now, files), None
+            self._known, self._sorted = (now, files), sorted(files)
         return files
-
-
-def _folders(files: Iterable[str]) -> dict[str, set[str]]:
-    """Folder → names of what is in it."""
-    found: dict[str, set[str]] = {}
-    for path in files:
-        while path and (name := path.rpartition("/")[2]):
-            path = path[: -len(name) - 1]  # noqa: PLW2901 — the folder it is in
-            names = found.setdefault(path, set())
-            if name in names:
-                break
-            names.add(name)
-    return found
 
 
 def node_files(engine: SimNode) -> dict[str, str]:
