@@ -88,6 +88,16 @@ def test_an_option_without_meaning_here_is_warned_of(load_from: Load, flag: str,
     assert load_from(env={name: ""}).warnings == ()
 
 
+def test_a_key_that_counts_less_is_warned_of(load_from: Load) -> None:
+    file = document("migStrategy", "mixed")
+    (warning,) = load_from(file=file, env={"MIG_STRATEGY": "single"}).warnings
+    assert warning.endswith(
+        "flags.migStrategy has no effect: --mig-strategy or MIG_STRATEGY is given and counts more"
+    )
+    assert load_from(file=file, env={"MIG_STRATEGY": "mixed"}).warnings == ()
+    assert load_from("--mig-strategy=none", file=file).warnings == (warning,)
+
+
 EMPTY = [option for option in OPTIONS if option.key and not option.empty]
 
 
