@@ -9,18 +9,15 @@ import importlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import plugin
-from plugin import publishing, specification
+from plugin import specification
 from plugin.config.load import CommandLine
-from plugin.control.server import Control
-from plugin.control.verbs import Simulate
 from plugin.core.configuration import Configuration
-from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.driver.files import DeviceFiles
@@ -33,16 +30,16 @@ from plugin.loops.heartbeats import Heartbeats
 from plugin.state.gate import Specify
 from plugin.state.ledger_file import LedgerFile, boot_id
 from plugin.state.places import ledger_path
-from plugin.state.probing import probe_regularly
-from plugin.state.specifying import specify_when_needed
-from plugin.state.watching import Watcher
 from plugin.state.writer import Writer
 
 if TYPE_CHECKING:
+    from plugin.control.verbs import Simulate
     from plugin.driver.nvml import Loader
     from plugin.kubelet.deviceplugin.supervisor import Supervisor
+    from plugin.kubelet.podresources.pods import PodFollower
     from plugin.overview import Overview
     from plugin.partitioning import Partitioning
+    from plugin.sim.hardware.engine import SimNode
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +58,6 @@ def build_driver(settings: Settings) -> tuple[Driver, Simulate | None]:
     if settings.simulate:
         from plugin.sim.hardware.engine import parse_node  # noqa: PLC0415 — nothing of it is needed on a real node
         from plugin.sim.simulation import simulate  # noqa: PLC0415
-        from plugin.sim.verbs import perform  # noqa: PLC0415
 
         try:
             simulation = simulate(parse_node(settings.simulate))
@@ -69,10 +65,17 @@ def build_driver(settings: Settings) -> tuple[Driver, Simulate | None]:
             raise ConfigError(f"--simulate: {error}") from error
         for note in simulation.node.notes:
             log.warning("not as recorded", extra={"difference": note})
-        return simulation.driver, functools.partial(perform, simulation.node)
+        return simulation.driver, functools.partial(_simulated, simulation.node)
     from plugin.driver.nvml import NvmlDriver  # noqa: PLC0415 — other commands need no driver
 
     return NvmlDriver(device_files(settings), loader=library_loader(settings)), None
+
+
+def _simulated(node: SimNode, verb: str, arguments: Sequence[str]) -> str:
+    """Carry out a ``sim`` command."""
+    from plugin.sim.verbs import perform  # noqa: PLC0415 — with the first command
+
+    return perform(node, verb, arguments)
 
 
 def library_loader(settings: Settings) -> Loader:
@@ -158,26 +161,25 @@ class Daemon:
     def edges(
         self, absent_level: int = logging.WARNING, choose: Callable[[str], None] | None = None
     ) -> Edges:
-        """Build everything else. Imports gRPC, which takes 70 ms: call it while the first scan
-        runs, or later. `absent_level` is the level at which a missing kubelet is logged; `choose`
-        takes the value of the node's label that names the configuration.
+        """Build everything else. Imports gRPC and all that a first scan does not need, which takes
+        100 ms: call it while that runs, or later. `absent_level` is the level at which a missing
+        kubelet is logged; `choose` takes the value of the node's label that names the
+        configuration.
         """
-        from plugin.kubelet.deviceplugin.calls import CallCounts  # noqa: PLC0415 — gRPC, see above
+        from plugin import publishing  # noqa: PLC0415 — see above
+        from plugin.core.holders import Holdings  # noqa: PLC0415
+        from plugin.kubelet.deviceplugin.calls import CallCounts  # noqa: PLC0415
         from plugin.kubelet.deviceplugin.supervisor import Supervisor  # noqa: PLC0415
-        from plugin.kubelet.podresources.client import allocatable  # noqa: PLC0415
-        from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
-        from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
         from plugin.overview import Overview  # noqa: PLC0415
         from plugin.partitioning import Partitioning  # noqa: PLC0415
+        from plugin.state.probing import probe_regularly  # noqa: PLC0415
         from plugin.state.sampling import Sampler  # noqa: PLC0415
+        from plugin.state.specifying import specify_when_needed  # noqa: PLC0415
+        from plugin.state.watching import Watcher  # noqa: PLC0415
 
         settings, writer, beats = self.settings, self.writer, self.heartbeats
         calls = CallCounts()
-        pods = (
-            PodFollower(Observer.of(settings), absent_level=absent_level)
-            if settings.pod_resources_socket
-            else None
-        )
+        pods = self._pods(absent_level)
         supervisor = Supervisor(
             writer.store,
             settings.kubelet_socket,
@@ -228,6 +230,8 @@ class Daemon:
         if reporter is not None:
             loops["cluster"] = reporter.run
         if settings.control_socket:
+            from plugin.control.server import Control  # noqa: PLC0415 — only where there is one
+
             control = Control(
                 Path(settings.control_socket),
                 writer,
@@ -240,9 +244,20 @@ class Daemon:
             loops["samples"] = sampler.run
             loops["web"] = functools.partial(_serve_web, settings, overview, self.started)
         if pods is not None and (settings.http_address or settings.node_events):
+            from plugin.kubelet.podresources.client import allocatable  # noqa: PLC0415 — as there
+
             ask = functools.partial(allocatable, Path(settings.pod_resources_socket))
             loops["pods"] = functools.partial(pods.run, functools.partial(supervisor.compare, ask))
         return Edges(supervisor, overview, partitioning, loops)
+
+    def _pods(self, absent_level: int) -> PodFollower | None:
+        """Who holds devices, where kubelet is asked for it."""
+        if not self.settings.pod_resources_socket:
+            return None
+        from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415 — off for some
+        from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
+
+        return PodFollower(Observer.of(self.settings), absent_level=absent_level)
 
 
 def assemble(

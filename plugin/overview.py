@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from plugin.core.view import ClusterStatus, View
 from plugin.driver.worker import DriverWorker
 from plugin.kubelet.deviceplugin.calls import CallCounts
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
-from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partitioning import Partitioning
 from plugin.state.sampling import Sampler
 from plugin.state.writer import Writer
+
+if TYPE_CHECKING:  # kubelet may not be asked for them
+    from plugin.kubelet.podresources.pods import PodFollower
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
-from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.writer import Writer
 
 if TYPE_CHECKING:
     from plugin.core.partition.progress import Progress
     from plugin.core.partition.trouble import Trouble
+    from plugin.kubelet.podresources.pods import PodFollower
     from plugin.partition.room import Room
     from plugin.partition.surroundings import Evictor
 

@@ -6,7 +6,9 @@ it is; nothing else is ever replaced or removed.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -45,7 +47,7 @@ class SpecificationDirectory:
         errors: dict[str, str] = {}
         for kind, document in documents.items():
             try:
-                self._refuse_conflict(kind)
+                self.refuse_others(kind)
                 self._write(self._path / file_name(kind), content(document))
             except SpecificationError as error:
                 errors[kind] = str(error)
@@ -63,22 +65,23 @@ class SpecificationDirectory:
     def _write(self, path: Path, wanted: bytes) -> None:
         if not self._path.is_dir():
             self._path.mkdir(mode=0o755)
-        try:
-            mode = path.lstat().st_mode
-        except FileNotFoundError:
-            pass
-        else:
-            if not stat.S_ISREG(mode) or not self._is_ours(path):
-                raise SpecificationError(
-                    f"{path} was written by another program", "remove or rename it"
-                )
-            if bounded.read(path, MOST_BYTES) == wanted and stat.S_IMODE(mode) == atomic.MODE:
+        with contextlib.suppress(FileNotFoundError):
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if bounded.read(path, MOST_BYTES) == wanted and mode == atomic.MODE:
                 return
         atomic.remove_leftovers(path)
         atomic.replace(path, wanted)
 
-    def _refuse_conflict(self, kind: str) -> None:
-        """Where two files of one directory have a device of one name, runtimes resolve neither."""
+    def refuse_others(self, kind: str) -> None:
+        """Raises :class:`SpecificationError` where another program has the file of this kind, or
+        one with the same devices: where two files of one directory have a device of one name,
+        runtimes resolve neither.
+        """
+        path = self._path / file_name(kind)
+        if os.path.lexists(path) and not self._is_ours(path):
+            raise SpecificationError(
+                f"{path} was written by another program", "remove or rename it"
+            )
         for path in self._others():
             try:
                 text = bounded.read(path, MOST_BYTES)
@@ -91,6 +94,20 @@ class SpecificationDirectory:
                     "container runtimes use neither then",
                     "remove that file, or choose other names with --cdi-vendor",
                 )
+
+    def devices(self) -> Mapping[str, frozenset[str]]:
+        """By kind, the names of the devices in files of ours. Raises OSError, and ValueError for a
+        file that is not as it was written.
+        """
+        found = {}
+        for path in self._ours():
+            try:
+                document = json.loads(bounded.read(path, MOST_BYTES).removeprefix(MARK))
+                names = frozenset(str(device["name"]) for device in document["devices"])
+                found[str(document["kind"])] = names
+            except (LookupError, TypeError, ValueError, RecursionError) as error:
+                raise ValueError(f"{path} was changed by hand or is cut off") from error
+        return found
 
     def _others(self) -> Iterator[Path]:
         ours = set(self._ours())

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from rich.markup import escape
 
 from plugin.app import build_driver, library_loader
+from plugin.commands.cdi_checks import directory_checks, specification_checks
 from plugin.commands.check import Check, Outcome
 from plugin.commands.host_checks import host_checks, rival_checks
 from plugin.commands.look import load, look
@@ -47,6 +48,7 @@ def checks(loaded: Loaded) -> Iterator[Check]:
     elif (yield from _library(settings)):
         yield from _driver(settings)
     yield from host_checks(settings)
+    yield from directory_checks(settings)
     yield from partition_checks(settings)
 
 
@@ -58,6 +60,7 @@ def _driver(settings: Settings) -> Iterator[Check]:
         yield Check("driver", Outcome.FAIL, error.what, error.fix or "see the kernel log")
     else:
         yield from node_checks(inventory, settings)
+        yield from specification_checks(inventory, settings)
         yield from rival_checks(tuple(advertise(inventory, settings).resources), settings)
 
 

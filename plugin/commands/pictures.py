@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from rich.text import Text
 
@@ -22,20 +22,21 @@ STYLES = {
 }
 
 
-def draw(gpu: Gpu, holders: Mapping[str, str], unhealthy: Mapping[str, str] | None = None) -> Text:
-    """One line. `holders` maps UUIDs to pods: their devices are coloured, and starred for terminals
-    without colours.
+def draw(
+    gpu: Gpu,
+    holders: Mapping[str, str],
+    unhealthy: Mapping[str, str] | None = None,
+    leaving: Collection[str] = (),
+) -> Text:
+    """One line of 80 columns for eight memory slices. `holders` maps UUIDs to pods; `unhealthy` and
+    `leaving`, by UUID, outrank them. Each has a colour, and a sign for terminals without colours.
     """
-    line = Text(f"  GPU {gpu.index}  |")
+    line = Text(f" GPU {gpu.index} |")
     slices = max(gpu.memory_slices, 1)
     if not gpu.mig_devices:
         width = 8 * SLICE - 1
-        _block(
-            line,
-            f"{gpu.product}, {'MIG on, empty' if gpu.mig_enabled else 'MIG off'}",
-            width,
-            gpu.uuid in holders,
-        )
+        label = f"{gpu.product}, {'MIG on, empty' if gpu.mig_enabled else 'MIG off'}"
+        _block(line, label, width, "*" if gpu.uuid in holders else " ")
         return line
     position = 0
     for device in sorted(gpu.mig_devices, key=_start):
@@ -43,8 +44,12 @@ def draw(gpu: Gpu, holders: Mapping[str, str], unhealthy: Mapping[str, str] | No
             (device.placement.start, device.placement.size) if device.placement else (position, 1)
         )
         _gap(line, start - position)
-        bad = unhealthy is not None and device.uuid in unhealthy
-        _block(line, device.profile, size * SLICE - 1, device.uuid in holders, bad=bad)
+        sign = "*" if device.uuid in holders else " "
+        if device.uuid in leaving:
+            sign = "-"
+        if unhealthy is not None and device.uuid in unhealthy:
+            sign = "!"
+        _block(line, device.profile, size * SLICE - 1, sign)
         position = start + size
     _gap(line, slices - position)
     return line
@@ -56,11 +61,8 @@ def _gap(line: Text, slices: int) -> None:
         line.append("|")
 
 
-def _block(line: Text, label: str, width: int, busy: bool, *, bad: bool = False) -> None:  # noqa: FBT001
-    sign = "!" if bad else "*" if busy else " "
-    line.append(
-        f"{sign}{label}"[:width].ljust(width), style=_UNHEALTHY if bad else _BUSY if busy else _FREE
-    )
+def _block(line: Text, label: str, width: int, sign: str) -> None:
+    line.append(f"{sign}{label}"[:width].ljust(width), style=STYLES[sign])
     line.append("|")
 
 

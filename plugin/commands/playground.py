@@ -1,5 +1,5 @@
 """``demo --stay``: a simulated node to play with, until Ctrl-C. The daemon is its own process; the
-stand-in kubelet and its pods are in this one.
+stand-ins of kubelet, with its pods, and of the API server are in this one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from rich.console import Console
 
 from plugin.commands.daemon import Daemon
 from plugin.commands.folder import own_folder
+from plugin.commands.stand_in_cluster import NODE as NAME
+from plugin.commands.stand_in_cluster import PARTITION_LABEL, StandInCluster
 from plugin.commands.suggestions import program, suggestions
 from plugin.commands.terminal import console
 from plugin.errors import ControlError, PluginError
@@ -74,25 +76,28 @@ async def _play(simulate: str, port: int) -> int:
         loop.add_signal_handler(number, stop.set)
     out = console()
     with own_folder() as folder:
-        pods = folder / "pod-resources"
-        daemon = Daemon(
-            folder,
-            simulate,
-            (
-                f"--quiet-period={QUIET_SECONDS}",
-                "--sample-interval=2",
-                f"--pod-resources-socket={pods / 'kubelet.sock'}",
-                f"--http-address={HOST}:{port}",
-            ),
-        )
-        try:
-            async with SimKubelet(daemon.plugin_directory, pod_resources_dir=pods) as kubelet:
-                await daemon.start()
-                playground = _Playground(out, kubelet, daemon, port)
-                return await _until(stop, daemon, playground.run())
-        finally:
-            await daemon.stop()
-            out.print("ended; nothing is left" if stop.is_set() else "ended")
+        async with StandInCluster(folder) as cluster:
+            pods = folder / "pod-resources"
+            daemon = Daemon(
+                folder,
+                simulate,
+                (
+                    f"--quiet-period={QUIET_SECONDS}",
+                    "--sample-interval=2",
+                    f"--pod-resources-socket={pods / 'kubelet.sock'}",
+                    f"--http-address={HOST}:{port}",
+                    *cluster.flags,
+                    "--node-events",
+                ),
+            )
+            try:
+                async with SimKubelet(daemon.plugin_directory, pod_resources_dir=pods) as kubelet:
+                    await daemon.start()
+                    playground = _Playground(out, kubelet, cluster, daemon, port)
+                    return await _until(stop, daemon, playground.run())
+            finally:
+                await daemon.stop()
+                out.print("ended; nothing is left" if stop.is_set() else "ended")
 
 
 async def _until(stop: asyncio.Event, daemon: Daemon, running: Coroutine[Any, Any, None]) -> int:
@@ -115,9 +120,17 @@ async def _until(stop: asyncio.Event, daemon: Daemon, running: Coroutine[Any, An
 
 
 class _Playground:
-    def __init__(self, out: Console, kubelet: SimKubelet, daemon: Daemon, port: int) -> None:
+    def __init__(
+        self,
+        out: Console,
+        kubelet: SimKubelet,
+        cluster: StandInCluster,
+        daemon: Daemon,
+        port: int,
+    ) -> None:
         self._out = out
         self._kubelet = kubelet
+        self._cluster = cluster
         self._daemon = daemon
         self._port = port
         self._workload = Workload()
@@ -127,12 +140,15 @@ class _Playground:
         await self._ready()
         await self._introduce()
         shown = self._kubelet.node_status()
+        self._cluster.publish(shown)
         while True:
             await self._step(time.monotonic())
             now = self._kubelet.node_status()
             for resource in now:
                 if now[resource] != shown.get(resource):
                     self._show(resource, *now[resource])
+            if now != shown:
+                self._cluster.publish(now)
             shown = now
             await asyncio.sleep(STEP_SECONDS)
 
@@ -162,12 +178,16 @@ class _Playground:
             ("metrics", f"{page}metrics"),
             ("state", f"{page}api/v1/state"),
             ("log", str(self._daemon.log)),
+            ("cluster", f"{self._cluster.address}/api/v1/nodes/{NAME}"),
+            ("kubeconfig", str(self._cluster.kubeconfig)),
         ):
-            self._out.print(f"[bold]{label:<8}[/]{text}", soft_wrap=True)
+            self._out.print(f"[bold]{label:<11}[/]{text}", soft_wrap=True)
         self._out.print("\nIn another terminal:")
         pods = self._daemon.log.parent / "pod-resources" / "kubelet.sock"
         call = program(sys.argv[0])
-        for each in suggestions(status, call, self._daemon.control_socket, str(pods)):
+        for each in suggestions(
+            status, call, self._daemon.control_socket, str(pods), PARTITION_LABEL
+        ):
             self._out.print(f"\n  [dim]# {each.meaning}[/]", soft_wrap=True)
             self._out.print(f"  {each.command}", soft_wrap=True, markup=False)
         self._out.print("\nCtrl-C ends it.\n", soft_wrap=True)
@@ -176,7 +196,12 @@ class _Playground:
         self._out.print(f"{resource}: {allocatable} of {capacity} allocatable", soft_wrap=True)
 
     async def _step(self, now: float) -> None:
-        for pod in self._workload.due(now):
+        evicted = (
+            pod
+            for pod in self._workload.running.values()
+            if self._cluster.must_end(pod.namespace, pod.name)
+        )
+        for pod in dict.fromkeys((*self._workload.due(now), *evicted)):
             await self._end(pod)
         allocatable = {
             resource: numbers[1] for resource, numbers in self._kubelet.node_status().items()
@@ -187,6 +212,7 @@ class _Playground:
 
     async def _start(self, pod: Start) -> None:
         self._workload = self._workload.with_started(pod)
+        self._cluster.pod_started(pod.namespace, pod.name)
         asked = Pod(pod.name, pod.namespace, {"main": {pod.resource: 1}})
         result = await self._kubelet.admit(asked)
         await self._each_device("hold", result, str(1000 + self._workload.started))
@@ -196,6 +222,7 @@ class _Playground:
         result = self._kubelet.pods[f"{pod.namespace}/{pod.name}"]
         await self._each_device("release", result)
         await self._kubelet.delete(result.pod)
+        self._cluster.pod_ended(pod.namespace, pod.name)
 
     async def _each_device(self, verb: str, pod: PodResult, *arguments: str) -> None:
         """A pod's process starts or ends on its devices; one that is gone has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -34,9 +35,12 @@ def program(
     return shlex.quote(str(Path(started_as).absolute()))
 
 
-def suggestions(status: _Json, call: str, control: str, pods: str) -> tuple[Suggestion, ...]:
+def suggestions(
+    status: _Json, call: str, control: str, pods: str, label: str
+) -> tuple[Suggestion, ...]:
     """For the node of the daemon's document `status`. `call` starts the program; `control` and
-    `pods` are the control socket and kubelet's pod resources socket.
+    `pods` are the control socket and kubelet's pod resources socket; `label` names the MIG
+    configuration.
     """
 
     def command(*words: str, flags: Sequence[str] = ()) -> str:
@@ -59,25 +63,33 @@ def suggestions(status: _Json, call: str, control: str, pods: str) -> tuple[Sugg
             Suggestion("a GPU falls off the bus", command("sim", "lose", "0")),
             Suggestion("it is back, and well after a while", command("sim", "restore", "0")),
         ]
-    capable = [str(gpu["index"]) for gpu in gpus if gpu["mig"]]
-    if capable:
-        gpu = capable[-1]
-        drain = command("drain", gpu, flags=(f"--pod-resources-socket={pods}",))
-        steps = (
-            drain,
-            command("sim", "repartition", f"{gpu}={_other_geometry(gpus, gpu)}"),
-            command("uncordon", gpu),
-        )
-        found.append(Suggestion("empty a GPU and give it another geometry", " && ".join(steps)))
+        drain = command("drain", last, flags=(f"--pod-resources-socket={pods}",))
+        steps = f"{drain} && {command('uncordon', last)}"
+        found.append(Suggestion("empty a GPU, and let pods in again", steps))
+    if any(gpu["mig"] and gpu["mig"]["current"] for gpu in gpus):
+        first, *others = _configurations(gpus)
+        found += [
+            Suggestion(
+                "give each GPU another geometry once its pods have ended, by the Node's label",
+                command("sim", "label", f"{label}={first}"),
+            ),
+            Suggestion("the Node's labels, with the answer", command("sim", "label")),
+        ]
+        found += [
+            Suggestion(
+                "and back, with eviction of the pods in the way",
+                command("partition", "apply", "-c", other, flags=("--partition-in-use=evict",)),
+            )
+            for other in others
+        ]
     return tuple(found)
 
 
-def _other_geometry(gpus: Sequence[_Json], index: str) -> str:
-    """Balanced, or off where it is that already: both are valid on each card with MIG."""
-    kinds = {
-        device["profile"]
-        for gpu in gpus
-        if str(gpu["index"]) == index
-        for device in gpu["migDevices"]
-    }
-    return "off" if len(kinds) > 1 else "balanced"
+def _configurations(gpus: Sequence[_Json]) -> tuple[str, ...]:
+    """One that the node does not have, and the one that it has if that has a name."""
+    kinds = [{device["profile"] for device in gpu["migDevices"]} for gpu in gpus]
+    small = sorted(name for name in set().union(*kinds) if re.fullmatch(r"1g\.\d+gb", name))
+    if not small:
+        return ("all-balanced",)
+    names = "all-balanced", f"all-{small[0]}"
+    return names[::-1] if any(len(each) > 1 for each in kinds) else names

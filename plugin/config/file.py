@@ -17,13 +17,13 @@ def parse_text(where: str, text: str) -> Contents:
 
 def parse_document(where: str, given: object) -> Contents:
     """``({field: value}, warnings)`` of a configuration file."""
-    if not given:
+    if given in (None, ""):  # as a file is that is just being written
         raise ConfigError(f"{where}: holds no settings; begin with 'version: v1'")
     sections = keys.mapping(where, "the whole document", given)
     version = sections.get("version")
-    if version not in ("v1", None):  # a file that names none is of the first
+    if version not in ("v1", "", None):  # a file that names none is of the first
         raise refusal(f"{where}: version", version, "v1")
-    warnings: list[str] = []
+    warnings = [] if sections else [f"{where}: holds no settings: all have their defaults"]
     keys.refuse_unknown(where, "", sections, keys.TOP)
     warnings += [
         f"{where}: {key} has no effect: {why}"
@@ -36,14 +36,17 @@ def parse_document(where: str, given: object) -> Contents:
     for key, value in _flatten(where, "flags", sections.get("flags")):
         if key not in known:
             raise keys.unknown(where, "flags", key, known)
-        if value is None:
+        # Templates leave empty texts behind, in files as in variables.
+        if value is None or (value == "" and not (key in by_key and by_key[key].empty)):
             continue
         if key in IGNORED_KEYS:
             warnings.append(f"{where}: flags.{key} has no effect: {IGNORED_KEYS[key]}")
         else:
             values[by_key[key].field] = parse(by_key[key], f"{where}: flags.{key}", value)
-    values["sharing"] = sharing.parse(where, sections.get("sharing"), warnings)
-    values["naming"] = resource_names.parse(where, sections.get("resources"))
+    shared = sharing.parse(where, sections.get("sharing"), warnings)
+    naming = resource_names.parse(where, sections.get("resources"))
+    resource_names.check_renames(where, shared.resources, naming)
+    values["sharing"], values["naming"] = shared, naming
     return values, warnings
 
 

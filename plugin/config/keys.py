@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -75,6 +74,8 @@ def unknown(where: str, section: str, key: str, known: Collection[str]) -> Confi
                 )
         if places := _known_places().get(leaf):
             return ConfigError(f"{name} is in the wrong place; write {' or '.join(places)}")
+    import difflib  # noqa: PLC0415 — most files have no such key
+
     close = difflib.get_close_matches(shown, known, n=1)
     choices = ", ".join(sorted(known))
     suggestion = f"did you mean {close[0]}? The" if close else "the"

@@ -124,6 +124,13 @@ def _loaded(
 
         flags, file_warnings = file.parse_text(where, source.text)
         warnings += file_warnings
+        warnings += [
+            f"{where}: flags.{option.key} has no effect: {option.flags[0]} or {option.envs[0]} is "
+            "given and counts more"
+            for option in OPTIONS
+            if option.field in flags
+            and outside.get(option.field, flags[option.field]) != flags[option.field]
+        ]
     places = {"control_socket": control_socket(environment, simulate=bool(outside.get("simulate")))}
     given = {**places, **flags, **outside}
     # Simulated device nodes exist in the simulation alone: a container that names one never starts.

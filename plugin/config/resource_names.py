@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from plugin.config import keys
 from plugin.config.options import refusal
 from plugin.core.advertise.naming import NamePattern, Naming
 from plugin.core.inventory.profiles import GPU_RESOURCE, RESOURCE_PREFIX, Profile, resource_name
+from plugin.core.settings import SharedResource
 from plugin.errors import ConfigError
 
 #: The part of an extended resource's name behind the slash, as Kubernetes demands it.
@@ -48,6 +50,31 @@ def parse(where: str, value: object) -> Naming:
     return naming
 
 
+def check_renames(where: str, entries: Sequence[SharedResource], naming: Naming) -> None:
+    """Shares must not have the name of other devices: pods could not tell which they get. Raises
+    :class:`ConfigError`.
+    """
+    others = {GPU_RESOURCE, *(entry.name for entry in (*naming.gpus, *naming.migs))}
+    names: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        rename = entry.rename
+        if rename in {None, entry.name, f"{entry.name}.shared"}:
+            continue
+        first = names.setdefault(rename, entry.name)
+        if rename in others or _is_of_profile(rename):
+            whose = "is a name of other devices"
+        elif first != entry.name:
+            whose = f"is the name for shares of {first} already"
+        elif any(other.name == rename for other in entries):
+            whose = "is shared itself"
+        else:
+            continue
+        raise ConfigError(
+            f"{where}: sharing.timeSlicing.resources[{number}].rename: {rename} {whose}; choose "
+            "another, since pods could not tell which they get"
+        )
+
+
 def _patterns(where: str, kind: str, value: object) -> tuple[NamePattern, ...]:
     entries = value or []
     if not isinstance(entries, list):
@@ -81,5 +108,11 @@ def _pattern(where: str, kind: str, place: str, value: object) -> NamePattern:
 
 def _is_own(kind: str, name: str, pattern: str) -> bool:
     """Whether a name that begins as those of MIG devices do can be mistaken for no other's."""
-    profile = name.removeprefix(_MIG_RESOURCE).replace("gb.", "gb+")
-    return kind != "gpus" and (Profile.parse(profile) is None or name == resource_name(pattern))
+    return kind != "gpus" and (not _is_of_profile(name) or name == resource_name(pattern))
+
+
+def _is_of_profile(name: str) -> bool:
+    profile = name.removeprefix(_MIG_RESOURCE)
+    return profile != name and any(
+        Profile.parse(each) is not None for each in (profile, profile.replace("gb.", "gb+"))
+    )

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from plugin.config import export
 from plugin.core.health.ledger import is_cordoned, of
 from plugin.core.holders import Holdings, containers, of_devices, to_json
 from plugin.core.inventory.model import Device, Gpu, MigDevice
@@ -15,7 +14,6 @@ from plugin.core.quote import quote
 from plugin.core.reasons import Code
 from plugin.core.release import LIMIT
 from plugin.core.state import Snapshot
-from plugin.core.status import document
 from plugin.errors import ControlError, TargetError
 from plugin.state.writer import Writer
 
@@ -69,12 +67,16 @@ class Verbs:
         return await perform(arguments)
 
     async def _status(self, _: Sequence[str]) -> dict[str, Any]:
+        from plugin.core.status import document  # noqa: PLC0415 — with the first request
+
         status = document(self._writer.store.snapshot, "daemon")
         if self._partition is not None:
             status["partition"] = await self._partition(["status"])
         return status
 
     async def _settings(self, _: Sequence[str]) -> dict[str, Any]:
+        from plugin.config import export  # noqa: PLC0415 — as above
+
         return export.document(self._writer.store.snapshot.settings)
 
     async def _sim(self, arguments: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from plugin.core.advertise.withdrawal import NO_WITHDRAWAL
 from plugin.core.configuration import accepted, refused
 from plugin.core.health.ledger import Entry
 from plugin.core.holders import Holders, of_devices
@@ -233,8 +234,10 @@ class _Change:
         gone = [resource for resource in self._old.advertisement.resources if resource not in now]
         if not gone:
             return
-        # After a change of geometry or settings that is what was asked for.
-        wanted = self._new.geometry != self._old.geometry and not self._new.advertisement.violation
+        # After a change of geometry or settings, or for one, that is what was asked for.
+        partitioning = self._new.withdrawal != NO_WITHDRAWAL
+        changes = partitioning or self._new.geometry != self._old.geometry
+        wanted = changes and not self._new.advertisement.violation
         text = f"no longer advertised: {', '.join(gone)}; `mig-device-plugin devices` says why"
         kind = Kind.NORMAL if wanted else Kind.WARNING
         yield _of_node(kind, "ResourcesWithdrawn", text, "Withdraw", "resources")

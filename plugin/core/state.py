@@ -316,9 +316,14 @@ def decide(state: State, **changes: Any) -> State:
 def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
     """Why each device is down: what the ledger holds, and what is wrong just now."""
     found = ledgers.verdicts(snapshot.ledger, snapshot.inventory)
+    hanging = {
+        gpu.uuid: Reason(Code.NOT_ANSWERING, gpu.error or "")
+        for gpu in snapshot.inventory.gpus
+        if gpu.hung
+    }
     for device in snapshot.inventory.devices():
         unwatched = snapshot.unwatched.get(device.gpu_uuid)
-        hung = _not_answering(snapshot.inventory, device.gpu_uuid)
+        hung = hanging.get(device.gpu_uuid)
         leaving = snapshot.release is not None and device.gpu_uuid in snapshot.release.gpus
         released = RELEASED if leaving else None
         # One that hangs cannot be watched either.
@@ -330,8 +335,3 @@ def _verdicts(snapshot: Snapshot) -> Mapping[str, tuple[Reason, ...]]:
     for uuid, reason in unspecified(snapshot.specified, snapshot.inventory, snapshot.settings):
         found[uuid] = (*found.get(uuid, ()), reason)
     return found
-
-
-def _not_answering(inventory: Inventory, gpu_uuid: str) -> Reason | None:
-    gpu = inventory.gpu(gpu_uuid)
-    return Reason(Code.NOT_ANSWERING, gpu.error or "") if gpu is not None and gpu.hung else None

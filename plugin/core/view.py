@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from plugin.core.inventory.samples import Samples
 from plugin.core.state import Snapshot
 
-if TYPE_CHECKING:  # nothing of partitioning is loaded where nothing is wanted
+if TYPE_CHECKING:
+    from plugin.core.inventory.samples import Samples
+
+    # Nothing of partitioning is loaded where nothing is wanted.
     from plugin.core.partition.progress import Progress
 
 #: Upper bounds of the call duration buckets, in seconds; one more bucket holds longer calls.

@@ -6,13 +6,15 @@ Calls block and may hang: they belong into the driver's own worker thread, never
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from plugin.core.health.events import DriverEvent, EventKind, Probe
-from plugin.core.inventory.geometry import Client, ComputeInstance, ProfileOffer
 from plugin.core.inventory.model import Gpu, GpuInstance, Inventory, MigMode, Placement
-from plugin.core.inventory.samples import Samples
 from plugin.driver.hangs import Hangs
+
+if TYPE_CHECKING:  # a start needs none of these
+    from plugin.core.inventory.geometry import Client, ComputeInstance, ProfileOffer
+    from plugin.core.inventory.samples import Samples
 
 __all__ = ["NO_XID_EVENTS", "Driver", "DriverEvent", "EventKind", "EventSource", "Probe"]
 

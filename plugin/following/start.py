@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from plugin.config.load import CommandLine, Loaded
 from plugin.core.configuration import Configuration
-from plugin.errors import ConfigError
+from plugin.core.settings import Settings
+from plugin.errors import ClusterError, ConfigError
 from plugin.following.kept_file import KeptFile
 from plugin.following.label_file import LabelFile
 
@@ -44,7 +45,8 @@ def begin(
     line: CommandLine, unlabelled: Loaded | ConfigError, ledger: Path, kept: KeptFile | None
 ) -> Start:
     """`unlabelled` is :func:`newest`. Where a label names the configuration, what it said last
-    counts. Blocks. Raises :class:`ConfigError` when nothing can be used.
+    counts; what it says now is asked for only when nothing else can be used, since a start must not
+    wait for the API server. Blocks. Raises :class:`ConfigError` when nothing can be used.
     """
     alone = line.alone()
     label = LabelFile(ledger.with_name(LABEL_FILE)).read() if alone.is_labelled else ""
@@ -62,7 +64,7 @@ def begin(
     if last is not None:
         log.error(
             "configuration not taken, the last good one is used",
-            extra={"reason": str(refused), "configuration": last.name or None},
+            extra={"reason": str(refused), **({"configuration": last.name} if last.name else {})},
         )
         return Start(last, label, str(refused))
     if isinstance(unlabelled, Loaded):
@@ -71,7 +73,25 @@ def begin(
             extra={"reason": str(refused), "instead": unlabelled.name},
         )
         return Start(unlabelled)
+    if alone.is_labelled and not label:
+        asked = _ask(alone, refused)
+        return Start(line.read(asked), asked)
     raise refused
+
+
+def _ask(alone: Settings, refused: ConfigError) -> str:
+    """The label's value. Raises :class:`ConfigError` if there is none."""
+    from plugin.following import asked_label  # noqa: PLC0415 — the API server's client, seldom needed
+
+    try:
+        label = asked_label.ask(alone)
+    except (ClusterError, ConfigError) as error:
+        text = f"{refused.what}; the label {alone.config_label} is not known: {error}"
+        raise ConfigError(text, refused.fix) from error
+    if not label:
+        text = f"{refused.what}, and the Node has no label {alone.config_label}"
+        raise ConfigError(text, refused.fix)
+    return label
 
 
 def _last_good(line: CommandLine, label: str, kept: KeptFile | None) -> Loaded | None:

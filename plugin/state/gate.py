@@ -25,10 +25,14 @@ class Gate:
         #: is on disk is what the state says.
         self.passing = asyncio.Lock()
 
+    def has_work(self, settings: Settings) -> bool:
+        """Whether a specification has to be written before a snapshot is seen."""
+        return self._specify is not None and settings.by_cdi
+
     async def specified(self, snapshot: Snapshot) -> Specified | None:
         """What is on disk, after it was brought up to date with a snapshot. ``None`` where
         containers do not use it.
         """
-        if self._specify is None or not snapshot.settings.by_cdi:
+        if self._specify is None or not self.has_work(snapshot.settings):
             return None
         return await self._specify(snapshot.inventory, snapshot.settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,8 @@ def ledger_path(settings: Settings) -> Iterator[Path]:
     if settings.ledger_file or not settings.simulate:
         yield Path(settings.ledger_file or DEFAULT_LEDGER)
         return
+    import tempfile  # noqa: PLC0415 — with what it imports 5 ms, for a simulation only
+
     try:
         folder = tempfile.TemporaryDirectory(prefix="mig-device-plugin-")
     except OSError:

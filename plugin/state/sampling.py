@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from typing import TYPE_CHECKING
 
-from plugin.core.inventory.samples import Samples
 from plugin.core.rest import Looks
 from plugin.driver.base import Driver
 from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
 from plugin.errors import DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.state.writer import Writer
+
+if TYPE_CHECKING:
+    from plugin.core.inventory.samples import Samples
 
 log = logging.getLogger(__name__)
 

@@ -180,8 +180,10 @@ class Writer:
         self._state = scans.scan_begun(self._state, thorough=thorough)
         scan = await self._read(thorough=thorough)
         async with self._gate.passing:
-            ahead = scans.scan_ended(self._state, scan, self.now())
-            specified = await self._gate.specified(ahead.state.snapshot)
+            specified = None
+            if self._gate.has_work(self._state.snapshot.settings):
+                ahead = scans.scan_ended(self._state, scan, self.now())
+                specified = await self._gate.specified(ahead.state.snapshot)
             await self.judged()  # what came before the answer is about what was there before
             now = self._present()
             self._take(scans.scan_ended(self._state, scan, now, specified))

@@ -46,6 +46,28 @@ def test_the_strategy_of_cdi_access_can_be_another(
     assert env.get("DEVICE_LIST_STRATEGY") == strategy
 
 
+TEXT = "version: v1\nflags: {plugin: {deviceListStrategy: cdi-cri}}"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"config": {"map": {"default": {"version": "v1"}, "cri": INLINE}}},
+        {"config": {"map": {"default": TEXT}}},
+        {"extraEnv": [{"name": "DEVICE_LIST_STRATEGY", "value": "envvar,cdi-cri"}]},
+        {"extraArgs": ["--device-list-strategy=cdi-annotations"]},
+    ],
+    ids=["one of a map", "a text in a map", "a variable", "an argument"],
+)
+def test_whoever_chooses_cdi_the_directory_is_there(
+    render: "Renderer", values: dict[str, Any]
+) -> None:
+    release = render(values)
+    assert release.host_mounts.items() >= CDI.items()
+    assert "/driver-root" in release.host_mounts
+    assert release.env["CDI_DIRECTORY"] == "/var/run/cdi"
+
+
 @pytest.mark.parametrize(
     "values", [{"deviceListStrategy": ["envvar", "cdi-cri"]}, {"config": {"inline": INLINE}}]
 )

@@ -14,7 +14,7 @@ import helm_python
 import pytest
 import yaml
 
-from plugin.cli import _parser
+from plugin.arguments import parser_of
 from tests.chart.pasted import in_document, in_notes, paste
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def understand(render: "Renderer", program: str, *arguments: str) -> None:
             with contextlib.ExitStack() as stack:
                 if "--help" in arguments:
                     stack.enter_context(pytest.raises(SystemExit, match=r"^0$"))
-                _parser(arguments).parse_args(arguments)
+                parser_of(arguments).parse_args(arguments)
         case "kubectl":
             kubectl(render, *arguments)
         case "helm":

@@ -96,3 +96,32 @@ def test_processes_of_the_host_are_seen_only_on_request(
 ) -> None:
     assert render(cases["partition-host"]).pod["hostPID"] is True
     assert "hostPID" not in render(cases["partition"]).pod
+
+
+def test_the_label_leaves_room_for_its_answer(render: "Renderer") -> None:
+    """Kubernetes takes 63 characters behind the slash, and the daemon adds `.state`."""
+    longest = "example.com/" + "x" * 57
+
+    def values(label: str) -> "Values":
+        return {"partition": {"enabled": True, "label": label}}
+
+    assert render(values(longest)).env["PARTITION_LABEL"] == longest
+    assert "partition/label" in render.refusal(values(f"{longest}x"))
+
+
+def test_names_of_its_objects_fit_whatever_the_release_is_called(render: "Renderer") -> None:
+    values = {
+        "partition": {"enabled": True, "inline": {"version": "v1", "mig-configs": {"a": []}}},
+        "fullnameOverride": "x" * 63,
+        "dashboard": {"enabled": True},
+    }
+    release = render(values, name="y" * 53)
+    # Names of RBAC may be longer, and are no labels.
+    named = [each for each in release.manifests if not each["kind"].startswith("ClusterRole")]
+    names = [(each["kind"], each["metadata"]["name"]) for each in named]
+    assert len(set(names)) == len(names)
+    assert max(len(name) for _, name in names) <= 63
+    template = release.daemonset["spec"]["template"]["metadata"]
+    labelled = [each["metadata"] for each in release.manifests] + [template]
+    values_of = [value for each in labelled for value in each["labels"].values()]
+    assert max(map(len, values_of)) <= 63

@@ -128,6 +128,39 @@ def test_schema_names_the_place_and_the_choices(
             {"driver": {"access": "host", "root": "run/nvidia"}},
             'driver.root is "run/nvidia": set it to an absolute',
         ),
+        *(
+            (
+                {"config": {"map": {"a30": {"flags": flags}}}},
+                f"config.map.a30 sets flags.{said}",
+            )
+            for flags, said in (
+                ({"nvidiaDriverRoot": "/run/nvidia/driver"}, "nvidiaDriverRoot to /run/nvidia/"),
+                ({"nvidiaDevRoot": "/dev-root"}, "nvidiaDevRoot to /dev-root: set driver.devRoot"),
+                ({"plugin": {"containerDriverRoot": "/host"}}, "plugin.containerDriverRoot to"),
+                ({"plugin": {"cdiDirectory": "/etc/cdi"}}, "plugin.cdiDirectory to /etc/cdi: set"),
+            )
+        ),
+        (
+            {"config": {"inline": {"flags": {"nvidiaDriverRoot": "/run/nvidia/driver"}}}},
+            "config.inline sets flags.nvidiaDriverRoot",
+        ),
+        (
+            {
+                "driver": {"access": "cdi"},
+                "config": {
+                    "map": {"default": {"flags": {"plugin": {"deviceListStrategy": "envvar"}}}}
+                },
+            },
+            "no CDI strategy (config.map.default)",
+        ),
+        (
+            {"config": {"map": {"a": {}, "b": {}}, "label": ""}},
+            "nothing says which a node takes: set config.default to one of a, b, or config.label",
+        ),
+        (
+            {"image": {"repository": "nvcr.io/nvidia/k8s-device-plugin"}},
+            "image.repository is that of NVIDIA's plugin",
+        ),
         ({"driver": {"root": "/run/../nvidia"}}, 'driver.root is "/run/../nvidia"'),
         ({"driver": {"devRoot": "dev"}}, 'driver.devRoot is "dev": set it to an absolute'),
         ({"kubelet": {"root": "kubelet"}}, 'kubelet.root is "kubelet": set it to an absolute'),
@@ -368,7 +401,7 @@ def test_values_that_do_not_fit_together_are_refused_with_the_fix(
 
 def test_all_mistakes_are_told_at_once(render: "Renderer") -> None:
     message = render.refusal(
-        {"nfd": {"master": {}}, "kubelet": {"root": "kubelet"}, "singleResource": "gpu"}
+        {"nfd": {"enabled": True}, "kubelet": {"root": "kubelet"}, "singleResource": "gpu"}
     )
     assert message.count("\n  - ") == 3
 

@@ -71,9 +71,13 @@ NVIDIA: dict[str, dict[str, tuple[Any, str]]] = {
         "enableHostNetwork": (True, "hostNetwork"),
         "containers": ({"main": {"env": [{"name": "A"}]}}, "extraEnv"),
     },
-    "gfd": {"enabled": (True, "nodeLabels.mode=api or nfd")},
-    "nfd": {"": ({"master": {}}, "gpuNodesOnly=false")},
-    "mps": {"": ({"root": "/run/nvidia/mps"}, "sharing.timeSlicing")},
+    "gfd": {
+        "enabled": (True, "nodeLabels.mode=api or nfd"),
+        "noTimestamp": (True, "no time stamp"),
+        "sleepInterval": ("60s", "when they change"),
+    },
+    "nfd": {"enabled": (True, "gpuNodesOnly=false")},
+    "mps": {"": ({"root": "/run/mps"}, "sharing.timeSlicing")},
     "cdi": {
         "nvidiaHookPath": ("/usr/bin/nvidia-cdi-hook", "set cdi.hookPath"),
         "featureFlags": ("disable-nvsandboxutils", "leave it out"),
@@ -98,7 +102,7 @@ def test_values_of_nvidias_chart_are_refused_with_ours(
 def test_values_of_nvidias_chart_that_say_nothing_pass(render: "Renderer") -> None:
     """As in a copy of that chart's values.yaml; those with the same name mean the same."""
     nothing: dict[str, Any] = {
-        "config": {"map": {}, "name": "", "default": "", "fallbackStrategies": None},
+        "config": {"map": {}, "name": "", "default": "", "fallbackStrategies": ["named", "single"]},
         "imagePullSecrets": [],
         "nvidiaDriverRoot": None,
         "compatWithCPUManager": None,
@@ -106,10 +110,20 @@ def test_values_of_nvidias_chart_that_say_nothing_pass(render: "Renderer") -> No
         "selectorLabelsOverride": {},
         "componentSelectorLabels": {"enabled": False},
         "allowDefaultNamespace": False,
-        "devicePlugin": {"enabled": True},
-        "gfd": {"enabled": False, "noTimestamp": None},
-        "nfd": {},
-        "mps": {},
+        "devicePlugin": {
+            "enabled": True,
+            "containers": {
+                "main": {
+                    "env": [
+                        {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
+                        {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"},
+                    ]
+                }
+            },
+        },
+        "gfd": {"enabled": False, "noTimestamp": None, "securityContext": {"privileged": True}},
+        "nfd": {"nameOverride": "node-feature-discovery", "master": {"config": {}}},
+        "mps": {"root": "/run/nvidia/mps", "enableHostPID": True},
         "cdi": {"nvidiaHookPath": None, "featureFlags": None},
         "namespaceOverride": "",
         "podSecurityContext": {},

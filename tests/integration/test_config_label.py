@@ -143,3 +143,24 @@ async def test_the_api_server_is_away_at_the_start_and_the_last_label_counts(
         await node.becomes("default")
         await load.more()
     assert await node.daemon.stop() == 0
+
+
+async def test_a_first_start_that_only_the_label_decides_asks_for_it(
+    kubelet: SimKubelet, start: Any, cluster: SimApiServer, volume: ConfigMap
+) -> None:
+    volume.put(packed=config("packed"), spread=config("distributed"))
+    node: Node = await start()
+    await node.daemon.logged(f"and the Node has no label {LABEL}")
+    assert await node.daemon.process.wait() == 2
+    assert not kubelet.registrations
+    await cluster.away()
+    node = await start()
+    await node.daemon.logged(f"the label {LABEL} is not known: ")
+    assert await node.daemon.process.wait() == 2
+    await cluster.back()
+    node.label("spread")
+    node = await start()
+    async with loaded(kubelet) as load:
+        await node.becomes("spread")
+        await load.more()
+    assert await node.daemon.stop() == 0

@@ -268,8 +268,8 @@ async def test_kubelet_is_answered_while_the_configuration_is_read(
     assert admitted.phase == "Running"
     assert "configuration not taken" not in daemon.log, "it was read before kubelet was answered"
     await daemon.logged("holds too many values")
-    config.unlink()
-    os.mkfifo(config)
+    os.mkfifo(node_dir / "pipe")
+    (node_dir / "pipe").rename(config)
     daemon.process.send_signal(signal.SIGHUP)
     await daemon.logged("is not a regular file")
     assert daemon.log.count("configuration not taken, the old one stays") == 2

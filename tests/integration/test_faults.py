@@ -93,6 +93,7 @@ async def test_the_recovery_action_decides_about_nvlink_where_there_is_one(
         plugin.hardware.xid(2, xid)
         plugin.hardware.set_recovery_action(2, 1)
         await plugin.becomes(lambda: plugin.unhealthy() == seven)
+        await plugin.settled()
         ledger = plugin.node.store.snapshot.ledger[plugin.hardware.gpu(2).uuid]
         assert [reason.code for reason in ledger.reasons] == ["recovery-action"]
         assert ledger.xids == {xid: 2}

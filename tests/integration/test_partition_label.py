@@ -57,6 +57,40 @@ def events(server: SimApiServer) -> set[tuple[str, str]]:
     return {(each["regarding"]["name"], each["reason"]) for each in server.events()}
 
 
+async def test_the_walkthrough_by_labels_alone(
+    node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon, cluster: SimApiServer
+) -> None:
+    """From a node with MIG on and no instances, with the policy that is the default."""
+    path = kubeconfig(node_dir, cluster, TOKEN)
+    daemon = await start_daemon(
+        "p4d.24xlarge:all-enabled",
+        f"{FLAG}={LABEL}",
+        f"--kubeconfig={path}",
+        NODE_NAME=NODE,
+        POD_RESOURCES_SOCKET=str(node_dir / "pods" / "kubelet.sock"),
+    )
+    named(cluster, "all-1g.5gb")
+    await kubelet.wait_for(lambda: kubelet.node_status() == {ONE: (56, 56)}, 20)
+    await becomes(lambda: state(cluster) == "success", lambda: daemon.log)
+    assert await kubelet.deploy("replica", ONE, 100) == (56, 44)
+    held = {pod.device_ids for pod in kubelet.pods.values() if pod.device_ids}
+    assert len(held) == 56
+
+    named(cluster, "all-balanced")
+    # Each GPU keeps two slices, and pods get none of the others.
+    await kubelet.wait_for(lambda: kubelet.node_status() == {ONE: (56, 16)}, 20)
+    assert state(cluster) == "pending"
+    assert {(uuid,) for uuid in kubelet.devices(ONE)} == held
+    for name in list(kubelet.pods):
+        await kubelet.delete(Pod(name.rpartition("/")[2]))
+    balanced = {ONE: (16, 16), TWO: (8, 8), THREE: (8, 8)}
+    await kubelet.wait_for(lambda: kubelet.node_status() == balanced, 20)
+    await becomes(lambda: state(cluster) == "success", lambda: daemon.log)
+    for resource, count in ((ONE, 16), (TWO, 8), (THREE, 8)):
+        wanted = resource.rpartition("mig-")[2]
+        assert await kubelet.deploy(f"wants-{wanted}", resource, 20) == (count, 20 - count)
+
+
 async def test_a_node_by_labels_alone(
     node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon, cluster: SimApiServer
 ) -> None:

@@ -88,13 +88,39 @@ def test_an_option_without_meaning_here_is_warned_of(load_from: Load, flag: str,
     assert load_from(env={name: ""}).warnings == ()
 
 
+def test_a_key_that_counts_less_is_warned_of(load_from: Load) -> None:
+    file = document("migStrategy", "mixed")
+    (warning,) = load_from(file=file, env={"MIG_STRATEGY": "single"}).warnings
+    assert warning.endswith(
+        "flags.migStrategy has no effect: --mig-strategy or MIG_STRATEGY is given and counts more"
+    )
+    assert load_from(file=file, env={"MIG_STRATEGY": "mixed"}).warnings == ()
+    assert load_from("--mig-strategy=none", file=file).warnings == (warning,)
+
+
+EMPTY = [option for option in OPTIONS if option.key and not option.empty]
+
+
+@pytest.mark.parametrize("option", EMPTY, ids=lambda option: option.key)
+def test_what_is_an_empty_text_is_not_given(load_from: Load, option: Option) -> None:
+    """As in variables: templates leave it behind, and NVIDIA's plugin takes it so."""
+    settings = load_from(file=document(option.key, "")).settings
+    assert getattr(settings, option.field) == getattr(DEFAULTS, option.field)
+
+
+def test_a_file_may_say_that_it_says_nothing(load_from: Load) -> None:
+    loaded = load_from(file="{}")
+    assert loaded.settings == load_from(file="version: v1").settings
+    assert "holds no settings: all have their defaults" in loaded.warnings[0]
+
+
 @pytest.mark.parametrize(("key", "why"), IGNORED_KEYS.items())
 def test_a_key_without_meaning_here_is_warned_of(load_from: Load, key: str, why: str) -> None:
     (warning,) = load_from(file=document(key, {"any": ["thing"]})).warnings
     assert f"flags.{key} has no effect: {why}" in warning
 
 
-@pytest.mark.parametrize("version", ["", "version: null\n", "version: v1\n"])
+@pytest.mark.parametrize("version", ["", "version: null\n", "version: ''\n", "version: v1\n"])
 def test_a_file_without_a_version_is_of_the_first(load_from: Load, version: str) -> None:
     text = f"{version}flags: {{migStrategy: single}}"
     assert load_from(file=text).settings.mig_strategy == "single"

@@ -69,12 +69,18 @@ def shared(**entry: object) -> dict[str, Any]:
     return {"version": "v1", "sharing": {"timeSlicing": {"resources": [entry]}}}
 
 
+def renamed(*names: tuple[str, str | None]) -> dict[str, Any]:
+    """A file that shares resources under other names."""
+    entries = [{"name": name, "replicas": 2, "rename": rename} for name, rename in names]
+    return {"version": "v1", "sharing": {"timeSlicing": {"resources": entries}}}
+
+
 @pytest.mark.parametrize(
     ("file", "said"),
     [
         ("", ("holds no settings", "version: v1")),
-        ("{}", ("holds no settings", "version: v1")),
-        ("[]", ("holds no settings",)),
+        ("# nothing yet", ("holds no settings", "version: v1")),
+        ("[]", ("the whole document: [] is not valid", "choose a mapping")),
         ("just text", ("the whole document: 'just text'", "choose a mapping")),
         ("1: 2", ("the whole document",)),
         ("version: v2", ("version: 'v2' is not valid; choose v1",)),
@@ -157,6 +163,21 @@ def shared(**entry: object) -> dict[str, Any]:
         (shared(name=None), ("name: None is not valid",)),
         (shared(name="nvidia.com/-gpu"), ("name: 'nvidia.com/-gpu' is not valid",)),
         (shared(rename="example.com/gpu"), ("rename: 'example.com/gpu'", "nvidia.com/<resource>")),
+        (shared(rename="mig-1g.5gb"), ("[0].rename: nvidia.com/mig-1g.5gb is a name of other",)),
+        (shared(name="mig-1g.5gb", rename="mig-1g.5gb.me"), ("is a name of other devices",)),
+        (shared(name="mig-1g.5gb", rename="gpu"), ("rename: nvidia.com/gpu is a name of other",)),
+        (
+            {
+                **shared(rename="small"),
+                "resources": {"migs": [{"pattern": "1g.*", "name": "small"}]},
+            },
+            ("rename: nvidia.com/small is a name of other devices",),
+        ),
+        (
+            renamed(("gpu", "x"), ("mig-1g.5gb", "x")),
+            ("[1].rename: nvidia.com/x is the name for shares of nvidia.com/gpu already",),
+        ),
+        (renamed(("one", "two"), ("two", None)), ("rename: nvidia.com/two is shared itself",)),
         (shared(replicas=0), ("replicas: 0", "a number from 1 to")),
         (shared(replicas=True), ("replicas: True", "a number from 1 to")),
         (shared(replicas="4"), ("replicas: '4'", "a number from 1 to")),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plugin.cli import _SIM_VERBS, _parser
+from plugin.arguments import SIM_VERBS, parser_of
 from plugin.config.options import IGNORED_FLAGS, OPTIONS
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.health.faults import Severity, severity
@@ -111,7 +111,7 @@ def parses(command: str) -> bool:
     shown = re.sub(r"[][]", "", command.partition(" #")[0])
     arguments = [_PLACEHOLDERS.get(word, word) for word in shlex.split(shown)]
     try:
-        _parser(arguments).parse_args(arguments)
+        parser_of(arguments).parse_args(arguments)
     except SystemExit as end:
         return not end.code
     return True
@@ -163,7 +163,7 @@ def test_every_verb_of_the_simulation_is_documented() -> None:
     text = (ROOT / "docs/simulation.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[a-z][^|]*`) \|", text.partition("## Control")[2], re.MULTILINE)
     shown = [verb for row in rows for verb in re.findall(r"`([^`]+)`", row)]
-    assert {verb.split()[0] for verb in shown} == set(_SIM_VERBS)
+    assert {verb.split()[0] for verb in shown} == set(SIM_VERBS)
     assert [verb for verb in shown if not parses(f"sim {verb}")] == []
 
 

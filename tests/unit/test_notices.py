@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
+from plugin.core.advertise.withdrawal import Withdrawal
 from plugin.core.configuration import Configuration
 from plugin.core.health.events import DriverEvent
 from plugin.core.health.timeline import Moment
 from plugin.core.inventory.model import Inventory
 from plugin.core.notices import MOST_BYTES, Kind, Notice, Pod, notices
 from plugin.core.quote import shorten_bytes
+from plugin.core.reasons import Code, Reason
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import State
 from plugin.core.view import Holder
@@ -218,6 +220,13 @@ def test_what_is_told_and_about_whom(
     old: State, new: State, expected: set[tuple[str, str]]
 ) -> None:
     assert brief(old, new) == expected
+
+
+def test_a_resource_that_partitioning_takes_away_is_what_was_asked_for() -> None:
+    reason = Reason(Code.PARTITIONING, "it makes room")
+    changing = Withdrawal(changing=dict.fromkeys((FIRST.uuid, SECOND.uuid), reason))
+    (only,) = told(WELL_STATE, operators.withdrawn(WELL_STATE, changing).state)
+    assert (only.reason, only.kind) == ("ResourcesWithdrawn", Kind.NORMAL)
 
 
 def test_a_gpu_that_leaves_is_lost() -> None:

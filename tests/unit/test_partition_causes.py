@@ -165,6 +165,9 @@ def test_a_device_in_use(tmp_path: Path, policy: Policy, told_of: list[tuple[str
         assert len(told) <= len(told_of) + 1
         about = [each.message for each in told if each.pod is not None]
         assert all(f"MIG device 1:2 ({held})" in each for each in about)
+        # The second start is another cause, told at once: nothing is left out.
+        box = noted(Outbox(), told, 1.0)
+        assert all(each.count == 1 for each in box.series.values())
         if policy is Policy.WAIT:
             assert told.of(WAITING)[0] == (
                 f"all-2g.10gb waits: GPU 1 waits for 1:2 ({held}), held by ml/train"

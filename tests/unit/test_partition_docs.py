@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from plugin.cli import _parser
+from plugin.arguments import parser_of
 from plugin.commands import partition
 from plugin.config.mig_configs import parse, read
 from plugin.core.partition.configuration import choose, resolve
@@ -34,7 +34,7 @@ def test_the_plan_is_what_the_command_prints(capsys: pytest.CaptureFixture[str])
     )
     assert found is not None
     command = shlex.split(found[1])
-    given = _parser(command).parse_args(command)
+    given = parser_of(command).parse_args(command)
     node = parse_node(given.simulate)
     status = partition.plan(at(node), given.name, given.file, "wait", given.output)
     assert status == 0
@@ -67,7 +67,7 @@ def test_the_example_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_command_line_has_every_policy() -> None:
     for policy in Policy:
         command = ["partition", "plan", "--partition-in-use", policy.value]
-        assert _parser(command).parse_args(command).partition_in_use == policy.value
+        assert parser_of(command).parse_args(command).partition_in_use == policy.value
 
 
 def test_every_field_action_and_code_of_the_json_form_is_documented(

@@ -76,33 +76,51 @@ MEANINGS = [
     "let them in again",
     "a GPU falls off the bus",
     "it is back, and well after a while",
-    "empty a GPU and give it another geometry",
+    "empty a GPU, and let pods in again",
 ]
+LABELLED = [
+    "give each GPU another geometry once its pods have ended, by the Node's label",
+    "the Node's labels, with the answer",
+]
+BACK = "and back, with eviction of the pods in the way"
 
 
 @pytest.mark.parametrize(
-    ("gpus", "meanings", "geometry"),
+    ("gpus", "meanings", "configurations"),
     [
-        pytest.param([gpu(0, "1g.5gb"), gpu(1, "1g.5gb")], MEANINGS, "1=balanced", id="slices"),
-        pytest.param([gpu(0, "1g.5gb", "2g.10gb")], MEANINGS, "0=off", id="balanced already"),
-        pytest.param([gpu(0)], [MEANINGS[0], *MEANINGS[3:]], "0=balanced", id="MIG off"),
         pytest.param(
-            [gpu(0, "1g.5gb"), gpu(1, mig=False)], MEANINGS, "0=balanced", id="the last has no MIG"
+            [gpu(0, "1g.5gb"), gpu(1, "1g.5gb")],
+            [*MEANINGS, *LABELLED, BACK],
+            ["mig.config=all-balanced", "all-1g.5gb"],
+            id="slices",
         ),
-        pytest.param([gpu(0, mig=False)], [MEANINGS[0], *MEANINGS[3:7]], "", id="no MIG at all"),
-        pytest.param([], MEANINGS[:1], "", id="no GPU"),
+        pytest.param(
+            [gpu(0, "1g.5gb+me", "1g.5gb", "2g.10gb")],
+            [*MEANINGS, *LABELLED, BACK],
+            ["mig.config=all-1g.5gb", "all-balanced"],
+            id="balanced already",
+        ),
+        pytest.param(
+            [gpu(0, "3g.20gb"), gpu(1, mig=False)],
+            [*MEANINGS, *LABELLED],
+            ["mig.config=all-balanced"],
+            id="no small slice, and a GPU without MIG",
+        ),
+        pytest.param([gpu(0)], [MEANINGS[0], *MEANINGS[3:]], [], id="MIG off"),
+        pytest.param([gpu(0, mig=False)], [MEANINGS[0], *MEANINGS[3:]], [], id="no MIG at all"),
+        pytest.param([], MEANINGS[:1], [], id="no GPU"),
     ],
 )
 def test_suggestions_fit_the_node(
-    gpus: list[dict[str, Any]], meanings: list[str], geometry: str
+    gpus: list[dict[str, Any]], meanings: list[str], configurations: list[str]
 ) -> None:
-    found = suggestions({"gpus": gpus}, "mdp", "/run/a b/control.sock", "/run/pods.sock")
+    found = suggestions(
+        {"gpus": gpus}, "mdp", "/run/a b/control.sock", "/run/pods.sock", "mig.config"
+    )
     assert [each.meaning for each in found] == meanings
     words = [word for each in found for word in shlex.split(each.command)]
     assert words.count("--control-socket=/run/a b/control.sock") == words.count("mdp")
-    assert [word for word in words if "=" in word and word[0].isdigit()] == [geometry] * bool(
-        geometry
-    )
+    assert [word for word in words if "all-" in word] == configurations
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_every_part_of_a_view_is_varied() -> None:
     assert {field.name for field in fields(View)} == {"snapshot", *CHANGES}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(VIEWS, min_size=2, max_size=6), st.sampled_from(TAGGED))
 def test_a_tag_never_says_unchanged_of_something_that_changed(views: list[View], path: str) -> None:
     """Whatever a client is not sent again is what it has, whenever it asked last."""

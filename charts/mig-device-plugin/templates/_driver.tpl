@@ -8,11 +8,27 @@ Whether the daemon opens the device nodes in the host's own /dev, which only a p
 {{- if has .Values.driver.access (list "host" "cdi") -}}yes{{- end -}}
 {{- end -}}
 
-{{/* Whether a CDI specification is written (not empty). With a file that the chart cannot read, only values say so. */}}
+{{/*
+Whether a CDI specification may be written (not empty): any configuration, variable or argument may choose it. With a
+ConfigMap that is not this chart's, only values say so.
+*/}}
 {{- define "mig-device-plugin.byCdi" -}}
-{{- $inline := include "mig-device-plugin.inInlineConfig" (list . "flags.plugin.deviceListStrategy") -}}
-{{- $chosen := .Values.deviceListStrategy | default (list) | toJson -}}
-{{- if or (eq .Values.driver.access "cdi") (contains "cdi-" $chosen) (contains "cdi-" $inline) -}}yes{{- end -}}
+{{- $chosen := list (.Values.deviceListStrategy | default list) (.Values.extraArgs | default list) -}}
+{{- range include "mig-device-plugin.inConfigs" (list . "flags.plugin.deviceListStrategy") | fromJsonArray -}}
+{{- $chosen = append $chosen .value -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if eq .name "DEVICE_LIST_STRATEGY" -}}{{- $chosen = append $chosen (.value | default "") -}}{{- end -}}
+{{- end -}}
+{{- if or (eq .Values.driver.access "cdi") (regexMatch "cdi-(cri|annotations)" (toJson $chosen)) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Keys of a configuration that the chart always decides itself, since its mounts follow, and what to do instead. */}}
+{{- define "mig-device-plugin.decidedTable" -}}
+- {file: flags.nvidiaDriverRoot, fix: set driver.root instead, is: {{ clean .Values.driver.root | quote }}}
+- {file: flags.nvidiaDevRoot, fix: set driver.devRoot instead, is: {{ include "mig-device-plugin.devRoot" . | quote }}}
+- {file: flags.plugin.containerDriverRoot, fix: leave it out, is: /driver-root}
+- {file: flags.plugin.cdiDirectory, fix: set cdi.directory instead, is: {{ clean .Values.cdi.directory | quote }}}
 {{- end -}}
 
 {{- define "mig-device-plugin.driverEnv" -}}

@@ -1,9 +1,9 @@
 {{/*
 Values of NVIDIA's chart (k8s-device-plugin 0.20) that have another name or no meaning here, and what to do instead.
-Those left empty, as in a copy of that chart's values.yaml, say nothing and pass.
+Those left empty or at that chart's own default, as in a copy of its values.yaml, say nothing and pass.
 */}}
 {{- define "mig-device-plugin.foreignTable" -}}
-- {value: config.fallbackStrategies, fix: "leave it out; without config.default a node takes the configuration called default, or the only one"}
+- {value: config.fallbackStrategies, default: [named, single], fix: "leave it out; without config.default a node takes the configuration called default, or the only one"}
 - {value: imagePullSecrets, fix: "set image.pullSecrets"}
 - {value: nvidiaDriverRoot, fix: "set driver.root"}
 - {value: compatWithCPUManager, fix: "set passDeviceSpecs, which is true by default"}
@@ -12,10 +12,12 @@ Those left empty, as in a copy of that chart's values.yaml, say nothing and pass
 - {value: componentSelectorLabels.enabled, fix: "leave it out, there is only one component"}
 - {value: allowDefaultNamespace, fix: "leave it out, any namespace will do"}
 - {value: devicePlugin.enableHostNetwork, fix: "set hostNetwork"}
-- {value: devicePlugin.containers, fix: "set extraEnv"}
+- {value: devicePlugin.containers, default: {main: {env: [{name: NVIDIA_VISIBLE_DEVICES, value: all}, {name: NVIDIA_DRIVER_CAPABILITIES, value: "compute,utility"}]}}, fix: "set extraEnv"}
 - {value: gfd.enabled, fix: "leave it out; the daemon itself writes these labels with nodeLabels.mode=api or nfd"}
-- {value: nfd, fix: "leave it out; install Node Feature Discovery with its own chart, or set gpuNodesOnly=false"}
-- {value: mps, fix: "leave it out, MPS is not supported; time slicing is sharing.timeSlicing in config.inline"}
+- {value: gfd.noTimestamp, fix: "leave it out, the labels have no time stamp"}
+- {value: gfd.sleepInterval, fix: "leave it out, the labels are written when they change"}
+- {value: nfd.enabled, fix: "leave it out; install Node Feature Discovery with its own chart, or set gpuNodesOnly=false"}
+- {value: mps, default: {root: /run/nvidia/mps, enableHostPID: true}, fix: "leave it out, MPS is not supported; time slicing is sharing.timeSlicing in config.inline"}
 - {value: cdi.nvidiaHookPath, fix: "set cdi.hookPath"}
 - {value: cdi.featureFlags, fix: "leave it out, NVIDIA's generator is not used; docs/cdi.md says what the specification has"}
 {{- end -}}
@@ -25,7 +27,8 @@ Those left empty, as in a copy of that chart's values.yaml, say nothing and pass
 {{- $root := . -}}
 {{- $mistakes := list -}}
 {{- range include "mig-device-plugin.foreignTable" . | fromYamlArray -}}
-{{- if get (include "mig-device-plugin.setValue" (list $root .value) | default "{}" | fromJson) "v" -}}
+{{- $given := get (include "mig-device-plugin.setValue" (list $root .value) | default "{}" | fromJson) "v" -}}
+{{- if and $given (ne (toJson $given) (toJson .default)) -}}
 {{- $mistakes = append $mistakes (printf "%s is a value of NVIDIA's chart: %s." .value .fix) -}}
 {{- end -}}
 {{- end -}}

@@ -51,6 +51,27 @@ too (a simulated device node in an answer to kubelet would keep every pod from s
 {{- end -}}
 
 {{/*
+What every configuration that the chart knows says at a dotted place: a JSON list of {name, value}. Takes (list root place).
+*/}}
+{{- define "mig-device-plugin.inConfigs" -}}
+{{- $root := index . 0 -}}
+{{- $place := index . 1 | default "-" -}}
+{{- $configs := dict -}}
+{{- with $root.Values.config.inline -}}{{- $_ := set $configs "config.inline" . -}}{{- end -}}
+{{- range $name, $config := $root.Values.config.map -}}
+{{- $_ := set $configs (printf "config.map.%s" $name) (kindIs "string" $config | ternary (fromYaml (toString $config)) $config) -}}
+{{- end -}}
+{{- $found := list -}}
+{{- range $name, $here := $configs -}}
+{{- range splitList "." $place -}}
+{{- $here = ternary (index (ternary $here dict (kindIs "map" $here)) .) nil (kindIs "map" $here) -}}
+{{- end -}}
+{{- if not (kindIs "invalid" $here) -}}{{- $found = append $found (dict "name" $name "value" $here) -}}{{- end -}}
+{{- end -}}
+{{- toJson $found -}}
+{{- end -}}
+
+{{/*
 Options as environment variables. A set value always counts. An unset one gets the chart's default only where no file can
 say otherwise, since the environment wins over the file.
 */}}

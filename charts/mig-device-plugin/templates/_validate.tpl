@@ -14,6 +14,10 @@
 {{- $mistakes = append $mistakes (printf "driver.access is %q: set it to runtime, host, cdi or simulation." $v.driver.access) -}}
 {{- end -}}
 
+{{- if contains "nvidia/k8s-device-plugin" ($v.image.repository | default "") -}}
+{{- $mistakes = append $mistakes "image.repository is that of NVIDIA's plugin: leave it out, or set it to where this plugin's image is." -}}
+{{- end -}}
+
 {{- if and (eq $v.driver.access "simulation") (not $v.simulation.node) -}}
 {{- $mistakes = append $mistakes "driver.access=simulation needs simulation.node: set it to NODE[:GEOMETRY], for example --set simulation.node=p4d.24xlarge:all-1g.5gb" -}}
 {{- end -}}
@@ -29,9 +33,12 @@
 {{- end -}}
 {{- end -}}
 {{- if eq $v.driver.access "cdi" -}}
-{{- $strategy := $v.deviceListStrategy | default (include "mig-device-plugin.inInlineConfig" (list $root "flags.plugin.deviceListStrategy")) | default "cdi-cri" -}}
-{{- if not (contains "cdi-" (toJson $strategy)) -}}
-{{- $mistakes = append $mistakes "driver.access=cdi with a deviceListStrategy that has no CDI strategy: set deviceListStrategy to cdi-cri or cdi-annotations, or leave it unset, or set driver.access=host." -}}
+{{- $strategies := include "mig-device-plugin.inConfigs" (list $root "flags.plugin.deviceListStrategy") | fromJsonArray -}}
+{{- with $v.deviceListStrategy -}}{{- $strategies = append $strategies (dict "name" "the value" "value" .) -}}{{- end -}}
+{{- range $strategies -}}
+{{- if not (contains "cdi-" (toJson .value)) -}}
+{{- $mistakes = append $mistakes (printf "driver.access=cdi with a deviceListStrategy that has no CDI strategy (%s): set deviceListStrategy to cdi-cri or cdi-annotations, or leave it unset, or set driver.access=host." .name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -55,12 +62,25 @@
 {{- $mistakes = append $mistakes (printf "config.default is %q, which is not in config.map: choose %s." $v.config.default (keys $v.config.map | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (gt (len $v.config.map) 1) (not $v.config.default) (not (hasKey $v.config.map "default")) (not (include "mig-device-plugin.configLabel" .)) -}}
+{{- $mistakes = append $mistakes (printf "config.map has several configurations and nothing says which a node takes: set config.default to one of %s, or config.label." (keys $v.config.map | sortAlpha | join ", ")) -}}
+{{- end -}}
 {{- if ne (get ($v.config.inline | default dict) "version" | default "v1" | toString) "v1" -}}
 {{- $mistakes = append $mistakes (printf "config.inline has `version: %v`: write v1, the daemon reads no other version." (get $v.config.inline "version")) -}}
 {{- end -}}
 {{- range include "mig-device-plugin.optionTable" . | fromYamlArray -}}
 {{- if and (include "mig-device-plugin.setValue" (list $root .value)) (include "mig-device-plugin.inInlineConfig" (list $root .file)) -}}
 {{- $mistakes = append $mistakes (printf "%s and config.inline's %s are both set: keep one, the first would always win." .value .file) -}}
+{{- end -}}
+{{- end -}}
+
+{{- if ne $v.driver.access "simulation" -}}
+{{- range $decided := include "mig-device-plugin.decidedTable" . | fromYamlArray -}}
+{{- range include "mig-device-plugin.inConfigs" (list $root .file) | fromJsonArray -}}
+{{- if not (has (clean (toString .value)) (list (clean $decided.is) ".")) -}}
+{{- $mistakes = append $mistakes (printf "%s sets %s to %v: %s, this chart always sets it to %s, which its mounts follow." .name $decided.file .value $decided.fix $decided.is) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -94,7 +94,7 @@ def _reasons(
     # That a GPU hangs is a verdict about everything on it.
     if device.error and not (isinstance(device, Gpu) and device.hung):
         reasons.append(Reason(Code.UNREADABLE, device.error))
-    if settings.pass_device_specs or settings.by_cdi:
+    if device.missing_device_nodes and (settings.pass_device_specs or settings.by_cdi):
         # Otherwise NVIDIA's runtime makes the nodes itself, and ours may not show them.
         reasons.extend(
             Reason(Code.MISSING_NODE, f"missing {path}") for path in device.missing_device_nodes

@@ -106,7 +106,7 @@ class _Change:
             named = _indices(gpu for gpu in self._new.gpus if gpu.state in states)
             by = _SOURCES.get(self._new.source, "an order")
             text = f"{self._name}, wanted by {by}, is being applied to GPU {named}"
-            yield self._node(Kind.NORMAL, "PartitioningStarted", text, "Partition")
+            yield self._node(Kind.NORMAL, "PartitioningStarted", text, "Partition", also=named)
         if self._new.policy is Policy.FORCE:
             starting = (gpu for gpu in going if self._was(gpu) is not GpuState.APPLYING)
             yield from self._forced([each for gpu in starting for each in gpu.blockers])
@@ -156,11 +156,10 @@ class _Change:
 
     def _pods_in_the_way(self, waiting: list[GpuProgress]) -> Iterator[Notice]:
         before = _by_pod(each for gpu in self._before.values() for each in gpu.blockers)
-        then = (
-            "the pod is evicted"
-            if self._new.policy is Policy.EVICT
-            else "that waits for the pod to end"
-        )
+        if self._new.policy is Policy.EVICT:
+            then = "the daemon asks for its eviction, unless it would return at once"
+        else:
+            then = "that waits for the pod to end"
         for pod, held in _by_pod(each for gpu in waiting for each in gpu.blockers).items():
             known = {each.uuid for each in before.get(pod, ())}
             if not {each.uuid for each in held} <= known:

@@ -6,14 +6,12 @@ import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pynvml
 
 from plugin.core.health.events import Probe
-from plugin.core.inventory.geometry import Client, ComputeInstance, ProfileOffer
 from plugin.core.inventory.model import Gpu, GpuInstance, Inventory, MigMode, Placement
-from plugin.core.inventory.samples import Samples
 from plugin.driver.files import DeviceFiles
 from plugin.driver.hangs import GpuRef, Hangs, Hung, about
 from plugin.driver.nvml import changes, probes
@@ -25,7 +23,6 @@ from plugin.driver.nvml.handles import gpu_handle
 from plugin.driver.nvml.loading import Loader
 from plugin.driver.nvml.offers import read_offers, read_remaining
 from plugin.driver.nvml.refusals import NO_PROFILE, reading
-from plugin.driver.nvml.samples import Sampler
 from plugin.driver.nvml.scan import GpuReader, doubt, unchanged
 from plugin.driver.nvml.versions import Versions, read_versions
 from plugin.errors import (
@@ -37,6 +34,11 @@ from plugin.errors import (
     DriverUnavailable,
     GpuHangs,
 )
+
+if TYPE_CHECKING:
+    from plugin.core.inventory.geometry import Client, ComputeInstance, ProfileOffer
+    from plugin.core.inventory.samples import Samples
+    from plugin.driver.nvml.samples import Sampler
 
 _NOT_OPEN = "the driver is not open"
 
@@ -60,7 +62,8 @@ class NvmlDriver:
         self._initialised = False
         self._worked = False
         self._readers: dict[int, GpuReader] = {}
-        self._sampler = Sampler()
+        #: Made by the first round: a start needs none.
+        self._sampler: Sampler | None = None
         self._seen: tuple[Gpu, ...] = ()
         self._sources: list[NvmlEventSource] = []
         self._listed: frozenset[str] | None = None
@@ -111,7 +114,8 @@ class NvmlDriver:
             return
         self._seen = ()
         with using(self._library, self.hangs):
-            self._sampler.close()
+            if self._sampler is not None:
+                self._sampler.close()
             if self._initialised:
                 nvml.shut_down()
                 self._initialised = False
@@ -155,6 +159,10 @@ class NvmlDriver:
             return probes.probe(gpu_uuid, self._handles, thorough=thorough)
 
     def sample(self) -> Samples:
+        if self._sampler is None:
+            from plugin.driver.nvml.samples import Sampler  # noqa: PLC0415 — see above
+
+            self._sampler = Sampler()
         for hung in self.hangs.open:
             # What it was measuring into is the library's until the call returns.
             self._sampler.forget(hung.call.gpu)
@@ -162,6 +170,8 @@ class NvmlDriver:
             return self._sampler.sample(self._seen)
 
     def stop_sampling(self) -> None:
+        if self._sampler is None:
+            return
         for hung in self.hangs.open:
             self._sampler.forget(hung.call.gpu)
         with using(self._library, self.hangs):

@@ -265,10 +265,13 @@ def unchanged(last: Gpu, files: DeviceFiles) -> Gpu | None:
         if device.error:
             return None
         own, lacking = files.mig(last.minor, device.gi, device.ci)
-        devices.append(replace(device, device_nodes=own, missing_device_nodes=lacking))
-    return replace(
+        if (own, lacking) != (device.device_nodes, device.missing_device_nodes):
+            device = replace(device, device_nodes=own, missing_device_nodes=lacking)  # noqa: PLW2901
+        devices.append(device)
+    now = replace(
         last, device_nodes=nodes, missing_device_nodes=missing, mig_devices=tuple(devices)
     )
+    return last if now == last else now  # what is the very same is quickly compared from here on
 
 
 def doubt(uuid: str) -> str | None:

@@ -14,10 +14,8 @@ from plugin.sim.apiserver.eviction import Budget, evict
 from plugin.sim.apiserver.faults import WatchFault
 from plugin.sim.apiserver.ownership import Manager, Owners, applied, updated
 from plugin.sim.apiserver.refusal import Refused, invalid
-from plugin.sim.apiserver.requests import Asked
+from plugin.sim.apiserver.requests import KINDS, Asked
 from plugin.sim.apiserver.storage import Change, Follower, Storage, Stored
-
-_KINDS = {"nodes": "Node", "pods": "Pod", "events": "Event"}
 
 #: What ends a connection in the middle of an answer.
 CUT = object()
@@ -85,7 +83,7 @@ class Api:
             items = [
                 {k: v for k, v in item.items() if k not in {"kind", "apiVersion"}} for item in items
             ]
-        kind = "PartialObjectMetadata" if partial else _KINDS[asked.resource]
+        kind = "PartialObjectMetadata" if partial else KINDS[asked.resource]
         return {
             "kind": f"{kind}List",
             "apiVersion": "meta.k8s.io/v1" if partial else asked.api,
@@ -154,7 +152,7 @@ class Api:
         if asked.only_metadata:
             kind = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
         else:
-            kind = {"kind": _KINDS[asked.resource], "apiVersion": asked.api}
+            kind = {"kind": KINDS[asked.resource], "apiVersion": asked.api}
         return _line("BOOKMARK", kind | version)
 
     # ---- writing
@@ -212,7 +210,7 @@ class Api:
     def _checked(self, asked: Asked, before: Stored, new: dict[str, Any]) -> dict[str, Any]:
         """`new` in its stored form, without what this resource ignores."""
         name = asked.what.name
-        what = f'{_KINDS[asked.resource]} "{name}"'
+        what = f'{KINDS[asked.resource]} "{name}"'
         old_metadata, metadata = before.document["metadata"], dict(new.get("metadata") or {})
         metadata.pop("managedFields", None)
         version = metadata.get("resourceVersion") or old_metadata["resourceVersion"]

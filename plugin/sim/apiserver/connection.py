@@ -11,7 +11,7 @@ from typing import Any
 
 import h11
 
-from plugin.sim.apiserver import rbac, requests
+from plugin.sim.apiserver import discovery, rbac, requests
 from plugin.sim.apiserver.api import SILENCE, Api
 from plugin.sim.apiserver.faults import Fault, Faults, How
 from plugin.sim.apiserver.journal import Journal, Recorded
@@ -86,6 +86,9 @@ class Connection:
     async def _answer(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes
     ) -> None:
+        if method == "GET" and (known := discovery.document(target.partition("?")[0])):
+            await self._send(200, json.dumps(known).encode(), _NOWHERE)
+            return
         service, asked, user, status = self._service, None, None, 0
         try:
             asked = requests.parse(method, target, headers, body)

@@ -19,7 +19,8 @@ _PATH = re.compile(
     r"/(?P<resource>nodes|pods|events)"
     r"(?:/(?P<name>[^/]+)(?:/(?P<sub>status|eviction))?)?"
 )
-_NAMESPACED = {"pods", "events"}
+KINDS = {"nodes": "Node", "pods": "Pod", "events": "Event"}
+NAMESPACED = {"pods", "events"}
 _TRUE = {"true", "1"}
 
 
@@ -48,21 +49,22 @@ class Asked:
 
     @property
     def only_metadata(self) -> bool:
-        """Whether PartialObjectMetadata is wanted; 406 for other forms."""
-        accept = self.headers.get("accept", "")
-        form = re.search(r"as=(\w+)", accept)
-        if form is None:
-            return False
-        wanted = (
-            "PartialObjectMetadataList" if self.what.verb == "list" else "PartialObjectMetadata"
+        """Whether PartialObjectMetadata is wanted rather than the object: the first form of the
+        Accept header that there is; 406 without any.
+        """
+        of_list = "List" if self.what.verb == "list" else ""
+        partial = {f"as=PartialObjectMetadata{of_list}", "v=v1", "g=meta.k8s.io"}
+        for form in self.headers.get("accept", "").split(","):
+            parameters = {part.strip() for part in form.split(";")[1:]}
+            if not any(part.startswith("as=") for part in parameters):
+                return False
+            if partial <= parameters:
+                return True
+        raise Refused(
+            406,
+            "only the following media types are accepted: application/json",
+            reason="NotAcceptable",
         )
-        if form[1] != wanted or "v=v1" not in accept or "g=meta.k8s.io" not in accept:
-            raise Refused(
-                406,
-                "only the following media types are accepted: application/json",
-                reason="NotAcceptable",
-            )
-        return True
 
     def document(self) -> Any:
         """The body; 400 for what is no JSON."""
@@ -81,19 +83,19 @@ def parse(method: str, target: str, headers: Mapping[str, str], body: bytes) -> 
         raise Refused(404, "the server could not find the requested resource")
     resource, sub = match["resource"], match["sub"] or ""
     namespace, name = (unquote(match[part] or "") for part in ("namespace", "name"))
-    if (match["group"] and resource != "events") or (namespace and resource not in _NAMESPACED):
+    if (match["group"] and resource != "events") or (namespace and resource not in NAMESPACED):
         raise Refused(404, "the server could not find the requested resource")
-    if name and not namespace and resource in _NAMESPACED:
+    if name and not namespace and resource in NAMESPACED:
         raise Refused(404, "the server could not find the requested resource")
     verb = _verb(method, name, query)
     full = f"{resource}/{sub}" if sub else resource
-    if (full, verb) not in _VERBS:
+    if (full, verb) not in VERBS:
         raise Refused(405, "the server does not allow this method on the requested resource")
     what = Attributes(verb, match["group"] or "", full, namespace, name)
     return Asked(what, events.NEW if match["group"] else "v1", query, headers, body)
 
 
-_VERBS = {
+VERBS = {
     *(("nodes", verb) for verb in ("get", "list", "watch", "patch")),
     *(("nodes/status", verb) for verb in ("get", "patch")),
     *(("pods", verb) for verb in ("get", "list", "watch", "delete")),

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plugin.core.health.events import EventKind
 from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Placement
 from plugin.core.quote import quote
 from plugin.errors import SimulationError
-from plugin.sim.hardware import node_file
 from plugin.sim.hardware.calls import Calls
 from plugin.sim.hardware.cards import Card
 from plugin.sim.hardware.codes import Code, NodeError
@@ -30,9 +29,11 @@ from plugin.sim.hardware.gpu import (
     add_gi,
 )
 from plugin.sim.hardware.placement import plan
-from plugin.sim.hardware.recording import Recording
 from plugin.sim.hardware.slots import Slots
 from plugin.sim.hardware.use import Use
+
+if TYPE_CHECKING:
+    from plugin.sim.hardware.recording import Recording
 
 #: Event bits of a driver of the recorded version.
 SUPPORTED_EVENTS = 0xFF9F
@@ -371,10 +372,12 @@ def parse_node(text: str, clock: Callable[[], float] = time.monotonic) -> SimNod
         raise SimulationError(
             f"no node in {quote(text)}; write NODE[:GEOMETRY], such as p4d.24xlarge:all-1g.5gb"
         )
-    if not node_file.names_file(name):
+    if not _names_file(name):
         node = SimNode(parse_fleet(name), name, clock=clock)
         node.configure(geometry)
         return node
+    from plugin.sim.hardware import node_file  # noqa: PLC0415 — few simulations have a file
+
     described = node_file.read(name)
     node = SimNode(described.cards, Path(name).stem, clock=clock)
     if described.recorded is not None:
@@ -382,3 +385,8 @@ def parse_node(text: str, clock: Callable[[], float] = time.monotonic) -> SimNod
     if geometry or described.recorded is None:
         node.configure(geometry)
     return node
+
+
+def _names_file(node: str) -> bool:
+    """No node or card has such a name."""
+    return "/" in node or node.endswith(".json")

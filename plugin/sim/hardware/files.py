@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ class SimFiles:
     def __init__(self, engine: SimNode) -> None:
         self._engine = engine
         self._known: tuple[int, Mapping[str, str]] = (-1, {})
+        self._sorted: list[str] = []
 
     def exists(self, path: str) -> bool:
         return path in self._files()
@@ -40,9 +42,12 @@ class SimFiles:
         return self._files().get(path)
 
     def names(self, folder: str) -> frozenset[str] | None:
+        self._files()
         above = f"{folder}/"
+        first = bisect.bisect_left(self._sorted, above)
+        below = bisect.bisect_left(self._sorted, f"{folder}0", first)  # 0 comes right after /
         found = frozenset(
-            path[len(above) :].partition("/")[0] for path in self._files() if path.startswith(above)
+            path[len(above) :].partition("/")[0] for path in self._sorted[first:below]
         )
         return found or None
 
@@ -63,7 +68,7 @@ class SimFiles:
         now = self._engine.generation  # read before the files, so that later changes are seen
         if generation != now:
             files = node_files(self._engine)
-            self._known = now, files
+            self._known, self._sorted = (now, files), sorted(files)
         return files
 
 

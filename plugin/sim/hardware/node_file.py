@@ -26,11 +26,6 @@ class Described:
     recorded: Recording | None = None
 
 
-def names_file(node: str) -> bool:
-    """No node or card has such a name."""
-    return "/" in node or node.endswith(".json")
-
-
 def read(path: str) -> Described:
     """Raises :class:`SimulationError`."""
     try:

@@ -36,6 +36,9 @@ def expose(collector: Collector, *, openmetrics: bool) -> tuple[bytes, str]:
     # By identity: `metrics` keeps the label sets alive, so identities stay unique.
     metrics = list(collector.collect())
     written: dict[int, str] = {}
+    # Most values are flags and counts, and most of these are alike. Not by value alone: -0.0 equals
+    # 0, and is written otherwise.
+    numbers: dict[int, str] = {}
     for metric in metrics:
         kind, suffix = (
             (metric.type, "") if openmetrics else _TEXT_KINDS.get(metric.type, (metric.type, ""))
@@ -52,7 +55,14 @@ def expose(collector: Collector, *, openmetrics: bool) -> tuple[bytes, str]:
             block = written.get(id(labels))
             if block is None:
                 block = written[id(labels)] = _block(labels)
-            lines.append(f"{sample.name}{block} {number(sample.value)}\n")
+            value = sample.value
+            if isinstance(value, int):
+                written_value = numbers.get(value)
+                if written_value is None:
+                    written_value = numbers[value] = number(value)
+            else:
+                written_value = number(value)
+            lines.append(f"{sample.name}{block} {written_value}\n")
     if openmetrics:
         lines.append("# EOF\n")
     # A card's name comes from the driver; invalid text must not break the scrape.

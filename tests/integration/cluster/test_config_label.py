@@ -119,6 +119,8 @@ async def test_without_an_api_server_it_is_looked_for_now_and_then(
     async with followed(tmp_path) as found:
         (tmp_path / "kubeconfig").unlink()
         async with found.subject.running():
+            # The clock jumps while a thread looks: wait for what it finds first.
+            await found.subject.becomes(lambda: found.subject.status.problems)
             await asyncio.sleep(600)
             (problem,) = found.subject.status.problems
             assert str(tmp_path / "kubeconfig") in problem
