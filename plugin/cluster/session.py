@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import plugin
-from plugin.cluster import wire
-from plugin.cluster.failures import translated
+from plugin.cluster.failures import json_object, translated
 from plugin.cluster.http import Answer, Request, Transport
 from plugin.cluster.pacing import Pacing
 from plugin.cluster.status import refusal
@@ -269,7 +268,7 @@ def concerns_all(error: ClusterRefused) -> bool:
 
 def json_of(answer: Answer) -> Mapping[str, Any]:
     """The JSON object of an answer, for :meth:`Session.send`."""
-    return wire.parsed(answer.body)
+    return json_object(answer.body)
 
 
 def _now() -> float:

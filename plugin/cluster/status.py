@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from plugin.cluster import wire
-from plugin.cluster.failures import InvalidAnswer
+from plugin.cluster.failures import InvalidAnswer, json_object
 from plugin.core.quote import shorten
 from plugin.errors import ClusterRefused
 
@@ -90,7 +89,7 @@ def _causes(details: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _status(body: bytes) -> Mapping[str, Any]:
     try:
-        status = wire.parsed(body)
+        status = json_object(body)
     except InvalidAnswer:
         return {}
     return status if status.get("kind") == "Status" else {}

@@ -5,7 +5,6 @@ type counts as absent; a missing name, UID or version makes the answer invalid.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -26,7 +25,6 @@ from plugin.core.cluster import (
     Taint,
     TaintEffect,
 )
-from plugin.core.quote import shorten
 
 Json = Mapping[str, Any]
 
@@ -58,18 +56,6 @@ def _texts(value: object) -> Labels:
     return MappingProxyType(
         {key: text for key, text in _map(value).items() if isinstance(text, str)}
     )
-
-
-def parsed(body: bytes) -> Json:
-    """A JSON object, of which nothing else is known."""
-    try:
-        found = json.loads(body)
-    # Python refuses numbers of more than a few thousand digits with a plain ValueError.
-    except (ValueError, RecursionError) as error:
-        raise InvalidAnswer(shorten(str(error) or type(error).__name__)) from error
-    if not isinstance(found, dict):
-        raise InvalidAnswer("the answer is no JSON object")
-    return found
 
 
 def version_of(document: Json) -> str:
