@@ -110,7 +110,8 @@ class LabelWriter:
             )
             self.standing.note = (
                 f"Node Feature Discovery writes {len(todo.left)} of the node's labels, which are "
-                f"left to it: {', '.join(todo.left[:3])}, …; switch GPU Feature Discovery off"
+                f"left to it: {', '.join(todo.left[:3])}, …; switch GPU Feature Discovery off "
+                "(what this plugin's former features file had goes by itself within minutes)"
             )
         elif not todo.left:
             self.standing.note = ""
