@@ -267,7 +267,7 @@ async def _run(loaded: Loaded, labelled: str, read: Read, ledger: Path) -> None:
     )
     for warning in loaded.warnings:
         log.warning("%s", warning)
-    specify = specification.specifying(specification.directory(settings, ledger))
+    specify = specification.Specification(specification.directory(settings, ledger), ledger)
     daemon = assemble(
         settings, driver, ledger, simulate, specify=specify, configuration=loaded.name
     )

@@ -70,9 +70,8 @@ def validate(settings: Settings, files: Sequence[str]) -> int:
 def _generated(settings: Settings, chosen: Chosen) -> Mapping[str, Document]:
     inventory = _scan(settings)
     included = _included(entries(inventory, settings), chosen)
-    return make_documents(
-        included, inventory, settings, specification.installations(settings, inventory)
-    )
+    installations = specification.installations(settings, inventory)
+    return make_documents(included.values(), inventory, settings, installations)
 
 
 def _included(found: Mapping[str, Entry], chosen: Chosen) -> Mapping[str, Entry]:

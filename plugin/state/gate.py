@@ -26,9 +26,10 @@ class Gate:
         self.passing = asyncio.Lock()
 
     async def specified(self, snapshot: Snapshot) -> Specified | None:
-        """What is on disk, after it was brought up to date with a snapshot. ``None`` where
-        containers do not use it.
+        """What is on disk, after it was brought up to date with a snapshot: also where containers
+        do not use it any more, for what is left of a time when they did. ``None`` before the first
+        scan: nothing is known of the devices then, so nothing is taken away.
         """
-        if self._specify is None or not snapshot.settings.by_cdi:
+        if self._specify is None or not snapshot.geometry:
             return None
         return await self._specify(snapshot.inventory, snapshot.settings)

@@ -228,7 +228,11 @@ def test_any_document_has_an_answer(field: str, value: object) -> None:
 def test_the_daemon_without_cdi_imports_nothing_of_it() -> None:
     code = (
         "import sys; from plugin import app, specification; from pathlib import Path;"
-        "specification.specifying(Path('/x'));"
+        "from plugin.core.inventory.model import Inventory;"
+        "from plugin.core.settings import Settings;"
+        "import asyncio;"
+        "specify = specification.Specification(Path('/x'), Path('/x/ledger'));"
+        "asyncio.run(specify(Inventory(), Settings()));"
         "print([name for name in sys.modules if name.startswith('plugin.cdi')"
         " or name in {'fastjsonschema', 'plugin.driver.installation'}])"
     )

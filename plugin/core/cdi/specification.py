@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from plugin.core.cdi.names import ALL, is_device_name, kind
 from plugin.core.inventory.model import Device, Gpu, Inventory
-from plugin.core.settings import MigStrategy, Settings
+from plugin.core.settings import CdiVendor, MigStrategy, Settings
 
 #: Without these CUDA finds no device, or fails to initialise.
 NEEDED_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
@@ -106,6 +106,15 @@ def entries(inventory: Inventory, settings: Settings) -> Mapping[str, Entry]:
     return found
 
 
+def entries_by_kind(inventory: Inventory, settings: Settings) -> Mapping[str, list[Entry]]:
+    """Under the names of every vendor: another one's may be on disk from earlier settings."""
+    found: dict[str, list[Entry]] = {}
+    for vendor in CdiVendor:
+        for entry in entries(inventory, replace(settings, cdi_vendor=vendor)).values():
+            found.setdefault(entry.kind, []).append(entry)
+    return found
+
+
 def _nodes(device: Device) -> Iterable[str]:
     """A GPU that is handed out whole brings what there is of its MIG devices."""
     parts = (
@@ -134,19 +143,35 @@ def documents(
 
 
 def _document(of: str, listed: list[Entry], common: Document, dev_root: str) -> Document:
-    everything = dict.fromkeys(node for entry in listed for node in entry.nodes)
-    named = [(name, entry.nodes) for entry in listed for name in entry.names]
     document = {
         "cdiVersion": "",
         "kind": of,
-        "devices": [
-            {"name": name, "containerEdits": {"deviceNodes": _device_nodes(nodes, dev_root)}}
-            for name, nodes in (*named, (ALL, tuple(everything)))
-        ],
+        "devices": with_all(devices(listed, dev_root)),
         "containerEdits": common,
     }
     document["cdiVersion"] = needed_version(document)
     return document
+
+
+def devices(listed: Iterable[Entry], dev_root: str) -> list[Document]:
+    """One for each name."""
+    return [
+        _device(name, _device_nodes(entry.nodes, dev_root))
+        for entry in listed
+        for name in entry.names
+    ]
+
+
+def with_all(named: list[Document]) -> list[Document]:
+    """The devices, and the one that stands for all of them."""
+    every: list[Document] = []
+    for device in named:
+        every += [n for n in device["containerEdits"]["deviceNodes"] if n not in every]
+    return [*named, _device(ALL, every)]
+
+
+def _device(name: str, nodes: list[Document]) -> Document:
+    return {"name": name, "containerEdits": {"deviceNodes": nodes}}
 
 
 def _device_nodes(nodes: Iterable[str], dev_root: str) -> list[Document]:
