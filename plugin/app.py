@@ -365,5 +365,5 @@ async def _serve_web(settings: Settings, overview: Overview, started: asyncio.Ev
             await started.wait()
     await asyncio.sleep(WEB_AFTER_SECONDS)
     # 100 ms of imports, in a thread so that kubelet's calls are answered meanwhile.
-    web = await asyncio.to_thread(importlib.import_module, "plugin.web")
+    web = await asyncio.to_thread(importlib.import_module, "plugin.web")  # noqa: TID251 — an import
     await web.serve(settings, overview, overview.looked)

@@ -116,7 +116,7 @@ class Writer:
 
         Raises :class:`DriverUnavailable` when that fails and the settings want it to be fatal.
         """
-        saved = self._ledger_file.load()
+        saved = await self._ledger_file.loaded()
         ledger = restored_ledger(saved.ledger, saved.offset, self._clocks())
         self._state = steps.restored(self._state, ledger, rebooted=saved.rebooted)
         try:
