@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from plugin.cdi.directory import SpecificationDirectory
-from plugin.cdi.finder import find_driver
+from plugin.cdi.finder import find_driver, find_hook
 from plugin.cdi.record import Record
 from plugin.core.cdi.names import kinds
 from plugin.core.cdi.specification import (
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 #: A file system that hangs must not keep the scans of the node waiting.
 LONGEST_SECONDS = 5.0
 
+HOOK_FIX = "name a program of the host with --nvidia-cdi-hook-path, or none"
+
 #: The driver's installations in the order in which they count.
 Installations = Callable[[Settings, Inventory], Sequence[Installation]]
 
@@ -47,8 +50,10 @@ def make_documents(
     inventory: Inventory,
     settings: Settings,
     installations: Sequence[Installation],
-) -> Mapping[str, Document]:
-    """By kind, the documents with these devices. Raises :class:`SpecificationError`."""
+) -> tuple[Mapping[str, Document], str]:
+    """By kind, the documents with these devices; and why NVIDIA's hooks are not used though they
+    are chosen. Raises :class:`SpecificationError`.
+    """
     missing = missing_control_nodes(inventory)
     if missing:
         raise SpecificationError(
@@ -58,10 +63,12 @@ def make_documents(
     files = find_driver(
         installations,
         inventory.driver_version,
-        settings.nvidia_cdi_hook_path,
         [f"/{folder.lstrip('/')}" for folder in settings.library_folders],
     )
-    return documents(found, inventory.control_nodes, files, settings.host_dev_root)
+    hook = find_hook(installations, settings.nvidia_cdi_hook_path)
+    files = replace(files, hook=hook.path)
+    made = documents(found, inventory.control_nodes, files, settings.host_dev_root)
+    return made, hook.problem
 
 
 class Specifier:
@@ -110,7 +117,9 @@ class Specifier:
         try:
             if listed:
                 installations = self._installations(settings, inventory)
-                made = make_documents(listed, inventory, settings, installations)
+                made, problem = make_documents(listed, inventory, settings, installations)
+                if problem:
+                    self._warn("NVIDIA's hooks are not used", reason=problem, fix=HOOK_FIX)
         except (SpecificationError, OSError) as error:
             failed = {entry.kind: str(error) for entry in listed}
         errors = {**self._directory.bring_up_to_date(made, named, wanted_kinds), **failed}

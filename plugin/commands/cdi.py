@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from plugin import specification
 from plugin.app import build_driver
-from plugin.cdi.specifier import make_documents
+from plugin.cdi.specifier import HOOK_FIX, make_documents
 from plugin.commands.look import look
 from plugin.config import atomic
 from plugin.core.cdi.names import ALL, file_name
@@ -71,7 +72,13 @@ def _generated(settings: Settings, chosen: Chosen) -> Mapping[str, Document]:
     inventory = _scan(settings)
     included = _included(entries(inventory, settings), chosen)
     installations = specification.installations(settings, inventory)
-    return make_documents(included.values(), inventory, settings, installations)
+    documents, problem = make_documents(included.values(), inventory, settings, installations)
+    if problem:
+        print(
+            f"mig-device-plugin: NVIDIA's hooks are not used: {problem}; {HOOK_FIX}",
+            file=sys.stderr,
+        )
+    return documents
 
 
 def _included(found: Mapping[str, Entry], chosen: Chosen) -> Mapping[str, Entry]:

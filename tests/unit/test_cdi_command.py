@@ -127,6 +127,16 @@ def test_roots_of_the_host_are_in_the_paths(
     assert "/host/dev/nvidiactl does not exist" in text
 
 
+def test_a_chosen_hook_that_is_not_used_is_told_of(
+    cdi: Callable[..., tuple[int, str]],
+) -> None:
+    hook = "--nvidia-cdi-hook-path=/usr/bin/nvidia-cdi-hook"
+    status, text = cdi("generate", "--kind=mig", "--output=json", hook, "--driver-root=/run/d")
+    assert status == 0
+    assert "NVIDIA's hooks are not used: whether the host has /usr/bin/nvidia-cdi-hook" in text
+    assert '"hooks"' not in text
+
+
 def test_files_to_check_that_are_not_there(
     cdi: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:

@@ -400,6 +400,16 @@ def test_a_former_directory_that_is_out_of_reach_is_told_of_once_and_remembered(
     assert told.__dict__["directory"] == str(tmp_path / "gone")
 
 
+def test_a_chosen_hook_that_is_not_used_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_hook = replace(SETTINGS, nvidia_cdi_hook_path="/usr/bin/nvidia-ctk")
+    with daemon(tmp_path) as specifier:
+        for inventory in (ONE, TWO):
+            assert specifier.bring_up_to_date(inventory, with_hook).errors == {}
+    assert [each.message for each in caplog.records] == ["NVIDIA's hooks are not used"]
+
+
 # ---- two daemons
 
 
