@@ -22,7 +22,7 @@ from plugin.control.verbs import Simulate
 from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
-from plugin.driver.files import DeviceFiles
+from plugin.driver.files import DeviceFiles, FileSource
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
 from plugin.following import label
@@ -85,14 +85,19 @@ def library_loader(settings: Settings) -> Loader:
     return Loader([Path(root) for root in roots], settings.library_folders)
 
 
-def device_files(settings: Settings) -> DeviceFiles:
+def device_files(settings: Settings, source: FileSource | None = None) -> DeviceFiles:
     """Device nodes as this process sees them: below the mounted driver root, the root itself, or
     ``/``. Where the device root is another than the driver's, the host's ``/dev`` may still be
     mounted below the former: our own is a copy that was made when the container started.
     """
-    roots = (settings.container_driver_root, settings.host_dev_root, "/")
+    mounted, on_host = Path(settings.container_driver_root), Path(settings.host_dev_root)
+    same = Path(settings.driver_root) == on_host
     return DeviceFiles(
-        *map(Path, roots), proc=Path(settings.proc_root), sys=Path(settings.sys_root)
+        *(mounted, on_host, Path("/")),
+        proc=Path(settings.proc_root),
+        sys=Path(settings.sys_root),
+        source=source,
+        host_roots=(mounted, on_host) if same else (on_host,),
     )
 
 

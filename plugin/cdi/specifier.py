@@ -28,6 +28,7 @@ from plugin.core.cdi.specification import (
     missing_control_nodes,
 )
 from plugin.core.cdi.standing import Specified
+from plugin.core.dev_root import host_dev_root
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.driver.installation import Installation
@@ -67,7 +68,7 @@ def make_documents(
     )
     hook = find_hook(installations, settings.nvidia_cdi_hook_path)
     files = replace(files, hook=hook.path)
-    made = documents(found, inventory.control_nodes, files, settings.host_dev_root)
+    made = documents(found, inventory.control_nodes, files, host_dev_root(inventory, settings))
     return made, hook.problem
 
 
@@ -108,7 +109,7 @@ class Specifier:
         wanted_kinds = tuple(dict.fromkeys(entry.kind for entry in wanted.values()))
         self._remember(wanted_kinds)
         there = entries_by_kind(inventory, settings)
-        dev_root = settings.host_dev_root
+        dev_root = host_dev_root(inventory, settings)
         named = {kind: devices(found, dev_root) for kind, found in there.items()}
         kept = {*wanted_kinds, *(kind for each in self._places() for kind in each.kinds())}
         listed = [entry for kind, found in there.items() if kind in kept for entry in found]

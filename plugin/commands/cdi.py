@@ -16,6 +16,7 @@ from plugin.commands.look import look
 from plugin.config import atomic
 from plugin.core.cdi.names import ALL, file_name
 from plugin.core.cdi.specification import Document, Entry, entries
+from plugin.core.dev_root import host_dev_root
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError, SpecificationError
@@ -146,7 +147,8 @@ def _exists(settings: Settings) -> Callable[[str], bool]:
             *(node for device in inventory.devices() for node in device.device_nodes),
         }
         (installation,) = specification.installations(settings, inventory)
-        dev, driver = settings.host_dev_root.rstrip("/"), settings.driver_root.rstrip("/")
+        dev = host_dev_root(inventory, settings).rstrip("/")
+        driver = settings.driver_root.rstrip("/")
         return lambda path: (
             path.removeprefix(dev) in nodes
             or installation.real(path.removeprefix(driver)) is not None

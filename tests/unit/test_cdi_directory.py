@@ -410,6 +410,14 @@ def test_a_chosen_hook_that_is_not_used_is_told_of_once(
     assert [each.message for each in caplog.records] == ["NVIDIA's hooks are not used"]
 
 
+def test_nodes_that_were_seen_elsewhere_have_that_path_on_the_host(tmp_path: Path) -> None:
+    in_root = replace(SETTINGS, dev_root="/run/nvidia/driver")
+    for dev_root, host in (("", "/run/nvidia/driver/dev/nvidia0"), ("/", None)):
+        write(tmp_path, replace(ONE, dev_root=dev_root), in_root)
+        document = yaml.safe_load((tmp_path / file_name(MIG)).read_text())
+        assert document["devices"][0]["containerEdits"]["deviceNodes"][0].get("hostPath") == host
+
+
 # ---- two daemons
 
 
