@@ -18,8 +18,10 @@ from plugin.core.settings import CdiVendor, MigStrategy, Settings
 
 #: Without these CUDA finds no device, or fails to initialise.
 NEEDED_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
-#: Capabilities ``config`` and ``monitor``: they reach into the whole node, and are no container's.
-_FORBIDDEN_NODES = frozenset({"/dev/nvidia-caps/nvidia-cap1", "/dev/nvidia-caps/nvidia-cap2"})
+#: Capabilities that reach into the whole node, and are no container's, by their nodes.
+FORBIDDEN_NODES: Mapping[str, str] = MappingProxyType(
+    {"/dev/nvidia-caps/nvidia-cap1": "config", "/dev/nvidia-caps/nvidia-cap2": "monitor"}
+)
 
 #: Where the dynamic loaders of Debian's and of Red Hat's kin look without a cache and without
 #: LD_LIBRARY_PATH, by the machine of an ELF file.
@@ -101,7 +103,7 @@ def entries(inventory: Inventory, settings: Settings) -> Mapping[str, Entry]:
         nodes = tuple(_nodes(device))
         names = tuple(dict.fromkeys((device.uuid, device.path)))
         usable = bool(nodes) and not device.missing_device_nodes
-        if usable and _FORBIDDEN_NODES.isdisjoint(nodes) and all(map(is_device_name, names)):
+        if usable and FORBIDDEN_NODES.keys().isdisjoint(nodes) and all(map(is_device_name, names)):
             found[device.uuid] = Entry(kind(device, settings.cdi_vendor), names, nodes)
     return found
 
