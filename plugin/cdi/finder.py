@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -55,18 +55,18 @@ def find_driver(
     others: list[str] = []
     unfit: list[str] = []
     for installation in installations:
-        folders = list(dict.fromkeys(_folders(installation, further)))
+        listed = {folder: installation.names(folder) for folder in _folders(installation, further)}
         present = dict.fromkeys(
             match[1]
-            for folder in folders
-            for name in sorted(installation.names(folder))
+            for names in listed.values()
+            for name in sorted(names)
             if (match := _VERSION.fullmatch(name))
         )
         for each in present:
             if each != (version or each):
                 others.append(f"{_FIRST}.{each} below {installation.host_root}")
                 continue
-            found = _found(installation, folders, each)
+            found = _found(installation, listed, each)
             if found is not None:
                 return found
             unfit.append(f"{_FIRST}.{each} below {installation.host_root}")
@@ -114,8 +114,12 @@ def _folders(installation: Installation, further: Iterable[str]) -> Iterator[str
     yield from (f"/{folder}" for folder in FOLDERS)
 
 
-def _found(installation: Installation, folders: Sequence[str], version: str) -> DriverFiles | None:
-    """``None`` without a libcuda of a machine that has NVIDIA GPUs."""
+def _found(
+    installation: Installation, listed: Mapping[str, Collection[str]], version: str
+) -> DriverFiles | None:
+    """`listed` are names by folder. ``None`` without a libcuda of a machine that has NVIDIA
+    GPUs.
+    """
     libraries: dict[str, Library] = {}
     machine = ""
 
@@ -131,11 +135,10 @@ def _found(installation: Installation, folders: Sequence[str], version: str) -> 
         return True
 
     first, *others = _LIBRARIES
-    home = next((each for each in folders if take(first, each, f"{first}.so.{version}")), None)
+    home = next((each for each in listed if take(first, each, f"{first}.so.{version}")), None)
     if home is None:
         return None
-    for folder in folders:
-        names = installation.names(folder)
+    for folder, names in listed.items():
         for library in others:
             if f"{library}.so.{version}" in names:
                 take(library, folder, f"{library}.so.{version}")

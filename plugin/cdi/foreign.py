@@ -18,8 +18,8 @@ class _Read(NamedTuple):
 
 
 class ForeignSpecifications:
-    """Remembers what a file has until the file is another: NVIDIA's own takes half a second to
-    parse, and is looked at with every scan.
+    """Remembers what a file has until the file is another: NVIDIA's own takes some 100 ms to parse,
+    and is looked at with every scan.
     """
 
     def __init__(self, most_bytes: int) -> None:
