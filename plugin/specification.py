@@ -41,12 +41,12 @@ def installations(settings: Settings, inventory: Inventory) -> Sequence[Installa
         from plugin.sim.driver_files import SimInstallation  # noqa: PLC0415 — for a simulation only
 
         return (SimInstallation(inventory.driver_version, settings.driver_root),)
-    from plugin.driver.installation import Disk  # noqa: PLC0415 — not needed without CDI
+    from plugin.driver.installation import DiskInstallation  # noqa: PLC0415 — not needed without CDI
 
     # The first is the driver root where it is mounted in our container, the second is the same root
     # for a process on the host itself.
     roots = dict.fromkeys((settings.container_driver_root, settings.driver_root))
-    return tuple(Disk(Path(root), settings.driver_root) for root in roots)
+    return tuple(DiskInstallation(Path(root), settings.driver_root) for root in roots)
 
 
 class Specification:

@@ -51,7 +51,7 @@ class FileSource(Protocol):
         """Make a capability's device node. Raises OSError."""
 
 
-class Disk:
+class DiskFiles:
     """The machine's own file system."""
 
     def exists(self, path: str) -> bool:
@@ -115,7 +115,7 @@ class DeviceFiles:
         self.host_root = ""
         self.proc = proc
         self.sys = sys
-        self._source = source or Disk()
+        self._source = source or DiskFiles()
         self._minors: dict[str, int] = {}
 
     def control_nodes(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ class Installation(Protocol):
         """The content of ``/etc/ld.so.cache``."""
 
 
-class Disk:
+class DiskInstallation:
     """An installation below `root`, as this process sees it."""
 
     def __init__(self, root: Path, host_root: str) -> None:

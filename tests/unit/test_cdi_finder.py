@@ -15,7 +15,7 @@ from plugin.cdi.finder import Hook, find_driver, find_hook
 from plugin.core.cdi.specification import Library, Program
 from plugin.driver import loader_cache as cache
 from plugin.driver import shared_object
-from plugin.driver.installation import Disk
+from plugin.driver.installation import DiskInstallation
 from plugin.driver.shared_object import SharedObject
 from plugin.errors import SpecificationError
 from plugin.sim.driver_files import SimInstallation
@@ -28,8 +28,8 @@ UNKNOWN = (
 )
 
 
-def disk(root: Path, host: str = "/") -> Disk:
-    return Disk(root, host)
+def disk(root: Path, host: str = "/") -> DiskInstallation:
+    return DiskInstallation(root, host)
 
 
 def test_a_real_drivers_files_are_found_through_the_loaders_cache(tmp_path: Path) -> None:
