@@ -58,30 +58,23 @@ class Specification:
         self._directory = directory
         self._record = ledger.with_name(RECORD)
         self._aside = Aside("CDI directory", LOOK_SECONDS)
-        self._is_used = self._nothing_left = False
         self._specifier: Specifier | None = None
 
-    async def __call__(self, inventory: Inventory, settings: Settings) -> Specified:
-        """Bring it up to date; see :class:`plugin.cdi.specifier.Specifier`."""
-        self._is_used = self._is_used or settings.by_cdi
-        if not self._is_used and not await self._something_is_left():
-            return Specified()
+    async def __call__(self, inventory: Inventory, settings: Settings) -> Specified | None:
+        """Bring it up to date; see :class:`plugin.cdi.specifier.Specifier`. ``None`` where there is
+        none, and none is wanted: nobody else writes files of ours.
+        """
+        if not settings.by_cdi and self._specifier is None:
+            try:
+                if not await self._aside.call(self._look):
+                    return None
+            except OSError:  # or TimeoutError
+                return Specified()
         if self._specifier is None:
             from plugin.cdi.specifier import Specifier  # noqa: PLC0415 — not needed without CDI
 
             self._specifier = Specifier(self._directory, self._record, installations)
         return await self._specifier(inventory, settings)
-
-    async def _something_is_left(self) -> bool:
-        """Looked for until there is an answer: nobody else writes files of ours."""
-        if self._nothing_left:
-            return False
-        try:
-            self._is_used = await self._aside.call(self._look)
-        except OSError:  # or TimeoutError
-            return False
-        self._nothing_left = not self._is_used
-        return self._is_used
 
     def _look(self) -> bool:
         if os.path.lexists(self._record):

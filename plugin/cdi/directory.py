@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ class SpecificationDirectory:
         self._foreign = ForeignSpecifications(MOST_BYTES)
         self._lock: FolderLock | None = None
         #: Whether another process has the lock.
-        self._is_anothers = False
+        self.is_anothers = False
 
     def close(self) -> None:
         """Leave the directory to the next process."""
@@ -50,7 +51,7 @@ class SpecificationDirectory:
     def kinds(self) -> frozenset[str]:
         """Those that have a file of this process, or of one before it."""
         self._claim()
-        ours = {path.name for path in self._ours()} if not self._is_anothers else set()
+        ours = {path.name for path in self._ours()} if not self.is_anothers else set()
         return frozenset(kind for kind in KINDS if file_name(kind) in ours)
 
     def bring_up_to_date(
@@ -84,6 +85,27 @@ class SpecificationDirectory:
                 errors[kind] = self._failure(error)
         return errors
 
+    def refuse_others(self, kind: str, names: Iterable[str]) -> None:
+        """Raises :class:`SpecificationError` where another program has the file of this kind, or
+        one with a device of these names: where two files of one directory have a device of one
+        name, runtimes resolve neither.
+        """
+        path = self.path / file_name(kind)
+        if os.path.lexists(path) and not self._is_ours(path):
+            raise SpecificationError(
+                f"{path} was written by another program", "remove or rename it"
+            )
+        wanted = {f"{kind}={name}" for name in names}
+        others = {*self.path.glob("*.json"), *self.path.glob("*.yaml")}.difference(self._ours())
+        for path, devices in self._foreign.devices(sorted(others)).items():
+            common = wanted & devices
+            if common:
+                raise SpecificationError(
+                    f"{path}, which another program wrote, has {min(common)} too, and container "
+                    "runtimes use neither then",
+                    "remove that file, or choose other names with --cdi-vendor",
+                )
+
     def remove(self, kinds: Iterable[str]) -> None:
         """Remove the files of these kinds. Raises OSError."""
         for kind in self.kinds().intersection(kinds):
@@ -99,20 +121,17 @@ class SpecificationDirectory:
 
     def _have(self, kind: str, document: Document) -> None:
         path, wanted = self.path / file_name(kind), content(document)
-        conflict = self._conflict(kind, document)
-        if conflict is not None:
+        try:
+            self.refuse_others(kind, [device["name"] for device in document["devices"]])
+        except SpecificationError:
             if self._is_ours(path):
                 self._unlink(path)  # with both, containers of that program find nothing either
-            raise conflict
+            raise
         with contextlib.suppress(FileNotFoundError):
-            mode = path.lstat().st_mode
-            if not stat.S_ISREG(mode) or not self._is_ours(path):
-                raise SpecificationError(
-                    f"{path} was written by another program", "remove or rename it"
-                )
-            if bounded.read(path, MOST_BYTES) == wanted and stat.S_IMODE(mode) == atomic.MODE:
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if bounded.read(path, MOST_BYTES) == wanted and mode == atomic.MODE:
                 return
-        if self._is_anothers:
+        if self.is_anothers:
             raise SpecificationError(
                 f"another daemon writes its CDI specification to {self.path}, which has other "
                 "devices",
@@ -129,7 +148,7 @@ class SpecificationDirectory:
     def _reduce(self, kind: str, devices: list[Document]) -> None:
         """Have nothing but these devices in the file, with the least that has to work on disk."""
         path = self.path / file_name(kind)
-        if self._is_anothers or not self._is_ours(path):
+        if self.is_anothers or not self._is_ours(path):
             return
         document = _document(path)
         left = remains(document, devices)
@@ -142,7 +161,7 @@ class SpecificationDirectory:
         self._unlink(path)
 
     def _unlink(self, path: Path) -> None:
-        if not self._is_anothers:
+        if not self.is_anothers:
             path.unlink(missing_ok=True)
 
     # ---- whose it is
@@ -151,28 +170,13 @@ class SpecificationDirectory:
         if self._lock is not None and self._lock.is_ours():
             return
         self.close()
-        self._is_anothers = False
+        self.is_anothers = False
         try:
             self._lock = FolderLock(self.path)
         except BlockingIOError:
-            self._is_anothers = True
+            self.is_anothers = True
         except OSError:
             pass  # not there, or of a file system without locks
-
-    def _conflict(self, kind: str, document: Document) -> SpecificationError | None:
-        """Where two files of one directory have a device of one name, runtimes resolve neither."""
-        names = {f"{kind}={device['name']}" for device in document["devices"]}
-        ours = set(self._ours())
-        others = sorted({*self.path.glob("*.json"), *self.path.glob("*.yaml")} - ours)
-        for path, devices in self._foreign.devices(others).items():
-            common = names & devices
-            if common:
-                return SpecificationError(
-                    f"{path}, which another program wrote, has {min(common)} too, and container "
-                    "runtimes use neither then",
-                    "remove that file, or choose other names with --cdi-vendor",
-                )
-        return None
 
     def _ours(self) -> list[Path]:
         paths = (self.path / file_name(kind) for kind in KINDS)

@@ -92,8 +92,10 @@ class Specifier:
         self._aside = Aside("CDI specification", longest_seconds)
         self._warned: set[str] = set()
 
-    async def __call__(self, inventory: Inventory, settings: Settings) -> Specified:
-        """What is on disk afterwards; never raises."""
+    async def __call__(self, inventory: Inventory, settings: Settings) -> Specified | None:
+        """What is on disk afterwards, ``None`` if there is nothing and nothing is wanted; never
+        raises.
+        """
         try:
             return await self._aside.call(lambda: self.bring_up_to_date(inventory, settings))
         except TimeoutError:
@@ -103,7 +105,7 @@ class Specifier:
             )
             return _failed(kinds(settings.cdi_vendor), text)
 
-    def bring_up_to_date(self, inventory: Inventory, settings: Settings) -> Specified:
+    def bring_up_to_date(self, inventory: Inventory, settings: Settings) -> Specified | None:
         """The same, blocking."""
         wanted = entries(inventory, settings) if settings.by_cdi else {}
         wanted_kinds = tuple(dict.fromkeys(entry.kind for entry in wanted.values()))
@@ -127,6 +129,8 @@ class Specifier:
         done = [kind for kind in wanted_kinds if kind not in errors]
         self._bring_formers_up_to_date(made, named, done)
         self._forget(has_here=bool(wanted_kinds))
+        if not (settings.by_cdi or errors or self._recorded is None or self._is_left()):
+            return None
         written = {uuid: entry for uuid, entry in wanted.items() if entry.kind not in errors}
         return Specified(MappingProxyType(written), MappingProxyType(errors))
 
@@ -139,6 +143,12 @@ class Specifier:
 
     def _places(self) -> Sequence[SpecificationDirectory]:
         return self._directory, *self._formers.values()
+
+    def _is_left(self) -> bool:
+        """Whether there are files of ours, or may be."""
+        return bool(self._recorded) or any(
+            each.kinds() or each.is_anothers for each in self._places()
+        )
 
     def _remember(self, wanted: Sequence[str]) -> None:
         """Find out where there may be files of ours, and record where there will be."""
@@ -179,7 +189,8 @@ class Specifier:
         for each in self._places():
             if each.path not in (self._recorded or ()):
                 continue
-            if each.kinds() or (has_here and each is self._directory):
+            is_used = each.is_anothers or (has_here and each is self._directory)
+            if each.kinds() or is_used:
                 kept.append(each.path)
             elif not os.path.isdir(each.path):  # noqa: PTH112 — false also where we may not look
                 kept.append(each.path)

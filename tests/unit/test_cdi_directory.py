@@ -58,10 +58,14 @@ def daemon(
         yield specifier
 
 
+def brought(specifier: Specifier, inventory: Inventory, settings: Settings) -> Specified:
+    return specifier.bring_up_to_date(inventory, settings) or Specified()
+
+
 def write(folder: Path, inventory: Inventory, settings: Settings = SETTINGS) -> Specified:
     """As by a daemon that ends after that."""
     with daemon(folder) as specifier:
-        return specifier.bring_up_to_date(inventory, settings)
+        return brought(specifier, inventory, settings)
 
 
 def names(folder: Path, kind: str = MIG) -> set[str]:
@@ -216,7 +220,7 @@ def test_devices_that_another_program_specifies_are_refused_and_left_to_it(
 def test_a_directory_that_cannot_be_written(tmp_path: Path, place: str, why: str) -> None:
     (tmp_path / "file").write_text("")
     with daemon(tmp_path / place, recorded=tmp_path / "known") as specifier:
-        specified = specifier.bring_up_to_date(BOTH, SETTINGS)
+        specified = brought(specifier, BOTH, SETTINGS)
     assert specified.entries == {}
     assert specified.errors == dict.fromkeys(
         (MIG, GPU),
@@ -237,7 +241,7 @@ def test_without_the_drivers_files_nothing_is_written(
 ) -> None:
     write(tmp_path, TWO)
     with daemon(tmp_path, lambda _, __: ()) as specifier:
-        specified = specifier.bring_up_to_date(inventory, SETTINGS)
+        specified = brought(specifier, inventory, SETTINGS)
     assert said in specified.errors[MIG]
     assert specified.entries == {}
     # What runs may start again, and a device that is gone is nobody's.
@@ -254,7 +258,7 @@ async def test_a_file_system_that_hangs_is_an_error_until_it_answers(tmp_path: P
 
     specifier = Specifier(tmp_path, record(tmp_path), hanging, longest_seconds=0.01)
     for inventory in (ONE, node()):  # the second does not start another thread
-        specified = await specifier(inventory, SETTINGS)
+        specified = await specifier(inventory, SETTINGS) or Specified()
         assert "not written after 0.01 s" in specified.errors[MIG]
         assert not is_current(specified, inventory, SETTINGS)
     goes_on.set()
@@ -262,7 +266,7 @@ async def test_a_file_system_that_hangs_is_an_error_until_it_answers(tmp_path: P
     await asyncio.to_thread(thread.join)
     patient = Specifier(tmp_path, record(tmp_path), simulated)
     specifier.close()
-    assert (await patient(ONE, SETTINGS)).errors == {}
+    assert await patient(ONE, SETTINGS) == Specified(entries(ONE, SETTINGS))
     patient.close()
     assert names(tmp_path) == {"MIG-0-7-0", "0:0", "all"}
 
@@ -330,7 +334,7 @@ def test_a_device_that_is_gone_or_another_leaves_the_file_whatever_the_settings(
 ) -> None:
     write(tmp_path, TWO)
     with daemon(tmp_path, installations) as specifier:
-        specifier.bring_up_to_date(after, settings)
+        brought(specifier, after, settings)
     if after == moved(ONE) and installations is simulated:
         left = {"MIG-0-7-0", "0:0", "all"}
     path = tmp_path / file_name(MIG)
@@ -372,18 +376,18 @@ def test_the_directory_of_a_former_configuration_is_emptied_once_the_new_one_is_
 ) -> None:
     old, new, known = tmp_path / "old", tmp_path / "new", tmp_path / "known"
     with daemon(old, recorded=known) as specifier:
-        specifier.bring_up_to_date(TWO, SETTINGS)
+        brought(specifier, TWO, SETTINGS)
     with daemon(new, nothing_found, recorded=known) as specifier:
-        specifier.bring_up_to_date(ONE, SETTINGS)
+        brought(specifier, ONE, SETTINGS)
     assert names(old) == {"MIG-0-7-0", "0:0", "all"}
     with daemon(new, recorded=known) as specifier:
-        specifier.bring_up_to_date(ONE, SETTINGS)
+        brought(specifier, ONE, SETTINGS)
     assert list(old.iterdir()) == []
     assert known.read_text() == f"{new}\n"
     with daemon(old, recorded=known) as specifier:
-        specifier.bring_up_to_date(TWO, WITHOUT_CDI)
+        brought(specifier, TWO, WITHOUT_CDI)
         assert "MIG-0-8-0" in names(new)
-        specifier.bring_up_to_date(node(), WITHOUT_CDI)
+        brought(specifier, node(), WITHOUT_CDI)
     assert not known.exists()
 
 
@@ -394,7 +398,7 @@ def test_a_former_directory_that_is_out_of_reach_is_told_of_once_and_remembered(
     known.write_text(f"{tmp_path / 'gone'}\n")
     with daemon(tmp_path / "cdi", recorded=known) as specifier:
         for _ in range(2):
-            assert specifier.bring_up_to_date(ONE, SETTINGS).errors == {}
+            assert brought(specifier, ONE, SETTINGS).errors == {}
     assert known.read_text() == f"{tmp_path / 'gone'}\n{tmp_path / 'cdi'}\n"
     (told,) = [each for each in caplog.records if each.levelname == "WARNING"]
     assert told.__dict__["directory"] == str(tmp_path / "gone")
@@ -406,7 +410,7 @@ def test_a_chosen_hook_that_is_not_used_is_told_of_once(
     with_hook = replace(SETTINGS, nvidia_cdi_hook_path="/usr/bin/nvidia-ctk")
     with daemon(tmp_path) as specifier:
         for inventory in (ONE, TWO):
-            assert specifier.bring_up_to_date(inventory, with_hook).errors == {}
+            assert brought(specifier, inventory, with_hook).errors == {}
     assert [each.message for each in caplog.records] == ["NVIDIA's hooks are not used"]
 
 
@@ -424,21 +428,34 @@ def test_nodes_that_were_seen_elsewhere_have_that_path_on_the_host(tmp_path: Pat
 def test_a_second_daemon_changes_nothing_and_is_content_with_what_it_needs(tmp_path: Path) -> None:
     leftover = tmp_path / f".{file_name(MIG)}.{'0' * 16}"
     with daemon(tmp_path) as first, daemon(tmp_path) as second:
-        first.bring_up_to_date(ONE, SETTINGS)
+        brought(first, ONE, SETTINGS)
         leftover.write_text("what the first writes just now")
-        assert second.bring_up_to_date(ONE, SETTINGS).errors == {}
-        specified = second.bring_up_to_date(TWO, SETTINGS)
+        assert brought(second, ONE, SETTINGS).errors == {}
+        specified = brought(second, TWO, SETTINGS)
         assert specified.errors == {
             MIG: f"another daemon writes its CDI specification to {tmp_path}, which has other "
             "devices; run one daemon on a node, or name another directory with --cdi-directory"
         }
         for inventory, settings in ((node(), SETTINGS), (node(), WITHOUT_CDI)):
-            assert second.bring_up_to_date(inventory, settings) == Specified()
+            assert brought(second, inventory, settings) == Specified()
         assert leftover.exists()
         assert names(tmp_path) == {"MIG-0-7-0", "0:0", "all"}
         first.close()
-        assert second.bring_up_to_date(TWO, SETTINGS).errors == {}
+        assert brought(second, TWO, SETTINGS).errors == {}
     assert not leftover.exists()
+
+
+def test_a_daemon_without_cdi_looks_after_what_is_left_once_another_has_ended(
+    tmp_path: Path,
+) -> None:
+    with daemon(tmp_path) as first, daemon(tmp_path) as second:
+        brought(first, TWO, SETTINGS)
+        assert second.bring_up_to_date(ONE, WITHOUT_CDI) is not None  # and is asked again
+        assert "MIG-0-8-0" in names(tmp_path)
+        first.close()
+        assert second.bring_up_to_date(ONE, WITHOUT_CDI) is not None
+        assert "MIG-0-8-0" not in names(tmp_path)
+        assert second.bring_up_to_date(node(), WITHOUT_CDI) is None
 
 
 def test_an_empty_file_of_our_name_is_what_a_power_failure_left(tmp_path: Path) -> None:
@@ -455,8 +472,10 @@ async def test_a_daemon_that_starts_without_cdi_looks_after_what_is_left(tmp_pat
     for settings, inventory in ((with_cdi, TWO), (without, ONE)):
         specify = Specification(folder, ledger)
         with contextlib.closing(specify):
-            assert (await specify(inventory, settings)).errors == {}
+            written = entries(inventory, settings) if settings.by_cdi else {}
+            assert await specify(inventory, settings) == Specified(written)
     assert names(folder) == {"MIG-0-7-0", "0:0", "all"}
     with contextlib.closing(Specification(folder, ledger)) as specify:
-        await specify(node(), without)
+        assert await specify(node(), without) is None
+        assert await specify(ONE, without) is None
     assert (contents(tmp_path), contents(folder)) == ([folder], [])

@@ -154,10 +154,10 @@ async def test_all_is_brought_up_to_date_with_a_scan_and_nothing_before_the_firs
 ) -> None:
     asked: list[Inventory] = []
 
-    async def specify(inventory: Inventory, given: Settings) -> Specified:
-        assert given is settings
+    async def specify(inventory: Inventory, given: Settings) -> Specified | None:
+        assert given in {settings, BY_CDI}
         asked.append(inventory)
-        return Specified()
+        return None
 
     gate, state = Gate(specify), steps.initial(settings, 0.0)
     assert await gate.specified(state.snapshot) is None
@@ -165,6 +165,11 @@ async def test_all_is_brought_up_to_date_with_a_scan_and_nothing_before_the_firs
     scanned = scan_ended(state, NODE, 1.0).state.snapshot
     assert await gate.specified(scanned) == Specified()
     assert asked == [scanned.inventory]
+    # Nothing is left: nothing is to be done before containers use CDI.
+    assert gate.has_work(settings) is settings.by_cdi
+    await gate.specified(scanned)
+    await gate.specified(replace(scanned, settings=BY_CDI))
+    assert len(asked) == 2 + settings.by_cdi
 
 
 @dataclass
