@@ -20,7 +20,7 @@ from plugin.config.load import CommandLine
 from plugin.core.configuration import Configuration
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
-from plugin.driver.files import DeviceFiles
+from plugin.driver.files import DeviceFiles, FileSource
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError, PluginError, SimulationError
 from plugin.following.follower import Follower, Read
@@ -90,14 +90,19 @@ def library_loader(settings: Settings) -> Loader:
     return Loader([Path(root) for root in roots], settings.library_folders)
 
 
-def device_files(settings: Settings) -> DeviceFiles:
+def device_files(settings: Settings, source: FileSource | None = None) -> DeviceFiles:
     """Device nodes as this process sees them: below the mounted driver root, the root itself, or
     ``/``. Where the device root is another than the driver's, the host's ``/dev`` may still be
     mounted below the former: our own is a copy that was made when the container started.
     """
-    roots = (settings.container_driver_root, settings.host_dev_root, "/")
+    mounted, on_host = Path(settings.container_driver_root), Path(settings.host_dev_root)
+    same = Path(settings.driver_root) == on_host
     return DeviceFiles(
-        *map(Path, roots), proc=Path(settings.proc_root), sys=Path(settings.sys_root)
+        *(mounted, on_host, Path("/")),
+        proc=Path(settings.proc_root),
+        sys=Path(settings.sys_root),
+        source=source,
+        host_roots=(mounted, on_host) if same else (on_host,),
     )
 
 
@@ -289,7 +294,7 @@ async def _run(start: Start, read: Read, ledger: Path, kept: KeptFile | None) ->
     )
     for warning in start.loaded.warnings:
         log.warning("%s", warning)
-    specify = specification.specifying(specification.directory(settings, ledger))
+    specify = specification.Specification(specification.directory(settings, ledger), ledger)
     daemon = assemble(
         settings, driver, ledger, simulate, specify=specify, configuration=start.configuration
     )
@@ -384,5 +389,5 @@ async def _serve_web(settings: Settings, overview: Overview, started: asyncio.Ev
             await started.wait()
     await asyncio.sleep(WEB_AFTER_SECONDS)
     # 100 ms of imports, in a thread so that kubelet's calls are answered meanwhile.
-    web = await asyncio.to_thread(importlib.import_module, "plugin.web")
+    web = await asyncio.to_thread(importlib.import_module, "plugin.web")  # noqa: TID251 — an import
     await web.serve(settings, overview, overview.looked)

@@ -4,6 +4,7 @@ files that it names.
 
 from __future__ import annotations
 
+import enum
 import functools
 import json
 from collections import Counter
@@ -13,10 +14,18 @@ from typing import Any
 
 import fastjsonschema
 
-from plugin.core.cdi.specification import needed_version
+from plugin.core.cdi.specification import FORBIDDEN_NODES, needed_version
 
-#: Whether a path of the host is there.
-Exists = Callable[[str], bool]
+
+class Found(enum.Enum):
+    """What is at a path of the host."""
+
+    NOTHING = enum.auto()
+    DEVICE = enum.auto()
+    OTHER = enum.auto()
+
+
+Lookup = Callable[[str], Found]
 
 
 @functools.cache
@@ -26,7 +35,7 @@ def _schema() -> Callable[[object], object]:
     return compiled
 
 
-def faults(document: Any, exists: Exists) -> Iterator[str]:
+def faults(document: Any, lookup: Lookup) -> Iterator[str]:
     """One sentence for each thing that is wrong."""
     try:
         _schema()(document)
@@ -39,8 +48,11 @@ def faults(document: Any, exists: Exists) -> Iterator[str]:
     for name, count in Counter(device["name"] for device in document["devices"]).items():
         if count > 1:
             yield f"device {name} is there {count} times"
-    paths = dict.fromkeys(path for part in _edits(document) for path in _host_paths(part))
-    yield from (f"{path} does not exist" for path in paths if not exists(path))
+    parts = list(_edits(document))
+    nodes = [node for part in parts for node in part.get("deviceNodes", ())]
+    yield from dict.fromkeys(text for node in nodes for text in _node_faults(node, lookup))
+    paths = dict.fromkeys(path for part in parts for path in _host_paths(part))
+    yield from (f"{path} does not exist" for path in paths if lookup(path) is Found.NOTHING)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -52,10 +64,24 @@ def _edits(document: Any) -> Iterator[Any]:
     yield from (device["containerEdits"] for device in document["devices"])
 
 
+def _node_faults(node: Any, lookup: Lookup) -> Iterator[str]:
+    on_host = node.get("hostPath", node["path"])
+    for path, capability in FORBIDDEN_NODES.items():
+        if node["path"].endswith(path) or on_host.endswith(path):
+            yield (
+                f"{on_host} is the capability {capability}, which reaches into the whole node and "
+                "is no container's"
+            )
+    # With numbers the runtime makes the node, whatever there is on the host.
+    if "type" in node and "major" in node:
+        return
+    found = lookup(on_host)
+    if found is Found.NOTHING:
+        yield f"{on_host} does not exist"
+    elif found is Found.OTHER and node.get("type") != "p":
+        yield f"{on_host} is no device node"
+
+
 def _host_paths(edits: Any) -> Iterator[str]:
-    for node in edits.get("deviceNodes", ()):
-        # With numbers the runtime makes the node, whatever there is on the host.
-        if not ("type" in node and "major" in node):
-            yield node.get("hostPath", node["path"])
     yield from (mount["hostPath"] for mount in edits.get("mounts", ()))
     yield from (hook["path"] for hook in edits.get("hooks", ()))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+import stat
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from plugin import specification
 from plugin.app import build_driver
-from plugin.cdi.specifier import make_documents
+from plugin.cdi.specifier import HOOK_FIX, make_documents
 from plugin.commands.look import look
 from plugin.config import atomic
 from plugin.core.cdi.names import ALL, file_name
 from plugin.core.cdi.specification import Document, Entry, entries
+from plugin.core.dev_root import host_dev_root
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.errors import ConfigError, SpecificationError
+
+if TYPE_CHECKING:
+    from plugin.cdi.validation import Lookup
 
 
 class Chosen(NamedTuple):
@@ -30,16 +36,16 @@ class Chosen(NamedTuple):
 def generate(settings: Settings, chosen: Chosen, output: str, file: str | None) -> int:
     """Print the specification, or write it to a file."""
     documents = _generated(settings, chosen)
-    if file is None:
-        texts = [_written(document, output) for document in documents.values()]
-        print(("---\n" if output == "yaml" else "\n").join(texts), end="")
-        return 0
     if len(documents) > 1:
         raise SpecificationError(
-            f"{file}: a file has devices of one kind, and there are {' and '.join(documents)}",
-            "choose one with --kind",
+            f"a CDI specification has devices of one kind, and this node has those of "
+            f"{' and '.join(documents)}",
+            f"choose one: {' or '.join(f'--kind={kind}' for kind in documents)}",
         )
     (document,) = documents.values()
+    if file is None:
+        print(_written(document, output), end="")
+        return 0
     try:
         atomic.replace(Path(file), _written(document, output).encode())
     except OSError as error:
@@ -58,10 +64,10 @@ def list_names(settings: Settings) -> int:
 def validate(settings: Settings, files: Sequence[str]) -> int:
     """Check files, or those that the daemon wrote; the exit status is 1 if anything is wrong."""
     paths = [Path(file) for file in files] or _ours(settings)
-    exists = _exists(settings)
+    lookup = _lookup(settings)
     status = 0
     for path in paths:
-        found = _faults(path, exists)
+        found = _faults(path, lookup)
         print(f"{path}: {'; '.join(found) if found else 'valid'}")
         status = status or int(bool(found))
     return status
@@ -70,9 +76,14 @@ def validate(settings: Settings, files: Sequence[str]) -> int:
 def _generated(settings: Settings, chosen: Chosen) -> Mapping[str, Document]:
     inventory = _scan(settings)
     included = _included(entries(inventory, settings), chosen)
-    return make_documents(
-        included, inventory, settings, specification.installations(settings, inventory)
-    )
+    installations = specification.installations(settings, inventory)
+    documents, problem = make_documents(included.values(), inventory, settings, installations)
+    if problem:
+        print(
+            f"mig-device-plugin: NVIDIA's hooks are not used: {problem}; {HOOK_FIX}",
+            file=sys.stderr,
+        )
+    return documents
 
 
 def _included(found: Mapping[str, Entry], chosen: Chosen) -> Mapping[str, Entry]:
@@ -121,18 +132,20 @@ def _ours(settings: Settings) -> list[Path]:
     return found
 
 
-def _faults(path: Path, exists: Callable[[str], bool]) -> list[str]:
+def _faults(path: Path, lookup: Lookup) -> list[str]:
     from plugin.cdi.validation import faults  # noqa: PLC0415 — 70 ms, for this action only
     from plugin.config import document  # noqa: PLC0415 — YAML, see above
 
     try:
-        return list(faults(document.read("the file", path), exists))
+        return list(faults(document.read("the file", path), lookup))
     except ConfigError as error:
         return [str(error)]
 
 
-def _exists(settings: Settings) -> Callable[[str], bool]:
-    """Whether a path of the host is there: below the mounted driver root, or as it is."""
+def _lookup(settings: Settings) -> Lookup:
+    """What is at a path of the host: below the mounted driver root, or as it is."""
+    from plugin.cdi.validation import Found  # noqa: PLC0415 — as above
+
     if settings.simulate:
         inventory = _scan(settings)
         nodes = {
@@ -140,16 +153,31 @@ def _exists(settings: Settings) -> Callable[[str], bool]:
             *(node for device in inventory.devices() for node in device.device_nodes),
         }
         (installation,) = specification.installations(settings, inventory)
-        dev, driver = settings.host_dev_root.rstrip("/"), settings.driver_root.rstrip("/")
-        return lambda path: (
-            path.removeprefix(dev) in nodes
-            or installation.real(path.removeprefix(driver)) is not None
-        )
+        dev = host_dev_root(inventory, settings).rstrip("/")
+        driver = settings.driver_root.rstrip("/")
+
+        def simulated(path: str) -> Found:
+            if path.removeprefix(dev) in nodes:
+                return Found.DEVICE
+            is_file = installation.real(path.removeprefix(driver)) is not None
+            return Found.OTHER if is_file else Found.NOTHING
+
+        return simulated
+
     mounted, root = settings.container_driver_root, settings.driver_root.rstrip("/")
-    return lambda path: (
-        os.path.exists(path)  # noqa: PTH110 — false also where we may not look
-        or (path.startswith(f"{root}/") and os.path.exists(mounted + path.removeprefix(root)))  # noqa: PTH110
-    )
+
+    def on_host(path: str) -> Found:
+        paths = [path]
+        if path.startswith(f"{root}/"):
+            paths.append(mounted + path.removeprefix(root))
+        for each in paths:
+            with contextlib.suppress(OSError, ValueError):
+                mode = Path(each).stat().st_mode
+                is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+                return Found.DEVICE if is_device else Found.OTHER
+        return Found.NOTHING
+
+    return on_host
 
 
 def _scan(settings: Settings) -> Inventory:

@@ -39,7 +39,7 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
         help="UUID, index (0 or 0:3) or all; may be repeated (default: all)",
     )
     generate.add_argument(
-        "--kind", default="", metavar="KIND", help="only this kind: mig or gpu (default: each)"
+        "--kind", default="", metavar="KIND", help="mig or gpu; needed where the node has both"
     )
     generate.add_argument(
         "--output", choices=("yaml", "json"), default="yaml", help="(default: yaml)"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from plugin import specification
 from plugin.cdi.directory import SpecificationDirectory
 from plugin.commands.check import Check, Outcome, shortened
 from plugin.core.cdi.names import ALL
-from plugin.core.cdi.specification import entries
+from plugin.core.cdi.specification import entries, entries_by_kind
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.errors import SpecificationError
@@ -51,13 +51,17 @@ def specification_checks(inventory: Inventory, settings: Settings) -> Iterator[C
         return
     directory = SpecificationDirectory(specification.directory(settings, Path()))
     found = entries(inventory, settings).values() if settings.by_cdi else ()
+    known = {
+        kind: frozenset(name for entry in listed for name in entry.names)
+        for kind, listed in entries_by_kind(inventory, settings).items()
+    }
     wanted = {
         kind: frozenset(name for entry in found if entry.kind == kind for name in entry.names)
         for kind in dict.fromkeys(entry.kind for entry in found)
     }
     try:
-        for kind in wanted:
-            directory.refuse_others(kind)
+        for kind, names in wanted.items():
+            directory.refuse_others(kind, {*names, ALL})
         there = directory.devices()
     except SpecificationError as error:
         yield Check("CDI files", Outcome.FAIL, error.what, error.fix)
@@ -66,22 +70,27 @@ def specification_checks(inventory: Inventory, settings: Settings) -> Iterator[C
             "CDI files", Outcome.WARN, str(error), "remove the file, and restart the daemon"
         )
     else:
-        yield from _compared(wanted, {kind: names - {ALL} for kind, names in there.items()})
+        names_there = {kind: names - {ALL} for kind, names in there.items()}
+        yield from _compared(wanted, known, names_there)
 
 
 def _compared(
-    wanted: dict[str, frozenset[str]], there: dict[str, frozenset[str]]
+    wanted: Mapping[str, frozenset[str]],
+    known: Mapping[str, frozenset[str]],
+    there: Mapping[str, frozenset[str]],
 ) -> Iterator[Check]:
-    """By kind, names of the devices on the node, and of those in files of ours."""
-    gone = [kind for kind in there if kind not in wanted]
-    if gone:
+    """By kind, names of devices: those that files should have, those that are on the node, and
+    those in files of ours.
+    """
+    # The daemon keeps what pods were given under other settings, as long as the devices are there.
+    stale = [kind for kind in there if kind not in wanted and there[kind] != known.get(kind)]
+    if stale:
         yield Check(
             "CDI files",
             Outcome.WARN,
-            f"a former daemon of this plugin left devices of kind {shortened(gone)}",
-            "remove mig-device-plugin-*.yaml of these kinds from the CDI directory"
-            if not wanted
-            else _UPDATE,
+            f"files of former settings, of kind {shortened(stale)}, do not have what is on the "
+            "node",
+            _UPDATE,
         )
     for kind, names in wanted.items():
         if kind not in there:
@@ -91,7 +100,7 @@ def _compared(
             parts = [f"{shortened(missing)} missing"] if missing else []
             parts += [f"{shortened(more)} not on the node"] if more else []
             yield Check("CDI files", Outcome.WARN, f"{kind}: {'; '.join(parts)}", _UPDATE)
-    if wanted and wanted == there:
+    if wanted and not stale and all(there.get(kind) == wanted[kind] for kind in wanted):
         yield Check("CDI files", Outcome.PASS, f"devices of kind {', '.join(wanted)}")
 
 

@@ -41,7 +41,8 @@ class Daemon:
             )
 
     async def ask(self, verb: str, *arguments: str) -> Any:
-        return await asyncio.to_thread(ask, self.control_socket, verb, *arguments)
+        # A signal ends a command, whatever its threads do.
+        return await asyncio.to_thread(ask, self.control_socket, verb, *arguments)  # noqa: TID251
 
     async def ended(self) -> int:
         """Wait until it ends by itself; its exit status."""

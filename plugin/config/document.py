@@ -39,6 +39,12 @@ class _Loader(yaml.SafeLoader):
         self._weight = 0
         self._weights: dict[yaml.Node, int] = {}
 
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = self.get_node() if self.check_node() else None
+        if self.check_node():
+            raise _Refused("holds several documents; a file has one")
+        return node
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         before, is_alias = self._weight, self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)

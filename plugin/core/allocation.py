@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from plugin.core.advertise.advertisement import Advertisement
 from plugin.core.cdi.names import annotation, qualified
+from plugin.core.dev_root import host_dev_root
 from plugin.core.inventory.model import Device
 from plugin.core.reasons import texts
 from plugin.core.settings import DeviceIdStrategy, DeviceListStrategy
@@ -151,7 +152,7 @@ def _container(devices: list[Device], snapshot: Snapshot) -> ContainerAllocation
             if enabled:
                 envs[name] = "enabled"
         if settings.pass_device_specs:
-            root = settings.host_dev_root.rstrip("/")
+            root = host_dev_root(snapshot.inventory, settings).rstrip("/")
             specs = tuple(DeviceSpec(path, root + path) for path in _nodes(devices, snapshot))
     return ContainerAllocation(
         tuple(devices),

@@ -173,7 +173,11 @@ def _host_names(value: object) -> tuple[str, ...]:
 
 
 #: Of an annotation's key; what follows it is ours.
-_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/", re.ASCII)
+#: A DNS name and a slash, as Kubernetes wants it.
+_DNS_PREFIX = (
+    r"(?=[^/]{1,253}/)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*/"
+)
+_PREFIX = re.compile(_DNS_PREFIX, re.ASCII)
 
 
 def _annotation_prefix(value: object) -> str:
@@ -183,9 +187,7 @@ def _annotation_prefix(value: object) -> str:
 
 
 #: A name with a DNS prefix that may be left out, as Kubernetes writes conditions and taints.
-_QUALIFIED = (
-    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
-)
+_QUALIFIED = rf"(?:{_DNS_PREFIX})?[A-Za-z0-9](?:[A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?"
 _CONDITION_TYPE = re.compile(_QUALIFIED, re.ASCII)
 _TAINT = re.compile(
     rf"({_QUALIFIED})(?:=([A-Za-z0-9](?:[A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?))?:([A-Za-z]+)",

@@ -260,11 +260,22 @@ def specified(state: State, specified: Specified) -> Step:
 
 
 def configured(
-    state: State, settings: Settings, configuration: Configuration | None = None
+    state: State,
+    settings: Settings,
+    configuration: Configuration | None = None,
+    specified: Specified | None = None,
 ) -> Step:
-    """Decide anew, with other settings, about what was last seen."""
-    origin = configuration or state.snapshot.configuration
-    return Step(decide(state, settings=settings, configuration=origin), rescan=True, probe=True)
+    """Decide anew, with other settings, about what was last seen. `specified` is the CDI
+    specification that was written for them.
+    """
+    old = state.snapshot
+    state = decide(
+        state,
+        settings=settings,
+        configuration=configuration or old.configuration,
+        specified=specified or old.specified,
+    )
+    return Step(state, rescan=True, probe=True)
 
 
 def configuration_noted(state: State, configuration: Configuration) -> Step:

@@ -165,7 +165,6 @@ def _problems(snapshot: Snapshot) -> Iterator[str]:
         yield refused(snapshot.configuration)
     if snapshot.configuration.waiting:
         yield waiting(snapshot.configuration)
-    if snapshot.settings.by_cdi:
-        yield from dict.fromkeys(snapshot.specified.errors.values())
+    yield from dict.fromkeys(snapshot.specified.errors.values())
     yield from snapshot.advertisement.problems
     yield from dict.fromkeys(snapshot.inventory.warnings())

@@ -51,7 +51,7 @@ class FileSource(Protocol):
         """Make a capability's device node. Raises OSError."""
 
 
-class Disk:
+class DiskFiles:
     """The machine's own file system."""
 
     def exists(self, path: str) -> bool:
@@ -95,6 +95,7 @@ class DeviceFiles:
     """Looks files up; keeps nothing but mig-minors, which never changes while a driver is loaded.
 
     `roots` are folders that may contain ``dev/`` (the first that has ``nvidiactl`` in it counts);
+    `host_roots` are those among them that show what the settings call the host's device root;
     `proc` and `sys` are the mount points of procfs and sysfs, or copies of them. Missing and
     unreadable files are answers, not exceptions.
     """
@@ -105,23 +106,43 @@ class DeviceFiles:
         proc: Path = Path("/proc"),
         sys: Path = Path("/sys"),
         source: FileSource | None = None,
+        host_roots: Collection[Path] = (),
     ) -> None:
         self._roots = roots or (Path("/"),)
+        self._host_roots = host_roots
         self.root = self._roots[-1]
+        #: The host's root of the nodes, where it certainly is not that of the settings.
+        self.host_root = ""
         self.proc = proc
         self.sys = sys
-        self._source = source or Disk()
+        self._source = source or DiskFiles()
         self._minors: dict[str, int] = {}
 
     def control_nodes(self) -> tuple[str, ...]:
         """Those that exist. Decides anew which root counts: a driver container's may be mounted
         late.
         """
-        self.root = next(
-            (root for root in self._roots if self._source.exists(_below(root, "/dev/nvidiactl"))),
-            self._roots[-1],
-        )
+        having = [root for root in self._roots if self._has_nodes(root)]
+        self.root = having[0] if having else self._roots[-1]
+        self._compare(found=bool(having))
         return tuple(node for node in CONTROL_NODES if self.exists(node))
+
+    def _has_nodes(self, root: Path) -> bool:
+        return self._source.exists(_below(root, "/dev/nvidiactl"))
+
+    def _compare(self, *, found: bool) -> None:
+        """Nodes in our own ``/dev`` are those of the host's, and not below the device root, if we
+        see that root and it has none.
+        """
+        own = Path("/")
+        seen = [root for root in self._host_roots if root != own and self._source.exists(str(root))]
+        elsewhere = found and self.root == own and own not in self._host_roots and bool(seen)
+        if elsewhere and not self.host_root:
+            log.warning(
+                "no device nodes below the device root, using those in /dev",
+                extra={"root": str(seen[0]), "fix": "set --dev-root=/"},
+            )
+        self.host_root = "/" if elsewhere else ""
 
     def exists(self, node: str) -> bool:
         """Whether a node such as ``/dev/nvidia0`` is there, below our own root."""

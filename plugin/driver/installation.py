@@ -27,6 +27,9 @@ class Installation(Protocol):
     def real(self, path: str) -> str | None:
         """The regular file at the end of every link, which lead no further than the root."""
 
+    def is_program(self, path: str) -> bool:
+        """Whether there is a file that can be executed."""
+
     def shared_object(self, path: str) -> SharedObject | None:
         """What the headers of a library say."""
 
@@ -34,7 +37,7 @@ class Installation(Protocol):
         """The content of ``/etc/ld.so.cache``."""
 
 
-class Disk:
+class DiskInstallation:
     """An installation below `root`, as this process sees it."""
 
     def __init__(self, root: Path, host_root: str) -> None:
@@ -54,6 +57,14 @@ class Disk:
             return f"/{below}" if found.is_file() else None
         except (OSError, ValueError):
             return None
+
+    def is_program(self, path: str) -> bool:
+        real = self.real(path)
+        try:
+            # Not whether we may: that is root in the host's own file system.
+            return real is not None and bool(resolve(self._root, real).stat().st_mode & 0o111)
+        except OSError:
+            return False
 
     def shared_object(self, path: str) -> SharedObject | None:
         try:

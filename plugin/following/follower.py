@@ -123,11 +123,10 @@ class Follower:
             "configuration read again", extra={"configuration": loaded.name} if loaded.name else {}
         )
         self._loaded = loaded
-        await self._writer.specify(settings)
         status = replace(
             status, name=loaded.name, problem="", waiting=waiting, taken=status.taken + 1
         )
-        self._writer.reconfigure(settings, status)
+        await self._writer.apply(settings, status)
         self._writer.rescan()
 
     def _refuse(self, problem: str, *, by_signal: bool) -> None:

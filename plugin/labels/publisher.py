@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from plugin.core.labels.node import labels
 from plugin.core.labels.settling import settled
 from plugin.core.state import Snapshot
 from plugin.labels.features_file import FeaturesFile, Record
+from plugin.loops.aside import Aside
 from plugin.loops.backoff import Backoff
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.store import Store
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 CHECK_SECONDS = 60.0
 #: Between two attempts while it cannot be written.
 FIRST_SECONDS, LONGEST_SECONDS = 0.5, 60.0
+#: For one look at the files and one replacement.
+LONGEST_CALL_SECONDS = 10.0
 
 
 class FeaturesPublisher:
@@ -36,8 +40,12 @@ class FeaturesPublisher:
         heartbeats: Heartbeats,
         *,
         check_seconds: float = CHECK_SECONDS,
+        aside: Aside | None = None,
     ) -> None:
-        """Without a `path`, the file that `record` names is removed, and that is all."""
+        """Without a `path`, the file that `record` names is removed, and that is all. `aside` makes
+        the calls of the file system.
+        """
+        self._aside = aside or Aside("features file", LONGEST_CALL_SECONDS)
         self._store = store
         self._file = FeaturesFile(Path(path)) if path else None
         self._record_path = record
@@ -53,7 +61,11 @@ class FeaturesPublisher:
         while True:
             snapshot = self._store.snapshot
             self._heartbeats.beat("features", self._check_seconds)
-            self._report(await asyncio.to_thread(self._problem_of, snapshot))
+            try:
+                problem = await self._aside.call(functools.partial(self._problem_of, snapshot))
+            except TimeoutError as error:
+                problem = f"a file system does not answer: {error}"
+            self._report(problem)
             if self.problem:
                 seconds = self._backoff.failed()
                 self._heartbeats.beat("features", seconds)

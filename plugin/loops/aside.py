@@ -12,25 +12,44 @@ T = TypeVar("T")
 
 
 class Aside:
-    """Makes one call at a time, each in a thread of its own."""
+    """Makes one call at a time, each in a thread of its own that does not keep the process: with
+    asyncio's threads it could not end while one hangs.
+    """
 
     def __init__(self, name: str, seconds: float) -> None:
         self._name = name
         self._seconds = seconds
+        self._returned = asyncio.Event()
         self.thread: threading.Thread | None = None
         #: Whether a call has not returned, be it given up or not.
         self.busy = False
 
-    async def call(self, function: Callable[[], T]) -> T:
+    async def call(self, function: Callable[[], T], *, waits: bool = False) -> T:
         """The function's result. Raises what it raises, and TimeoutError when it takes too long or
-        the one before has not returned yet.
+        the one before has not returned yet. If it `waits`, it does so for that one too, within the
+        same time.
         """
+        limit = asyncio.timeout(self._seconds)
+        try:
+            async with limit:
+                while self.busy and waits:
+                    self._returned.clear()
+                    await self._returned.wait()
+                return await self._begun(function)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            text = f"{self._name}: no answer within {self._seconds:g} s"
+            raise TimeoutError(text) from error
+
+    def _begun(self, function: Callable[[], T]) -> asyncio.Future[T]:
         if self.busy:
             raise TimeoutError(f"the last call of {self._name} has not returned")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
         def settle(result: T | None, error: BaseException | None) -> None:
+            self._returned.set()
             if future.done():  # given up
                 return
             if error is not None:
@@ -48,9 +67,7 @@ class Aside:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(settle, result, error)
 
-        # A daemon thread, unlike asyncio's: one that hangs must not keep the process.
         self.thread = threading.Thread(target=run, name=self._name, daemon=True)
         self.busy = True
         self.thread.start()
-        async with asyncio.timeout(self._seconds):
-            return await future
+        return future

@@ -54,6 +54,9 @@ class SimInstallation:
         real = self._links.get(path, path)
         return real if real in self._sonames or real in self._programs else None
 
+    def is_program(self, path: str) -> bool:
+        return path in self._programs
+
     def shared_object(self, path: str) -> SharedObject | None:
         soname = self._sonames.get(path)
         return SharedObject(soname, "x86_64") if soname is not None else None

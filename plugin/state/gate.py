@@ -12,8 +12,9 @@ from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot
 
-#: Brings the CDI specification on disk up to date; what is there afterwards. Never raises.
-Specify = Callable[[Inventory, Settings], Awaitable[Specified]]
+#: Brings the CDI specification on disk up to date; what is there afterwards, ``None`` where there
+#: is none and will be none before containers use CDI. Never raises.
+Specify = Callable[[Inventory, Settings], Awaitable[Specified | None]]
 
 
 class Gate:
@@ -21,18 +22,24 @@ class Gate:
 
     def __init__(self, specify: Specify | None) -> None:
         self._specify = specify
+        self._nothing_left = False
         #: Held from reading an inventory until what was written for it is part of the state: what
         #: is on disk is what the state says.
         self.passing = asyncio.Lock()
 
     def has_work(self, settings: Settings) -> bool:
-        """Whether a specification has to be written before a snapshot is seen."""
-        return self._specify is not None and settings.by_cdi
+        """Whether a specification has to be written before a snapshot is seen: also where
+        containers do not use it any more, for what is left of a time when they did.
+        """
+        return self._specify is not None and (settings.by_cdi or not self._nothing_left)
 
     async def specified(self, snapshot: Snapshot) -> Specified | None:
-        """What is on disk, after it was brought up to date with a snapshot. ``None`` where
-        containers do not use it.
+        """What is on disk, after it was brought up to date with a snapshot. ``None`` without work,
+        and before the first scan: nothing is known of the devices then, so nothing is taken away.
         """
-        if self._specify is None or not self.has_work(snapshot.settings):
+        settings = snapshot.settings
+        if self._specify is None or not self.has_work(settings) or not snapshot.geometry:
             return None
-        return await self._specify(snapshot.inventory, snapshot.settings)
+        found = await self._specify(snapshot.inventory, settings)
+        self._nothing_left = found is None
+        return found or Specified()

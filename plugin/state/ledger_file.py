@@ -20,6 +20,7 @@ from pathlib import Path
 
 from plugin.config import atomic, bounded
 from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document, to_time
+from plugin.loops.aside import Aside
 from plugin.loops.pulse import Pulse
 from plugin.state.lock import FileLock
 
@@ -56,9 +57,16 @@ class LedgerFile:
     """
 
     def __init__(
-        self, path: Path, boot_id: str = "", *, retry_seconds: float = RETRY_SECONDS
+        self,
+        path: Path,
+        boot_id: str = "",
+        *,
+        retry_seconds: float = RETRY_SECONDS,
+        aside: Aside | None = None,
     ) -> None:
+        """`aside` makes the calls of the file system."""
         self.path = path
+        self._aside = aside or Aside("ledger", SAVE_SECONDS)
         self._boot_id = boot_id
         self._retry_seconds = retry_seconds
         self._wanted: dict[str, object] | None = None
@@ -84,6 +92,32 @@ class LedgerFile:
                     self._claim()
             return self._read()
 
+    async def loaded(self) -> Saved:
+        """The same beside the event loop. What a file system does not answer in time is as if it
+        were another process's: :meth:`run` takes it over.
+        """
+        decided, found = threading.Lock(), []
+
+        def load() -> None:
+            found.append(self.load())
+            if not decided.acquire(blocking=False):
+                self._unload()
+
+        try:
+            await self._aside.call(load)
+        except TimeoutError as error:
+            if decided.acquire(blocking=False):
+                log.warning(
+                    "the ledger cannot be read, starting without", extra={"reason": str(error)}
+                )
+                return Saved()
+        return found[0]
+
+    def _unload(self) -> None:
+        with self._file:
+            self._release()
+            self._written, self._known = {}, EMPTY
+
     def save(self, ledger: Ledger, offset: float) -> None:
         """Have :meth:`run` write it; nothing is written when nothing worth keeping has changed.
         `offset` is that of the timeline of its times.
@@ -101,11 +135,11 @@ class LedgerFile:
                 self._changed.clear()
                 self._writing, self._problem = True, None
                 try:
-                    known, found = self._known, await asyncio.to_thread(self._take_over)
+                    known, found = self._known, await self._aside.call(self._take_over)
                     if found is not None:
                         log.info("another process has changed the ledger, merging both")
                         self.on_found(known, found)
-                    await asyncio.to_thread(self.flush)
+                    await self._aside.call(self.flush)
                     if complained:
                         log.info("the ledger can be saved again")
                     complained = False
@@ -123,9 +157,9 @@ class LedgerFile:
                     async with asyncio.timeout(self._retry_seconds if self._problem else None):
                         await self._changed.wait()
         finally:
+            # With what is being written just now; the process ends though the file system hangs.
             with contextlib.suppress(OSError, ValueError):
-                self.flush()
-            self.close()
+                await self._aside.call(self._end, waits=True)
 
     async def saved(self, seconds: float = SAVE_SECONDS) -> str | None:
         """Wait until :meth:`run` has tried to write the newest; returns why that failed, ``None``
@@ -149,6 +183,12 @@ class LedgerFile:
                 raise OSError(errno.ENOLCK, "the ledger's lock is not held", str(self.path))
             self._write(wanted)
             self._written, self._known = wanted, newest
+
+    def _end(self) -> None:
+        try:
+            self.flush()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Leave the file to the next process."""

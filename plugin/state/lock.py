@@ -1,5 +1,5 @@
-"""A lock between processes: on a file beside what it guards, until it is released or its process
-ends.
+"""Locks between processes: on a file beside what it guards, or on a folder, until it is released or
+its process ends.
 """
 
 from __future__ import annotations
@@ -32,6 +32,29 @@ class FileLock:
         if self.is_ours():
             with contextlib.suppress(OSError):
                 self._path.unlink()
+        os.close(self._descriptor)
+
+
+class FolderLock:
+    """Locks the folder at `path` itself: that needs no room, and leaves nothing behind."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BlockingIOError while another one has it, and OSError where a folder cannot be
+        locked. Never waits.
+        """
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._descriptor)
+            raise
+
+    def is_ours(self) -> bool:
+        """Whether the folder at the path still is the one that is locked."""
+        return _is_at(self._path, self._descriptor)
+
+    def release(self) -> None:
         os.close(self._descriptor)
 
 

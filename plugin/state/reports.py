@@ -55,7 +55,7 @@ def _specified(common: Mapping[str, object], old: Specified, new: Specified) -> 
     for reason in dict.fromkeys(new.errors.values()):
         if reason not in old.errors.values():
             log.error("no current CDI specification", extra={**common, "reason": reason})
-    if not new.errors:
+    if not new.errors and new.entries:
         log.info("CDI specification written", extra={**common, "devices": len(new.entries)})
 
 

@@ -116,7 +116,7 @@ class Writer:
 
         Raises :class:`DriverUnavailable` when that fails and the settings want it to be fatal.
         """
-        saved = self._ledger_file.load()
+        saved = await self._ledger_file.loaded()
         ledger = restored_ledger(saved.ledger, saved.offset, self._clocks())
         self._state = steps.restored(self._state, ledger, rebooted=saved.rebooted)
         try:
@@ -201,13 +201,10 @@ class Writer:
             await self._open()
             return await self._worker.call(self._driver.scan, sought)
 
-    async def specify(self, settings: Settings | None = None) -> None:
-        """Bring the CDI specification up to date, if containers use it. With `settings`: ahead of
-        their :meth:`reconfigure`, which has to follow at once.
-        """
+    async def specify(self) -> None:
+        """Bring the CDI specification up to date."""
         async with self._gate.passing:
-            now = self._state.snapshot
-            specified = await self._gate.specified(replace(now, settings=settings or now.settings))
+            specified = await self._gate.specified(self._state.snapshot)
             if specified is not None:
                 self._take(steps.specified(self._state, specified))
 
@@ -373,6 +370,13 @@ class Writer:
     def reconfigure(self, settings: Settings, configuration: Configuration | None = None) -> None:
         """Decide anew, with other settings, about what was last seen."""
         self._take(steps.configured(self._state, settings, configuration))
+
+    async def apply(self, settings: Settings, configuration: Configuration | None = None) -> None:
+        """The same, once the CDI specification on disk is as these settings want it."""
+        async with self._gate.passing:
+            ahead = replace(self._state.snapshot, settings=settings)
+            specified = await self._gate.specified(ahead)
+            self._take(steps.configured(self._state, settings, configuration, specified))
 
     def note_configuration(self, configuration: Configuration) -> None:
         """The settings stay."""

@@ -16,7 +16,7 @@ from plugin.core.settings import MigStrategy, Settings
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.simulation import simulate as simulate_node
-from plugin.specification import specifying
+from plugin.specification import Specification
 from plugin.state.writer import Writer
 
 from .waiting import SECONDS
@@ -78,12 +78,9 @@ async def live(
             http_address=None,
             pod_resources_socket="",
         )
-        daemon = assemble(
-            settings,
-            simulate_node(hardware).driver,
-            folder / "ledger.json",
-            specify=specifying(folder / "cdi"),
-        )
+        ledger = folder / "ledger.json"
+        specify = Specification(folder / "cdi", ledger)
+        daemon = assemble(settings, simulate_node(hardware).driver, ledger, specify=specify)
         node = daemon.writer
         await daemon.start()
         tasks = [
@@ -105,3 +102,4 @@ async def live(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            specify.close()

@@ -157,6 +157,12 @@ def test_nodes_lie_below_the_device_root_on_the_host(
     assert allocation.device_specs[-1] == DeviceSpec("/dev/nvidia2", host, "rw")
 
 
+def test_nodes_that_were_seen_elsewhere_have_that_path_on_the_host() -> None:
+    seen = snapshot(replace(NODE, dev_root="/"), replace(MIXED, driver_root="/run/nvidia/driver"))
+    (allocation,) = allocate(GPU, [("GPU-2",)], seen)
+    assert allocation.device_specs[-1] == DeviceSpec("/dev/nvidia2", "/dev/nvidia2", "rw")
+
+
 def test_a_gpu_handed_out_whole_brings_the_nodes_of_its_mig_devices_that_exist() -> None:
     there, missing = (
         mig_device(0, 0),

@@ -14,12 +14,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.cdi.validation import faults
+from plugin.cdi.validation import Found, faults
 from plugin.cli import main
 
 from .test_cdi_specification import VALIDATOR, made
 
 NODE = "--simulate=p4d.24xlarge:0=1g.5gb*2;1=3g.20gb"
+
+
+BOTH_KINDS = (
+    "a CDI specification has devices of one kind, and this node has those of nvidia.com/mig and "
+    "nvidia.com/gpu; choose one: --kind=nvidia.com/mig or --kind=nvidia.com/gpu"
+)
 
 
 @pytest.fixture
@@ -38,25 +44,22 @@ def devices(document: dict[str, Any]) -> list[str]:
     return [device["name"] for device in document["devices"]]
 
 
+@pytest.mark.parametrize("kind", ["mig", "nvidia.com/gpu"])
 @pytest.mark.parametrize("output", ["yaml", "json"])
-def test_a_document_for_each_kind_is_printed(
-    cdi: Callable[..., tuple[int, str]], output: str
+def test_the_document_of_a_kind_is_printed(
+    cdi: Callable[..., tuple[int, str]], output: str, kind: str
 ) -> None:
-    status, text = cdi("generate", f"--output={output}")
+    status, text = cdi("generate", f"--output={output}", f"--kind={kind}")
     assert status == 0
-    if output == "yaml":
-        found = list(yaml.safe_load_all(text))
-    else:
-        found, decoder, rest = [], json.JSONDecoder(), text
-        while rest := rest.strip():
-            document, end = decoder.raw_decode(rest)
-            found.append(document)
-            rest = rest[end:]
-    assert [document["kind"] for document in found] == ["nvidia.com/mig", "nvidia.com/gpu"]
-    for document in found:
-        VALIDATOR.validate(document)
-    assert devices(found[0])[1::2] == ["0:0", "0:1", "1:0"]
-    assert devices(found[1])[1::2] == [*map(str, range(2, 8))]
+    document = yaml.safe_load(text) if output == "yaml" else json.loads(text)
+    VALIDATOR.validate(document)
+    wanted = {"mig": ["0:0", "0:1", "1:0"], "nvidia.com/gpu": [*map(str, range(2, 8))]}
+    assert devices(document)[1::2] == wanted[kind]
+
+
+def test_the_only_kind_of_a_node_need_not_be_chosen(cdi: Callable[..., tuple[int, str]]) -> None:
+    status, text = cdi("generate", node="--simulate=2xa100-40gb")
+    assert (status, yaml.safe_load(text)["kind"]) == (0, "nvidia.com/gpu")
 
 
 @pytest.mark.parametrize(
@@ -88,10 +91,8 @@ def test_some_devices_are_chosen_and_a_file_is_written(
     [
         (("--device=9",), "--device 9: no such device on this node; `cdi list` prints the names"),
         (("--kind=x",), "no device of this node is of kind x"),
-        (
-            ("--file=/x/y",),
-            "/x/y: a file has devices of one kind, and there are nvidia.com/mig and",
-        ),
+        (("--file=/x/y",), BOTH_KINDS),
+        ((), BOTH_KINDS),
         (("--kind=mig", "--file=/x/y"), "writing /x/y: No such file or directory"),
     ],
 )
@@ -127,6 +128,16 @@ def test_roots_of_the_host_are_in_the_paths(
     assert "/host/dev/nvidiactl does not exist" in text
 
 
+def test_a_chosen_hook_that_is_not_used_is_told_of(
+    cdi: Callable[..., tuple[int, str]],
+) -> None:
+    hook = "--nvidia-cdi-hook-path=/usr/bin/nvidia-cdi-hook"
+    status, text = cdi("generate", "--kind=mig", "--output=json", hook, "--driver-root=/run/d")
+    assert status == 0
+    assert "NVIDIA's hooks are not used: whether the host has /usr/bin/nvidia-cdi-hook" in text
+    assert '"hooks"' not in text
+
+
 def test_files_to_check_that_are_not_there(
     cdi: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
@@ -137,6 +148,10 @@ def test_files_to_check_that_are_not_there(
     status, text = cdi("validate", str(tmp_path / "a"), str(tmp_path / "b"))
     assert status == 1
     assert "is neither YAML nor JSON" in text
+    (tmp_path / "c").write_text("---\na: 1\n---\nb: 2\n")
+    assert cdi("validate", str(tmp_path / "c")) == (
+        *(1, f"{tmp_path / 'c'}: the file: holds several documents; a file has one\n"),
+    )
     assert "cannot be read: No such file or directory" in text
 
 
@@ -151,9 +166,8 @@ def test_what_the_daemon_wrote_is_checked(
 # ---- what is wrong with a document
 
 
-def everything(path: str) -> bool:
-    del path
-    return True
+def everything(path: str) -> Found:
+    return Found.DEVICE if path.startswith("/dev/") else Found.OTHER
 
 
 GOOD = made()["nvidia.com/mig"]
@@ -203,12 +217,60 @@ def test_files_of_the_host_that_do_not_exist() -> None:
     with_numbers = {"path": "/dev/made", "type": "c", "major": 1, "minor": 3}
     hook = {"hookName": "createContainer", "path": "/hook"}
     document = changed(containerEdits={"deviceNodes": [with_numbers], "hooks": [hook]})
-    there = {"/dev/nvidia0"}
-    found = list(faults(document, there.__contains__))
-    assert found[0] == "/hook does not exist"
-    assert len(found) == 1 + len(
-        {n["path"] for d in GOOD["devices"] for n in d["containerEdits"]["deviceNodes"]} - there
-    )
+
+    def lookup(path: str) -> Found:
+        return Found.DEVICE if path == "/dev/nvidia0" else Found.NOTHING
+
+    nodes = {n["path"] for d in GOOD["devices"] for n in d["containerEdits"]["deviceNodes"]}
+    missing = {"/hook", *nodes} - {"/dev/nvidia0"}
+    assert set(faults(document, lookup)) == {f"{path} does not exist" for path in missing}
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        ({"path": "/dev/nvidia0", "hostPath": "/etc/passwd"}, "/etc/passwd is no device node"),
+        ({"path": "/run/pipe", "type": "p"}, ""),
+        ({"path": "/dev/nvidia-caps/nvidia-cap1"}, "is the capability config, which reaches"),
+        (
+            {"path": "/dev/nvidia-caps/nvidia-cap2", "type": "c", "major": 510, "minor": 2},
+            "is the capability monitor, which reaches",
+        ),
+        (
+            {"path": "/dev/x", "hostPath": "/run/d/dev/nvidia-caps/nvidia-cap1", "type": "c"},
+            "/run/d/dev/nvidia-caps/nvidia-cap1 is the capability config",
+        ),
+    ],
+)
+def test_a_device_node_has_to_be_one_that_a_container_may_have(
+    node: dict[str, Any], said: str
+) -> None:
+    document = changed(containerEdits={"deviceNodes": [node]})
+
+    def lookup(path: str) -> Found:
+        return Found.DEVICE if "/dev/" in path else Found.OTHER
+
+    found = list(faults(document, lookup))
+    assert len(found) == bool(said)
+    assert all(said in each for each in found)
+
+
+def test_a_file_in_place_of_a_device_node_is_found_on_the_host(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, fake = tmp_path / "cdi.json", tmp_path / "dev/nvidia0"
+    fake.parent.mkdir()
+    fake.touch()
+    nodes = [{"path": f"/dev/{name}", "hostPath": path} for name, path in (("a", str(fake)),)]
+    nodes.append({"path": "/dev/null"})
+    document = {
+        **GOOD,
+        "devices": [{"name": "a", "containerEdits": {"deviceNodes": nodes}}],
+        "containerEdits": {},
+    }
+    file.write_text(json.dumps(document))
+    assert main(["cdi", "validate", str(file), "--control-socket="]) == 1
+    assert capsys.readouterr().out == f"{file}: {fake} is no device node\n"
 
 
 _VALUES = st.recursive(
@@ -228,7 +290,11 @@ def test_any_document_has_an_answer(field: str, value: object) -> None:
 def test_the_daemon_without_cdi_imports_nothing_of_it() -> None:
     code = (
         "import sys; from plugin import app, specification; from pathlib import Path;"
-        "specification.specifying(Path('/x'));"
+        "from plugin.core.inventory.model import Inventory;"
+        "from plugin.core.settings import Settings;"
+        "import asyncio;"
+        "specify = specification.Specification(Path('/x'), Path('/x/ledger'));"
+        "asyncio.run(specify(Inventory(), Settings()));"
         "print([name for name in sys.modules if name.startswith('plugin.cdi')"
         " or name in {'fastjsonschema', 'plugin.driver.installation'}])"
     )

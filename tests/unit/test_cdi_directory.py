@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
+import signal
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from plugin.cdi.directory import MARK, SpecificationDirectory
-from plugin.cdi.specifier import Specifier
+from plugin.cdi.directory import MARK
+from plugin.cdi.specifier import Installations, Specifier
 from plugin.core.cdi.names import file_name
 from plugin.core.cdi.specification import entries
-from plugin.core.cdi.standing import Specified
+from plugin.core.cdi.standing import Specified, is_current
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import CdiVendor, DeviceListStrategy, Settings
 from plugin.sim.driver_files import SimInstallation
+from plugin.specification import Specification
 
 from .builders import gpu, mig_gpu, node
 from .test_cdi_specification import VALIDATOR
@@ -37,8 +41,31 @@ def simulated(settings: Settings, inventory: Inventory) -> Sequence[SimInstallat
     return (SimInstallation(inventory.driver_version),)
 
 
+def contents(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def record(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-record")
+
+
+@contextlib.contextmanager
+def daemon(
+    folder: Path, installations: Installations = simulated, recorded: Path | None = None
+) -> Iterator[Specifier]:
+    specifier = Specifier(folder, recorded or record(folder), installations)
+    with contextlib.closing(specifier):
+        yield specifier
+
+
+def brought(specifier: Specifier, inventory: Inventory, settings: Settings) -> Specified:
+    return specifier.bring_up_to_date(inventory, settings) or Specified()
+
+
 def write(folder: Path, inventory: Inventory, settings: Settings = SETTINGS) -> Specified:
-    return Specifier(folder, simulated).bring_up_to_date(inventory, settings)
+    """As by a daemon that ends after that."""
+    with daemon(folder) as specifier:
+        return brought(specifier, inventory, settings)
 
 
 def names(folder: Path, kind: str = MIG) -> set[str]:
@@ -75,14 +102,6 @@ def test_devices_come_and_go(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [file_name(GPU)]
     assert write(tmp_path, node()) == Specified()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_file_of_another_vendor_name_disappears(tmp_path: Path) -> None:
-    write(tmp_path, ONE)
-    write(tmp_path, ONE, replace(SETTINGS, cdi_vendor=CdiVendor.DEVICE_PLUGIN))
-    assert [path.name for path in tmp_path.iterdir()] == [
-        "mig-device-plugin-k8s.device-plugin.nvidia.com-gpu.yaml"
-    ]
 
 
 def test_what_was_changed_or_removed_is_written_again(tmp_path: Path) -> None:
@@ -155,22 +174,28 @@ def test_nothing_of_another_program_is_replaced(
 @pytest.mark.parametrize(
     ("name", "text", "conflicts"),
     [
-        ("nvidia.yaml", "---\ncdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices: []\n", True),
-        ("nvidia.yaml", 'cdiVersion: 0.5.0\n"kind": "nvidia.com/gpu"\n', True),
-        ("nvidia.json", '{"cdiVersion":"0.5.0","kind":"nvidia.com/gpu","devices":[]}', True),
-        ("nvidia.json", '{\n  "kind" : "nvidia.com/gpu"\n}', True),
-        ("nvidia.json", '{"kind":"nvidia.com/gpus"}', False),
-        ("nvidia.json", '{"cdiVersion":"0.5.0","kind":"intel.com/gpu"}', False),
-        ("nvidia.bak", "kind: nvidia.com/gpu\n", False),
+        ("nvidia.yaml", f"---\ncdiVersion: 0.5.0\nkind: {GPU}\ndevices: [{{name: all}}]\n", True),
+        ("nvidia.yaml", f'cdiVersion: 0.5.0\n"kind": "{GPU}"\ndevices:\n- name: "1"\n', True),
+        ("nvidia.yaml", f'{{kind: {GPU}, devices: [{{"name": all}}]}}', True),
+        ("nvidia.json", '{"devices":[{"name":"1"}],"kind":"nvidia.com\\/gpu"}', True),
+        ("nvidia.json", '{"kind":"nvidia.com/gpu","devices":[{"name":"7"}]}', False),
+        ("nvidia.json", '{"kind":"nvidia.com/gpus","devices":[{"name":"1"}]}', False),
+        ("nvidia.json", '{"kind":"intel.com/gpu","devices":[{"name":"1"}]}', False),
+        ("nvidia.yaml", "kind: nvidia.com/gpu\ndevices: [1, {name: 1}]\n", False),
+        ("nvidia.yaml", "kind: nvidia.com/gpu\n\tdevices: [{name: all}]\n", False),
+        ("nvidia.json", "[" * 100_000, False),
+        ("nvidia.json", "nvidia.com \x00", False),
+        ("nvidia.bak", "kind: nvidia.com/gpu\ndevices: [{name: all}]\n", False),
         ("notes.yaml", "# of kind: nvidia.com/gpu\n", False),
     ],
 )
-def test_devices_of_a_kind_that_another_program_specifies_are_refused(
+def test_devices_that_another_program_specifies_are_refused_and_left_to_it(
     tmp_path: Path,
     name: str,
     text: str,
     conflicts: bool,  # noqa: FBT001 — a column of the table
 ) -> None:
+    assert write(tmp_path, BOTH).errors == {}
     (tmp_path / name).write_text(text)
     specified = write(tmp_path, BOTH)
     assert list(specified.errors) == ([GPU] if conflicts else [])
@@ -178,8 +203,9 @@ def test_devices_of_a_kind_that_another_program_specifies_are_refused(
     assert names(tmp_path) == {"MIG-0-7-0", "0:0", "all"}
     assert (tmp_path / name).read_text() == text
     if conflicts:
+        shared = "1" if "all" not in text else "all"
         assert specified.errors[GPU] == (
-            f"{tmp_path / name}, which another program wrote, has devices of kind {GPU} too, and "
+            f"{tmp_path / name}, which another program wrote, has {GPU}={shared} too, and "
             "container runtimes use neither then; remove that file, or choose other names with "
             "--cdi-vendor"
         )
@@ -193,7 +219,8 @@ def test_devices_of_a_kind_that_another_program_specifies_are_refused(
 )
 def test_a_directory_that_cannot_be_written(tmp_path: Path, place: str, why: str) -> None:
     (tmp_path / "file").write_text("")
-    specified = write(tmp_path / place, BOTH)
+    with daemon(tmp_path / place, recorded=tmp_path / "known") as specifier:
+        specified = brought(specifier, BOTH, SETTINGS)
     assert specified.entries == {}
     assert specified.errors == dict.fromkeys(
         (MIG, GPU),
@@ -213,18 +240,12 @@ def test_without_the_drivers_files_nothing_is_written(
     tmp_path: Path, inventory: Inventory, said: str
 ) -> None:
     write(tmp_path, TWO)
-    specified = Specifier(tmp_path, lambda _, __: ()).bring_up_to_date(inventory, SETTINGS)
+    with daemon(tmp_path, lambda _, __: ()) as specifier:
+        specified = brought(specifier, inventory, SETTINGS)
     assert said in specified.errors[MIG]
     assert specified.entries == {}
-    assert "MIG-0-8-0" in names(tmp_path)  # what runs may start again
-
-
-def test_a_conflict_of_one_kind_keeps_its_old_file_from_being_renewed(tmp_path: Path) -> None:
-    directory = SpecificationDirectory(tmp_path)
-    directory.bring_up_to_date({"a.b/c": {"kind": "a.b/c", "n": 1}})
-    (tmp_path / "other.json").write_text('{"kind": "a.b/c"}')
-    assert list(directory.bring_up_to_date({"a.b/c": {"kind": "a.b/c", "n": 2}})) == ["a.b/c"]
-    assert b'"n": 1' in (tmp_path / file_name("a.b/c")).read_bytes()
+    # What runs may start again, and a device that is gone is nobody's.
+    assert names(tmp_path) == {"MIG-0-7-0", "0:0", "all"}
 
 
 @pytest.mark.asyncio
@@ -235,12 +256,226 @@ async def test_a_file_system_that_hangs_is_an_error_until_it_answers(tmp_path: P
         goes_on.wait(10)
         return simulated(settings, inventory)
 
-    specifier = Specifier(tmp_path, hanging, longest_seconds=0.1)
-    for _ in range(2):  # the second does not start another thread
-        specified = await specifier(ONE, SETTINGS)
-        assert "not written after 0.1 s" in specified.errors[MIG]
+    specifier = Specifier(tmp_path, record(tmp_path), hanging, longest_seconds=0.01)
+    for inventory in (ONE, node()):  # the second does not start another thread
+        specified = await specifier(inventory, SETTINGS) or Specified()
+        assert "not written after 0.01 s" in specified.errors[MIG]
+        assert not is_current(specified, inventory, SETTINGS)
     goes_on.set()
-    async with asyncio.timeout(5):
-        while (await specifier(ONE, SETTINGS)).errors:
-            pass  # each call waits for the thread
+    (thread,) = [each for each in threading.enumerate() if each.name == "CDI specification"]
+    await asyncio.to_thread(thread.join)
+    patient = Specifier(tmp_path, record(tmp_path), simulated)
+    specifier.close()
+    assert await patient(ONE, SETTINGS) == Specified(entries(ONE, SETTINGS))
+    patient.close()
     assert names(tmp_path) == {"MIG-0-7-0", "0:0", "all"}
+
+
+# ---- what runs keeps its device, and no other
+
+
+@contextlib.contextmanager
+def limited_file_size() -> Iterator[None]:
+    """No file can have content, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+WITHOUT_CDI = Settings()
+OTHER_VENDOR = replace(SETTINGS, cdi_vendor=CdiVendor.DEVICE_PLUGIN)
+AS_PLUGIN = "k8s.device-plugin.nvidia.com/gpu"
+
+
+def device_nodes(folder: Path, kind: str = MIG) -> dict[str, list[str]]:
+    document = yaml.safe_load((folder / file_name(kind)).read_text())
+    return {
+        device["name"]: [each["path"] for each in device["containerEdits"]["deviceNodes"]]
+        for device in document["devices"]
+    }
+
+
+def moved(inventory: Inventory) -> Inventory:
+    """The first MIG device has another instance's nodes."""
+    card = inventory.gpus[0]
+    first, *others = card.mig_devices
+    first = replace(first, device_nodes=("/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap99"))
+    return replace(inventory, gpus=(replace(card, mig_devices=(first, *others)),))
+
+
+def nothing_found(settings: Settings, inventory: Inventory) -> Sequence[SimInstallation]:
+    del settings, inventory
+    return ()
+
+
+@pytest.mark.parametrize("settings", [WITHOUT_CDI, OTHER_VENDOR, SETTINGS])
+@pytest.mark.parametrize("installations", [simulated, nothing_found])
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [
+        (TWO, {"MIG-0-7-0", "0:0", "MIG-0-8-0", "0:1", "all"}),
+        (ONE, {"MIG-0-7-0", "0:0", "all"}),
+        (moved(ONE), set()),
+        (node(gpu(0)), set()),
+        (node(), set()),
+    ],
+)
+def test_a_device_that_is_gone_or_another_leaves_the_file_whatever_the_settings(
+    tmp_path: Path,
+    settings: Settings,
+    installations: Installations,
+    after: Inventory,
+    left: set[str],
+) -> None:
+    write(tmp_path, TWO)
+    with daemon(tmp_path, installations) as specifier:
+        brought(specifier, after, settings)
+    if after == moved(ONE) and installations is simulated:
+        left = {"MIG-0-7-0", "0:0", "all"}
+    path = tmp_path / file_name(MIG)
+    assert (names(tmp_path) if path.exists() else set()) == left
+    if left:
+        known = {each.uuid: list(each.device_nodes) for each in after.devices()}
+        nodes = device_nodes(tmp_path)
+        assert all(nodes[uuid] == known[uuid] for uuid in known.keys() & nodes.keys())
+        assert set(nodes["all"]) == {n for name in left - {"all"} for n in nodes[name]}
+
+
+def test_a_disk_without_room_costs_the_file_rather_than_keeping_a_device_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, TWO)
+    with limited_file_size():
+        specified = write(tmp_path, ONE)
+    assert "cannot be written" in specified.errors[MIG]
+    assert not (tmp_path / file_name(MIG)).exists()
+    assert write(tmp_path, ONE).errors == {}
+
+
+def test_what_pods_were_given_under_another_vendor_stays_until_it_is_gone(tmp_path: Path) -> None:
+    write(tmp_path, ONE)
+    assert write(tmp_path, TWO, OTHER_VENDOR).errors == {}
+    assert names(tmp_path) == names(tmp_path, AS_PLUGIN) == {*device_nodes(tmp_path)}
+    assert "MIG-0-8-0" in names(tmp_path)
+    write(tmp_path, node(gpu(1)), OTHER_VENDOR)
+    assert [path.name for path in tmp_path.iterdir()] == [file_name(AS_PLUGIN)]
+
+
+def test_without_cdi_nothing_is_written_that_was_not_there(tmp_path: Path) -> None:
+    assert write(tmp_path / "cdi", TWO, WITHOUT_CDI) == Specified()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_directory_of_a_former_configuration_is_emptied_once_the_new_one_is_written(
+    tmp_path: Path,
+) -> None:
+    old, new, known = tmp_path / "old", tmp_path / "new", tmp_path / "known"
+    with daemon(old, recorded=known) as specifier:
+        brought(specifier, TWO, SETTINGS)
+    with daemon(new, nothing_found, recorded=known) as specifier:
+        brought(specifier, ONE, SETTINGS)
+    assert names(old) == {"MIG-0-7-0", "0:0", "all"}
+    with daemon(new, recorded=known) as specifier:
+        brought(specifier, ONE, SETTINGS)
+    assert list(old.iterdir()) == []
+    assert known.read_text() == f"{new}\n"
+    with daemon(old, recorded=known) as specifier:
+        brought(specifier, TWO, WITHOUT_CDI)
+        assert "MIG-0-8-0" in names(new)
+        brought(specifier, node(), WITHOUT_CDI)
+    assert not known.exists()
+
+
+def test_a_former_directory_that_is_out_of_reach_is_told_of_once_and_remembered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = tmp_path / "known"
+    known.write_text(f"{tmp_path / 'gone'}\n")
+    with daemon(tmp_path / "cdi", recorded=known) as specifier:
+        for _ in range(2):
+            assert brought(specifier, ONE, SETTINGS).errors == {}
+    assert known.read_text() == f"{tmp_path / 'gone'}\n{tmp_path / 'cdi'}\n"
+    (told,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert told.__dict__["directory"] == str(tmp_path / "gone")
+
+
+def test_a_chosen_hook_that_is_not_used_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_hook = replace(SETTINGS, nvidia_cdi_hook_path="/usr/bin/nvidia-ctk")
+    with daemon(tmp_path) as specifier:
+        for inventory in (ONE, TWO):
+            assert brought(specifier, inventory, with_hook).errors == {}
+    assert [each.message for each in caplog.records] == ["NVIDIA's hooks are not used"]
+
+
+def test_nodes_that_were_seen_elsewhere_have_that_path_on_the_host(tmp_path: Path) -> None:
+    in_root = replace(SETTINGS, dev_root="/run/nvidia/driver")
+    for dev_root, host in (("", "/run/nvidia/driver/dev/nvidia0"), ("/", None)):
+        write(tmp_path, replace(ONE, dev_root=dev_root), in_root)
+        document = yaml.safe_load((tmp_path / file_name(MIG)).read_text())
+        assert document["devices"][0]["containerEdits"]["deviceNodes"][0].get("hostPath") == host
+
+
+# ---- two daemons
+
+
+def test_a_second_daemon_changes_nothing_and_is_content_with_what_it_needs(tmp_path: Path) -> None:
+    leftover = tmp_path / f".{file_name(MIG)}.{'0' * 16}"
+    with daemon(tmp_path) as first, daemon(tmp_path) as second:
+        brought(first, ONE, SETTINGS)
+        leftover.write_text("what the first writes just now")
+        assert brought(second, ONE, SETTINGS).errors == {}
+        specified = brought(second, TWO, SETTINGS)
+        assert specified.errors == {
+            MIG: f"another daemon writes its CDI specification to {tmp_path}, which has other "
+            "devices; run one daemon on a node, or name another directory with --cdi-directory"
+        }
+        for inventory, settings in ((node(), SETTINGS), (node(), WITHOUT_CDI)):
+            assert brought(second, inventory, settings) == Specified()
+        assert leftover.exists()
+        assert names(tmp_path) == {"MIG-0-7-0", "0:0", "all"}
+        first.close()
+        assert brought(second, TWO, SETTINGS).errors == {}
+    assert not leftover.exists()
+
+
+def test_a_daemon_without_cdi_looks_after_what_is_left_once_another_has_ended(
+    tmp_path: Path,
+) -> None:
+    with daemon(tmp_path) as first, daemon(tmp_path) as second:
+        brought(first, TWO, SETTINGS)
+        assert second.bring_up_to_date(ONE, WITHOUT_CDI) is not None  # and is asked again
+        assert "MIG-0-8-0" in names(tmp_path)
+        first.close()
+        assert second.bring_up_to_date(ONE, WITHOUT_CDI) is not None
+        assert "MIG-0-8-0" not in names(tmp_path)
+        assert second.bring_up_to_date(node(), WITHOUT_CDI) is None
+
+
+def test_an_empty_file_of_our_name_is_what_a_power_failure_left(tmp_path: Path) -> None:
+    (tmp_path / file_name(MIG)).touch()
+    assert write(tmp_path, ONE).errors == {}
+    assert names(tmp_path) == {"MIG-0-7-0", "0:0", "all"}
+
+
+@pytest.mark.asyncio
+async def test_a_daemon_that_starts_without_cdi_looks_after_what_is_left(tmp_path: Path) -> None:
+    folder, ledger = tmp_path / "cdi", tmp_path / "ledger.json"
+    without = Settings(simulate="2xa100-40gb")
+    with_cdi = replace(without, device_list_strategy=SETTINGS.device_list_strategy)
+    for settings, inventory in ((with_cdi, TWO), (without, ONE)):
+        specify = Specification(folder, ledger)
+        with contextlib.closing(specify):
+            written = entries(inventory, settings) if settings.by_cdi else {}
+            assert await specify(inventory, settings) == Specified(written)
+    assert names(folder) == {"MIG-0-7-0", "0:0", "all"}
+    with contextlib.closing(Specification(folder, ledger)) as specify:
+        assert await specify(node(), without) is None
+        assert await specify(ONE, without) is None
+    assert (contents(tmp_path), contents(folder)) == ([folder], [])

@@ -11,29 +11,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.cdi.finder import find_driver
+from plugin.cdi.finder import Hook, find_driver, find_hook
 from plugin.core.cdi.specification import Library, Program
 from plugin.driver import loader_cache as cache
 from plugin.driver import shared_object
-from plugin.driver.installation import Disk
+from plugin.driver.installation import DiskInstallation
 from plugin.driver.shared_object import SharedObject
 from plugin.errors import SpecificationError
 from plugin.sim.driver_files import SimInstallation
 from tests.driver_tree import AARCH64, I386, elf, link, loader_cache, put, recorded_h100
 
 DEBIAN = "/usr/lib/x86_64-linux-gnu"
+UNKNOWN = (
+    "whether the host has /usr/bin/nvidia-cdi-hook is not known: the driver root /run/d is not the "
+    "host's root"
+)
 
 
-def disk(root: Path, host: str = "/") -> Disk:
-    return Disk(root, host)
+def disk(root: Path, host: str = "/") -> DiskInstallation:
+    return DiskInstallation(root, host)
 
 
 def test_a_real_drivers_files_are_found_through_the_loaders_cache(tmp_path: Path) -> None:
     recorded_h100(tmp_path)
     found = find_driver([disk(tmp_path)], "580.159.04")
-    assert (found.version, found.machine, found.root, found.hook) == (
-        *("580.159.04", "x86_64", "/", ""),
-    )
+    assert (found.version, found.machine, found.root) == ("580.159.04", "x86_64", "/")
     assert [(library.name.partition(".")[0], library.soname) for library in found.libraries] == [
         ("libcuda", "libcuda.so.1"),
         ("libcudadebugger", "libcudadebugger.so.1"),
@@ -51,7 +53,10 @@ def test_a_real_drivers_files_are_found_through_the_loaders_cache(tmp_path: Path
     assert len(found.programs) == 5
 
 
-@pytest.mark.parametrize("folder", ["usr/lib64", "usr/lib/aarch64-linux-gnu", "lib64"])
+@pytest.mark.parametrize(
+    "folder",
+    ["usr/lib64", "usr/lib/aarch64-linux-gnu", "lib64", "usr/lib/aarch64-linux-gnu/nvidia/current"],
+)
 @pytest.mark.parametrize("version", ["", "550.54.15"])
 def test_known_folders_do_without_a_cache(tmp_path: Path, folder: str, version: str) -> None:
     put(tmp_path, f"{folder}/libcuda.so.550.54.15", elf("libcuda.so.1", AARCH64))
@@ -123,20 +128,57 @@ def test_no_library_of_a_machine_with_gpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "present", "found"), [("/", True, True), ("/", False, False), ("/run/d", True, False)]
+    ("host", "mode", "problem"),
+    [
+        ("/", 0o755, ""),
+        ("/", 0o644, "/usr/bin/nvidia-cdi-hook is not on the host, or cannot be executed"),
+        ("/", None, "/usr/bin/nvidia-cdi-hook is not on the host, or cannot be executed"),
+        ("/run/d", 0o755, UNKNOWN),
+    ],
 )
 def test_a_hook_is_used_if_it_is_certainly_on_the_host(
-    tmp_path: Path,
-    host: str,
-    present: bool,  # noqa: FBT001 — a column of the table
-    found: bool,  # noqa: FBT001
+    tmp_path: Path, host: str, mode: int | None, problem: str
 ) -> None:
-    put(tmp_path, "/usr/lib64/libcuda.so.550.2", elf("libcuda.so.1"))
-    if present:
-        put(tmp_path, "/usr/bin/nvidia-cdi-hook")
     hook = "/usr/bin/nvidia-cdi-hook"
-    assert find_driver([disk(tmp_path, host)], "550.2", hook).hook == (hook if found else "")
-    assert find_driver([disk(tmp_path, host)], "550.2").hook == ""
+    if mode is not None:
+        put(tmp_path, hook)
+        (tmp_path / hook.lstrip("/")).chmod(mode)
+    found = find_hook([disk(tmp_path, host)], hook)
+    assert found == (Hook(problem=problem) if problem else Hook(hook))
+    assert find_hook([disk(tmp_path, host)], "") == Hook()
+
+
+def test_a_library_without_the_drivers_version_is_taken_from_beside_libcuda(tmp_path: Path) -> None:
+    nvvm = "libnvidia-nvvm70.so.4"
+    put(tmp_path, "/opt/driver/libcuda.so.590.1", elf("libcuda.so.1"))
+    link(tmp_path, f"{DEBIAN}/libcuda.so.590.1", "/opt/driver/libcuda.so.590.1")
+    put(tmp_path, f"/usr/lib64/{nvvm}", elf(nvvm))  # of another driver
+    assert len(find_driver([disk(tmp_path)], "590.1").libraries) == 1
+    put(tmp_path, f"/opt/driver/{nvvm}", elf(nvvm))
+    assert find_driver([disk(tmp_path)], "590.1").libraries[1] == Library(
+        f"/opt/driver/{nvvm}", nvvm
+    )
+
+
+def test_an_installation_that_is_none_does_not_end_the_search(tmp_path: Path) -> None:
+    put(tmp_path / "a", f"{DEBIAN}/libcuda.so.550.2", b"junk")
+    put(tmp_path / "b", f"{DEBIAN}/libcuda.so.550.2", elf("libcuda.so.1"))
+    put(tmp_path / "b", f"{DEBIAN}/libcuda.so.535.1", b"junk")
+    roots = [disk(tmp_path / "a", "/a"), disk(tmp_path / "b", "/b")]
+    for version in ("", "550.2"):
+        found = find_driver(roots, version)
+        assert (found.root, found.version) == ("/b", "550.2")
+    with pytest.raises(SpecificationError, match=r"535\.1 below /b is no library of a machine"):
+        find_driver(roots, "535.1")
+
+
+def test_programs_of_nixos_are_found(tmp_path: Path) -> None:
+    put(tmp_path, "/nix/store/a/lib/libcuda.so.580.1", elf("libcuda.so.1"))
+    link(tmp_path, "/run/opengl-driver", "/nix/store/a")
+    put(tmp_path, "/nix/store/b/bin/nvidia-smi")
+    link(tmp_path, "/run/current-system/sw/bin/nvidia-smi", "/nix/store/b/bin/nvidia-smi")
+    found = find_driver([disk(tmp_path)], "580.1")
+    assert found.programs == (Program("nvidia-smi", "/nix/store/b/bin/nvidia-smi"),)
 
 
 def test_a_simulated_driver_has_what_a_real_one_has() -> None:

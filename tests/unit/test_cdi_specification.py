@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.core.cdi.names import ALL, annotation, file_name, qualified
+from plugin.core.cdi.remains import remains
 from plugin.core.cdi.specification import (
     DriverFiles,
     Entry,
     Library,
     Program,
+    devices,
     documents,
     entries,
     missing_control_nodes,
@@ -285,3 +287,30 @@ def test_an_annotation_has_a_key_that_kubernetes_accepts(uuid: str) -> None:
     assert re.fullmatch(r"a\.b/[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", key)
     assert value == f"nvidia.com/mig={uuid},nvidia.com/mig={other.uuid}"
     assert annotation([other], MIXED)[0] != annotation([device], MIXED)[0]
+
+
+# ---- what remains of a document that cannot be written anew
+
+_JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+_SPOILED = st.builds(lambda value: {**made()[MIG], "devices": value}, _JSON)
+
+
+@given(_JSON | _SPOILED | st.just(made()[MIG]), st.sets(st.sampled_from([0, 1, 2, 3])))
+def test_nothing_remains_but_devices_that_are_as_they_were(document: Any, there: set[int]) -> None:
+    named = devices(entries(NODE, MIXED).values(), "/")
+    now = [device for number, device in enumerate(named) if number in there]
+    left = remains(document, now)
+    if document == made()[MIG] and there:
+        assert left is not None
+        assert left["devices"][:-1] == now
+        assert left["containerEdits"] == document["containerEdits"]
+        every = [node for each in now for node in each["containerEdits"]["deviceNodes"]]
+        given_by_all = left["devices"][-1]["containerEdits"]["deviceNodes"]
+        assert left["devices"][-1]["name"] == ALL
+        assert given_by_all == [n for i, n in enumerate(every) if n not in every[:i]]
+    else:
+        assert left is None

@@ -31,6 +31,7 @@ from plugin.loops.pulse import Pulse
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.simulation import simulate
 from plugin.sim.verbs import perform
+from plugin.state.gate import Gate
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.specifying import specify_when_needed
 from plugin.state.writer import Writer
@@ -64,7 +65,7 @@ def test_a_device_that_is_not_on_disk_as_it_is_is_unhealthy(
     assert is_current(specified, NODE, BY_CDI) is not bool(unhealthy)
     without = steps.configured(state, Settings()).state
     assert down(without) == {}
-    assert is_current(specified, NODE, Settings())
+    assert is_current(specified, NODE, Settings()) is not bool(specified.errors)
 
 
 def test_a_failure_is_a_problem_of_the_node_and_heals() -> None:
@@ -146,6 +147,31 @@ def test_whatever_happens_a_healthy_device_is_on_disk(happened: list[tuple[str, 
 # ---- the gate
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("settings", [BY_CDI, Settings()])
+async def test_all_is_brought_up_to_date_with_a_scan_and_nothing_before_the_first(
+    settings: Settings,
+) -> None:
+    asked: list[Inventory] = []
+
+    async def specify(inventory: Inventory, given: Settings) -> Specified | None:
+        assert given in {settings, BY_CDI}
+        asked.append(inventory)
+        return None
+
+    gate, state = Gate(specify), steps.initial(settings, 0.0)
+    assert await gate.specified(state.snapshot) is None
+    assert asked == []
+    scanned = scan_ended(state, NODE, 1.0).state.snapshot
+    assert await gate.specified(scanned) == Specified()
+    assert asked == [scanned.inventory]
+    # Nothing is left: nothing is to be done before containers use CDI.
+    assert gate.has_work(settings) is settings.by_cdi
+    await gate.specified(scanned)
+    await gate.specified(replace(scanned, settings=BY_CDI))
+    assert len(asked) == 2 + settings.by_cdi
+
+
 @dataclass
 class Disk:
     """A CDI directory that may fail; ``written`` is what is in it."""
@@ -157,6 +183,8 @@ class Disk:
     attempted: Pulse = field(default_factory=Pulse)
 
     async def specify(self, inventory: Inventory, settings: Settings) -> Specified:
+        if not settings.by_cdi:
+            return Specified(errors=MappingProxyType({MIG: self.error} if self.error else {}))
         self.attempts += 1
         self.attempted.fire()
         wanted = entries(inventory, settings)
@@ -267,6 +295,17 @@ async def test_a_failure_is_retried_until_it_heals(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_is_left_of_a_time_with_cdi_is_retried_until_it_heals(tmp_path: Path) -> None:
+    async with running(tmp_path, Settings(), error="read-only file system") as live:
+        assert live.unhealthy() == {}
+        assert document(live.snapshot, "scan")["problems"] == ["read-only file system"]
+        live.disk.error = ""
+        async with asyncio.timeout(10):
+            while live.snapshot.specified.errors:
+                await live.writer.store.newer_than(live.snapshot.generation)
+
+
+@pytest.mark.asyncio
 async def test_settings_that_come_while_running_are_written_for(tmp_path: Path) -> None:
     async with running(tmp_path, Settings()) as live:
         assert live.disk.attempts == 0
@@ -284,15 +323,15 @@ async def test_settings_that_come_while_running_are_written_for(tmp_path: Path) 
 
 
 @pytest.mark.asyncio
-async def test_settings_that_are_written_for_ahead_take_nothing_out_of_service(
-    tmp_path: Path,
+async def test_settings_that_are_applied_take_nothing_out_of_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(tmp_path, Settings()) as live:
-        for vendor in (*CdiVendor, *CdiVendor):
-            settings = replace(BY_CDI, cdi_vendor=vendor)
-            await live.writer.specify(settings)
-            live.writer.reconfigure(settings)
-            await asyncio.sleep(0)
+        by_cdi = [replace(BY_CDI, cdi_vendor=vendor) for vendor in CdiVendor]
+        for settings in (*by_cdi, Settings(), *by_cdi):
+            await live.writer.apply(settings)
             assert live.snapshot.settings == settings
+            await asyncio.sleep(0)
         assert live.disk.attempts == 4
         assert live.disk.seen == set()
+    assert [each for each in caplog.records if each.levelname == "WARNING"] == []

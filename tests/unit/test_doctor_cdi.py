@@ -102,7 +102,9 @@ def linked(folder: Path) -> None:
 
 
 def same_kind(folder: Path) -> None:
-    (folder / "nvidia.yaml").write_text("cdiVersion: 0.5.0\nkind: nvidia.com/mig\n")
+    (folder / "nvidia.yaml").write_text(
+        "cdiVersion: 0.5.0\nkind: nvidia.com/mig\ndevices: [{name: all}]\n"
+    )
 
 
 @pytest.mark.parametrize("make", [foreign, linked, same_kind], ids=lambda make: make.__name__)
@@ -128,7 +130,7 @@ def test_what_the_daemon_has_written(tmp_path: Path) -> None:
         (ONE, TWO, "0:1, MIG-0-8-0 missing"),
         (TWO, ONE, "0:1, MIG-0-8-0 not on the node"),
         (ONE, node(mig_gpu(1, "1g.5gb")), "missing; 0:0, MIG-0-7-0 not on the node"),
-        (BOTH, ONE, f"left devices of kind {GPU}"),
+        (BOTH, ONE, f"files of former settings, of kind {GPU}, do not have"),
     ],
 )
 def test_what_is_stale(tmp_path: Path, there: Inventory | None, now: Inventory, words: str) -> None:
@@ -156,9 +158,10 @@ def test_without_cdi_only_what_was_left_is_said(tmp_path: Path) -> None:
     assert of_files(tmp_path, ONE, OFF) is None
     (tmp_path / "nvidia.yaml").unlink()
     write(tmp_path, ONE)
-    check = of_files(tmp_path, ONE, OFF)
+    assert of_files(tmp_path, ONE, OFF) is None
+    check = of_files(tmp_path, TWO, OFF)
     assert check is not None
-    assert (check.outcome, check.fix[:32]) == (WARN, "remove mig-device-plugin-*.yaml ")
+    assert (check.outcome, check.fix[:16]) == (WARN, "start the daemon")
 
 
 def test_a_simulation_without_a_directory_has_none_to_look_at(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from plugin.core.state import Snapshot
 from plugin.labels.document import HEADER, from_text, is_ours, lines, to_text
 from plugin.labels.features_file import FeaturesFile, Record
 from plugin.labels.publisher import FeaturesPublisher
+from plugin.loops.aside import Aside
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.store import Store
 from tests.integration.waiting import becomes
@@ -173,7 +175,7 @@ def test_a_record_that_names_no_file_is_none(tmp_path: Path, text: str) -> None:
 class Published:
     """A publisher that runs over a store."""
 
-    def __init__(self, folder: Path, name: str, first: Snapshot) -> None:
+    def __init__(self, folder: Path, name: str, first: Snapshot, aside: Aside | None) -> None:
         self.path = folder / name
         self.store = Store(first)
         self.beats = Heartbeats()
@@ -183,6 +185,7 @@ class Published:
             folder.parent / "state/features-file",
             self.beats,
             check_seconds=0.05,
+            aside=aside,
         )
 
     @property
@@ -192,10 +195,15 @@ class Published:
 
 @asynccontextmanager
 async def running(
-    folder: Path, name: str = "ours", inventory: Inventory | None = None, geometry: int = 1
+    folder: Path,
+    name: str = "ours",
+    inventory: Inventory | None = None,
+    geometry: int = 1,
+    aside: Aside | None = None,
 ) -> AsyncIterator[Published]:
     inventory = inventory if inventory is not None else node(mig_gpu(0, "1g.5gb"))
-    published = Published(folder, name, replace(snapshot(inventory), geometry=geometry))
+    first = replace(snapshot(inventory), geometry=geometry)
+    published = Published(folder, name, first, aside)
     task = asyncio.create_task(published.publisher.run())
     try:
         yield published
@@ -308,3 +316,14 @@ async def test_health_alone_costs_no_look(folder: Path) -> None:
             now.store.publish(replace(before, generation=generation))
             await asyncio.sleep(0)
         assert not now.publisher.problem
+
+
+@pytest.mark.asyncio
+async def test_a_file_system_that_hangs_is_a_problem_and_keeps_nothing(folder: Path) -> None:
+    aside, answers = Aside("features file", 0.01), threading.Event()
+    with pytest.raises(TimeoutError):
+        await aside.call(answers.wait)
+    async with running(folder, aside=aside) as now:
+        await becomes(lambda: "a file system does not answer" in now.publisher.problem)
+        answers.set()
+        await becomes(lambda: now.count == "1" and not now.publisher.problem)

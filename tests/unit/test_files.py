@@ -9,8 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.app import device_files
+from plugin.core.dev_root import host_dev_root
+from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings
 from plugin.driver.files import DeviceFiles, parse_mig_minors, sysfs_bus_id
+from plugin.driver.nvml import NvmlDriver
+from plugin.sim.hardware.engine import parse_node
+from plugin.sim.hardware.files import SimFiles
+from plugin.sim.nvml.library import SimLibrary
+
+IN_ROOT = {"driver_root": "/d"}
+APART = {"driver_root": "/d", "dev_root": "/e"}
 
 
 class Host:
@@ -84,6 +93,70 @@ def test_device_nodes_are_looked_for_where_the_host_s_may_be_mounted(
     files = device_files(settings)
     files.control_nodes()
     assert str(files.root) == placed(expected)
+
+
+class Tree:
+    """A file system with these paths alone."""
+
+    def __init__(self, *paths: str) -> None:
+        self._there = {str(each) for path in paths for each in (Path(path), *Path(path).parents)}
+
+    def exists(self, path: str) -> bool:
+        return path in self._there
+
+    def read(self, path: str) -> None: ...
+
+    def names(self, folder: str) -> None: ...
+
+    def opened(self) -> tuple[str, ...]:
+        return ()
+
+    def make_node(self, path: str, minor: int, mode: int) -> None:
+        raise NotImplementedError(path, minor, mode)
+
+
+@pytest.mark.parametrize(
+    ("changes", "paths", "root"),
+    [
+        pytest.param({}, ("/dev/nvidiactl",), "", id="one root"),
+        pytest.param(IN_ROOT, ("/dev/nvidiactl",), "", id="the driver root is not seen"),
+        pytest.param(IN_ROOT, (), "", id="no nodes"),
+        pytest.param(
+            IN_ROOT, ("/driver-root/usr", "/dev/nvidiactl"), "/", id="mounted, none there"
+        ),
+        pytest.param(IN_ROOT, ("/d/usr", "/dev/nvidiactl"), "/", id="on the host, none there"),
+        pytest.param(IN_ROOT, ("/driver-root/dev/nvidiactl", "/dev/nvidiactl"), "", id="mounted"),
+        pytest.param(IN_ROOT, ("/driver-root/usr", "/d/dev/nvidiactl"), "", id="on the host"),
+        pytest.param(IN_ROOT, ("/driver-root/usr",), "", id="mounted, no nodes at all"),
+        pytest.param(APART, ("/driver-root/usr", "/dev/nvidiactl"), "", id="device root not seen"),
+        pytest.param(APART, ("/e/usr", "/dev/nvidiactl"), "/", id="device root without nodes"),
+    ],
+)
+def test_nodes_that_are_not_below_the_device_root_have_the_hosts_own_path(
+    changes: dict[str, str], paths: tuple[str, ...], root: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(**changes)  # type: ignore[arg-type]
+    files = device_files(settings, Tree("/", *paths))
+    for _ in range(2):
+        files.control_nodes()
+        assert files.host_root == root
+    assert len(caplog.records) == bool(root)
+    expected = root or settings.dev_root or settings.driver_root
+    assert host_dev_root(Inventory(dev_root=root), settings) == expected
+
+
+class WithRoot(SimFiles):
+    def exists(self, path: str) -> bool:
+        return path == "/driver-root" or super().exists(path)
+
+
+def test_a_scan_says_that_the_nodes_are_elsewhere() -> None:
+    hardware = parse_node("1xa100-40gb")
+    files = device_files(Settings(driver_root="/d"), WithRoot(hardware))
+    driver = NvmlDriver(files, SimLibrary(hardware))
+    driver.open()
+    assert driver.scan().dev_root == "/"
+    driver.close()
 
 
 def test_nodes_of_a_gpu(host: Host) -> None:

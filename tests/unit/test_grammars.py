@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from plugin.core.grammars import (
     PATHS,
     TAINT,
     Address,
+    Grammar,
     Taint,
 )
 from plugin.core.option import Option
@@ -184,3 +186,29 @@ def test_a_default_is_a_value_of_its_option(chosen: Option) -> None:
 def test_what_is_no_taint_of_ours_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match="choose KEY:EFFECT"):
         parse(option("node_taint"), "name", value)
+
+
+@pytest.mark.parametrize("grammar", [ANNOTATION_PREFIX, CONDITION_TYPE, LABEL_KEY])
+@pytest.mark.parametrize(
+    ("domain", "taken"),
+    [
+        ("a.b", True),
+        ("a-1.b2", True),
+        ("0", True),
+        ("a" * 253, True),
+        ("a" * 254, False),
+        ("a..b", False),
+        ("a.-b", False),
+        ("a-.b", False),
+        (".a", False),
+        ("a.", False),
+        ("A.b", False),
+    ],
+)
+def test_a_prefix_is_a_name_of_dns(grammar: Grammar[object], domain: str, taken: bool) -> None:  # noqa: FBT001
+    value = f"{domain}/" if grammar is ANNOTATION_PREFIX else f"{domain}/x"
+    if taken:
+        assert grammar.parse(value) == value
+    else:
+        with pytest.raises(ValueError, match=re.escape(value)):
+            grammar.parse(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.driver.files import DeviceFiles, Disk
+from plugin.driver.files import DeviceFiles, DiskFiles
 from plugin.driver.nvml import NvmlDriver
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.sim.hardware.calls import Hang
@@ -24,7 +24,7 @@ def test_device_nodes_that_are_open_or_mapped(tmp_path: Path) -> None:
     node.write_bytes(b"x" * mmap.PAGESIZE)
     other = tmp_path / "dev" / "zero"
     other.touch()
-    disk = Disk()
+    disk = DiskFiles()
     assert str(node) not in disk.opened()
     with other.open("rb"), node.open("rb") as file:
         assert str(node) in disk.opened()

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from plugin.core.health.ledger import Entry, Ledger
 from plugin.core.health.merging import merged
 from plugin.core.reasons import Clears, Code, Reason
+from plugin.loops.aside import Aside
 from plugin.state.ledger_file import MOST_BYTES, LedgerFile, Saved
 from plugin.state.lock import FileLock
 
@@ -309,3 +311,63 @@ async def test_a_disk_that_fails_leaves_no_pieces(path: Path) -> None:
         file.save(cordoned("GPU-0"), 0.0)
         assert await file.saved() is not None
     assert list(path.parent.iterdir()) == [path]
+
+
+# ---- a file system that hangs
+
+
+class Hanging(LedgerFile):
+    """Does not load before it is told to."""
+
+    def __init__(self, path: Path, aside: Aside) -> None:
+        super().__init__(path, aside=aside)
+        self.answers = threading.Event()
+
+    def load(self) -> Saved:
+        self.answers.wait(10)
+        return super().load()
+
+
+@pytest.mark.asyncio
+async def test_what_is_loaded_too_late_is_taken_over_like_another_processes(path: Path) -> None:
+    await write(path, cordoned("GPU-0"))
+    aside = Aside("ledger", 0.05)
+    file = Hanging(path, aside)
+    assert await file.loaded() == Saved()
+    taken_over = asyncio.Event()
+
+    def found(base: Ledger, saved: Saved) -> None:
+        file.save(merged(base, cordoned("GPU-1"), saved.ledger), 0.0)
+        taken_over.set()
+
+    file.on_found = found
+    file.answers.set()
+    assert aside.thread is not None
+    await asyncio.to_thread(aside.thread.join)
+    async with running(file):
+        file.save(cordoned("GPU-1"), 0.0)
+        async with asyncio.timeout(5):
+            await taken_over.wait()
+        assert await file.saved() is None
+    assert read(path).ledger == cordoned("GPU-0", "GPU-1")
+
+
+@pytest.mark.asyncio
+async def test_what_is_loaded_in_time_is_there(path: Path) -> None:
+    await write(path, cordoned("GPU-0"))
+    file = LedgerFile(path, BOOT)
+    assert (await file.loaded()).ledger == cordoned("GPU-0")
+    file.close()
+
+
+@pytest.mark.asyncio
+async def test_the_loop_ends_while_the_file_system_hangs(path: Path) -> None:
+    aside, answers = Aside("ledger", 0.05), threading.Event()
+    with pytest.raises(TimeoutError):
+        await aside.call(answers.wait)
+    file = LedgerFile(path, aside=aside)
+    async with asyncio.timeout(5), running(file):
+        file.save(cordoned("GPU-0"), 0.0)
+        assert "the last call of ledger has not returned" in (await file.saved() or "")
+    assert read(path) == Saved()
+    answers.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from plugin.core.settings import Settings
 from plugin.core.view import Holder
 from plugin.kubelet.podresources import checkpoint
 from plugin.kubelet.podresources.observer import Observer, own_pod
+from plugin.loops.aside import Aside
 from plugin.sim.kubelet.checkpoint import save
 from plugin.sim.kubelet.pods import Assignment
 
@@ -116,6 +118,19 @@ async def test_the_checkpoint_is_read_only_when_it_decides(peer: Peer, tmp_path:
         assert (await observer.ask(believed)).checkpoint is None
         peer.wall = peer.socket.stat().st_ctime + 3600
         assert (await observer.ask(Holdings())).checkpoint is None
+
+
+@pytest.mark.asyncio
+async def test_a_checkpoint_that_hangs_says_nothing(peer: Peer, tmp_path: Path) -> None:
+    path, aside, answers = tmp_path / checkpoint.NAME, Aside("x", 0.05), threading.Event()
+    path.write_text(json.dumps({"Data": {"PodDeviceEntries": [entry(x=["MIG-1"])]}}))
+    observer = peer.observer(checkpoint=path, aside=aside)
+    async with peer.listening():
+        with pytest.raises(TimeoutError):
+            await aside.call(answers.wait)
+        assert (await observer.ask(Holdings())).checkpoint is None
+        answers.set()
+        assert (await observer.ask(Holdings())).checkpoint == frozenset({"MIG-1"})
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from plugin.core.inventory.model import Device, Gpu
 from plugin.core.settings import CdiVendor, DeviceIdStrategy, Settings
 
+#: Common to the vendors of all our kinds.
+DOMAIN = CdiVendor.NVIDIA
+
 #: The device that stands for all of its kind.
 ALL = "all"
 
 #: A device's name as the CDI specification allows it.
 DEVICE_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?"
 _DEVICE_NAME = re.compile(DEVICE_NAME, re.ASCII)
-#: Vendor and class.
-_WORD = r"[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
-KIND = rf"{_WORD}/{_WORD}"
-
 #: After the prefix, an annotation's key has at most 63 characters: these, and the device's UUID.
 _ANNOTATION = "nvidia-device-plugin_"
 _KEY_CHARACTERS = 63
@@ -27,10 +26,18 @@ def is_device_name(name: str) -> bool:
     return _DEVICE_NAME.fullmatch(name) is not None
 
 
+def kinds(vendor: CdiVendor) -> tuple[str, str]:
+    """The kinds, ``vendor/class``, of MIG devices and of GPUs."""
+    return f"{vendor}/{'mig' if vendor is CdiVendor.NVIDIA else 'gpu'}", f"{vendor}/gpu"
+
+
+#: Every kind that a specification of ours may have.
+KINDS = tuple(dict.fromkeys(of for vendor in CdiVendor for of in kinds(vendor)))
+
+
 def kind(device: Device, vendor: CdiVendor) -> str:
-    """The kind, ``vendor/class``, of a device."""
-    is_mig = not isinstance(device, Gpu)
-    return f"{vendor}/{'mig' if is_mig and vendor is CdiVendor.NVIDIA else 'gpu'}"
+    of_mig, of_gpus = kinds(vendor)
+    return of_gpus if isinstance(device, Gpu) else of_mig
 
 
 def file_name(of_kind: str) -> str:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from plugin.core.cdi.names import ALL, is_device_name, kind
 from plugin.core.inventory.model import Device, Gpu, Inventory
-from plugin.core.settings import MigStrategy, Settings
+from plugin.core.settings import CdiVendor, MigStrategy, Settings
 
 #: Without these CUDA finds no device, or fails to initialise.
 NEEDED_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
-#: Capabilities ``config`` and ``monitor``: they reach into the whole node, and are no container's.
-_FORBIDDEN_NODES = frozenset({"/dev/nvidia-caps/nvidia-cap1", "/dev/nvidia-caps/nvidia-cap2"})
+#: Capabilities that reach into the whole node, and are no container's, by their nodes.
+FORBIDDEN_NODES: Mapping[str, str] = MappingProxyType(
+    {"/dev/nvidia-caps/nvidia-cap1": "config", "/dev/nvidia-caps/nvidia-cap2": "monitor"}
+)
 
 #: Where the dynamic loaders of Debian's and of Red Hat's kin look without a cache and without
 #: LD_LIBRARY_PATH, by the machine of an ELF file.
@@ -101,8 +103,17 @@ def entries(inventory: Inventory, settings: Settings) -> Mapping[str, Entry]:
         nodes = tuple(_nodes(device))
         names = tuple(dict.fromkeys((device.uuid, device.path)))
         usable = bool(nodes) and not device.missing_device_nodes
-        if usable and _FORBIDDEN_NODES.isdisjoint(nodes) and all(map(is_device_name, names)):
+        if usable and FORBIDDEN_NODES.keys().isdisjoint(nodes) and all(map(is_device_name, names)):
             found[device.uuid] = Entry(kind(device, settings.cdi_vendor), names, nodes)
+    return found
+
+
+def entries_by_kind(inventory: Inventory, settings: Settings) -> Mapping[str, list[Entry]]:
+    """Under the names of every vendor: another one's may be on disk from earlier settings."""
+    found: dict[str, list[Entry]] = {}
+    for vendor in CdiVendor:
+        for entry in entries(inventory, replace(settings, cdi_vendor=vendor)).values():
+            found.setdefault(entry.kind, []).append(entry)
     return found
 
 
@@ -134,19 +145,35 @@ def documents(
 
 
 def _document(of: str, listed: list[Entry], common: Document, dev_root: str) -> Document:
-    everything = dict.fromkeys(node for entry in listed for node in entry.nodes)
-    named = [(name, entry.nodes) for entry in listed for name in entry.names]
     document = {
         "cdiVersion": "",
         "kind": of,
-        "devices": [
-            {"name": name, "containerEdits": {"deviceNodes": _device_nodes(nodes, dev_root)}}
-            for name, nodes in (*named, (ALL, tuple(everything)))
-        ],
+        "devices": with_all(devices(listed, dev_root)),
         "containerEdits": common,
     }
     document["cdiVersion"] = needed_version(document)
     return document
+
+
+def devices(listed: Iterable[Entry], dev_root: str) -> list[Document]:
+    """One for each name."""
+    return [
+        _device(name, _device_nodes(entry.nodes, dev_root))
+        for entry in listed
+        for name in entry.names
+    ]
+
+
+def with_all(named: list[Document]) -> list[Document]:
+    """The devices, and the one that stands for all of them."""
+    every: list[Document] = []
+    for device in named:
+        every += [n for n in device["containerEdits"]["deviceNodes"] if n not in every]
+    return [*named, _device(ALL, every)]
+
+
+def _device(name: str, nodes: list[Document]) -> Document:
+    return {"name": name, "containerEdits": {"deviceNodes": nodes}}
 
 
 def _device_nodes(nodes: Iterable[str], dev_root: str) -> list[Document]:

@@ -29,10 +29,12 @@ class Specified:
 
 
 def is_current(specified: Specified, inventory: Inventory, settings: Settings) -> bool:
-    """Whether nothing has to be written: also where containers do not use CDI."""
-    if not settings.by_cdi:
-        return True
-    return not specified.errors and specified.entries == _entries(inventory, settings)
+    """Whether nothing has to be written. Where containers do not use CDI, nothing but what is left
+    of a time when they did may have failed.
+    """
+    if specified.errors or not settings.by_cdi:
+        return not specified.errors
+    return specified.entries == _entries(inventory, settings)
 
 
 def unspecified(

@@ -241,7 +241,8 @@ class Inventory:
     ``unreadable`` maps indices at which there is a GPU without a readable UUID to what the driver
     said; ``hung`` are those among them where a call has not returned. ``doubts`` maps UUIDs that
     were looked for and not found to why they may be there. ``machine`` is the product name in the
-    firmware's tables, empty where it cannot be read.
+    firmware's tables, empty where it cannot be read. ``dev_root`` is the host's root of the device
+    nodes where it certainly is not that of the settings.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -253,6 +254,7 @@ class Inventory:
     hung: frozenset[int] = frozenset()
     doubts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     machine: str = ""
+    dev_root: str = ""
     _devices: dict[str, Device] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def devices(self) -> tuple[Device, ...]:

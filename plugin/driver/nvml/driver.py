@@ -298,6 +298,7 @@ class NvmlDriver:
             hung=frozenset(hanging),
             doubts=MappingProxyType(_doubts(gpus, sought)),
             machine=self._files.machine(),
+            dev_root=self._files.host_root,
         )
 
     def _gpu(self, index: int, last: Gpu | None, *, thorough: bool) -> Gpu:

@@ -4,12 +4,11 @@ uptime, whether our own pod is listed, and kubelet's checkpoint.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from plugin.core.advertise.listed import device_uuid
@@ -17,6 +16,10 @@ from plugin.core.holders import Answer, Holdings, answered, of_devices
 from plugin.core.settings import Settings
 from plugin.kubelet.podresources import checkpoint
 from plugin.kubelet.podresources.client import list_pods
+from plugin.loops.aside import Aside
+
+#: For the checkpoint, which may be on a file system that hangs.
+LONGEST_SECONDS = 5.0
 
 #: (device, inode, ctime in ns): identifies a socket file; inode numbers alone are reused at once.
 Identity = tuple[int, int, int]
@@ -41,6 +44,7 @@ class Observer:
     own_pod: str = ""
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
+    aside: Aside = field(default_factory=lambda: Aside("kubelet's checkpoint", LONGEST_SECONDS))
 
     @classmethod
     def of(cls, settings: Settings) -> Observer:
@@ -63,10 +67,16 @@ class Observer:
             answer = replace(answer, holders=of_devices(answer.holders, devices))
         if self.checkpoint is None or answered(known, answer).trusted:
             return answer
-        ids = await asyncio.to_thread(checkpoint.allocated_ids, self.checkpoint)
+        ids = await self._checkpoint_ids(self.checkpoint)
         if ids is not None and devices is not None:
             ids = frozenset(name for name in ids if device_uuid(name) in devices)
         return replace(answer, checkpoint=ids)
+
+    async def _checkpoint_ids(self, path: Path) -> frozenset[str] | None:
+        try:
+            return await self.aside.call(lambda: checkpoint.allocated_ids(path), waits=True)
+        except TimeoutError:
+            return None
 
     async def _ask(self) -> Answer:
         at = self.clock()
