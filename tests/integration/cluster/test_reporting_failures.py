@@ -13,6 +13,7 @@ from plugin.core import operators
 from plugin.core import state as steps
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.view import Holder
+from plugin.reporting.evictions import PodEvictor
 from plugin.sim.apiserver.faults import Fault, How
 from plugin.sim.apiserver.refusal import Refused
 from tests.unit.state_steps import LEFT, ON_LEFT, RIGHT, running
@@ -161,3 +162,25 @@ async def test_a_mistake_before_any_feature_runs_is_told_and_tried_again(
             subject.store.publish(replace(snapshot, generation=snapshot.generation + 2))
             await subject.becomes(lambda: subject.status.requests)
             await subject.becomes(lambda: not subject.status.problems)
+
+
+@virtual
+async def test_a_mistake_in_what_others_note_does_not_reach_them(tmp_path: Path) -> None:
+    async with reported(tmp_path, running(EVENTS)) as subject, subject.running():
+        await subject.becomes(lambda: subject.status.requests)
+        wrong: Any = [None]
+        assert subject.reporter is not None
+        subject.reporter.note(wrong)
+        (problem,) = subject.status.problems
+        assert "a mistake of the plugin's" in problem
+
+
+@virtual
+async def test_a_mistake_in_an_eviction_does_not_reach_whoever_partitions() -> None:
+    class Wrong:
+        async def find_pod(self, *_: str) -> NoReturn:
+            raise TypeError("a mistake")
+
+    cluster: Any = Wrong()
+    evictor = PodEvictor(EVENTS, lambda: cluster)
+    assert "a mistake of the plugin's" in await evictor.evict(["default/train"])
