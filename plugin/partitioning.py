@@ -5,12 +5,12 @@ imported.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
@@ -85,9 +85,11 @@ class Partitioning:
     def room(self) -> Room:
         if self._room is None:
             from plugin.partition.room import Room  # noqa: PLC0415 — see above
-            from plugin.partition.surroundings import Surroundings  # noqa: PLC0415
+            from plugin.partition.surroundings import Surroundings, ask_kubelet  # noqa: PLC0415
 
-            around = Surroundings(self._holdings, self.supervisor.told, self.evictor())
+            pods = self.pods.ask if self.pods is not None else None
+            ask = functools.partial(ask_kubelet, self.settings, pods)
+            around = Surroundings(ask, self.supervisor.told, self.evictor())
             self._room = Room(
                 self.writer, self.driver, self.worker, self._memory, around, self.settings
             )
@@ -98,14 +100,3 @@ class Partitioning:
     @property
     def _memory(self) -> Path:
         return self.ledger.with_name(MEMORY)
-
-    def _has_pods(self) -> bool:
-        """Whether pods can hold devices: not without a kubelet, which a simulated node may lack."""
-        socket = self.settings.kubelet_socket
-        return bool(socket) and not (self.settings.simulate and not Path(socket).exists())
-
-    async def _holdings(self) -> Holdings | None:
-        if not self._has_pods():
-            return None
-        # Without the pod resources nobody knows.
-        return await self.pods.ask() if self.pods is not None else Holdings()

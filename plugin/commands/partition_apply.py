@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin.app import assemble, build_driver
+from plugin.commands.partition_holders import asking, warning
 from plugin.config import mig_configs
 from plugin.control.client import ask
 from plugin.core.partition.comparison import document as as_file
@@ -192,7 +193,9 @@ async def _alone(settings: Settings, order: Order, given: Given) -> int:
         try:
             keeper.load()
             await daemon.start()
-            around = Surroundings(_holdings(settings))
+            ask = nobody if settings.simulate else asking(settings)
+            _warn(warning(await ask()))
+            around = Surroundings(ask)
             executor = Executor(daemon.writer, driver, daemon.worker, keeper, around)
             try:
                 await executor.check(order)
@@ -223,16 +226,3 @@ async def _until_ended(executor: Executor, given: Given) -> int:
                 lines.show(document(executor.progress))
                 await changed
     return lines.end(document(executor.progress), late=not executor.progress.ended)
-
-
-def _holdings(settings: Settings) -> Any:
-    socket = settings.pod_resources_socket
-    if settings.simulate or not socket or not Path(socket).exists():
-        if not settings.simulate:
-            _warn("no kubelet answers here: which pods hold devices is not known")
-        return nobody
-    # gRPC takes longer to load than everything else here.
-    from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
-    from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
-
-    return PodFollower(Observer.of(settings)).ask

@@ -1,0 +1,75 @@
+"""``partition apply`` where no daemon answers: with the same checks, and never beside a daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from plugin.sim.hardware.engine import SimNode, parse_node
+from plugin.sim.kubelet.kubelet import SimKubelet
+from plugin.sim.kubelet.pods import Pod
+from tests.native import build
+from tests.native.hardware import attached
+
+from .host import daemon
+from .test_partition_kills import OLD, environment
+
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.skipif(
+        build.compiler() is None, reason="there is no C compiler (cc or gcc) on PATH"
+    ),
+]
+
+
+def kubelet_of(folder: Path) -> SimKubelet:
+    return SimKubelet(folder / "dp", pod_resources_dir=folder / "pods", readmission_s=None, seed=1)
+
+
+async def partition(variables: dict[str, str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, output and errors."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-m", "plugin", "partition", *arguments),
+        env=variables,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        out, errors = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), errors.decode()
+
+
+def there(node: SimNode) -> set[str]:
+    return {slot.ci.uuid for gpu in node.gpus for slot in gpu.devices()}
+
+
+async def hold(kubelet: SimKubelet, name: str, devices: int) -> set[str]:
+    pod = await kubelet.admit(Pod(name, containers={"main": {OLD: devices}}))
+    return set(pod.containers["main"].envs["CUDA_VISIBLE_DEVICES"].split(","))
+
+
+async def test_unknown_is_not_free(tmp_path: Path, library: Path) -> None:
+    node = parse_node("2xa100-40gb:all-3g.20gb")
+    variables = environment(tmp_path, library)
+    before = there(node)
+    apply = ("apply", "-c", "all-7g.40gb", "--timeout", "1")
+    with attached(node, tmp_path):
+        async with kubelet_of(tmp_path) as kubelet:
+            async with daemon(variables):
+                await kubelet.wait_allocatable(OLD, 4)
+                held = await hold(kubelet, "train", 1)
+            unknown = {**variables, "POD_RESOURCES_SOCKET": str(tmp_path / "nowhere.sock")}
+            status, out, errors = await partition(unknown, *apply)
+            assert status == 1, out
+            assert "GPU 0 waits: a pod that is not known" in out
+            assert "every device counts as held" in errors
+            assert there(node) == before
+            status, out, _ = await partition(variables, *apply)
+            assert status == 1
+            assert "held by default/train" in out
+            assert held < there(node)
+            assert len(there(node) - before) == 1
