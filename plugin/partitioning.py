@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
+from plugin.errors import DriverUnavailable
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
+from plugin.state.turns import command_runs
 from plugin.state.writer import Writer
 
 if TYPE_CHECKING:
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
     from plugin.core.partition.trouble import Trouble
     from plugin.partition.room import Room
     from plugin.partition.surroundings import Evictor
+
+log = logging.getLogger(__name__)
+
+#: Between two looks whether a command has ended that changes GPUs.
+COMMAND_SECONDS = 0.5
 
 #: The name of the file beside the ledger that keeps what is wanted.
 MEMORY = "partition.json"
@@ -44,21 +52,52 @@ class Partitioning:
     supervisor: Supervisor
     pods: PodFollower | None
     evictor: Callable[[], Evictor | None] = lambda: None
+    #: Why no device is registered yet; empty if there is nothing in the way.
+    problem: str = ""
     _room: Room | None = None
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _turn: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Work from the first order on, until cancelled."""
+        await self._let_command_end()
         if self.settings.partition_config or self._memory.exists():
             self.room()
+        self._turn.set()
         await self._wanted.wait()
         await self.room().run(self.heartbeats)
 
     async def started(self) -> None:
-        """Wait until what is wanted at the start is there; see :meth:`Room.started`."""
-        await asyncio.sleep(0)  # run() has made the room by then
+        """Wait until no command changes GPUs, and what is wanted at the start is there; see
+        :meth:`Room.started`.
+        """
+        await self._turn.wait()
         if self._room is not None:
             await self._room.started()
+
+    async def _let_command_end(self) -> None:
+        """A command that began while no daemon ran knows nothing of what we hand out."""
+        if not command_runs(self.ledger):
+            return
+        self.problem = (
+            "partition apply changes the GPUs: no device is registered before that command has "
+            "ended"
+        )
+        log.warning("%s", self.problem)
+        while command_runs(self.ledger) or not await self._looked():  # noqa: ASYNC110 — a lock's end is not announced
+            await asyncio.sleep(COMMAND_SECONDS)
+        self.problem = ""
+
+    async def _looked(self) -> bool:
+        """Whether the node could be scanned: what was seen before is not there any more."""
+        changed = [gpu.uuid for gpu in self.writer.store.snapshot.inventory.gpus]
+        try:
+            async with self.writer.between_scans(changed) as look:
+                await look()
+        except DriverUnavailable as error:
+            self.problem = error.what
+            return False
+        return True
 
     def progress(self) -> Progress | None:
         return self._room.progress if self._room is not None else None

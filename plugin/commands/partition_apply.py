@@ -32,6 +32,7 @@ from plugin.partition.memory import MemoryFile
 from plugin.partition.surroundings import Surroundings, nobody
 from plugin.partitioning import MEMORY
 from plugin.state.places import DEFAULT_LEDGER
+from plugin.state.turns import without_daemon
 
 APPLIED, NOT_APPLIED = 0, 1
 #: Between two looks at the daemon's progress.
@@ -72,9 +73,8 @@ def apply(settings: Settings, given: Given) -> int:
     try:
         done = ask(socket, "partition", "apply", name, text, given.policy or "")
     except NotRunning:
-        print("mig-device-plugin: no daemon runs here: changing the GPUs", file=sys.stderr)
         order = Order(name, Source.COMMAND, configuration, given.policy)
-        return asyncio.run(_alone(settings, order, given))
+        return _without_daemon(settings, order, given)
     _warn(done.get("warning"))
     return _follow(lambda: ask(socket, "partition", "status"), int(done["order"]), given)
 
@@ -177,44 +177,47 @@ def _warn(text: str | None) -> None:
 # ---- without a daemon
 
 
-async def _alone(settings: Settings, order: Order, given: Given) -> int:
-    """Does what the daemon does, for one order. A daemon that starts meanwhile leaves the geometry
-    alone, because this process has the lock.
-    """
-    driver, _ = build_driver(settings)
+def _without_daemon(settings: Settings, order: Order, given: Given) -> int:
     with tempfile.TemporaryDirectory(prefix="mig-device-plugin-") as folder:
-        # A daemon that starts meanwhile has the ledger; what is wanted is beside it.
         own = Path(folder) / "ledger.json"
+        # Where a daemon has its ledger, what is wanted is beside it.
         ledger = own if settings.simulate else Path(settings.ledger_file or DEFAULT_LEDGER)
-        daemon = assemble(settings, driver, own)
-        keeper = Keeper(MemoryFile(ledger.with_name(MEMORY)))
-        if problem := keeper.claim():
-            raise ControlError(problem.text)
+        with without_daemon(ledger, settings.control_socket):
+            _warn("no daemon runs here: changing the GPUs")
+            return asyncio.run(_alone(settings, order, given, own, ledger.with_name(MEMORY)))
+
+
+async def _alone(settings: Settings, order: Order, given: Given, ledger: Path, memory: Path) -> int:
+    """Does what the daemon does, for one order."""
+    driver, _ = build_driver(settings)
+    daemon = assemble(settings, driver, ledger)
+    keeper = Keeper(MemoryFile(memory))
+    if problem := keeper.claim():
+        raise ControlError(problem.text)
+    try:
+        keeper.load()
+        await daemon.start()
+        ask = nobody if settings.simulate else asking(settings)
+        _warn(warning(await ask()))
+        executor = Executor(daemon.writer, driver, daemon.worker, keeper, Surroundings(ask))
         try:
-            keeper.load()
-            await daemon.start()
-            ask = nobody if settings.simulate else asking(settings)
-            _warn(warning(await ask()))
-            around = Surroundings(ask)
-            executor = Executor(daemon.writer, driver, daemon.worker, keeper, around)
-            try:
-                await executor.check(order)
-            except DriverError as error:
-                raise ControlError(f"the GPUs do not say what they offer: {error}") from error
-            _warn(await keeper.ordered(order, settings.partition_config))
-            tasks = [
-                asyncio.create_task(daemon.writer.run(daemon.heartbeats)),
-                asyncio.create_task(executor.run(daemon.heartbeats)),
-            ]
-            try:
-                executor.want(order)
-                return await _until_ended(executor, given)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await executor.check(order)
+        except DriverError as error:
+            raise ControlError(f"the GPUs do not say what they offer: {error}") from error
+        _warn(await keeper.ordered(order, settings.partition_config))
+        tasks = [
+            asyncio.create_task(daemon.writer.run(daemon.heartbeats)),
+            asyncio.create_task(executor.run(daemon.heartbeats)),
+        ]
+        try:
+            executor.want(order)
+            return await _until_ended(executor, given)
         finally:
-            keeper.release()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        keeper.release()
 
 
 async def _until_ended(executor: Executor, given: Given) -> int:

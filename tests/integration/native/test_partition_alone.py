@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.native import build
 from tests.native.hardware import attached
 
 from .host import daemon
-from .test_partition_kills import OLD, environment
+from .test_partition_kills import NEW, OLD, environment
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -73,3 +74,61 @@ async def test_unknown_is_not_free(tmp_path: Path, library: Path) -> None:
             assert "held by default/train" in out
             assert held < there(node)
             assert len(there(node) - before) == 1
+
+
+async def test_gpus_are_not_changed_beside_a_daemon_that_cannot_be_asked(
+    tmp_path: Path, library: Path
+) -> None:
+    node = parse_node("2xa100-40gb:all-3g.20gb")
+    variables = environment(tmp_path, library)
+    before = there(node)
+    with attached(node, tmp_path):
+        async with kubelet_of(tmp_path) as kubelet, daemon(variables):
+            await kubelet.wait_allocatable(OLD, 4)
+            await hold(kubelet, "train", 1)
+            status, _, errors = await partition(variables, "apply", "-c", "all-7g.40gb")
+            assert status == 1
+            assert errors.startswith("mig-device-plugin: a daemon runs here, which has locked")
+    assert there(node) == before
+
+
+async def test_a_daemon_that_starts_meanwhile_hands_out_nothing_before_the_end(
+    tmp_path: Path, library: Path
+) -> None:
+    node = parse_node("2xa100-40gb:all-3g.20gb")
+    variables = environment(tmp_path, library)
+    loop = asyncio.get_running_loop()
+    registered: list[int] = []
+    with attached(node, tmp_path) as hardware:
+        async with kubelet_of(tmp_path) as kubelet, contextlib.AsyncExitStack() as stack:
+
+            async def start() -> None:
+                running = await stack.enter_async_context(daemon(variables))
+                await running.logged(
+                    "partition apply changes the GPUs: no device is registered before that "
+                    "command has ended"
+                )
+
+            def allows(verb: str) -> bool:
+                del verb
+                if not registered:
+                    asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+                registered.append(len(kubelet.registrations))
+                return True
+
+            # So that kubelet has something to tell.
+            async with daemon(variables):
+                await kubelet.wait_allocatable(OLD, 4)
+                await hold(kubelet, "train", 1)
+            count = len(kubelet.registrations)
+            hardware.allows = allows
+            status, out, errors = await partition(
+                variables, "apply", "-c", "all-7g.40gb", "--timeout", "4"
+            )
+            assert status == 1, errors
+            assert set(registered) == {count}
+            await kubelet.wait_allocatable(NEW, 1)
+            # The GPU that the pod holds waits, as the daemon goes on with the order.
+            assert set(kubelet.devices(NEW)) | set(kubelet.devices(OLD)) == there(node)
+            assert "waits" in out
+            assert kubelet.violations == []
