@@ -109,9 +109,11 @@ class Partitioning:
         while room.progress == seen:
             await room.executor.shown.changed.wait()
 
-    async def labelled(self, name: str, *, is_new: bool) -> Trouble | None:
+    async def labelled(self, name: str) -> Trouble | None:
         """Take up what the node's label names; see :meth:`Room.labelled`."""
-        return await self.room().labelled(name, is_new=is_new)
+        if self._room is None and not name:
+            return None
+        return await self.room().labelled(name)
 
     async def perform(self, arguments: Sequence[str]) -> Any:
         """What ``partition`` commands ask for. Raises :class:`~plugin.errors.PluginError`."""
