@@ -10,13 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import yaml
 
 from plugin.app import build_driver
 from plugin.commands import partition_pictures as pictures
 from plugin.commands.look import look, look_and
+from plugin.commands.partition_given import named_by
 from plugin.commands.partition_holders import asking, warning
 from plugin.commands.terminal import console
 from plugin.config import mig_configs
@@ -25,15 +25,15 @@ from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import Client, ProfileOffer
 from plugin.core.inventory.model import Inventory
 from plugin.core.partition.comparison import Exported, differences, document, export
-from plugin.core.partition.configuration import Configuration, Resolved, resolve
+from plugin.core.partition.configuration import Resolved, resolve
 from plugin.core.partition.node import Action, NodePlan, plan_node
 from plugin.core.partition.planner import InUse
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.use import in_use
-from plugin.core.partition.usual import Offers, configurations, named
+from plugin.core.partition.usual import Offers, named
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
-from plugin.errors import ConfigError, DriverCallFailed, NotRunning
+from plugin.errors import DriverCallFailed, NotRunning
 from plugin.partition.surroundings import ask_clients
 
 #: Exit statuses: done as asked, or not.
@@ -172,21 +172,12 @@ def show_current(at: Source, output: str) -> int:
 
 
 def _wanted(at: Source, name: str, file: str) -> tuple[Seen, Resolved]:
-    of_file = mig_configs.read(Path(file)) if file else {}  # its errors come before the driver's
+    given = named_by(name, file)  # errors of files come before the driver's
+    of_node = {} if given.configuration else mig_configs.of_node(at.settings.partition_file)
     seen = see(at.driver())
-    return seen, resolve(_chosen(name, of_file, seen), seen.inventory)
-
-
-def _chosen(name: str, of_file: Mapping[str, Configuration], seen: Seen) -> Configuration:
-    """The one that is named; without a name, the file's only one."""
-    if name:
-        return named(name, seen.inventory, seen.offers, of_file)
-    if len(of_file) == 1:
-        return next(iter(of_file.values()))
-    every = configurations(seen.inventory, seen.offers, of_file)
-    raise ConfigError(
-        "-c is missing: name a MIG configuration", f"the choices are {', '.join(every)}"
-    )
+    of_file = {**of_node, **given.of_file}
+    found = named(given.name, seen.inventory, seen.offers, of_file)
+    return seen, resolve(found, seen.inventory)
 
 
 def _notes(notes: Sequence[str]) -> None:

@@ -16,19 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from plugin.app import assemble, build_driver
+from plugin.commands.partition_given import named_by
 from plugin.commands.partition_holders import asking, warning
-from plugin.config import mig_configs
 from plugin.control.client import ask
 from plugin.core.partition.comparison import document as as_file
-from plugin.core.partition.configuration import Configuration
-from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import State, document
 from plugin.core.settings import Settings
-from plugin.errors import ConfigError, ControlError, DriverError, NotRunning
+from plugin.errors import ControlError, NotRunning
 from plugin.partition.executor import Executor
-from plugin.partition.keeping import Keeper
-from plugin.partition.memory import MemoryFile
+from plugin.partition.room import Room
 from plugin.partition.surroundings import Surroundings, nobody
 from plugin.partitioning import MEMORY
 from plugin.state.places import DEFAULT_LEDGER
@@ -51,29 +48,16 @@ class Given:
     seconds: float = 0.0
     output: str = "text"
 
-    def configuration(self) -> Configuration | None:
-        """That of the file; ``None`` for one of the node's. Raises :class:`ConfigError`."""
-        of_file = mig_configs.read(Path(self.file)) if self.file else {}
-        if not self.name and len(of_file) == 1:
-            return next(iter(of_file.values()))
-        if not self.name:
-            choices = ", ".join(of_file) or "those of the node, such as all-balanced"
-            raise ConfigError(
-                "-c is missing: name a MIG configuration", f"the choices are {choices}"
-            )
-        return of_file.get(self.name)
-
 
 def apply(settings: Settings, given: Given) -> int:
     """Have a configuration applied; exit status 0 when it is, 1 when it is not."""
-    configuration = given.configuration()
-    name = given.name or (configuration.name if configuration else "")
-    text = json.dumps(as_file([configuration])) if configuration else ""
+    named = named_by(given.name, given.file)
+    text = json.dumps(as_file([named.configuration])) if named.configuration else ""
+    order = (named.name, text, given.policy or "")
     socket = settings.control_socket
     try:
-        done = ask(socket, "partition", "apply", name, text, given.policy or "")
+        done = ask(socket, "partition", "apply", *order)
     except NotRunning:
-        order = Order(name, Source.COMMAND, configuration, given.policy)
         return _without_daemon(settings, order, given)
     _warn(done.get("warning"))
     return _follow(lambda: ask(socket, "partition", "status"), int(done["order"]), given)
@@ -177,7 +161,7 @@ def _warn(text: str | None) -> None:
 # ---- without a daemon
 
 
-def _without_daemon(settings: Settings, order: Order, given: Given) -> int:
+def _without_daemon(settings: Settings, order: tuple[str, ...], given: Given) -> int:
     with tempfile.TemporaryDirectory(prefix="mig-device-plugin-") as folder:
         own = Path(folder) / "ledger.json"
         # Where a daemon has its ledger, what is wanted is beside it.
@@ -187,37 +171,30 @@ def _without_daemon(settings: Settings, order: Order, given: Given) -> int:
             return asyncio.run(_alone(settings, order, given, own, ledger.with_name(MEMORY)))
 
 
-async def _alone(settings: Settings, order: Order, given: Given, ledger: Path, memory: Path) -> int:
+async def _alone(
+    settings: Settings, order: tuple[str, ...], given: Given, ledger: Path, memory: Path
+) -> int:
     """Does what the daemon does, for one order."""
     driver, _ = build_driver(settings)
     daemon = assemble(settings, driver, ledger)
-    keeper = Keeper(MemoryFile(memory))
-    if problem := keeper.claim():
-        raise ControlError(problem.text)
+    holdings = nobody if settings.simulate else asking(settings)
+    around = Surroundings(holdings)
+    room = Room(daemon.writer, driver, daemon.worker, memory, around, settings)
+    room.load()
+    await daemon.start()
+    _warn(warning(await holdings()))
+    done = await room.perform(["apply", *order])
+    _warn(done["warning"])
+    tasks = [
+        asyncio.create_task(daemon.writer.run(daemon.heartbeats)),
+        asyncio.create_task(room.run(daemon.heartbeats)),
+    ]
     try:
-        keeper.load()
-        await daemon.start()
-        ask = nobody if settings.simulate else asking(settings)
-        _warn(warning(await ask()))
-        executor = Executor(daemon.writer, driver, daemon.worker, keeper, Surroundings(ask))
-        try:
-            await executor.check(order)
-        except DriverError as error:
-            raise ControlError(f"the GPUs do not say what they offer: {error}") from error
-        _warn(await keeper.ordered(order, settings.partition_config))
-        tasks = [
-            asyncio.create_task(daemon.writer.run(daemon.heartbeats)),
-            asyncio.create_task(executor.run(daemon.heartbeats)),
-        ]
-        try:
-            executor.want(order)
-            return await _until_ended(executor, given)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return await _until_ended(room.executor, given)
     finally:
-        keeper.release()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _until_ended(executor: Executor, given: Given) -> int:

@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 from plugin.control.listener import peer
-from plugin.errors import ControlError, NotRunning
+from plugin.errors import ConfigError, ControlError, NotRunning
 
 #: How long :func:`ask` waits for an answer: longer than the daemon takes to give up.
 ANSWER_SECONDS = 15.0
@@ -18,7 +18,8 @@ ANSWER_SECONDS = 15.0
 def ask(path: str, verb: str, *arguments: str) -> Any:
     """Have the daemon that listens on `path` carry out `verb`; returns its answer. Blocks.
 
-    Raises :class:`NotRunning`, or :class:`ControlError` with the daemon's words.
+    Raises :class:`NotRunning`; or with the daemon's words :class:`ConfigError` for a name or value
+    that it does not know, and else :class:`ControlError`.
     """
     if not path:
         raise NotRunning(
@@ -54,5 +55,5 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
             f"the daemon at {path} ended the connection without an answer", "try again"
         ) from error
     if "error" in answer:
-        raise ControlError(answer["error"])
+        raise (ConfigError if answer.get("invalid") else ControlError)(answer["error"])
     return answer["ok"]

@@ -6,13 +6,12 @@ import asyncio
 import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from plugin.config import mig_configs
-from plugin.core.partition.configuration import Configuration
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import Progress, document
@@ -58,7 +57,7 @@ class Room:
             worker,
             self._keeper,
             around,
-            of_file=functools.partial(_of_file, settings.partition_file),
+            of_file=functools.partial(mig_configs.of_node, settings.partition_file),
         )
 
     def load(self) -> None:
@@ -177,7 +176,3 @@ class Room:
 
 def _unsaved(problem: str) -> str | None:
     return f"this is not saved and ends with the daemon: {problem}" if problem else None
-
-
-def _of_file(path: str) -> Mapping[str, Configuration]:
-    return mig_configs.read(Path(path)) if path else {}

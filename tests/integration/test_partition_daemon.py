@@ -25,6 +25,14 @@ from .waiting import SECONDS, becomes
 pytestmark = pytest.mark.asyncio
 
 NODE = "2xa100-40gb:all-1g.5gb"
+#: A file of configurations.
+MINE = """version: v1
+mig-configs:
+  mine:
+  - devices: [1]
+    mig-enabled: true
+    mig-devices: {2g.10gb: 1}
+"""
 ONE, TWO, THREE = (f"nvidia.com/mig-{name}" for name in ("1g.5gb", "2g.10gb", "3g.20gb"))
 
 
@@ -91,7 +99,7 @@ async def test_a_running_daemon_applies_while_pods_run(
     assert kubelet.node_status()[ONE] == (4, 4)
 
     status, _, errors = await partition(node_dir, "apply", "-c", "all-9g.5gb")
-    assert status == 1
+    assert status == 2
     assert "no MIG configuration 'all-9g.5gb' on this node" in errors
     status, out, _ = await partition(node_dir, "status")
     assert (status, out.splitlines()[0].split(":")[0]) == (0, "all-balanced (by command)")
@@ -115,10 +123,7 @@ async def test_an_order_by_a_command_holds_across_restarts(
     node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon
 ) -> None:
     file = node_dir / "mine.yaml"
-    file.write_text(
-        "version: v1\nmig-configs:\n  mine:\n  - devices: [1]\n    mig-enabled: true\n"
-        "    mig-devices: {2g.10gb: 1}\n"
-    )
+    file.write_text(MINE)
     variables = environment(node_dir)
     first = await start_daemon(NODE, **variables)
     await kubelet.wait_allocatable(ONE, 14)
@@ -145,6 +150,12 @@ async def test_without_a_daemon_the_command_acts_by_itself(node_dir: Path) -> No
     assert status == 2
     assert "no MIG configuration 'nothing'" in errors
     assert (await partition(node_dir, "status"))[0] == 1
+    file = node_dir / "mine.yaml"
+    file.write_text(MINE)
+    status, out, errors = await partition(
+        node_dir, "apply", "-c", "mine", "--simulate", NODE, PARTITION_FILE=str(file)
+    )
+    assert (status, out.splitlines()[-1]) == (0, "mine is applied"), errors
 
 
 #: Builds the daemon with all its edges, asks what is wanted, and prints what was loaded.

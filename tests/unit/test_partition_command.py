@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,6 +188,23 @@ def test_assert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         "applied": False,
         "differences": dict.fromkeys(("0", "1"), "MIG mode is on, wanted off"),
     }
+
+
+def test_the_node_has_a_file_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    node = parse_node("1xa100-40gb:all-3g.20gb")
+    path = file(tmp_path, {"3g.20gb": 2})
+    where = at(node, settings=replace(ALONE, partition_file=path))
+    assert partition.check(where, "mine", "", "text") == 0
+    assert partition.plan(where, "mine", "", "wait", "text") == 0
+    (tmp_path / "other").mkdir()
+    other = file(tmp_path / "other", {"3g.20gb": 1})
+    assert partition.check(where, "mine", other, "text") == 1
+    with pytest.raises(ConfigError, match="did you mean mine"):
+        partition.check(where, "min", "", "text")
+    where = at(node, settings=replace(ALONE, partition_file=str(tmp_path / "none")))
+    with pytest.raises(ConfigError, match=r"partition file .*: cannot be read"):
+        partition.check(where, "all-3g.20gb", "", "text")
+    capsys.readouterr()
 
 
 def test_a_configuration_must_be_named(tmp_path: Path) -> None:
