@@ -18,6 +18,7 @@ from typing import Any
 from plugin.app import assemble, build_driver
 from plugin.commands.partition_given import named_by
 from plugin.commands.partition_holders import asking, warning
+from plugin.commands.partition_lines import line, summary
 from plugin.control.client import ask
 from plugin.core.partition.comparison import document as as_file
 from plugin.core.partition.policy import Policy
@@ -85,23 +86,6 @@ def cancel(settings: Settings) -> int:
 
 
 # ---- progress as lines
-
-
-def summary(found: Mapping[str, Any], now: float) -> str:
-    if found["configuration"] is None:
-        return "no configuration is wanted"
-    since = max(0, round(now - found["since"]))
-    text = f"{found['configuration']} (by {found['source']}): {found['state']} for {since} s"
-    reason = found["reason"]
-    return f"{text}: {reason['text']}" if reason and not found["gpus"] else text
-
-
-def line(gpu: Mapping[str, Any]) -> str:
-    steps = gpu["steps"]
-    text = f"GPU {gpu['index']}  {gpu['state']}: {gpu['wanted']}"
-    if steps["total"]:
-        text += f", {steps['done']} of {steps['total']} steps"
-    return f"{text}; {gpu['reason']['text']}" if gpu["reason"] else text
 
 
 @dataclass
