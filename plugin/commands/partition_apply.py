@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plugin import publishing
 from plugin.app import assemble, build_driver
 from plugin.commands.partition_given import named_by
 from plugin.commands.partition_holders import asking, warning
@@ -90,10 +92,11 @@ def cancel(settings: Settings) -> int:
 
 @dataclass
 class Lines:
-    """Prints each GPU's line when it says something else."""
+    """Prints each GPU's line when it says something else, and each note once."""
 
     output: str
     _said: dict[int, tuple[str, object]] = field(default_factory=dict)
+    _noted: set[str] = field(default_factory=set)
 
     def show(self, found: Mapping[str, Any]) -> None:
         if self.output == "json":
@@ -103,6 +106,10 @@ class Lines:
             if self._said.get(gpu["index"]) != now:
                 self._said[gpu["index"]] = now
                 print(line(gpu), flush=True)
+        for note in (*found["warnings"], *found["notes"]):
+            if note not in self._noted:
+                self._noted.add(note)
+                print(f"note: {note}", file=sys.stderr)
 
     def end(self, found: Mapping[str, Any], *, late: bool = False) -> int:
         self.show(found)
@@ -110,8 +117,6 @@ class Lines:
         if self.output == "json":
             print(json.dumps(found, indent=2, ensure_ascii=False))
             return APPLIED if applied else NOT_APPLIED
-        for note in found["warnings"]:
-            print(f"note: {note}", file=sys.stderr)
         if applied:
             print(f"{found['configuration']} is applied")
             return APPLIED
@@ -159,10 +164,12 @@ async def _alone(
     settings: Settings, order: tuple[str, ...], given: Given, ledger: Path, memory: Path
 ) -> int:
     """Does what the daemon does, for one order."""
+    # Devices are in nobody's service here: that they leave it is no news.
+    logging.getLogger("plugin.state.reports").setLevel(logging.ERROR)
     driver, _ = build_driver(settings)
     daemon = assemble(settings, driver, ledger)
     holdings = nobody if settings.simulate else asking(settings)
-    around = Surroundings(holdings)
+    around = Surroundings(holdings, evictor=publishing.evictor(settings, None))
     room = Room(daemon.writer, driver, daemon.worker, memory, around, settings)
     room.load()
     await daemon.start()

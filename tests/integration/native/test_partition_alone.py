@@ -69,8 +69,15 @@ async def test_unknown_is_not_free(tmp_path: Path, library: Path) -> None:
             assert "GPU 0 waits: a pod that is not known" in out
             assert "every device counts as held" in errors
             assert there(node) == before
-            status, out, _ = await partition(variables, *apply)
+            evict = {**variables, "PARTITION_IN_USE": "evict", "KUBECONFIG": str(tmp_path / "no")}
+            status, out, errors = await partition(evict, *apply)
             assert status == 1
+            assert "note: pods cannot be evicted: " in errors
+            # Nothing but whole lines, and nothing about who serves devices.
+            assert {text.split()[0] for text in errors.splitlines()} == {
+                "mig-device-plugin:",
+                "note:",
+            }
             assert "held by default/train" in out
             assert held < there(node)
             assert len(there(node) - before) == 1
@@ -129,6 +136,8 @@ async def test_a_daemon_that_starts_meanwhile_hands_out_nothing_before_the_end(
             assert set(registered) == {count}
             await kubelet.wait_allocatable(NEW, 1)
             # The GPU that the pod holds waits, as the daemon goes on with the order.
-            assert set(kubelet.devices(NEW)) | set(kubelet.devices(OLD)) == there(node)
+            await kubelet.wait_for(
+                lambda: set(kubelet.devices(NEW)) | set(kubelet.devices(OLD)) == there(node)
+            )
             assert "waits" in out
             assert kubelet.violations == []
