@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from plugin.errors import DriverUnavailable
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.kubelet.podresources.pods import PodFollower
 from plugin.loops.heartbeats import Heartbeats
-from plugin.state.turns import command_runs
+from plugin.state.turns import command_ended, command_runs
 from plugin.state.writer import Writer
 
 if TYPE_CHECKING:
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
     from plugin.partition.room import Room
     from plugin.partition.surroundings import Evictor
 
-log = logging.getLogger(__name__)
-
-#: Between two looks whether a command has ended that changes GPUs.
-COMMAND_SECONDS = 0.5
+#: Between two looks at a node whose driver does not answer.
+LOOK_SECONDS = 1.0
 
 #: The name of the file beside the ledger that keeps what is wanted.
 MEMORY = "partition.json"
@@ -79,25 +76,19 @@ class Partitioning:
         """A command that began while no daemon ran knows nothing of what we hand out."""
         if not command_runs(self.ledger):
             return
-        self.problem = (
-            "partition apply changes the GPUs: no device is registered before that command has "
-            "ended"
-        )
-        log.warning("%s", self.problem)
-        while command_runs(self.ledger) or not await self._looked():  # noqa: ASYNC110 — a lock's end is not announced
-            await asyncio.sleep(COMMAND_SECONDS)
+        self.problem = "a partition apply changes the GPUs: no device is registered before its end"
+        await command_ended(self.ledger)
+        # What was seen before is not there any more.
+        while True:
+            changed = [gpu.uuid for gpu in self.writer.store.snapshot.inventory.gpus]
+            try:
+                async with self.writer.between_scans(changed) as look:
+                    await look()
+                break
+            except DriverUnavailable as error:
+                self.problem = error.what
+                await asyncio.sleep(LOOK_SECONDS)
         self.problem = ""
-
-    async def _looked(self) -> bool:
-        """Whether the node could be scanned: what was seen before is not there any more."""
-        changed = [gpu.uuid for gpu in self.writer.store.snapshot.inventory.gpus]
-        try:
-            async with self.writer.between_scans(changed) as look:
-                await look()
-        except DriverUnavailable as error:
-            self.problem = error.what
-            return False
-        return True
 
     def progress(self) -> Progress | None:
         return self._room.progress if self._room is not None else None

@@ -24,9 +24,9 @@ from plugin.commands.partition_lines import line, summary
 from plugin.control.client import ask
 from plugin.core.partition.comparison import document as as_file
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.progress import State, document
+from plugin.core.partition.progress import ENDS, State, document
 from plugin.core.settings import Settings
-from plugin.errors import ControlError, NotRunning
+from plugin.errors import ControlError, NoAnswer, NotRunning
 from plugin.partition.executor import Executor
 from plugin.partition.room import Room
 from plugin.partition.surroundings import Surroundings, nobody
@@ -37,8 +37,6 @@ from plugin.state.turns import without_daemon
 APPLIED, NOT_APPLIED = 0, 1
 #: Between two looks at the daemon's progress.
 POLL_SECONDS = 0.1
-
-_ENDED = frozenset({State.SUCCESS, State.FAILED, State.RESET_NEEDED, State.IDLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,9 @@ def apply(settings: Settings, given: Given) -> int:
         done = ask(socket, "partition", "apply", *order)
     except NotRunning:
         return _without_daemon(settings, order, given)
-    _warn(done.get("warning"))
-    return _follow(lambda: ask(socket, "partition", "status"), int(done["order"]), given)
+    _warn(done["warning"])
+    saved = done["warning"] is None
+    return _follow(lambda: ask(socket, "partition", "status"), done["id"], given, saved=saved)
 
 
 def show(settings: Settings, output: str) -> int:
@@ -126,18 +125,29 @@ class Lines:
         return NOT_APPLIED
 
 
-def _follow(look: Callable[[], Mapping[str, Any]], order: int, given: Given) -> int:
+def _follow(look: Callable[[], Mapping[str, Any]], order: str, given: Given, *, saved: bool) -> int:
+    """An order that is `saved` outlasts the daemon's process."""
     lines, end = Lines(given.output), time.monotonic() + given.seconds
+    away = False
     while True:
-        found = look()
-        if found["order"] != order:
+        late = given.seconds > 0 and time.monotonic() >= end
+        try:
+            found = look()
+        except (NotRunning, NoAnswer):
+            if late or not saved:
+                raise
+            if not away:
+                _warn("the daemon does not answer; when it runs again, it goes on")
+            away = True
+            time.sleep(POLL_SECONDS)
+            continue
+        away = False
+        if found["id"] != order:
             raise ControlError(
                 "another order has replaced this one", "see mig-device-plugin partition status"
             )
-        if found["state"] in _ENDED:
-            return lines.end(found)
-        if given.seconds and time.monotonic() >= end:
-            return lines.end(found, late=True)
+        if found["state"] in ENDS or late:
+            return lines.end(found, late=found["state"] not in ENDS)
         lines.show(found)
         time.sleep(POLL_SECONDS)
 

@@ -91,6 +91,7 @@ def _written(memory: Memory) -> dict[str, Any]:
             "name": order.name,
             "source": order.source.value,
             "policy": order.policy.value if order.policy else None,
+            "id": order.id,
             "file": document([order.configuration]) if order.configuration else None,
         },
         "insteadOf": memory.instead_of,
@@ -123,6 +124,7 @@ def _order(given: Mapping[str, Any]) -> Order:
         Source(given["source"]),
         None if given["file"] is None else only(given["file"]),
         None if policy is None else Policy(policy),
+        _text(given.get("id", "")),
     )
 
 

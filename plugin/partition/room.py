@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import logging
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,7 @@ class Room:
                 Source.COMMAND,
                 configuration,
                 Policy(policy) if policy else None,
+                uuid.uuid4().hex,
             )
             await self.executor.check(order)
         except ValueError as error:
@@ -120,7 +122,8 @@ class Room:
         except DriverError as error:
             raise ControlError(f"the driver does not say what the GPUs offer: {error}") from error
         problem = await self._keeper.ordered(order, self._option)
-        return {"order": self.executor.want(order), "warning": _unsaved(problem)}
+        self.executor.want(order)
+        return {"id": order.id, "warning": _unsaved(problem)}
 
     def _labelled(self) -> Labelled:
         """What the label had last."""

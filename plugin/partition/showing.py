@@ -62,6 +62,7 @@ class Shown:
                 order.source,
                 policy,
                 order=number,
+                id=order.id,
                 counts=self.progress.counts,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from plugin.control.client import ask
+from plugin.errors import ControlError
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
@@ -138,6 +140,33 @@ async def test_an_order_by_a_command_holds_across_restarts(
     await kubelet.wait_allocatable(TWO, 1)
     status, out, _ = await partition(node_dir, "status")
     assert (status, out.splitlines()[0].split(":")[0]) == (0, "mine (by command)")
+
+
+async def test_a_command_waits_for_the_next_process_of_the_daemon(
+    node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
+    variables = environment(node_dir)
+    socket = node_dir / "control" / "control.sock"
+    first = await start_daemon("1xa100-40gb:all-3g.20gb", **variables)
+    await kubelet.wait_allocatable(THREE, 2)
+    await becomes(socket.exists)
+    pod = Pod("train", containers={"main": {THREE: 1}})
+    await kubelet.admit(pod)
+    await asyncio.to_thread(ask, str(socket), "partition", "cancel")
+    waiting = asyncio.create_task(partition(node_dir, "apply", "-c", "all-7g.40gb"))
+
+    def state() -> object:
+        with contextlib.suppress(ControlError):
+            return ask(str(socket), "partition", "status")["state"]
+        return None
+
+    await becomes(lambda: state() == "waiting")
+    assert await first.stop() == 0
+    # Another simulated node, which the order finds as it wants it.
+    await start_daemon("1xa100-40gb:all-7g.40gb", **variables)
+    status, out, errors = await waiting
+    assert (status, out.splitlines()[-1]) == (0, "all-7g.40gb is applied"), errors
+    assert "the daemon does not answer" in errors
 
 
 async def test_without_a_daemon_the_command_acts_by_itself(node_dir: Path) -> None:

@@ -30,7 +30,7 @@ async def test_nothing_is_registered_before_the_command_has_ended(tmp_path: Path
         await asyncio.sleep(0)
         assert not started.done()
         (note,) = edges.overview().notes
-        assert note.startswith("partition apply changes the GPUs")
+        assert note.startswith("a partition apply changes the GPUs")
         node.configure("all-2g.12gb")
     async with asyncio.timeout(10):
         await started

@@ -112,8 +112,7 @@ async def test_a_daemon_that_starts_meanwhile_hands_out_nothing_before_the_end(
             async def start() -> None:
                 running = await stack.enter_async_context(daemon(variables))
                 await running.logged(
-                    "partition apply changes the GPUs: no device is registered before that "
-                    "command has ended"
+                    "waiting for the end of a partition apply, registering nothing before"
                 )
 
             def allows(verb: str) -> bool:
