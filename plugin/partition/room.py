@@ -64,7 +64,8 @@ class Room:
     def load(self) -> None:
         """Take up what is wanted: by the last command or label, or by the option. Blocks."""
         memory = self._keeper.load()
-        if memory.instead_of == self._option or self._labelled().value:
+        ordered = memory.instead_of is not None
+        if ordered and (memory.instead_of == self._option or self._labelled().value):
             if memory.order is not None:
                 self.executor.want(memory.order)
         elif self._option:
