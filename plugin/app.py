@@ -218,7 +218,11 @@ class Daemon:
             beats,
             partitioning,
             pods,
-            notes=lambda: (features.problem,) if features is not None and features.problem else (),
+            notes=lambda: tuple(
+                each.problem
+                for each in (partitioning, features)
+                if each is not None and each.problem
+            ),
             cluster=reporter.status if reporter is not None else lambda: None,
         )
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status. Expected errors are one line on standard error."""
     given = sys.argv[1:] if argv is None else argv
     arguments = parser_of(given).parse_args(given)
+    logs.configure_command()  # the daemon's own is set up by _run
     try:
         return _COMMANDS[arguments.command](arguments)
     except ConfigError as error:

@@ -22,6 +22,7 @@
     │       ├── NoSuchInstance        it is not, or no longer, on the GPU
     │       ├── GpuLost               the GPU does not answer any more
     │       ├── GpuHangs              not asked: a call about the GPU has not returned
+    │       ├── ProfilesUnknown       a GPU does not say whether it offers what is wanted
     │       └── OutcomeUnknown        a change may or may not have been made: look again
     ├── RequestError           kubelet's request cannot be fulfilled
     │   ├── InvalidRequest     empty, duplicated or too many ids
@@ -30,7 +31,8 @@
     ├── SpecificationError     a CDI specification cannot be made or written
     ├── ControlError           a command to the running daemon cannot be carried out
     │   ├── TargetError        it names no device of this node
-    │   └── NotRunning         no daemon listens on the control socket
+    │   ├── NotRunning         no daemon listens on the control socket
+    │   └── NoAnswer           it ended the connection, or did not answer in time
     ├── KubeletError           registration was refused or kubelet is not there
     └── ClusterError           the Kubernetes API server
         ├── ClusterUnreachable no usable answer; carries the cause
@@ -204,6 +206,10 @@ class TargetError(ControlError):
 
 class NotRunning(ControlError):
     """No daemon listens on the control socket."""
+
+
+class NoAnswer(ControlError):
+    """The daemon was asked and has not answered: the command may have been carried out."""
 
 
 class ClusterError(PluginError):

@@ -53,6 +53,12 @@ def _shown(value: object) -> str:
     return f'"{text}"' if " " in text else text
 
 
+def configure_command() -> None:
+    """For a command, whose log is its warnings; nothing where logging is set up already."""
+    if not logging.getLogger().handlers:
+        configure("warning", "console")
+
+
 def configure(level: str, form: str) -> None:
     """Log `level` and above to standard error, as ``json`` or ``console``."""
     handler = logging.StreamHandler(sys.stderr)

@@ -5,17 +5,19 @@ imported.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
+from plugin.errors import DriverUnavailable
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.loops.heartbeats import Heartbeats
+from plugin.state.turns import command_ended, command_runs
 from plugin.state.writer import Writer
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from plugin.kubelet.podresources.pods import PodFollower
     from plugin.partition.room import Room
     from plugin.partition.surroundings import Evictor
+
+#: Between two looks at a node whose driver does not answer.
+LOOK_SECONDS = 1.0
 
 #: The name of the file beside the ledger that keeps what is wanted.
 MEMORY = "partition.json"
@@ -44,21 +49,46 @@ class Partitioning:
     supervisor: Supervisor
     pods: PodFollower | None
     evictor: Callable[[], Evictor | None] = lambda: None
+    #: Why no device is registered yet; empty if there is nothing in the way.
+    problem: str = ""
     _room: Room | None = None
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _turn: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Work from the first order on, until cancelled."""
+        await self._let_command_end()
         if self.settings.partition_config or self._memory.exists():
             self.room()
+        self._turn.set()
         await self._wanted.wait()
         await self.room().run(self.heartbeats)
 
     async def started(self) -> None:
-        """Wait until what is wanted at the start is there; see :meth:`Room.started`."""
-        await asyncio.sleep(0)  # run() has made the room by then
+        """Wait until no command changes GPUs, and what is wanted at the start is there; see
+        :meth:`Room.started`.
+        """
+        await self._turn.wait()
         if self._room is not None:
             await self._room.started()
+
+    async def _let_command_end(self) -> None:
+        """A command that began while no daemon ran knows nothing of what we hand out."""
+        if not command_runs(self.ledger):
+            return
+        self.problem = "a partition apply changes the GPUs: no device is registered before its end"
+        await command_ended(self.ledger)
+        # What was seen before is not there any more.
+        while True:
+            changed = [gpu.uuid for gpu in self.writer.store.snapshot.inventory.gpus]
+            try:
+                async with self.writer.between_scans(changed) as look:
+                    await look()
+                break
+            except DriverUnavailable as error:
+                self.problem = error.what
+                await asyncio.sleep(LOOK_SECONDS)
+        self.problem = ""
 
     def progress(self) -> Progress | None:
         return self._room.progress if self._room is not None else None
@@ -70,9 +100,11 @@ class Partitioning:
         while room.progress == seen:
             await room.executor.shown.changed.wait()
 
-    async def labelled(self, name: str, *, is_new: bool) -> Trouble | None:
+    async def labelled(self, name: str) -> Trouble | None:
         """Take up what the node's label names; see :meth:`Room.labelled`."""
-        return await self.room().labelled(name, is_new=is_new)
+        if self._room is None and not name:
+            return None
+        return await self.room().labelled(name)
 
     async def perform(self, arguments: Sequence[str]) -> Any:
         """What ``partition`` commands ask for. Raises :class:`~plugin.errors.PluginError`."""
@@ -85,9 +117,11 @@ class Partitioning:
     def room(self) -> Room:
         if self._room is None:
             from plugin.partition.room import Room  # noqa: PLC0415 — see above
-            from plugin.partition.surroundings import Surroundings  # noqa: PLC0415
+            from plugin.partition.surroundings import Surroundings, ask_kubelet  # noqa: PLC0415
 
-            around = Surroundings(self._holdings, self.supervisor.told, self.evictor())
+            pods = self.pods.ask if self.pods is not None else None
+            ask = functools.partial(ask_kubelet, self.settings, pods)
+            around = Surroundings(ask, self.supervisor.told, self.evictor())
             self._room = Room(
                 self.writer, self.driver, self.worker, self._memory, around, self.settings
             )
@@ -98,14 +132,3 @@ class Partitioning:
     @property
     def _memory(self) -> Path:
         return self.ledger.with_name(MEMORY)
-
-    def _has_pods(self) -> bool:
-        """Whether pods can hold devices: not without a kubelet, which a simulated node may lack."""
-        socket = self.settings.kubelet_socket
-        return bool(socket) and not (self.settings.simulate and not Path(socket).exists())
-
-    async def _holdings(self) -> Holdings | None:
-        if not self._has_pods():
-            return None
-        # Without the pod resources nobody knows.
-        return await self.pods.ask() if self.pods is not None else Holdings()

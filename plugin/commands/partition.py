@@ -10,31 +10,31 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import yaml
 
 from plugin.app import build_driver
 from plugin.commands import partition_pictures as pictures
 from plugin.commands.look import look, look_and
+from plugin.commands.partition_given import named_by
+from plugin.commands.partition_holders import asking, warning
 from plugin.commands.terminal import console
 from plugin.config import mig_configs
 from plugin.control.client import ask
-from plugin.core.advertise.listed import device_uuid
 from plugin.core.holders import Holdings
-from plugin.core.inventory.geometry import ProfileOffer
-from plugin.core.inventory.model import Inventory, MigDevice
-from plugin.core.inventory.samples import Samples
+from plugin.core.inventory.geometry import Client, ProfileOffer
+from plugin.core.inventory.model import Inventory
 from plugin.core.partition.comparison import Exported, differences, document, export
-from plugin.core.partition.configuration import Configuration, Resolved, resolve
+from plugin.core.partition.configuration import Resolved, resolve
 from plugin.core.partition.node import Action, NodePlan, plan_node
 from plugin.core.partition.planner import InUse
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.steps import Occupant
-from plugin.core.partition.usual import Offers, configurations, named
+from plugin.core.partition.use import in_use
+from plugin.core.partition.usual import Offers, named
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
-from plugin.errors import ConfigError, DriverCallFailed, KubeletError, NotRunning
+from plugin.errors import DriverCallFailed, NotRunning
+from plugin.partition.surroundings import ask_clients
 
 #: Exit statuses: done as asked, or not.
 YES, NO = 0, 1
@@ -42,21 +42,31 @@ YES, NO = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One look at the node. ``notes`` say what could not be found out."""
+    """One look at the node: ``clients`` are the processes of each GPU. ``notes`` say what could not
+    be found out.
+    """
 
     inventory: Inventory
     offers: Offers
-    samples: Samples
+    clients: Mapping[str, tuple[Client, ...]]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The node to look at. ``pods``: whether kubelet here knows its pods."""
+    """The node to look at. ``pods``: whether pods can hold its devices."""
 
     settings: Settings
     driver: Callable[[], Driver]
     pods: bool = True
+
+    def holdings(self) -> Holdings | None:
+        """Blocks."""
+
+        async def ask() -> Holdings | None:
+            return await asking(self.settings)()
+
+        return asyncio.run(ask()) if self.pods else None
 
 
 def source(settings: Settings, *, simulate: bool) -> Source:
@@ -89,7 +99,9 @@ def _status(settings: Settings) -> object:
 def see(driver: Driver) -> Seen:
     """Raises :class:`~plugin.errors.DriverUnavailable`."""
 
-    def ask(inventory: Inventory) -> tuple[Offers, Samples, list[str]]:
+    def ask(
+        inventory: Inventory,
+    ) -> tuple[Offers, Mapping[str, tuple[Client, ...]], list[str]]:
         offers: dict[str, Sequence[ProfileOffer]] = {}
         notes: list[str] = []
         for gpu in inventory.gpus:
@@ -99,33 +111,31 @@ def see(driver: Driver) -> Seen:
                 offers[gpu.uuid] = driver.profiles(gpu.uuid)
             except DriverCallFailed as error:
                 notes.append(f"GPU {gpu.index}: {error}")
-        return offers, driver.sample(), notes
+        clients, unknown = ask_clients(driver, [gpu.uuid for gpu in inventory.gpus])
+        return offers, clients, [*notes, *dict.fromkeys(unknown.values())]
 
-    inventory, (offers, samples, notes) = look_and(driver, ask)
-    return Seen(inventory, offers, samples, tuple(notes))
+    inventory, (offers, clients, notes) = look_and(driver, ask)
+    return Seen(inventory, offers, clients, tuple(notes))
 
 
 def plan(at: Source, name: str, file: str, policy: str, output: str) -> int:
     """Show what would be done; exit status 1 when something is refused."""
     seen, wanted = _wanted(at, name, file)
-    pods, note = _pods(at.settings) if at.pods else ({}, [])
-    in_use = _in_use(seen.samples, pods)
-    unknown = sum(each.uuid not in in_use and not _counted(seen, each) for each in _devices(seen))
-    if unknown:
-        note.append(f"whether processes run is not known of {unknown} devices")
-    made = plan_node(seen.inventory, seen.offers, wanted, in_use, Policy(policy))
-    _notes([*seen.notes, *note, *wanted.warnings])
+    holdings = at.holdings()
+    used = in_use(seen.inventory, holdings, seen.clients)
+    made = plan_node(seen.inventory, seen.offers, wanted, used, Policy(policy))
+    _notes([*seen.notes, *filter(None, [warning(holdings)]), *wanted.warnings])
     if output == "json":
-        _print_json(pictures.document(made, in_use))
+        _print_json(pictures.document(made, used))
     else:
-        show(made, in_use)
+        show(made, used)
     return NO if made.of(Action.REFUSED) or made.unreadable else YES
 
 
-def show(made: NodePlan, in_use: InUse) -> None:
+def show(made: NodePlan, used: InUse) -> None:
     out = console()
     for decision in made.decisions:
-        for line in pictures.draw(decision, in_use):
+        for line in pictures.draw(decision, used):
             out.print(line)
     for index, why in made.unreadable.items():
         out.print(f"GPU {index}  is refused: {why}")
@@ -162,59 +172,12 @@ def show_current(at: Source, output: str) -> int:
 
 
 def _wanted(at: Source, name: str, file: str) -> tuple[Seen, Resolved]:
-    of_file = mig_configs.read(Path(file)) if file else {}  # its errors come before the driver's
+    given = named_by(name, file)  # errors of files come before the driver's
+    of_node = {} if given.configuration else mig_configs.of_node(at.settings.partition_file)
     seen = see(at.driver())
-    return seen, resolve(_chosen(name, of_file, seen), seen.inventory)
-
-
-def _chosen(name: str, of_file: Mapping[str, Configuration], seen: Seen) -> Configuration:
-    """The one that is named; without a name, the file's only one."""
-    if name:
-        return named(name, seen.inventory, seen.offers, of_file)
-    if len(of_file) == 1:
-        return next(iter(of_file.values()))
-    every = configurations(seen.inventory, seen.offers, of_file)
-    raise ConfigError(
-        "-c is missing: name a MIG configuration", f"the choices are {', '.join(every)}"
-    )
-
-
-def _in_use(samples: Samples, pods: InUse) -> InUse:
-    """Pods by name; processes where no pod is known that they could be of."""
-    found = dict(pods)
-    for uuid, sample in samples.devices.items():
-        if sample.processes and uuid not in found:
-            plural = "es" if sample.processes > 1 else ""
-            found[uuid] = (Occupant(f"{sample.processes} process{plural}"),)
-    return found
-
-
-def _devices(seen: Seen) -> list[MigDevice]:
-    return [device for gpu in seen.inventory.gpus for device in gpu.mig_devices]
-
-
-def _counted(seen: Seen, device: MigDevice) -> bool:
-    sample = seen.samples.devices.get(device.uuid)
-    return sample is not None and sample.processes is not None
-
-
-def _pods(settings: Settings) -> tuple[InUse, list[str]]:
-    """Pods that hold devices, as kubelet lists them; and why that is not known."""
-    socket = settings.pod_resources_socket
-    if not socket or not Path(socket).exists():
-        return {}, []
-    # gRPC takes longer to load than everything else here.
-    from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
-
-    try:
-        answer = asyncio.run(Observer.of(settings).ask(Holdings()))
-    except KubeletError as error:
-        return {}, [f"which pods hold devices is not known: {error}"]
-    held: dict[str, set[Occupant]] = {}
-    for listed, holders in answer.holders.items():
-        names = {Occupant(f"{each.namespace}/{each.pod}", pod=True) for each in holders}
-        held.setdefault(device_uuid(listed), set()).update(names)
-    return {uuid: tuple(sorted(names)) for uuid, names in held.items()}, []
+    of_file = {**of_node, **given.of_file}
+    found = named(given.name, seen.inventory, seen.offers, of_file)
+    return seen, resolve(found, seen.inventory)
 
 
 def _notes(notes: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -15,29 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plugin import publishing
 from plugin.app import assemble, build_driver
+from plugin.commands.partition_given import named_by
+from plugin.commands.partition_holders import asking, warning
 from plugin.commands.partition_lines import line, summary
-from plugin.config import mig_configs
 from plugin.control.client import ask
 from plugin.core.partition.comparison import document as as_file
-from plugin.core.partition.configuration import Configuration
-from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.progress import State, document
+from plugin.core.partition.progress import ENDS, State, document
 from plugin.core.settings import Settings
-from plugin.errors import ConfigError, ControlError, DriverError, NotRunning
+from plugin.errors import ControlError, NoAnswer, NotRunning
 from plugin.partition.executor import Executor
-from plugin.partition.keeping import Keeper
-from plugin.partition.memory import MemoryFile
+from plugin.partition.room import Room
 from plugin.partition.surroundings import Surroundings, nobody
 from plugin.partitioning import MEMORY
 from plugin.state.places import DEFAULT_LEDGER
+from plugin.state.turns import without_daemon
 
 APPLIED, NOT_APPLIED = 0, 1
 #: Between two looks at the daemon's progress.
 POLL_SECONDS = 0.1
-
-_ENDED = frozenset({State.SUCCESS, State.FAILED, State.RESET_NEEDED, State.IDLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +49,20 @@ class Given:
     seconds: float = 0.0
     output: str = "text"
 
-    def configuration(self) -> Configuration | None:
-        """That of the file; ``None`` for one of the node's. Raises :class:`ConfigError`."""
-        of_file = mig_configs.read(Path(self.file)) if self.file else {}
-        if not self.name and len(of_file) == 1:
-            return next(iter(of_file.values()))
-        if not self.name:
-            choices = ", ".join(of_file) or "those of the node, such as all-balanced"
-            raise ConfigError(
-                "-c is missing: name a MIG configuration", f"the choices are {choices}"
-            )
-        return of_file.get(self.name)
-
 
 def apply(settings: Settings, given: Given) -> int:
     """Have a configuration applied; exit status 0 when it is, 1 when it is not."""
-    configuration = given.configuration()
-    name = given.name or (configuration.name if configuration else "")
-    text = json.dumps(as_file([configuration])) if configuration else ""
+    named = named_by(given.name, given.file)
+    text = json.dumps(as_file([named.configuration])) if named.configuration else ""
+    order = (named.name, text, given.policy or "")
     socket = settings.control_socket
     try:
-        done = ask(socket, "partition", "apply", name, text, given.policy or "")
+        done = ask(socket, "partition", "apply", *order)
     except NotRunning:
-        print("mig-device-plugin: no daemon runs here: changing the GPUs", file=sys.stderr)
-        order = Order(name, Source.COMMAND, configuration, given.policy)
-        return asyncio.run(_alone(settings, order, given))
-    _warn(done.get("warning"))
-    return _follow(lambda: ask(socket, "partition", "status"), int(done["order"]), given)
+        return _without_daemon(settings, order, given)
+    _warn(done["warning"])
+    saved = done["warning"] is None
+    return _follow(lambda: ask(socket, "partition", "status"), done["id"], given, saved=saved)
 
 
 def show(settings: Settings, output: str) -> int:
@@ -105,10 +91,11 @@ def cancel(settings: Settings) -> int:
 
 @dataclass
 class Lines:
-    """Prints each GPU's line when it says something else."""
+    """Prints each GPU's line when it says something else, and each note once."""
 
     output: str
     _said: dict[int, tuple[str, object]] = field(default_factory=dict)
+    _noted: set[str] = field(default_factory=set)
 
     def show(self, found: Mapping[str, Any]) -> None:
         if self.output == "json":
@@ -118,6 +105,10 @@ class Lines:
             if self._said.get(gpu["index"]) != now:
                 self._said[gpu["index"]] = now
                 print(line(gpu), flush=True)
+        for note in (*found["warnings"], *found["notes"]):
+            if note not in self._noted:
+                self._noted.add(note)
+                print(f"note: {note}", file=sys.stderr)
 
     def end(self, found: Mapping[str, Any], *, late: bool = False) -> int:
         self.show(found)
@@ -125,8 +116,6 @@ class Lines:
         if self.output == "json":
             print(json.dumps(found, indent=2, ensure_ascii=False))
             return APPLIED if applied else NOT_APPLIED
-        for note in found["warnings"]:
-            print(f"note: {note}", file=sys.stderr)
         if applied:
             print(f"{found['configuration']} is applied")
             return APPLIED
@@ -136,18 +125,29 @@ class Lines:
         return NOT_APPLIED
 
 
-def _follow(look: Callable[[], Mapping[str, Any]], order: int, given: Given) -> int:
+def _follow(look: Callable[[], Mapping[str, Any]], order: str, given: Given, *, saved: bool) -> int:
+    """An order that is `saved` outlasts the daemon's process."""
     lines, end = Lines(given.output), time.monotonic() + given.seconds
+    away = False
     while True:
-        found = look()
-        if found["order"] != order:
+        late = given.seconds > 0 and time.monotonic() >= end
+        try:
+            found = look()
+        except (NotRunning, NoAnswer):
+            if late or not saved:
+                raise
+            if not away:
+                _warn("the daemon does not answer; when it runs again, it goes on")
+            away = True
+            time.sleep(POLL_SECONDS)
+            continue
+        away = False
+        if found["id"] != order:
             raise ControlError(
                 "another order has replaced this one", "see mig-device-plugin partition status"
             )
-        if found["state"] in _ENDED:
-            return lines.end(found)
-        if given.seconds and time.monotonic() >= end:
-            return lines.end(found, late=True)
+        if found["state"] in ENDS or late:
+            return lines.end(found, late=found["state"] not in ENDS)
         lines.show(found)
         time.sleep(POLL_SECONDS)
 
@@ -160,42 +160,42 @@ def _warn(text: str | None) -> None:
 # ---- without a daemon
 
 
-async def _alone(settings: Settings, order: Order, given: Given) -> int:
-    """Does what the daemon does, for one order. A daemon that starts meanwhile leaves the geometry
-    alone, because this process has the lock.
-    """
-    driver, _ = build_driver(settings)
+def _without_daemon(settings: Settings, order: tuple[str, ...], given: Given) -> int:
     with tempfile.TemporaryDirectory(prefix="mig-device-plugin-") as folder:
-        # A daemon that starts meanwhile has the ledger; what is wanted is beside it.
         own = Path(folder) / "ledger.json"
+        # Where a daemon has its ledger, what is wanted is beside it.
         ledger = own if settings.simulate else Path(settings.ledger_file or DEFAULT_LEDGER)
-        daemon = assemble(settings, driver, own)
-        keeper = Keeper(MemoryFile(ledger.with_name(MEMORY)))
-        if problem := keeper.claim():
-            raise ControlError(problem.text)
-        try:
-            keeper.load()
-            await daemon.start()
-            around = Surroundings(_holdings(settings))
-            executor = Executor(daemon.writer, driver, daemon.worker, keeper, around)
-            try:
-                await executor.check(order)
-            except DriverError as error:
-                raise ControlError(f"the GPUs do not say what they offer: {error}") from error
-            _warn(await keeper.ordered(order, settings.partition_config))
-            tasks = [
-                asyncio.create_task(daemon.writer.run(daemon.heartbeats)),
-                asyncio.create_task(executor.run(daemon.heartbeats)),
-            ]
-            try:
-                executor.want(order)
-                return await _until_ended(executor, given)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            keeper.release()
+        with without_daemon(ledger, settings.control_socket):
+            _warn("no daemon runs here: changing the GPUs")
+            return asyncio.run(_alone(settings, order, given, own, ledger.with_name(MEMORY)))
+
+
+async def _alone(
+    settings: Settings, order: tuple[str, ...], given: Given, ledger: Path, memory: Path
+) -> int:
+    """Does what the daemon does, for one order."""
+    # Devices are in nobody's service here: that they leave it is no news.
+    logging.getLogger("plugin.state.reports").setLevel(logging.ERROR)
+    driver, _ = build_driver(settings)
+    daemon = assemble(settings, driver, ledger)
+    holdings = nobody if settings.simulate else asking(settings)
+    around = Surroundings(holdings, evictor=publishing.evictor(settings, None))
+    room = Room(daemon.writer, driver, daemon.worker, memory, around, settings)
+    room.load()
+    await daemon.start()
+    _warn(warning(await holdings()))
+    done = await room.perform(["apply", *order])
+    _warn(done["warning"])
+    tasks = [
+        asyncio.create_task(daemon.writer.run(daemon.heartbeats)),
+        asyncio.create_task(room.run(daemon.heartbeats)),
+    ]
+    try:
+        return await _until_ended(room.executor, given)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _until_ended(executor: Executor, given: Given) -> int:
@@ -207,16 +207,3 @@ async def _until_ended(executor: Executor, given: Given) -> int:
                 lines.show(document(executor.progress))
                 await changed
     return lines.end(document(executor.progress), late=not executor.progress.ended)
-
-
-def _holdings(settings: Settings) -> Any:
-    socket = settings.pod_resources_socket
-    if settings.simulate or not socket or not Path(socket).exists():
-        if not settings.simulate:
-            _warn("no kubelet answers here: which pods hold devices is not known")
-        return nobody
-    # gRPC takes longer to load than everything else here.
-    from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
-    from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415
-
-    return PodFollower(Observer.of(settings)).ask

@@ -12,7 +12,8 @@ def summary(found: Mapping[str, Any], now: float) -> str:
     since = max(0, round(now - found["since"]))
     text = f"{found['configuration']} (by {found['source']}): {found['state']} for {since} s"
     reason = found["reason"]
-    return f"{text}: {reason['text']}" if reason and not found["gpus"] else text
+    with_a_gpu = any(gpu["reason"] == reason for gpu in found["gpus"])
+    return f"{text}: {reason['text']}" if reason and not with_a_gpu else text
 
 
 def line(gpu: Mapping[str, Any]) -> str:

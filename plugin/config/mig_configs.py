@@ -30,6 +30,11 @@ def read(path: Path) -> dict[str, Configuration]:
     return parse(where, document.read(where, path))
 
 
+def of_node(path: str) -> dict[str, Configuration]:
+    """Those of ``--partition-file``; none without one. Raises :class:`ConfigError`."""
+    return read(Path(path)) if path else {}
+
+
 def parse(where: str, given: object) -> dict[str, Configuration]:
     """The configurations of a document, called `where` in messages. Raises :class:`ConfigError`."""
     top = _fields(where, "the whole document", given, _TOP)

@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 from plugin.control.listener import peer
-from plugin.errors import ControlError, NotRunning
+from plugin.errors import ConfigError, ControlError, NoAnswer, NotRunning
 
 #: How long :func:`ask` waits for an answer: longer than the daemon takes to give up.
 ANSWER_SECONDS = 15.0
@@ -18,7 +18,8 @@ ANSWER_SECONDS = 15.0
 def ask(path: str, verb: str, *arguments: str) -> Any:
     """Have the daemon that listens on `path` carry out `verb`; returns its answer. Blocks.
 
-    Raises :class:`NotRunning`, or :class:`ControlError` with the daemon's words.
+    Raises :class:`NotRunning` or :class:`NoAnswer`; or with the daemon's words
+    :class:`ConfigError` for a name or value that it does not know, and else :class:`ControlError`.
     """
     if not path:
         raise NotRunning(
@@ -29,6 +30,14 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
         connection.settimeout(ANSWER_SECONDS)
         try:
             connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NotRunning(
+                f"no daemon is running here: nothing listens on {path}",
+                "start it, or name its socket with --control-socket",
+            ) from error
+        except OSError as error:
+            raise ControlError(f"asking the daemon at {path} failed: {error}") from error
+        try:
             # In a folder that others may write to, anybody could listen.
             if peer(connection)[1] not in {0, os.geteuid()}:
                 raise ControlError(
@@ -40,19 +49,14 @@ def ask(path: str, verb: str, *arguments: str) -> Any:
                 connection.sendall(request)
             with connection.makefile("rb") as answers:
                 line = answers.readline()
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise NotRunning(
-                f"no daemon is running here: nothing listens on {path}",
-                "start it, or name its socket with --control-socket",
-            ) from error
         except OSError as error:
-            raise ControlError(f"asking the daemon at {path} failed: {error}") from error
+            raise NoAnswer(f"asking the daemon at {path} failed: {error}") from error
     try:
         answer = json.loads(line)
     except ValueError as error:
-        raise ControlError(
+        raise NoAnswer(
             f"the daemon at {path} ended the connection without an answer", "try again"
         ) from error
     if "error" in answer:
-        raise ControlError(answer["error"])
+        raise (ConfigError if answer.get("invalid") else ControlError)(answer["error"])
     return answer["ok"]

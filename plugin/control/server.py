@@ -2,7 +2,7 @@
 way.
 
 A request is ``{"verb": …, "arguments": [text, …]}``; the answer is ``{"ok": …}`` or ``{"error":
-"one line"}``.
+"one line"}``, with ``"invalid": true`` where what was asked for names nothing that there is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plugin.control.verbs import Perform, Simulate, Verbs
 from plugin.core.denial import explained
 from plugin.core.holders import Holdings
 from plugin.core.quote import shorten
-from plugin.errors import ControlError, PluginError
+from plugin.errors import ConfigError, ControlError, PluginError
 from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,8 @@ class Control:
         except asyncio.IncompleteReadError:
             return {"error": "a request ends with a line break"}
         except PluginError as error:
-            return {"error": " ".join(str(error).split())}
+            invalid = {"invalid": True} if isinstance(error, ConfigError) else {}
+            return {"error": " ".join(str(error).split()), **invalid}
 
 
 def _reason(error: ControlError | OSError) -> str:

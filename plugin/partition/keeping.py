@@ -15,7 +15,7 @@ from plugin.core.partition.order import Order
 from plugin.core.partition.planner import devices_of
 from plugin.core.partition.run import Run
 from plugin.core.partition.trouble import Code, Trouble
-from plugin.partition.memory import Memory, MemoryFile
+from plugin.partition.memory import Labelled, Memory, MemoryFile
 from plugin.state.lock import FileLock
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,22 @@ class Keeper:
         if lock is not None:
             lock.release()
 
-    async def ordered(self, order: Order | None, instead_of: str) -> str:
-        """Keep an order by a command, ``None`` for none; returns why that failed."""
-        return await self._save(replace(self.memory, order=order, instead_of=instead_of))
+    async def ordered(
+        self, order: Order | None, instead_of: str, labelled: Labelled | None = None
+    ) -> str:
+        """Keep an order by a command, ``None`` for none, or by what is `labelled`; returns why that
+        failed.
+        """
+        before = self.memory.labelled
+        if labelled is None and before is not None:
+            labelled = replace(before, refused=False)  # what comes later holds
+        return await self._save(
+            replace(self.memory, order=order, instead_of=instead_of, labelled=labelled)
+        )
+
+    async def labelled(self, labelled: Labelled) -> None:
+        """Keep a label's value that orders nothing."""
+        await self._save(replace(self.memory, labelled=labelled))
 
     async def begins(self, decisions: Iterable[Decision]) -> str:
         """Have it on disk that these GPUs are changed and what they had; returns why that

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,9 +29,20 @@ _MOST_NAME = 512
 
 
 @dataclass(frozen=True, slots=True)
+class Labelled:
+    """The value that the label of this key had last, empty if it was removed. It counts once,
+    unless it was ``refused``.
+    """
+
+    key: str
+    value: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
-    """``order`` is what the last command wants, ``None`` for nothing, and ``instead_of`` the
-    option's configuration that it replaced; that is ``None`` if there was no command. ``good`` maps
+    """``order`` is what the last command or label wants, ``None`` for nothing, and ``instead_of``
+    the option's configuration that it replaced; that is ``None`` if there was none. ``good`` maps
     GPU UUIDs to geometries that were complete; the GPUs in ``changing`` may have another one now.
     """
 
@@ -39,6 +50,7 @@ class Memory:
     instead_of: str | None = None
     good: Mapping[str, Wanted] = field(default_factory=lambda: MappingProxyType({}))
     changing: frozenset[str] = frozenset()
+    labelled: Labelled | None = None
 
 
 class MemoryFile:
@@ -79,9 +91,11 @@ def _written(memory: Memory) -> dict[str, Any]:
             "name": order.name,
             "source": order.source.value,
             "policy": order.policy.value if order.policy else None,
+            "id": order.id,
             "file": document([order.configuration]) if order.configuration else None,
         },
         "insteadOf": memory.instead_of,
+        "label": None if memory.labelled is None else asdict(memory.labelled),
         "good": {
             uuid: {"mig": wanted.mig, "devices": dict(wanted.devices)}
             for uuid, wanted in sorted(memory.good.items())
@@ -99,6 +113,7 @@ def _memory(found: Mapping[str, Any]) -> Memory:
         None if found["insteadOf"] is None else _text(found["insteadOf"]),
         MappingProxyType({_text(uuid): _wanted(each) for uuid, each in found["good"].items()}),
         frozenset(map(_text, found["changing"])),
+        None if (label := found.get("label")) is None else _labelled(label),
     )
 
 
@@ -109,7 +124,12 @@ def _order(given: Mapping[str, Any]) -> Order:
         Source(given["source"]),
         None if given["file"] is None else only(given["file"]),
         None if policy is None else Policy(policy),
+        _text(given.get("id", "")),
     )
+
+
+def _labelled(given: Mapping[str, Any]) -> Labelled:
+    return Labelled(_text(given["key"]), _text(given["value"]), given["refused"] is True)
 
 
 def only(given: object) -> Configuration:

@@ -6,12 +6,13 @@ import asyncio
 import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from plugin.config import mig_configs
-from plugin.core.partition.configuration import Configuration
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import Progress, document
@@ -24,7 +25,7 @@ from plugin.errors import ConfigError, ControlError, DriverError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
 from plugin.partition.keeping import Keeper
-from plugin.partition.memory import MemoryFile, only
+from plugin.partition.memory import Labelled, MemoryFile, only
 from plugin.partition.surroundings import Surroundings
 from plugin.state.writer import Writer
 
@@ -35,8 +36,8 @@ START_SECONDS = 60.0
 
 
 class Room:
-    """An order by a command or the label holds until the next one, also across restarts, unless
-    ``--partition-config`` is another one then.
+    """An order by a command or the label holds until the next one, also across restarts. Unless the
+    node has the label, a start with another ``--partition-config`` is an order too.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Room:
         around: Surroundings,
         settings: Settings,
     ) -> None:
-        self._option = settings.partition_config
+        self._option, self._label = settings.partition_config, settings.partition_label
         self._store = writer.store
         self._keeper = Keeper(MemoryFile(memory))
         self.executor = Executor(
@@ -57,13 +58,14 @@ class Room:
             worker,
             self._keeper,
             around,
-            of_file=functools.partial(_of_file, settings.partition_file),
+            of_file=functools.partial(mig_configs.of_node, settings.partition_file),
         )
 
     def load(self) -> None:
-        """Take up what is wanted: by the last command, or by the option. Blocks."""
+        """Take up what is wanted: by the last command or label, or by the option. Blocks."""
         memory = self._keeper.load()
-        if memory.instead_of == self._option:
+        ordered = memory.instead_of is not None
+        if ordered and (memory.instead_of == self._option or self._labelled().value):
             if memory.order is not None:
                 self.executor.want(memory.order)
         elif self._option:
@@ -113,6 +115,7 @@ class Room:
                 Source.COMMAND,
                 configuration,
                 Policy(policy) if policy else None,
+                uuid.uuid4().hex,
             )
             await self.executor.check(order)
         except ValueError as error:
@@ -120,23 +123,40 @@ class Room:
         except DriverError as error:
             raise ControlError(f"the driver does not say what the GPUs offer: {error}") from error
         problem = await self._keeper.ordered(order, self._option)
-        return {"order": self.executor.want(order), "warning": _unsaved(problem)}
+        self.executor.want(order)
+        return {"id": order.id, "warning": _unsaved(problem)}
 
-    async def labelled(self, name: str, *, is_new: bool) -> Trouble | None:
-        """Take up what the node's label names, as an order by a command is; returns why not, and
-        what was wanted before stays wanted then. Unless the name `is_new`, an order by a command
-        since then holds.
+    def _labelled(self) -> Labelled:
+        """What the label had last."""
+        found = self._keeper.memory.labelled
+        return (
+            found if found is not None and found.key == self._label else Labelled(self._label, "")
+        )
+
+    async def labelled(self, name: str) -> Trouble | None:
+        """Take up what the label names, unless that was done, as an order by a command is; empty:
+        nothing. Returns why not, and what was wanted before stays wanted then.
         """
-        memory = self._keeper.memory
-        if not is_new and memory.order is None and memory.instead_of == self._option:
-            return None  # cancelled
-        current = self.executor.order
-        if current is not None and (
-            (current.source, current.name) == (Source.LABEL, name)
-            or (not is_new and current.source is Source.COMMAND)
-        ):
+        now = Labelled(self._label, name)
+        if self._labelled() == now:
+            return None
+        if not name:
+            await self._keeper.labelled(now)
             return None
         order = Order(name, Source.LABEL)
+        refused = await self._refusal(order)
+        if refused is not None:
+            await self._keeper.labelled(replace(now, refused=True))
+            return refused
+        problem = await self._keeper.ordered(order, self._option, now)
+        if problem:
+            log.warning("what is wanted is not saved", extra={"reason": problem})
+        current = self.executor.order
+        if current is None or (current.source, current.name) != (Source.LABEL, name):
+            self.executor.want(order)
+        return None
+
+    async def _refusal(self, order: Order) -> Trouble | None:
         snapshot = self._store.snapshot
         if snapshot.driver_error is not None or not snapshot.generation:
             # What it offers is not known, and so not which names there are.
@@ -148,10 +168,6 @@ class Room:
             return Trouble(Code.UNKNOWN_CONFIGURATION, str(error))
         except DriverError as error:
             return of_error(error)
-        problem = await self._keeper.ordered(order, self._option)
-        if problem:
-            log.warning("what is wanted is not saved", extra={"reason": problem})
-        self.executor.want(order)
         return None
 
     async def _cancel(self) -> Any:
@@ -164,7 +180,3 @@ class Room:
 
 def _unsaved(problem: str) -> str | None:
     return f"this is not saved and ends with the daemon: {problem}" if problem else None
-
-
-def _of_file(path: str) -> Mapping[str, Configuration]:
-    return mig_configs.read(Path(path)) if path else {}

@@ -64,6 +64,7 @@ class Shown:
                 order.source,
                 policy,
                 order=number,
+                id=order.id,
                 counts=self.progress.counts,
             )
         )

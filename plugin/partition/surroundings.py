@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import Client
+from plugin.core.settings import Settings
 from plugin.driver.base import Driver
 from plugin.errors import DriverError
 
@@ -41,6 +43,21 @@ class Surroundings:
     ask: Callable[[], Awaitable[Holdings | None]] = nobody
     told: Callable[[int], Awaitable[bool]] = all_told
     evictor: Evictor | None = None
+
+
+async def ask_kubelet(
+    settings: Settings, pods: Callable[[], Awaitable[Holdings]] | None
+) -> Holdings | None:
+    """Who holds devices; ``None`` where no pod can. `pods` asks kubelet; without, nobody knows."""
+    if not _has_pods(settings):
+        return None
+    return await pods() if pods is not None else Holdings()
+
+
+def _has_pods(settings: Settings) -> bool:
+    """Not without a kubelet, which a simulated node may lack."""
+    socket = settings.kubelet_socket
+    return bool(socket) and not (settings.simulate and not Path(socket).exists())
 
 
 def ask_clients(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from plugin.cluster.api import Cluster, Watched
 from plugin.core.cluster import Changes, NodeMetadata
 from plugin.core.notices import Notice
-from plugin.core.partition.answer import ANNOTATION, answer, state_key, taken_value
+from plugin.core.partition.answer import ANNOTATION, answer, state_key
 from plugin.core.partition.causes import unknown
 from plugin.core.partition.progress import Progress
 from plugin.core.partition.trouble import Code, Trouble
@@ -39,8 +39,10 @@ class Partitioned(Protocol):
     async def progressed(self, seen: Progress | None) -> None:
         """Wait until :meth:`progress` is another one."""
 
-    async def labelled(self, name: str, *, is_new: bool) -> Trouble | None:
-        """Take up what the label names; returns why not."""
+    async def labelled(self, name: str) -> Trouble | None:
+        """Take up what the label names, empty where it is missing, unless that was done; returns
+        why not.
+        """
 
 
 #: The state label's value and the annotation's.
@@ -48,9 +50,7 @@ _Answer = tuple[str | None, str | None]
 
 
 class PartitionLabel:
-    """A value that was taken up counts once: it is not brought back over an order by a command. An
-    empty one is ignored.
-    """
+    """Passes on each value of the label, and writes the answer."""
 
     def __init__(
         self,
@@ -92,18 +92,14 @@ class PartitionLabel:
         value = node.labels.get(self._label, "")
         if value == self._value and self._refused is None:
             return
-        refused = None
-        if value:
-            former = _former(node, self._label) if self._value is None else self._value
-            is_new = value != former or self._refused is not None
-            refused = await self._partitioned.labelled(value, is_new=is_new)
-            if refused is not None and refused != self._refused:
-                log.error(
-                    "the configuration that the node's label names is not taken up",
-                    extra={"label": self._label, "value": value, "reason": refused.text},
-                )
-                if refused.code is Code.UNKNOWN_CONFIGURATION:
-                    self._note([unknown(value, refused)])
+        refused = await self._partitioned.labelled(value)
+        if refused is not None and refused != self._refused:
+            log.error(
+                "the configuration that the node's label names is not taken up",
+                extra={"label": self._label, "value": value, "reason": refused.text},
+            )
+            if refused.code is Code.UNKNOWN_CONFIGURATION:
+                self._note([unknown(value, refused)])
         self._value, self._refused = value, refused
         self._taken.fire()
 
@@ -228,12 +224,3 @@ class FormerPartitionLabel:
 def _written(found: tuple[str | None, dict[str, Any] | None]) -> _Answer:
     word, document = found
     return word, None if document is None else json.dumps(document, separators=(",", ":"))
-
-
-def _former(node: NodeMetadata, label: str) -> str:
-    """What an earlier process has taken up."""
-    try:
-        document = json.loads(node.annotations.get(ANNOTATION, ""))
-    except (ValueError, RecursionError):
-        return ""
-    return taken_value(document, label)

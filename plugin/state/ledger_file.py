@@ -22,7 +22,7 @@ from plugin.config import atomic, bounded
 from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document, to_time
 from plugin.loops.aside import Aside
 from plugin.loops.pulse import Pulse
-from plugin.state.lock import FileLock
+from plugin.state.lock import FileLock, lock_of
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +87,10 @@ class LedgerFile:
     def load(self) -> Saved:
         """What was saved. Blocks."""
         with self._file:
-            if self.path.parent.is_dir():
-                with contextlib.suppress(OSError):  # it is tried again before anything is written
-                    self._claim()
+            # It is tried again before anything is written. The lock also says that a daemon runs.
+            with contextlib.suppress(OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._claim()
             return self._read()
 
     async def loaded(self) -> Saved:
@@ -224,7 +225,7 @@ class LedgerFile:
         self._release()
         self._refuse_others()
         try:
-            self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"))
+            self._lock = FileLock(lock_of(self.path))
         except BlockingIOError:
             text = "another daemon saves its ledger in this file"
             raise BlockingIOError(errno.EAGAIN, text, str(self.path)) from None

@@ -10,6 +10,27 @@ import os
 from pathlib import Path
 
 
+def lock_of(path: Path) -> Path:
+    """The file to lock for the file at `path`."""
+    return path.with_name(f"{path.name}.lock")
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has the lock. Raises OSError. Never waits, and leaves nothing behind."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 class FileLock:
     """Locks the file at `path`, which is made if need be and removed in the end."""
 

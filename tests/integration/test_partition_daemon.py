@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from plugin.control.client import ask
+from plugin.errors import ControlError
 from plugin.sim.kubelet.kubelet import SimKubelet
 from plugin.sim.kubelet.pods import Pod
 
@@ -25,6 +27,14 @@ from .waiting import SECONDS, becomes
 pytestmark = pytest.mark.asyncio
 
 NODE = "2xa100-40gb:all-1g.5gb"
+#: A file of configurations.
+MINE = """version: v1
+mig-configs:
+  mine:
+  - devices: [1]
+    mig-enabled: true
+    mig-devices: {2g.10gb: 1}
+"""
 ONE, TWO, THREE = (f"nvidia.com/mig-{name}" for name in ("1g.5gb", "2g.10gb", "3g.20gb"))
 
 
@@ -100,7 +110,7 @@ async def test_a_running_daemon_applies_while_pods_run(
     assert kubelet.node_status()[ONE] == (4, 4)
 
     status, _, errors = await partition(node_dir, "apply", "-c", "all-9g.5gb")
-    assert status == 1
+    assert status == 2
     assert "no MIG configuration 'all-9g.5gb' on this node" in errors
     status, out, _ = await partition(node_dir, "status")
     assert (status, out.splitlines()[0].split(":")[0]) == (0, "all-balanced (by command)")
@@ -124,10 +134,7 @@ async def test_an_order_by_a_command_holds_across_restarts(
     node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon
 ) -> None:
     file = node_dir / "mine.yaml"
-    file.write_text(
-        "version: v1\nmig-configs:\n  mine:\n  - devices: [1]\n    mig-enabled: true\n"
-        "    mig-devices: {2g.10gb: 1}\n"
-    )
+    file.write_text(MINE)
     variables = environment(node_dir)
     first = await start_daemon(NODE, **variables)
     await kubelet.wait_allocatable(ONE, 14)
@@ -144,6 +151,33 @@ async def test_an_order_by_a_command_holds_across_restarts(
     assert (status, out.splitlines()[0].split(":")[0]) == (0, "mine (by command)")
 
 
+async def test_a_command_waits_for_the_next_process_of_the_daemon(
+    node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
+    variables = environment(node_dir)
+    socket = node_dir / "control" / "control.sock"
+    first = await start_daemon("1xa100-40gb:all-3g.20gb", **variables)
+    await kubelet.wait_allocatable(THREE, 2)
+    await becomes(socket.exists)
+    pod = Pod("train", containers={"main": {THREE: 1}})
+    await kubelet.admit(pod)
+    await asyncio.to_thread(ask, str(socket), "partition", "cancel")
+    waiting = asyncio.create_task(partition(node_dir, "apply", "-c", "all-7g.40gb"))
+
+    def state() -> object:
+        with contextlib.suppress(ControlError):
+            return ask(str(socket), "partition", "status")["state"]
+        return None
+
+    await becomes(lambda: state() == "waiting")
+    assert await first.stop() == 0
+    # Another simulated node, which the order finds as it wants it.
+    await start_daemon("1xa100-40gb:all-7g.40gb", **variables)
+    status, out, errors = await waiting
+    assert (status, out.splitlines()[-1]) == (0, "all-7g.40gb is applied"), errors
+    assert "the daemon does not answer" in errors
+
+
 async def test_without_a_daemon_the_command_acts_by_itself(node_dir: Path) -> None:
     status, out, errors = await partition(
         node_dir, "apply", "-c", "all-balanced", "--simulate", NODE, KUBELET_SOCKET=""
@@ -154,6 +188,12 @@ async def test_without_a_daemon_the_command_acts_by_itself(node_dir: Path) -> No
     assert status == 2
     assert "no MIG configuration 'nothing'" in errors
     assert (await partition(node_dir, "status"))[0] == 1
+    file = node_dir / "mine.yaml"
+    file.write_text(MINE)
+    status, out, errors = await partition(
+        node_dir, "apply", "-c", "mine", "--simulate", NODE, PARTITION_FILE=str(file)
+    )
+    assert (status, out.splitlines()[-1]) == (0, "mine is applied"), errors
 
 
 #: Builds the daemon with all its edges, asks what is wanted, and prints what was loaded.

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from plugin.core.settings import MigStrategy
-from plugin.logs import ConsoleFormatter, JsonFormatter, configure
+from plugin.logs import ConsoleFormatter, JsonFormatter, configure, configure_command
 
 
 def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
@@ -123,3 +123,18 @@ def test_a_library_is_not_repeated_at_debug_level(
     configure(level, "json")
     assert root_logger.level == getattr(logging, level.upper())
     assert logging.getLogger("asyncio").level == chatter
+
+
+def test_a_command_has_its_warnings_as_whole_lines(
+    root_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    present = root_logger.handlers[:]
+    configure_command()
+    assert root_logger.handlers == present
+    root_logger.handlers.clear()
+    configure_command()
+    logging.getLogger("plugin.x").warning("not as recorded", extra={"difference": "GPU 0: bus"})
+    logging.getLogger("plugin.x").info("not seen")
+    err = capsys.readouterr().err
+    assert err.endswith(' warning not as recorded  difference="GPU 0: bus"\n')
+    assert err.count("\n") == 1

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from plugin.core.partition.answer import answer, state_key, taken_value
+from plugin.core.partition.answer import answer, state_key
 from plugin.core.partition.order import Source
 from plugin.core.partition.progress import GpuProgress, GpuState, Progress, State
 from plugin.core.partition.trouble import Code, Trouble
@@ -56,26 +56,8 @@ def test_a_refused_value_is_not_one_that_was_taken_up() -> None:
     word, document = answer(KEY, "a", now, unknown)
     assert document is not None
     assert (word, document["name"], document["state"]) == ("failed", "a", "failed")
-    assert taken_value(document, KEY) == ""
     later = Trouble(Code.DRIVER_UNAVAILABLE, "no answer")
     assert answer(KEY, "a", now, later)[0] == "pending"
-
-
-#: JSON that is not ours, or damaged.
-FOREIGN: tuple[object, ...] = (
-    *(None, [], "a", {}, {"value": "a"}, {"label": "other", "value": "a"}, {"label": KEY}),
-    *({"label": KEY, "value": None}, {"label": KEY, "value": 1}, {"label": KEY, "value": ["a"]}),
-)
-
-
-@pytest.mark.parametrize("document", FOREIGN)
-def test_an_annotation_of_anybody_else_says_nothing(document: object) -> None:
-    assert taken_value(document, KEY) == ""
-
-
-def test_what_was_taken_up_can_be_read_again() -> None:
-    _, document = answer(KEY, "a", Progress(State.SUCCESS, "a", Source.LABEL))
-    assert taken_value(json.loads(json.dumps(document)), KEY) == "a"
 
 
 def test_it_is_bounded() -> None:

@@ -67,7 +67,7 @@ class Following:
         while self._here.progress == seen:
             await self._here.executor.shown.changed.wait()
 
-    async def labelled(self, name: str, *, is_new: bool) -> Trouble | None:
+    async def labelled(self, name: str) -> Trouble | None:
         raise NotImplementedError
 
 
@@ -297,7 +297,9 @@ def test_any_two_values(old: Progress, new: Progress) -> None:
 
 CAMEL = re.compile(r"(?:[A-Z][a-z]+){2,}")
 #: What a notice says that is done.
-ACTIONS = {"TakeOutOfService", "PutInService", "HoldDown"}
+ACTIONS = {
+    *("TakeOutOfService", "PutInService", "HoldDown", "ApplyConfiguration", "KeepConfiguration"),
+}
 
 
 def test_every_reason_of_an_event_is_documented() -> None:

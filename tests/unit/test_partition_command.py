@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from tests.partitioning import offers_of
 
 from .podresources_peer import Peer, pod
 
-ALONE = Settings(pod_resources_socket="", control_socket="")
+ALONE = Settings(kubelet_socket="", control_socket="")
 
 
 class Offering:
@@ -67,7 +68,7 @@ def test_a_plan_as_text(capsys: pytest.CaptureFixture[str]) -> None:
         "  now   |!1g.5gb |-1g.5gb |-1g.5gb |-1g.5gb |-1g.5gb |-1g.5gb |-1g.5gb |········|",
         "  then  |+2g.10gb         |+2g.10gb         |+2g.10gb         |·················|",
         "  devices: 0 stay, 7 destroyed, 3 new",
-        f"  GPU 1 waits for 1:0 ({held}), held by 1 process",
+        f"  GPU 1 waits for 1:0 ({held}), held by process 7",
         "GPU 2  changes now: 3 × 2g.10gb",
         "  now   | 2g.10gb         |-1g.5gb |-1g.5gb |-3g.20gb                           |",
         "  then  | 2g.10gb         |+2g.10gb         |+2g.10gb         |·················|",
@@ -133,7 +134,7 @@ def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_plan(node, "all-7g.40gb", "refuse", "json") == 1
     first, second = json.loads(capsys.readouterr().out)["gpus"]
     assert first["reason"]["code"] == "in-use"
-    assert first["blockers"] == [{"device": "0:0", "uuid": held, "holders": ["1 process"]}]
+    assert first["blockers"] == [{"device": "0:0", "uuid": held, "holders": ["process 7"]}]
     assert second["action"] == "held"
 
 
@@ -189,6 +190,23 @@ def test_assert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     }
 
 
+def test_the_node_has_a_file_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    node = parse_node("1xa100-40gb:all-3g.20gb")
+    path = file(tmp_path, {"3g.20gb": 2})
+    where = at(node, settings=replace(ALONE, partition_file=path))
+    assert partition.check(where, "mine", "", "text") == 0
+    assert partition.plan(where, "mine", "", "wait", "text") == 0
+    (tmp_path / "other").mkdir()
+    other = file(tmp_path / "other", {"3g.20gb": 1})
+    assert partition.check(where, "mine", other, "text") == 1
+    with pytest.raises(ConfigError, match="did you mean mine"):
+        partition.check(where, "min", "", "text")
+    where = at(node, settings=replace(ALONE, partition_file=str(tmp_path / "none")))
+    with pytest.raises(ConfigError, match=r"partition file .*: cannot be read"):
+        partition.check(where, "all-3g.20gb", "", "text")
+    capsys.readouterr()
+
+
 def test_a_configuration_must_be_named(tmp_path: Path) -> None:
     node = parse_node("1xa30-24gb")
     with pytest.raises(ConfigError, match="-c is missing: name a MIG configuration; the choices"):
@@ -238,13 +256,21 @@ def test_processes_that_are_not_known(capsys: pytest.CaptureFixture[str]) -> Non
     node = parse_node("1xa100-40gb:all-3g.20gb")
     node.calls.inject("nvmlDeviceGetComputeRunningProcesses_v3", Fail(Code.UNKNOWN))
     assert run_plan(node, "all-3g.20gb") == 0
-    assert "whether processes run is not known of 2 devices" in capsys.readouterr().err
+    assert "processes are not known: " in capsys.readouterr().err
 
 
-def test_pods_that_are_not_known(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    dead = tmp_path / "k.sock"
-    dead.touch()
-    node = parse_node("1xa100-40gb:all-1g.5gb")
-    settings = Settings(pod_resources_socket=str(dead))
-    assert partition.plan(at(node, settings=settings), "all-1g.5gb", "", "wait", "text") == 0
-    assert "which pods hold devices is not known" in capsys.readouterr().err
+@pytest.mark.parametrize("socket", ["", "missing.sock", "dead.sock"])
+def test_unknown_is_not_free(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, socket: str
+) -> None:
+    (tmp_path / "dead.sock").touch()
+    node = parse_node("1xa100-40gb:all-3g.20gb")
+    settings = Settings(pod_resources_socket=str(tmp_path / socket) if socket else "")
+    where = at(node, settings=settings)
+    assert partition.plan(where, "all-7g.40gb", "", "wait", "json") == 0
+    shown = capsys.readouterr()
+    (gpu,) = json.loads(shown.out)["gpus"]
+    assert (gpu["action"], len(gpu["blockers"])) == ("wait", 2)
+    assert "every device counts as held, unless --partition-in-use=force" in shown.err
+    assert partition.plan(where, "all-7g.40gb", "", "force", "json") == 0
+    assert json.loads(capsys.readouterr().out)["gpus"][0]["action"] == "change"

@@ -14,6 +14,7 @@ from plugin.core.partition.configuration import Configuration, Entry, Wanted
 from plugin.core.partition.order import Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import State
+from plugin.core.partition.trouble import Code
 from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
 from plugin.errors import ConfigError, ControlError
@@ -30,6 +31,7 @@ from tests.partition_rig import devices
 
 pytestmark = pytest.mark.asyncio
 
+LABEL = "nvidia.com/mig.config"
 NODE = "1xa30-24gb:all-1g.6gb"
 MINE = Configuration("mine", (Entry(Wanted.of({"2g.12gb": 1}), (0,)),))
 
@@ -41,10 +43,14 @@ async def within(
     config: str = "",
     file: str = "",
     seconds: float = 15.0,
+    label: str = "",
 ) -> None:
     """A daemon's room of partitioning, from its start to its end."""
     settings = Settings(
-        mig_strategy=MigStrategy.MIXED, partition_config=config, partition_file=file
+        mig_strategy=MigStrategy.MIXED,
+        partition_config=config,
+        partition_file=file,
+        partition_label=label,
     )
     driver = simulate(node).driver
     worker = DriverWorker(driver.hangs)
@@ -131,6 +137,30 @@ async def test_what_is_cancelled_stays_and_does_not_come_back(tmp_path: Path) ->
     node.configure("all-balanced")
     await within(tmp_path, node, idle, "all-2g.12gb")
     assert devices(node) == [{"1g.6gb": 2, "2g.12gb": 1}]
+
+
+async def test_a_refused_label_orders_nothing(tmp_path: Path) -> None:
+    node = parse_node(NODE)
+
+    async def refused(room: Room) -> None:
+        for _ in range(2):
+            trouble = await room.labelled("none")
+            assert trouble is not None
+            assert trouble.code is Code.UNKNOWN_CONFIGURATION
+        assert room.progress.configuration == "all-2g.12gb"
+
+    async def known_by_now(room: Room) -> None:
+        await wants("all-2g.12gb", Source.OPTION)(room)
+        assert await room.labelled("none") is not None
+        assert await room.labelled("all-4g.24gb") is None
+        await room.executor.settled()
+        assert devices(node) == [{"4g.24gb": 1}]
+        assert await room.labelled("none") is not None
+
+    await within(tmp_path, node, refused, "all-2g.12gb", label=LABEL)
+    await within(tmp_path, node, known_by_now, "all-2g.12gb", label=LABEL)
+    # What was wanted before the refused value stays wanted, and another option does not count.
+    await within(tmp_path, node, wants("all-4g.24gb", Source.LABEL), "all-1g.6gb", label=LABEL)
 
 
 async def test_a_bad_order_leaves_the_one_before(tmp_path: Path) -> None:

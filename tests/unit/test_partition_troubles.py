@@ -18,7 +18,7 @@ from plugin.core.partition.trouble import Code
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError
 from plugin.partition.keeping import Keeper
-from plugin.partition.memory import Memory, MemoryFile
+from plugin.partition.memory import Labelled, Memory, MemoryFile
 from plugin.partitioning import MEMORY
 from plugin.sim.hardware.calls import Hang
 from plugin.sim.hardware.engine import parse_node
@@ -414,6 +414,7 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
         "all-balanced",
         {"GPU-1": Wanted.of({"1g.6gb": 4}), "GPU-2": Wanted(mig=False)},
         frozenset({"GPU-1"}),
+        Labelled("nvidia.com/mig.config", "all-balanced", refused=True),
     )
     file = MemoryFile(tmp_path / "deep" / MEMORY)
     file.save(memory)
@@ -434,6 +435,7 @@ GOOD: dict[str, object] = {"version": 1, "order": None, "insteadOf": "", "good":
         json.dumps({**GOOD, "good": {"GPU-1": 3}}),
         json.dumps({**GOOD, "good": {"GPU-1": {"mig": True, "devices": {"1g": "x"}}}}),
         json.dumps({**GOOD, "changing": [1]}),
+        json.dumps({**GOOD, "label": {"key": "k", "value": 1, "refused": False}}),
         json.dumps({**GOOD, "insteadOf": "x" * 9000}),
         "[" * 5000,
         "x" * 300_000,

@@ -51,14 +51,6 @@ def answer(
     return word, _document(label, value, progress)
 
 
-def taken_value(document: object, label: str) -> str:
-    """The label's value that was taken up last, from an annotation of anybody's; empty if none."""
-    if not isinstance(document, Mapping) or document.get("label") != label:
-        return ""
-    value = document.get("value")
-    return value if isinstance(value, str) else ""
-
-
 def _document(label: str, taken: str | None, progress: Progress) -> dict[str, Any]:
     document: dict[str, Any] = {
         "label": label,

@@ -20,10 +20,12 @@ class Source(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class Order:
     """``configuration`` is that of a file which came with the order; without it, the name is one of
-    the node's. ``policy`` is ``None`` for that of the settings.
+    the node's. ``policy`` is ``None`` for that of the settings. ``id`` is that of an order by a
+    command, also after a restart.
     """
 
     name: str
     source: Source
     configuration: Configuration | None = None
     policy: Policy | None = None
+    id: str = ""

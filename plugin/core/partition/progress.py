@@ -30,6 +30,10 @@ class State(enum.StrEnum):
     FAILED = "failed"
 
 
+#: Nothing more happens by itself.
+ENDS: Final = frozenset({State.SUCCESS, State.FAILED, State.RESET_NEEDED, State.IDLE})
+
+
 class GpuState(enum.StrEnum):
     """Of a GPU that the configuration names."""
 
@@ -77,7 +81,7 @@ class Counts:
 class Progress:
     """``since`` is when ``state`` began, in seconds of the wall clock. ``order`` numbers the orders
     since the daemon's start. ``seconds`` is how long the last order took until it was applied.
-    ``notes`` say what is not known.
+    ``notes`` say what is not known. ``id`` is that of an order by a command.
     """
 
     state: State = State.IDLE
@@ -86,6 +90,7 @@ class Progress:
     policy: Policy = Policy.WAIT
     since: float = 0.0
     order: int = 0
+    id: str = ""
     gpus: tuple[GpuProgress, ...] = ()
     trouble: Trouble | None = None
     warnings: tuple[str, ...] = ()
@@ -96,7 +101,7 @@ class Progress:
     @property
     def ended(self) -> bool:
         """Nothing more happens by itself."""
-        return self.state in {State.SUCCESS, State.FAILED, State.RESET_NEEDED, State.IDLE}
+        return self.state in ENDS
 
 
 IDLE: Final = Progress()
@@ -204,6 +209,7 @@ def document(progress: Progress) -> dict[str, Any]:
         "inUsePolicy": progress.policy.value,
         "since": progress.since,
         "order": progress.order,
+        "id": progress.id or None,
         "reason": _reason(progress.trouble),
         "warnings": list(progress.warnings),
         "notes": list(progress.notes),

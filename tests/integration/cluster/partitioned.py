@@ -19,7 +19,7 @@ from plugin.core.partition.policy import Policy
 from plugin.core.settings import MigStrategy, Settings
 from plugin.kubelet.deviceplugin.supervisor import Supervisor
 from plugin.loops.heartbeats import Heartbeats
-from plugin.partitioning import Partitioning
+from plugin.partitioning import MEMORY, Partitioning
 from plugin.reporting.reporter import Reporter
 from plugin.sim.apiserver.server import SimApiServer
 from plugin.sim.hardware.engine import SimNode, parse_node
@@ -91,6 +91,12 @@ class Partitioned:
 
     def change(self, key: str, value: str | None, manager: str = "kubectl-label") -> None:
         self.server.change("nodes", NODE, {"metadata": {"labels": {key: value}}}, manager=manager)
+
+    async def unlabel(self) -> None:
+        """Remove the label, and wait until the daemon has noticed."""
+        self.label(None)
+        memory = self.folder / MEMORY
+        await self.becomes(lambda: json.loads(memory.read_text())["label"]["value"] == "")
 
     @property
     def state(self) -> str | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from plugin.core.partition.answer import ANNOTATION
+from plugin.core.partition.comparison import document
+from plugin.core.partition.configuration import Configuration, Entry, Wanted
 from plugin.sim.apiserver.faults import WatchFault
 from plugin.sim.hardware.engine import parse_node
 
@@ -191,6 +195,65 @@ async def test_a_command_after_the_label_holds_across_restarts(tmp_path: Path) -
             await subject.becomes(lambda: subject.answer == {})
             assert subject.state is None
         assert subject.devices() == [{}, {}]
+
+
+@virtual
+async def test_what_the_label_said_is_known_without_the_node(tmp_path: Path) -> None:
+    """Whoever removes the annotation, or has the label's order cancelled, is not overruled."""
+    async with partitioned(tmp_path) as subject:
+        subject.label("all-1g.5gb")
+        async with subject.running() as partitioning:
+            await subject.ends("success", "all-1g.5gb")
+            await partitioning.perform(["apply", "all-balanced", "", ""])
+            await subject.becomes(lambda: subject.devices() == [BALANCED] * 2)
+        subject.server.change("nodes", NODE, {"metadata": {"annotations": {ANNOTATION: None}}})
+        async with subject.running() as partitioning:
+            await asyncio.sleep(60)
+            assert subject.devices() == [BALANCED] * 2
+            await partitioning.perform(["cancel"])
+            await subject.becomes(lambda: subject.answer == {})
+        async with subject.running():
+            await asyncio.sleep(60)
+            assert subject.devices() == [BALANCED] * 2
+            # Removed and set again, it counts again.
+            await subject.unlabel()
+            subject.label("all-1g.5gb")
+            await subject.ends("success", "all-1g.5gb")
+            assert subject.devices() == [SMALL] * 2
+
+
+@virtual
+async def test_another_option_does_not_count_while_there_is_the_label(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject:
+        subject.label("all-1g.5gb")
+        async with subject.running():
+            await subject.ends("success", "all-1g.5gb")
+        made = [slot.ci.uuid for slot in subject.hardware.gpu(0).devices()]
+        subject.settings = replace(subject.settings, partition_config="all-balanced")
+        async with subject.running():
+            await asyncio.sleep(60)
+            assert [slot.ci.uuid for slot in subject.hardware.gpu(0).devices()] == made
+            assert (subject.state, subject.answer["name"]) == ("success", "all-1g.5gb")
+            await subject.unlabel()
+            assert subject.devices() == [SMALL] * 2
+        async with subject.running():
+            await subject.becomes(lambda: subject.devices() == [BALANCED] * 2)
+
+
+@virtual
+async def test_a_command_holds_over_a_value_that_was_refused_before(tmp_path: Path) -> None:
+    file = tmp_path / "node.json"
+    file.write_text(json.dumps(document([Configuration("mine", (Entry(Wanted(mig=True)),))])))
+    async with partitioned(tmp_path) as subject:
+        subject.settings = replace(subject.settings, partition_file=str(file))
+        async with subject.running() as partitioning:
+            subject.label("later")
+            await subject.ends("failed", "later")
+            await partitioning.perform(["apply", "all-balanced", "", ""])
+            await subject.becomes(lambda: subject.devices() == [BALANCED] * 2)
+            file.write_text(file.read_text().replace("mine", "later"))
+            await asyncio.sleep(300)
+            assert subject.devices() == [BALANCED] * 2
 
 
 @virtual
