@@ -213,7 +213,11 @@ class NoAnswer(ControlError):
 
 
 class ClusterError(PluginError):
-    """A request to the Kubernetes API server failed."""
+    """A request to the Kubernetes API server failed. ``persists``: again and again, although the
+    API server answers.
+    """
+
+    persists = False
 
 
 class ClusterUnreachable(ClusterError):

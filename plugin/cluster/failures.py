@@ -9,9 +9,11 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import h11
 
+from plugin.core.quote import shorten
 from plugin.errors import ClusterUnreachable
 
 
@@ -48,6 +50,18 @@ class TooLarge(Exception):
 
 class InvalidAnswer(Exception):
     """The answer is JSON, but not what the API sends."""
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A JSON object, of which nothing else is known."""
+    try:
+        found = json.loads(body)
+    # Python refuses numbers of more than a few thousand digits with a plain ValueError.
+    except (ValueError, RecursionError) as error:
+        raise InvalidAnswer(shorten(str(error) or type(error).__name__)) from error
+    if not isinstance(found, dict):
+        raise InvalidAnswer("the answer is no JSON object")
+    return found
 
 
 def cause_of(error: Exception) -> Cause | None:

@@ -16,7 +16,8 @@ FIRST_SECONDS, CAP_SECONDS = 2.0, 120.0
 _MOST_CALLS = 64
 #: A conflict is solved by reading again, once or twice without a pause.
 _FREE: dict[int, int] = {HTTPStatus.CONFLICT: 2, HTTPStatus.GONE: 2}
-
+#: Failures in a row after which a call does not fail by chance.
+_PERSISTENT = 3
 
 #: In an outage the call with fewer failures goes first: seconds for each failure, and their limit.
 _YIELD_SECONDS, _MOST_YIELDS = 0.05, 20
@@ -24,11 +25,14 @@ _YIELD_SECONDS, _MOST_YIELDS = 0.05, 20
 
 @dataclass(slots=True)
 class _Failing:
-    """A call whose last attempts have failed."""
+    """A call whose last attempts have failed; ``answered``: meanwhile the API server did answer,
+    this call or another.
+    """
 
     delays: Iterator[float]
     failures: int = 0
     until: float = 0.0
+    answered: bool = False
 
 
 @dataclass(slots=True)
@@ -79,6 +83,11 @@ class Pacing:
             until = max(until, outage.until + _YIELD_SECONDS * min(failing.failures, _MOST_YIELDS))
         return max(0.0, until - now)
 
+    def persists(self, call: str) -> bool:
+        """Whether this call fails again and again while the API server answers: no outage."""
+        failing = self._calls.get(call)
+        return failing is not None and failing.answered and failing.failures >= _PERSISTENT
+
     def begin(self, now: float) -> None:
         """An attempt begins: in an outage the others wait for its end or for their turn."""
         if self._outage is not None:
@@ -87,13 +96,13 @@ class Pacing:
     def succeeded(self, call: str) -> None:
         """The API server did what was asked, or its answer is as good."""
         self._calls.pop(call, None)
-        self._outage = None
+        self._answered()
 
     def refused(self, call: str, now: float, code: int, retry_after: float | None = None) -> None:
         """The API server answered this call with an error that does not concern the others."""
-        self._outage = None
         failing = self._failing(call)
         failing.failures += 1
+        self._answered()
         if failing.failures > _FREE.get(code, 0):
             failing.until = now + max(next(failing.delays), retry_after or 0.0)
 
@@ -101,7 +110,8 @@ class Pacing:
         self, call: str, now: float, retry_after: float | None = None, *, general: bool = True
     ) -> None:
         """There was no answer, or one that may concern every call. `general` is false for an error
-        of 500: others are then held up only once they have failed, too.
+        of 500: others are then held up only once they have failed, too. So it is for a call that
+        persists in failing.
         """
         failing = self._failing(call)
         failing.failures += 1
@@ -110,10 +120,15 @@ class Pacing:
         if outage is None:
             outage = self._outage = _Outage(self._new_delays())
         outage.failures += 1
-        outage.general = outage.general or general
+        outage.general = outage.general or (general and not self.persists(call))
         outage.calls.add(call)
         outage.step = max(next(outage.delays), retry_after or 0.0)
         outage.until = max(outage.until, now + outage.step)
+
+    def _answered(self) -> None:
+        self._outage = None
+        for failing in self._calls.values():
+            failing.answered = True
 
     def _failing(self, call: str) -> _Failing:
         failing = self._calls.setdefault(call, _Failing(self._new_delays()))

@@ -68,7 +68,7 @@ class Reflector(Generic[T]):
     _changed: Pulse = field(default_factory=Pulse)
     _opened: float | None = None
     _missing: bool = False
-    #: Why the API server refuses to list or watch, as a sentence; empty while it does not.
+    #: Why there is no watch though the API server answers, as a sentence; empty while it is open.
     problem: str = ""
 
     @property
@@ -112,7 +112,8 @@ class Reflector(Generic[T]):
         except ClusterError as error:
             refused = error if isinstance(error, ClusterRefused) else None
             self._set(ended(self._cursor, refused))
-            if refused is not None and not expired(refused) and not concerns_all(refused):
+            is_refused = refused is not None and not expired(refused) and not concerns_all(refused)
+            if is_refused or error.persists:
                 self.problem = str(error)
             return error
         self._set(ended(self._cursor))

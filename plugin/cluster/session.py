@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import plugin
-from plugin.cluster.failures import InvalidAnswer, translated
+from plugin.cluster.failures import json_object, translated
 from plugin.cluster.http import Answer, Request, Transport
 from plugin.cluster.pacing import Pacing
 from plugin.cluster.status import refusal
@@ -101,9 +101,11 @@ class Session:
         self._wall_clock = wall_clock
         self._requests: dict[tuple[str, str, str], int] = {}
         self._back = Pulse()
+        #: On the wall clock, for people, and on the event loop's, which nobody sets.
         self._away_since: float | None = None
+        self._away_from = 0.0
         self._away_because = ""
-        self._refused: dict[str, int] = {}
+        self._refused: dict[str, str] = {}
         self._reported = False
 
     @property
@@ -179,7 +181,7 @@ class Session:
             yield
         except ClusterError as error:
             if isinstance(error, ClusterUnreachable):
-                self._count(call, error.cause)
+                self._count(call, _code(error))
             self._judge(call, error)
             raise
         self._pacing.succeeded(call.key)
@@ -189,6 +191,7 @@ class Session:
     def _judge(self, call: Call, error: ClusterError) -> None:
         if isinstance(error, ClusterRefused) and not concerns_all(error):
             self._pacing.refused(call.key, _now(), error.code, error.retry_after)
+            error.persists = self._pacing.persists(call.key)
             self._answered()
             self._report_refusal(call, error)
             return
@@ -196,38 +199,44 @@ class Session:
         if isinstance(error, ClusterRefused):
             pause, general = error.retry_after, error.code != HTTPStatus.INTERNAL_SERVER_ERROR
         self._pacing.away(call.key, _now(), pause, general=general)
+        error.persists = self._pacing.persists(call.key)
+        if error.persists:
+            self._report_refusal(call, error)
+            return
         if self._away_since is None:
-            self._away_since = self._wall_clock()
+            self._away_since, self._away_from = self._wall_clock(), _now()
         self._away_because = str(error)
-        if self._pacing.failures == _LOGGED_FROM:
+        if self._pacing.failures >= _LOGGED_FROM and not self._reported:
             log.warning(
                 "API server does not answer", extra={"reason": error.what, "fix": error.fix or None}
             )
             self._reported = True
 
     def _answered(self) -> None:
+        self._back.fire()
         if self._away_since is None:
             return
-        seconds = round(self._wall_clock() - self._away_since, 1)
+        seconds = round(_now() - self._away_from, 1)
         self._away_since, self._away_because = None, ""
-        self._back.fire()
         if self._reported:
             self._reported = False
             log.info("API server answers again", extra={"seconds": seconds})
 
-    def _report_refusal(self, call: Call, error: ClusterRefused) -> None:
+    def _report_refusal(self, call: Call, error: ClusterError) -> None:
         """Once until the call succeeds or is refused otherwise. Conflicts and expired versions are
-        everyday.
+        everyday, unless they do not end.
         """
-        if error.code in {HTTPStatus.CONFLICT, HTTPStatus.GONE}:
+        code = error.code if isinstance(error, ClusterRefused) else None
+        if code in {HTTPStatus.CONFLICT, HTTPStatus.GONE} and not error.persists:
             return
-        if self._refused.get(call.key) != error.code:
+        why = _code(error)
+        if self._refused.get(call.key) != why:
             if len(self._refused) >= _MOST_REFUSED:
                 self._refused.clear()
-            self._refused[call.key] = error.code
+            self._refused[call.key] = why
             log.warning(
                 "API server refused a request",
-                extra={"reason": error.what, "code": error.code, "fix": error.fix or None},
+                extra={"reason": error.what, "code": code, "fix": error.fix or None},
             )
 
     def _count(self, call: Call, code: str) -> None:
@@ -243,6 +252,13 @@ class Session:
                     await back
 
 
+def _code(error: ClusterError) -> str:
+    """HTTP's status, or the cause without an answer."""
+    if isinstance(error, ClusterRefused):
+        return str(error.code)
+    return error.cause if isinstance(error, ClusterUnreachable) else ""
+
+
 def concerns_all(error: ClusterRefused) -> bool:
     """Whether other requests would fail likewise: overload, and errors of the server itself."""
     return (
@@ -250,12 +266,9 @@ def concerns_all(error: ClusterRefused) -> bool:
     )
 
 
-def json_of(answer: Answer) -> dict[str, Any]:
+def json_of(answer: Answer) -> Mapping[str, Any]:
     """The JSON object of an answer, for :meth:`Session.send`."""
-    found = json.loads(answer.body)
-    if not isinstance(found, dict):
-        raise InvalidAnswer("the answer is no JSON object")
-    return found
+    return json_object(answer.body)
 
 
 def _now() -> float:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from plugin.cluster.failures import InvalidAnswer, json_object
 from plugin.core.quote import shorten
 from plugin.errors import ClusterRefused
 
@@ -33,10 +34,10 @@ def retry_after(header: str | None, now: float) -> float | None:
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 — 5 ms that few answers need
 
     try:
-        date = parsedate_to_datetime(text)
-    except ValueError:
+        moment = parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return min(max(0.0, date.timestamp() - now), LONGEST_RETRY_AFTER)
+    return min(max(0.0, moment - now), LONGEST_RETRY_AFTER)
 
 
 def refusal(
@@ -53,7 +54,8 @@ def refusal(
     pause = retry_after(headers.get("retry-after"), time.time() if now is None else now)
     seconds = details.get("retryAfterSeconds")
     if pause is None and isinstance(seconds, int | float) and 0 < seconds < math.inf:
-        pause = min(float(seconds), LONGEST_RETRY_AFTER)
+        # An integer of any size is less than infinity, and may be more than any float.
+        pause = float(min(seconds, LONGEST_RETRY_AFTER))
     reason = str(status.get("reason") or "")
     text = shorten(" ".join(message.split()), _LONGEST_MESSAGE)
     what = f"{doing}: {code}" + (f" {reason}" if reason else "") + (f": {text}" if text else "")
@@ -87,10 +89,9 @@ def _causes(details: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _status(body: bytes) -> Mapping[str, Any]:
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
+        status = json_object(body)
+    except InvalidAnswer:
         return {}
-    status = _mapping(found)
     return status if status.get("kind") == "Status" else {}
 
 

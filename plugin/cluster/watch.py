@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -10,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from plugin.cluster import wire
-from plugin.cluster.failures import InvalidAnswer, translated
+from plugin.cluster.failures import InvalidAnswer, json_object, translated
 from plugin.cluster.status import watch_error
 from plugin.core.cluster import Collection
 from plugin.errors import ClusterRefused
@@ -59,8 +58,8 @@ def observed(cursor: Cursor[T], line: bytes, parse: Parse[T]) -> Cursor[T]:
     An event of an unknown type is passed over: nothing is known about its version.
     """
     with translated("watch"):
-        event = json.loads(line)
-        if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+        event = json_object(line)
+        if not isinstance(event.get("object"), dict):
             raise InvalidAnswer("a line is no watch event")
     kind, document = event.get("type"), event["object"]
     if kind == "ERROR":

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +33,7 @@ CONTROLLER = "mig-device-plugin"
 #: The API's limit of an Event's note in bytes.
 NOTE_BYTES = 1024
 _NAME_BYTES = 128
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 — UTC, as all times of the API
 _MIRROR = "kubernetes.io/config.mirror"
 
 
@@ -120,14 +120,14 @@ def node(document: Json) -> Node:
         conditions=tuple(
             NodeCondition(
                 _text(found.get("type")),
-                ConditionStatus(found["status"]),
+                ConditionStatus(_text(found.get("status"))),
                 _text(found.get("reason")),
                 _text(found.get("message")),
                 seconds_of(_text(found.get("lastHeartbeatTime"))),
                 seconds_of(_text(found.get("lastTransitionTime"))),
             )
             for found in map(_map, _list(status.get("conditions")))
-            if found.get("status") in set(ConditionStatus)
+            if _text(found.get("status")) in set(ConditionStatus)
         ),
     )
 
@@ -176,14 +176,17 @@ def seconds_of(text: str) -> float:
 
 def time_text(seconds: float) -> str:
     """``metav1.Time``."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    return f"{_moment(int(seconds // 1)).isoformat()}Z"
 
 
 def micro_time_text(seconds: float) -> str:
     """``metav1.MicroTime``."""
-    micros = round(seconds * 1_000_000)
-    whole, rest = divmod(micros, 1_000_000)
-    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{rest:06d}Z", time.gmtime(whole))
+    return f"{_moment(seconds).isoformat(timespec='microseconds')}Z"
+
+
+def _moment(seconds: float) -> dt.datetime:
+    # Not by strftime, which writes the year 1 of Go's zero time without its zeros.
+    return _EPOCH + dt.timedelta(microseconds=round(seconds * 1_000_000))
 
 
 def differing(current: Labels, wanted: Changes) -> dict[str, str | None]:

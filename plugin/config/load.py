@@ -150,6 +150,18 @@ def _loaded(
         names = ("--http-tls-cert", "--http-tls-key")
         one, missing = names if settings.http_tls_cert else reversed(names)
         raise ConfigError(f"{one}: is given without {missing}; choose both or none")
+    if settings.features_file and settings.node_labels:
+        raise ConfigError(
+            "--features-file: is given with --node-labels, which writes the same labels",
+            "choose one of them",
+        )
+    taint, startup = settings.node_taint, settings.startup_taint
+    if taint and startup and (taint.key, taint.effect) == (startup.key, startup.effect):
+        raise ConfigError(
+            f"--node-taint: {taint} is --startup-taint's, which is removed once kubelet has every "
+            "resource",
+            "choose another key or effect for one of them",
+        )
     return Loaded(settings, tuple(warnings), source.name if source is not None else "", source)
 
 

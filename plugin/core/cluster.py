@@ -16,6 +16,18 @@ Labels = Mapping[str, str]
 Changes = Mapping[str, str | None]
 
 
+#: Of Events about objects without a namespace: the API accepts them in no other.
+NODE_NAMESPACE = "default"
+#: As many digits as a number of 64 bits has, which is all that the API makes.
+_MOST_DIGITS = 20
+
+
+def number(text: str) -> int | None:
+    """A number that the API wrote as text; ``None`` for all else, as an edit may have left it."""
+    good = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+    return int(text) if good else None
+
+
 def _none() -> Labels:
     return MappingProxyType({})
 
@@ -142,8 +154,7 @@ class Subject:
 
     @property
     def event_namespace(self) -> str:
-        """Events about objects without a namespace are accepted in ``default``."""
-        return self.namespace or "default"
+        return self.namespace or NODE_NAMESPACE
 
 
 class EventType(enum.StrEnum):

@@ -15,7 +15,7 @@ from plugin.core.health.xids import CATALOGUE, Action
 from plugin.core.inventory.model import Device
 from plugin.core.notices import MOST_BYTES, name
 from plugin.core.quote import shorten_bytes
-from plugin.core.reasons import Code, Reason, texts, xid_code
+from plugin.core.reasons import ORDERED, Code, Reason, texts, xid_code
 from plugin.core.state import Snapshot
 
 #: Of the message, for a configuration that was refused: what is wrong with devices counts more.
@@ -24,8 +24,6 @@ _CONFIGURATION_BYTES = 400
 _MOST_NAMED = 5
 #: Reasons that only say that something could not be asked: whether the device is well is not known.
 _UNASKED = frozenset({Code.NOT_ANSWERING, Code.UNREADABLE, Code.UNWATCHED, Code.DRIVER_UNAVAILABLE})
-#: What somebody has ordered is no fault.
-_ORDERED = frozenset({Code.CORDONED, Code.PARTITIONING})
 #: NVML's recovery actions that neither reset a GPU nor reboot: to drain peer-to-peer traffic and to
 #: recover an IMEX domain.
 _MILD_ACTIONS = frozenset({0, 3, 5})
@@ -113,7 +111,7 @@ def _advertised(snapshot: Snapshot) -> dict[str, tuple[Device, tuple[Reason, ...
     return {
         item.device.uuid: (
             item.device,
-            tuple(reason for reason in item.reasons if reason.code not in _ORDERED),
+            tuple(reason for reason in item.reasons if reason.code not in ORDERED),
         )
         for listed in snapshot.advertisement.resources.values()
         for item in listed
@@ -127,9 +125,10 @@ def _ill(snapshot: Snapshot) -> Iterator[tuple[str, tuple[Reason, ...]]]:
             yield name(device), reasons
     # A GPU that fell off the bus is in no list any more.
     for uuid, entry in snapshot.ledger.items():
-        faults = tuple(reason for reason in entry.reasons if reason.code not in _ORDERED)
+        faults = tuple(reason for reason in entry.reasons if reason.code not in ORDERED)
         if faults and snapshot.inventory.gpu(entry.gpu_uuid) is None:
-            yield f"{uuid}, which is not on the node any more", faults
+            fix = f"if it was replaced: `mig-device-plugin health clear {uuid}`"
+            yield f"{uuid}, which is not on the node any more ({fix})", faults
 
 
 def _message(ill: Sequence[tuple[str, tuple[Reason, ...]]], how: str) -> str:
@@ -144,7 +143,7 @@ def _message(ill: Sequence[tuple[str, tuple[Reason, ...]]], how: str) -> str:
 
 def needs_reset(snapshot: Snapshot) -> tuple[str, ...]:
     """UUIDs of GPUs that only a reset, or a reboot of the node, brings back: also of those that
-    have fallen off the bus.
+    have fallen off the bus, until the node boots without them.
     """
     known = (entry.gpu_uuid for entry in snapshot.ledger.values())
     uuids = dict.fromkeys((*(gpu.uuid for gpu in snapshot.inventory.gpus), *known))
@@ -152,10 +151,12 @@ def needs_reset(snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def _needs_reset(snapshot: Snapshot, uuid: str) -> bool:
+    absent = snapshot.inventory.gpu(uuid) is None
     codes = {
         reason.code
         for entry in snapshot.ledger.values()
         if entry.gpu_uuid == uuid
+        and not (absent and entry.rebooted and entry.absent_since is not None)
         for reason in entry.reasons
     }
     if codes & {Code.GPU_LOST, Code.GPU_UNAVAILABLE}:

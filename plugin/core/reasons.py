@@ -55,6 +55,9 @@ class Code(enum.StrEnum):
     PARTITIONING = "partitioning"
 
 
+#: What somebody has ordered is no fault: of the node's condition, and of all else that judges it.
+ORDERED: Final = frozenset({Code.CORDONED, Code.PARTITIONING, Code.RELEASED})
+
 #: The table of docs/health.md; ``xid-N`` stands for the codes of all XIDs.
 MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
     {

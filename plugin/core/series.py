@@ -7,10 +7,11 @@ in the message of the next. Times are seconds of a clock that never steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from plugin.core.cluster import NODE_NAMESPACE
 from plugin.core.notices import MOST_BYTES, Notice, Pod
 from plugin.core.quote import shorten_bytes
 
@@ -81,6 +82,11 @@ class Post:
     def key(self) -> Key:
         return self.notice.pod, self.notice.cause
 
+    @property
+    def namespace(self) -> str:
+        """That of the Event."""
+        return _namespace(self.notice.pod)
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -112,18 +118,27 @@ def noted(outbox: Outbox, notices: Iterable[Notice], now: float) -> Outbox:
     return replace(outbox, series=MappingProxyType(series))
 
 
-def taken(outbox: Outbox, now: float) -> Taken:
-    """Send what may be sent: about the node first, then in the order in which it happened."""
+def taken(outbox: Outbox, now: float, busy: Collection[str] = ()) -> Taken:
+    """Send what may be sent: about the node first, then in the order in which it happened. What
+    belongs into one of the namespaces that are `busy` waits, for whoever asks again.
+    """
     waited = 0.0 if outbox.at is None else max(0.0, now - outbox.at)
     tokens = min(float(BURST), outbox.tokens + waited / SECONDS_PER_EVENT)
     series = {
         key: each
         for key, each in outbox.series.items()
-        if each.waits or each.left_out or now - each.last <= SERIES_SECONDS
+        if each.waits
+        or each.left_out
+        or now - each.last <= SERIES_SECONDS
+        or _namespace(each.notice.pod) in busy  # on its way, it may yet come back
     }
     posts: list[Post] = []
     later: list[float] = []
-    waiting = [(key, each) for key, each in series.items() if each.waits]
+    waiting = [
+        (key, each)
+        for key, each in series.items()
+        if each.waits and _namespace(each.notice.pod) not in busy
+    ]
     for key, each in sorted(waiting, key=_order):
         if each.due() > now:
             later.append(each.due())
@@ -141,6 +156,7 @@ def failed(outbox: Outbox, post: Post) -> Outbox:
     """A post could not be delivered: it waits again, unless something newer tells how things
     stand.
     """
+    outbox = spared(outbox)
     known = outbox.series.get(post.key)
     if known is None:
         return outbox
@@ -170,6 +186,15 @@ def failed(outbox: Outbox, post: Post) -> Outbox:
         else:
             del series[post.key]
     return replace(outbox, series=MappingProxyType(series))
+
+
+def spared(outbox: Outbox) -> Outbox:
+    """With the token of a post that became no Event."""
+    return replace(outbox, tokens=min(float(BURST), outbox.tokens + 1))
+
+
+def _namespace(pod: Pod | None) -> str:
+    return pod.namespace if pod is not None else NODE_NAMESPACE
 
 
 def _same(one: Notice, other: Notice) -> bool:

@@ -28,7 +28,7 @@ from plugin.core.health import recovery
 from plugin.core.health.answers import answers
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.health.faults import Fault, Severity, judge, watching
-from plugin.core.health.ledger import EMPTY, Escalation, Ledger
+from plugin.core.health.ledger import EMPTY, Escalation, Ledger, after_reboot
 from plugin.core.health.merging import merged
 from plugin.core.health.recovery import GpuHealth
 from plugin.core.health.timeline import Moment, clock_step, moved_health, moved_ledger
@@ -130,6 +130,8 @@ def initial(
 
 def restored(state: State, ledger: Ledger, *, rebooted: bool) -> State:
     """With the ledger of an earlier process, before the first scan."""
+    if rebooted:
+        ledger = after_reboot(ledger)
     return replace(state, snapshot=replace(state.snapshot, ledger=ledger), rebooted=rebooted)
 
 

@@ -33,14 +33,10 @@ class ConditionWriter:
     ) -> None:
         self._cluster, self._store, self._nodes = cluster, store, nodes
         self._wall_clock = wall_clock
-        self._standing = Standing("the node condition")
+        self.standing = Standing("the node condition")
         #: The Node's UID, what is on it, and when that became its status.
         self._there: tuple[str, Condition | None, float] | None = None
         self._wrote = -MESSAGE_SECONDS
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        return (self._standing.problem,) if self._standing.problem else ()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -50,9 +46,9 @@ class ConditionWriter:
             node, wanted = node_of(known), condition(snapshot)
             pause: float | None = None
             if node is not None and wanted is not None:
-                with self._standing.attempt():
+                with self.standing.attempt() as attempt:
                     pause = await self._bring(node.uid, wanted)
-                if self._standing.failed:
+                if attempt.failed:
                     continue
             await first_of(
                 self._store.newer_than(snapshot.generation),

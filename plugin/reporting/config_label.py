@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from plugin.cluster.api import Watched
 from plugin.core.cluster import NodeMetadata
+from plugin.reporting.standing import Standing
 
 
 class ConfigLabel:
@@ -13,13 +14,11 @@ class ConfigLabel:
     Node that is not there, or not known yet, says nothing.
     """
 
-    #: A watch that is refused is reported for all features together.
-    problems: tuple[str, ...] = ()
-
     def __init__(
         self, nodes: Watched[NodeMetadata], label: str, choose: Callable[[str], None]
     ) -> None:
         self._nodes, self._label, self._choose = nodes, label, choose
+        self.standing = Standing(f"the label {label}")
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from plugin.cluster.api import Cluster, Watched
 from plugin.core.cluster import Event, EventType, NodeMetadata, Subject
 from plugin.core.holders import Holders
 from plugin.core.notices import Notice, notices
-from plugin.core.series import Key, Outbox, Post, failed, noted, taken
+from plugin.core.series import Key, Outbox, Post, failed, noted, spared, taken
 from plugin.core.state import Snapshot, initial
+from plugin.errors import ClusterError
 from plugin.loops.store import Store
 from plugin.reporting.standing import Standing, node_of
 
@@ -43,23 +45,23 @@ class EventSender:
     ) -> None:
         self._cluster, self._store, self._nodes = cluster, store, nodes
         # The state at the start is news, but for faults that an earlier process has reported.
-        self._first = first
+        self._first: Snapshot | None = first
         self._reported = replace(initial(first.settings, 0.0).snapshot, ledger=first.ledger)
         self._holders = holders
         self._wall_clock = wall_clock
-        self._standing = Standing("Events", REFUSED_SECONDS)
+        self.standing = Standing("Events", REFUSED_SECONDS)
         self._outbox = Outbox()
         self._noted = asyncio.Event()
+        #: Namespaces to which Events are on their way.
+        self._busy: set[str] = set()
         self._sent: dict[Key, Event] = {}
         self.sent = self.dropped = 0
 
-    @property
-    def problems(self) -> tuple[str, ...]:
-        return (self._standing.problem,) if self._standing.problem else ()
-
     async def run(self) -> None:
         """Until cancelled."""
-        self._take(self._first)
+        first, self._first = self._first, None
+        if first is not None:
+            self._take(first)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._note(), name="notices")
             tasks.create_task(self._send(), name="events")
@@ -79,6 +81,11 @@ class EventSender:
             self._noted.set()
 
     async def _send(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            await self._send_by(tasks)
+
+    async def _send_by(self, tasks: asyncio.TaskGroup) -> None:
+        """One task for each namespace: one that takes no Events holds up no other."""
         while True:
             await self._cluster.may_ask()
             known = self._nodes.now
@@ -88,28 +95,40 @@ class EventSender:
                 continue
             self._noted.clear()
             now = _now()
-            result = taken(self._outbox, now)
+            result = taken(self._outbox, now, self._busy)
             self._outbox = result.outbox
-            if result.posts:
-                await self._deliver_all(node, result.posts)
-                continue
+            for namespace in dict.fromkeys(post.namespace for post in result.posts):
+                posts = [post for post in result.posts if post.namespace == namespace]
+                self._busy.add(namespace)
+                tasks.create_task(self._deliver_all(node, namespace, posts))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(result.look_again):
                     await self._noted.wait()
 
-    async def _deliver_all(self, node: NodeMetadata, posts: tuple[Post, ...]) -> None:
-        for index, post in enumerate(posts):
-            with self._standing.attempt():
-                await self._deliver(node, post)
-            if not self._standing.failed:
-                continue
-            if self._standing.refused:
-                self.dropped += 1  # it would be refused again
-                continue
-            # The others would fail likewise, each after a pause.
-            for unsent in posts[index:]:
-                self._outbox = failed(self._outbox, unsent)
-            return
+    async def _deliver_all(self, node: NodeMetadata, namespace: str, posts: Sequence[Post]) -> None:
+        left = deque(posts)
+        try:
+            while left:
+                post = left[0]
+                with self.standing.attempt(namespace) as attempt:
+                    try:
+                        await self._deliver(node, post)
+                    except ClusterError:
+                        raise
+                    except Exception:
+                        left.popleft()  # it would be a mistake again
+                        raise
+                if attempt.failed and not attempt.refused:
+                    return
+                left.popleft()
+                if attempt.refused:
+                    self.dropped += 1  # it would be refused again
+                    self._outbox = spared(self._outbox)
+        finally:
+            for post in left:  # the others would fail likewise, each after a pause
+                self._outbox = failed(self._outbox, post)
+            self._busy.discard(namespace)
+            self._noted.set()
 
     async def _deliver(self, node: NodeMetadata, post: Post) -> None:
         known = self._sent.get(post.key)

@@ -42,6 +42,7 @@ class PodEvictor:
         self._own: Cluster | None = None
         self._connect_at = 0.0
         self._problem = ""
+        self._mistaken = False
         #: By ``namespace/name``: when to ask again, and what keeps it.
         self._asked: dict[str, tuple[float, str]] = {}
 
@@ -62,6 +63,11 @@ class PodEvictor:
             return "pods cannot be evicted now: the API server does not answer"
         except ClusterError as error:
             return f"pods cannot be evicted now: {error}"
+        except Exception as error:  # a mistake of ours is not worth the devices
+            if not self._mistaken:
+                log.exception("a mistake of the plugin's keeps it from evicting pods")
+            self._mistaken = True
+            return f"pods cannot be evicted now: {error!r}, a mistake of the plugin's"
         return "; ".join(filter(None, (why for _, why in self._asked.values())))
 
     def _is_due(self, pod: str) -> bool:

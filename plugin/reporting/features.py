@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,11 +36,11 @@ log = logging.getLogger(__name__)
 
 
 class Feature(Protocol):
-    """What :class:`Features` runs."""
+    """What :class:`Features` runs, again after a mistake of ours."""
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """Sentences about what does not work."""
+    def standing(self) -> Standing:
+        """What does not work."""
 
     async def run(self) -> None:
         """Until cancelled, or until nothing is left to do."""
@@ -50,19 +51,15 @@ class FormerCondition:
 
     def __init__(self, client: ApiClient, kind: str) -> None:
         self._client, self._kind = client, kind
-        self._standing = Standing(f"the former node condition {kind}")
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        return (self._standing.problem,) if self._standing.problem else ()
+        self.standing = Standing(f"the former node condition {kind}")
 
     async def run(self) -> None:
         """Until it is gone."""
         while True:
             await self._client.may_ask()
-            with self._standing.attempt():
+            with self.standing.attempt() as attempt:
                 await self._client.remove_condition(self._kind)
-            if not self._standing.failed:
+            if not attempt.failed:
                 return
 
 
@@ -88,6 +85,8 @@ class Features:
         self._labels: LabelWriter | None = None
         self._events: EventSender | None = None
         self._condition: ConditionWriter | None = None
+        #: The watch of the Node, and what partitioning tells.
+        self._watching = Standing("the watch of the Node"), Standing("Events of partitioning")
         #: What runs, and the line of the record that it removes when it ends.
         self._running: list[tuple[Feature, str]] = []
         former = record.read()
@@ -152,7 +151,8 @@ class Features:
     @property
     def status(self) -> ClusterStatus:
         traffic, events = self._client.traffic, self._events
-        problems = [problem for feature, _ in self._running for problem in feature.problems]
+        standings = (*(feature.standing for feature, _ in self._running), *self._watching)
+        problems = [problem for standing in standings for problem in standing.problems]
         if self._record.problem:
             problems.append(self._record.problem)
         if self._nodes.problem:
@@ -177,17 +177,22 @@ class Features:
         """Until cancelled, or until nothing is left to do; says so in the condition at the end."""
         try:
             async with asyncio.TaskGroup() as around:
-                watching = around.create_task(self._nodes.run(), name="watch of the Node")
+                watch, causes = self._watching
+                watching = around.create_task(watch.keep(self._nodes.run), name="watch of the Node")
                 async with asyncio.TaskGroup() as tasks:
                     for feature, line in self._running:
-                        tasks.create_task(self._run(feature.run(), line))
+                        run = functools.partial(self._run, feature.run, line)
+                        tasks.create_task(feature.standing.keep(run))
                     if self._events is not None and self._partitioned is not None:
-                        tasks.create_task(self._note_partitioning(self._partitioned))
+                        note = functools.partial(self._note_partitioning, self._partitioned)
+                        tasks.create_task(causes.keep(note))
                 watching.cancel()
         finally:
-            if self._condition is not None:
-                await self._condition.end()
-            self._client.close()
+            try:
+                if self._condition is not None:
+                    await self._condition.end()
+            finally:
+                self._client.close()
 
     async def _note_partitioning(self, partitioned: Partitioned) -> None:
         await partitioned.progressed(None)  # until something is wanted
@@ -195,8 +200,8 @@ class Features:
 
         await partition_events.follow(partitioned, self.note)
 
-    async def _run(self, feature: Coroutine[Any, Any, None], line: str) -> None:
-        await feature
+    async def _run(self, run: Callable[[], Coroutine[Any, Any, None]], line: str) -> None:
+        await run()
         if line:
             await asyncio.to_thread(self._record.remove, line)
             log.info("a former feature is cleaned up behind", extra={"feature": line})

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 
 from plugin.cluster.api import Cluster, Watched
 from plugin.core.cluster import NodeMetadata
 from plugin.core.labels.node import Values, labels
-from plugin.core.labels.ownership import Patch, owned, patch
+from plugin.core.labels.ownership import RECORD, Patch, owned, patch
 from plugin.core.labels.settling import settled
 from plugin.core.state import Snapshot
-from plugin.loops.backoff import Backoff
 from plugin.loops.first import first_of
 from plugin.loops.store import Store
+from plugin.reporting.disputes import Disputes
 from plugin.reporting.latest import Latest
 from plugin.reporting.standing import Standing
 
 log = logging.getLogger(__name__)
-
-#: Pauses while another program changes our labels again and again. It is not fought.
-_FIRST_SECONDS, _CAP_SECONDS, _WELL_SECONDS = 1.0, 300.0, 600.0
 
 
 class LabelWriter:
@@ -35,24 +31,12 @@ class LabelWriter:
         """Unless `wanted`, our labels are removed, and :meth:`run` then ends."""
         self._cluster, self._store, self._nodes = cluster, store, nodes
         self._wanted = wanted
-        self._standing = Standing("node labels")
-        self._disputes = Backoff(_FIRST_SECONDS, _CAP_SECONDS, well=_WELL_SECONDS, free=1)
+        self.standing = Standing("node labels")
+        self._disputes = Disputes()
         self._latest = Latest()
-        self._written: Snapshot | None = None
-        self._settled_at = 0.0
         self._left: tuple[str, ...] = ()
         self.values: Values = {}
         self.writes = 0
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        found = [self._standing.problem]
-        if self._left:
-            found.append(
-                f"Node Feature Discovery writes {len(self._left)} of the node's labels, which are "
-                f"left to it: {', '.join(self._left[:3])}, …; switch GPU Feature Discovery off"
-            )
-        return tuple(filter(None, found))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -61,19 +45,32 @@ class LabelWriter:
             snapshot, known = self._store.snapshot, self._nodes.now
             node = self._latest.node(known)
             wanted = self._values(snapshot, node) if node is not None else None
+            pause: float | None = None
             if node is not None and wanted is not None:
                 todo = patch(node, wanted)
                 self._report_left(todo)
-                if todo:
-                    if not await self._disputed(snapshot, todo.labels):
-                        await self._send(node, todo, snapshot, known.generation)
+                verdict = self._disputes.judge(node, {**todo.labels, **todo.annotations})
+                if verdict.fresh:
+                    log.warning(
+                        "another program has changed node labels of this plugin",
+                        extra={"labels": list(verdict.fresh), "by": verdict.by or None},
+                    )
+                if verdict.write:
+                    await self._send(node, todo.only(verdict.write), snapshot, known.generation)
                     continue
-                self._standing.clear()
-                self.values = {key: value for key, value in wanted.items() if key not in todo.left}
-                self._written = snapshot
-                if not self._wanted:
-                    return
-            await first_of(self._changed_since(snapshot), self._nodes.newer_than(known.generation))
+                self.standing.clear()
+                pause = verdict.pause
+                if not todo:
+                    ours = {key: text for key, text in wanted.items() if key not in todo.left}
+                    self._disputes.settled({**ours, RECORD: node.annotations.get(RECORD)})
+                    self.values = ours
+                    if not self._wanted:
+                        return
+            await first_of(
+                self._changed_since(snapshot),
+                self._nodes.newer_than(known.generation),
+                asyncio.sleep(pause) if pause is not None else asyncio.Event().wait(),
+            )
 
     def _values(self, snapshot: Snapshot, node: NodeMetadata) -> Values | None:
         if not self._wanted:
@@ -84,14 +81,13 @@ class LabelWriter:
     async def _send(
         self, node: NodeMetadata, todo: Patch, snapshot: Snapshot, generation: int
     ) -> None:
-        with self._standing.attempt():
+        with self.standing.attempt():
             answer = await self._cluster.patch_metadata(
                 node, labels=todo.labels, annotations=todo.annotations
             )
             self._latest.answered(generation, answer)
-            self._settled_at = asyncio.get_running_loop().time()
+            self._disputes.wrote({**todo.labels, **todo.annotations})
             self.writes += 1
-            self._written = snapshot
             log.info(
                 "node labels written",
                 extra={
@@ -100,22 +96,6 @@ class LabelWriter:
                     "removed": sum(value is None for value in todo.labels.values()),
                 },
             )
-
-    async def _disputed(self, snapshot: Snapshot, changes: Mapping[str, str | None]) -> bool:
-        """Whether another program has changed what we wrote for this snapshot, so often that the
-        Node has to be looked at again after a pause.
-        """
-        before = self._written
-        if before is None or self._standing.failed or not _tells_the_same(before, snapshot):
-            return False
-        log.warning(
-            "another program has changed node labels of this plugin",
-            extra={"labels": sorted(changes)},
-        )
-        pause = self._disputes.failed(asyncio.get_running_loop().time() - self._settled_at)
-        self._written = None  # this pause was for this change
-        await asyncio.sleep(pause)
-        return pause > 0
 
     async def _changed_since(self, before: Snapshot) -> None:
         now = before
@@ -128,6 +108,13 @@ class LabelWriter:
                 "Node Feature Discovery writes labels of this plugin, which are left to it",
                 extra={"labels": list(todo.left), "fix": "switch GPU Feature Discovery off"},
             )
+            self.standing.note = (
+                f"Node Feature Discovery writes {len(todo.left)} of the node's labels, which are "
+                f"left to it: {', '.join(todo.left[:3])}, …; switch GPU Feature Discovery off "
+                "(what this plugin's former features file had goes by itself within minutes)"
+            )
+        elif not todo.left:
+            self.standing.note = ""
         self._left = todo.left
 
 

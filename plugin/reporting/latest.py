@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plugin.core.cluster import Collection, NodeMetadata
+from plugin.core.cluster import Collection, NodeMetadata, number
 from plugin.reporting.standing import node_of
 
 
@@ -31,9 +31,7 @@ def _is_older(node: NodeMetadata, answer: NodeMetadata) -> bool:
     """Whether the watch has yet to show what the answer had. Versions are numbers that grow; one
     that is none says nothing.
     """
-    versions = node.version, answer.version
-    return (
-        node.uid == answer.uid
-        and all(map(str.isdecimal, versions))
-        and (int(versions[0]) < int(versions[1]))
-    )
+    known, newer = number(node.version), number(answer.version)
+    if node.uid != answer.uid or known is None or newer is None:
+        return False
+    return known < newer

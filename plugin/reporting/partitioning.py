@@ -9,16 +9,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from plugin.cluster.api import Cluster, Watched
-from plugin.core.cluster import NodeMetadata
+from plugin.core.cluster import Changes, NodeMetadata
 from plugin.core.notices import Notice
 from plugin.core.partition.answer import ANNOTATION, answer, state_key
 from plugin.core.partition.causes import unknown
 from plugin.core.partition.progress import Progress
-from plugin.core.partition.rivals import foreign_writers
 from plugin.core.partition.trouble import Code, Trouble
-from plugin.loops.backoff import Backoff
 from plugin.loops.first import first_of
 from plugin.loops.pulse import Pulse
+from plugin.reporting.disputes import Disputes, Verdict
 from plugin.reporting.latest import Latest
 from plugin.reporting.standing import Standing, node_of
 
@@ -29,8 +28,6 @@ log = logging.getLogger(__name__)
 UNKNOWN_SECONDS, DRIVER_SECONDS = 60.0, 2.0
 #: Between two writes that change only the annotation: whoever watches Nodes gets each of them.
 DETAIL_SECONDS = 2.0
-#: Pauses while another program changes the state label again and again. It is not fought.
-_FIRST_SECONDS, _CAP_SECONDS, _WELL_SECONDS = 1.0, 300.0, 600.0
 
 
 class Partitioned(Protocol):
@@ -66,28 +63,14 @@ class PartitionLabel:
         """`note` makes Events of notices."""
         self._cluster, self._nodes = cluster, nodes
         self._label, self._partitioned, self._note = label, partitioned, note
-        self._standing = Standing("the state of partitioning")
-        self._disputes = Backoff(_FIRST_SECONDS, _CAP_SECONDS, well=_WELL_SECONDS, free=1)
+        self.standing = Standing("the state of partitioning")
+        self._disputes = Disputes()
         #: The label's value once it has been looked at, and why it was not taken up.
         self._value: str | None = None
         self._refused: Trouble | None = None
         self._taken = Pulse()
         self._latest = Latest()
-        self._written: _Answer | None = None
         self._wrote_at = 0.0
-        #: The word that another program has replaced, and until when that is left alone.
-        self._disputed: tuple[str | None, float] = (None, 0.0)
-        self._rival = ""
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        rival = (
-            f"{self._rival} keeps writing the label {state_key(self._label)}; only one program may "
-            "partition the node: take NVIDIA's MIG Manager off it"
-            if self._rival
-            else ""
-        )
-        return tuple(filter(None, (self._standing.problem, rival)))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -140,14 +123,18 @@ class PartitionLabel:
                 there = self._there(node)
                 if wanted == (None, None) and there[1] is None:
                     wanted = there  # the state is another program's
-                if wanted != there:
-                    pause = self._pause(node, wanted, there)
-                    if not pause:
-                        await self._send(node, wanted, known.generation)
-                        continue
-                else:
-                    self._standing.clear()
-                    self._written, self._rival = wanted, ""
+                pairs = zip(self._keys, wanted, there, strict=True)
+                verdict = self._disputes.judge(
+                    node, {k: new for k, new, old in pairs if new != old}
+                )
+                self._note_rival(verdict)
+                pause = self._pause(verdict, there)
+                if verdict.write and not pause:
+                    await self._send(node, verdict.write, known.generation)
+                    continue
+                if wanted == there:
+                    self.standing.clear()
+                    self._disputes.settled(dict(zip(self._keys, wanted, strict=True)))
             await first_of(
                 self._nodes.newer_than(known.generation),
                 self._partitioned.progressed(progress),
@@ -155,42 +142,48 @@ class PartitionLabel:
                 asyncio.sleep(pause) if pause is not None else asyncio.Event().wait(),
             )
 
+    @property
+    def _keys(self) -> tuple[str, str]:
+        return state_key(self._label), ANNOTATION
+
     def _there(self, node: NodeMetadata) -> _Answer:
         return node.labels.get(state_key(self._label)), node.annotations.get(ANNOTATION)
 
-    def _pause(self, node: NodeMetadata, wanted: _Answer, there: _Answer) -> float:
-        """Seconds until it may be written."""
-        now = asyncio.get_running_loop().time()
-        if wanted == self._written and not self._standing.failed:
-            by = ", ".join(foreign_writers(node, state_key(self._label)))
+    def _pause(self, verdict: Verdict, there: _Answer) -> float | None:
+        """Seconds until something may be written."""
+        if verdict.write.keys() == {ANNOTATION} and there[1] is not None:
+            left = self._wrote_at + DETAIL_SECONDS - asyncio.get_running_loop().time()
+            if left > 0:
+                return min(left, verdict.pause or left)
+        return None if verdict.write else verdict.pause
+
+    def _note_rival(self, verdict: Verdict) -> None:
+        if verdict.fresh:
             log.warning(
                 "another program has changed the state of partitioning on the Node",
-                extra={"label": state_key(self._label), "value": there[0], "by": by or None},
+                extra={"labels": list(verdict.fresh), "by": verdict.by or None},
             )
-            self._rival = by or "another program"
-            self._written = None  # this pause is for this change
-            pause = self._disputes.failed(now - self._wrote_at)
-            self._disputed = wanted[0], now + pause
-        word, until = self._disputed
-        if word == wanted[0] and until > now:
-            return until - now
-        self._rival = ""
-        if wanted[0] == there[0] and there[1] is not None:
-            return max(0.0, self._wrote_at + DETAIL_SECONDS - now)
-        return 0.0
+        state = state_key(self._label)
+        if state not in verdict.left:
+            self.standing.note = ""
+        elif state in verdict.fresh:
+            self.standing.note = (
+                f"{verdict.by or 'another program'} keeps writing the label {state}; only one "
+                "program may partition the node: take NVIDIA's MIG Manager off it"
+            )
 
-    async def _send(self, node: NodeMetadata, wanted: _Answer, generation: int) -> None:
-        with self._standing.attempt():
+    async def _send(self, node: NodeMetadata, changes: Changes, generation: int) -> None:
+        with self.standing.attempt():
             self._latest.answered(
                 generation,
                 await self._cluster.patch_metadata(
                     node,
-                    labels={state_key(self._label): wanted[0]},
-                    annotations={ANNOTATION: wanted[1]},
+                    labels={key: text for key, text in changes.items() if key != ANNOTATION},
+                    annotations={key: text for key, text in changes.items() if key == ANNOTATION},
                 ),
             )
             self._wrote_at = asyncio.get_running_loop().time()
-            self._written = wanted
+            self._disputes.wrote(changes)
 
     def _taken_since(self, before: tuple[str | None, Trouble | None]) -> Coroutine[Any, Any, None]:
         async def wait() -> None:
@@ -209,11 +202,7 @@ class FormerPartitionLabel:
         """`annotated`: the annotation is of another label now."""
         self._cluster, self._nodes, self._label = cluster, nodes, label
         self._annotations = {} if annotated else {ANNOTATION: None}
-        self._standing = Standing(f"the former label {state_key(label)}")
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        return (self._standing.problem,) if self._standing.problem else ()
+        self.standing = Standing(f"the former label {state_key(label)}")
 
     async def run(self) -> None:
         """Until they are gone."""
@@ -224,11 +213,11 @@ class FormerPartitionLabel:
             if node is None:
                 await self._nodes.newer_than(known.generation)
                 continue
-            with self._standing.attempt():
+            with self.standing.attempt() as attempt:
                 await self._cluster.patch_metadata(
                     node, labels={state_key(self._label): None}, annotations=self._annotations
                 )
-            if not self._standing.failed:
+            if not attempt.failed:
                 return
 
 

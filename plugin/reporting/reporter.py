@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from plugin.core.view import ClusterStatus, ResourceStatus
 from plugin.errors import ClusterError, ConfigError
 from plugin.loops.store import Store
 from plugin.reporting.record import Record
+from plugin.reporting.standing import AGAIN_SECONDS, Standing
 
 if TYPE_CHECKING:
     from plugin.cluster.client import ApiClient
     from plugin.core.notices import Notice
+    from plugin.core.state import Snapshot
     from plugin.reporting.features import Features
     from plugin.reporting.partitioning import Partitioned
 
@@ -25,8 +28,6 @@ log = logging.getLogger(__name__)
 
 #: What the imports leave to the first registrations, which usually take less.
 AFTER_SECONDS = 0.3
-#: Between two attempts to find out where the API server is.
-AGAIN_SECONDS = 60.0
 
 
 class Reporter:
@@ -54,12 +55,15 @@ class Reporter:
         self._after_seconds = after_seconds
         self._features: Features | None = None
         self._problem = ""
+        self._standing = Standing("all that is written to the cluster or read there")
 
     def status(self) -> ClusterStatus:
         """For metrics and ``/readyz``."""
+        own = self._standing.problems
         if self._features is None:
-            return ClusterStatus(problems=(self._problem,) if self._problem else ())
-        return self._features.status
+            return ClusterStatus(problems=(*filter(None, (self._problem,)), *own))
+        status = self._features.status
+        return replace(status, problems=(*status.problems, *own))
 
     @property
     def client(self) -> ApiClient | None:
@@ -68,8 +72,12 @@ class Reporter:
 
     def note(self, notices: Sequence[Notice]) -> None:
         """Make Events of these, once the features run."""
-        if self._features is not None:
+        if self._features is None:
+            return
+        try:
             self._features.note(notices)
+        except Exception as error:  # noqa: BLE001 — whoever calls is not to stumble over it
+            self._standing.mistaken(error)
 
     def _registered(self) -> frozenset[str]:
         return frozenset(
@@ -82,6 +90,10 @@ class Reporter:
         """Until cancelled, or until nothing is left to do."""
         first = self._store.snapshot
         await asyncio.sleep(self._after_seconds)
+        await self._standing.keep(lambda: self._run(first))
+
+    async def _run(self, first: Snapshot) -> None:
+        self._features = None
         # In a thread, so that kubelet's calls are answered meanwhile.
         room = await asyncio.to_thread(importlib.import_module, "plugin.reporting.features")
         while self._features is None:

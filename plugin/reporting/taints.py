@@ -25,8 +25,8 @@ CHECK_SECONDS = 300.0
 
 
 class TaintKeeper:
-    """``registered`` returns the resources that kubelet has. Without `ours` and a startup taint,
-    :meth:`run` ends when no taint of ours is left.
+    """``registered`` returns the resources that kubelet has. Where the settings have neither a
+    taint nor a startup taint, :meth:`run` ends when no taint of ours is left.
     """
 
     def __init__(
@@ -38,14 +38,10 @@ class TaintKeeper:
     ) -> None:
         self._cluster, self._store, self._nodes = cluster, store, nodes
         self._registered = registered
-        self._standing = Standing("node taints")
+        self.standing = Standing("node taints")
         self._started = ""  # UID of the Node whose startup taint is dealt with
         self._there: Taint | None = None
         self._checked = ""
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        return (self._standing.problem,) if self._standing.problem else ()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -54,9 +50,9 @@ class TaintKeeper:
             snapshot, known = self._store.snapshot, self._nodes.now
             node, settings = node_of(known), snapshot.settings
             if node is not None:
-                with self._standing.attempt():
+                with self.standing.attempt() as attempt:
                     await self._bring(node, snapshot)
-                if self._standing.failed:
+                if attempt.failed:
                     continue
                 if settings.node_taint is None and settings.startup_taint is None:
                     return

@@ -3,6 +3,7 @@ what the client really writes and over what it must never write.
 """
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 from cel_expr_python import cel  # type: ignore[import-untyped]  # has stubs but no py.typed
 from cel_expr_python.ext import ext_optional  # type: ignore[import-untyped]
 
+from plugin.core.labels.grammar import OURS
 from plugin.core.labels.node import labels
 from plugin.core.settings import MigStrategy, Settings
 from plugin.sim.hardware.engine import parse_node
@@ -256,6 +258,14 @@ def test_own_parts_may_change(policies: Callable[..., Policy], name: str) -> Non
     feature, change = OWN[name]
     assert policies(feature).refusals(whole_node(), changed(change)) == []
     assert policies(feature).refusals(changed(change), whole_node()) == []
+
+
+def test_the_daemons_own_labels_are_those_that_it_removes(render: "Renderer") -> None:
+    """A policy cannot import Python: the same patterns stand in both places."""
+    (manifest,) = render(FEATURES["labels"] | POLICY).of_kind("ValidatingAdmissionPolicy")
+    expressions = " ".join(item["expression"] for item in manifest["spec"]["validations"])
+    found = set(re.findall(r'key\.matches\("\^nvidia\\\\\.com/\((.*?)\)\$"\)', expressions))
+    assert {pattern.replace("\\\\", "\\") for pattern in found} == {"|".join(OURS)}
 
 
 @pytest.mark.parametrize("strategy", MigStrategy)

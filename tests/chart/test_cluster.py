@@ -58,7 +58,7 @@ REQUESTS: dict[str, set[tuple[str, str, str]]] = {
     "startup": WATCHED | {("get", "", "nodes"), ("patch", "", "nodes")},
     "config": WATCHED,
     "partition": WATCHED | {("patch", "", "nodes")},
-    "evict": WATCHED | {("list", "", "pods"), ("create", "", "pods/eviction")},
+    "evict": {("list", "", "pods"), ("create", "", "pods/eviction")},
     "cleanup": WATCHED
     | {("get", "", "nodes"), ("patch", "", "nodes"), ("patch", "", "nodes/status")},
 }

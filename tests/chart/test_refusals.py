@@ -210,6 +210,24 @@ def test_schema_names_the_place_and_the_choices(
             "config.inline sets flags.plugin.featuresFile: set nodeLabels.mode=nfd instead",
         ),
         (
+            {"config": {"map": {"a": {"flags": {"plugin": {"nodeLabels": True}}}}}},
+            "config.map.a sets flags.plugin.nodeLabels: set nodeLabels.mode=api instead",
+        ),
+        (
+            {"config": {"map": {"a": "flags: {plugin: {partitionInUse: evict}}"}}},
+            "config.map.a sets flags.plugin.partitionInUse: set partition.inUse instead",
+        ),
+        (
+            {"config": {"map": {"a": {"flags": {"plugin": {"httpHosts": "a"}}}}}},
+            "config.map.a sets flags.plugin.httpHosts: set the values below http instead",
+        ),
+        (
+            {"nodeTaint": "a.b/c=d:NoSchedule", "startupTaint": "a.b/c:NoSchedule"},
+            "choose another key or effect for one of them",
+        ),
+        ({"nodeCleanUp": True, "ledger": {"hostPath": ""}}, "set ledger.hostPath to the folder"),
+        (SIMULATION | {"nodeCleanUp": True}, "nodeCleanUp=true needs the record"),
+        (
             {"nodeEvents": True, "serviceAccount": {"create": False}},
             "name an account of its own, or set serviceAccount.create=true",
         ),

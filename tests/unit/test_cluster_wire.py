@@ -96,7 +96,7 @@ def test_times_are_read(text: str, seconds: float) -> None:
     assert wire.seconds_of(text) == seconds
 
 
-@given(st.floats(0, 4e9))
+@given(st.floats(0, 4e9) | st.integers(-62135596800, -1).map(float))
 def test_times_are_written_as_the_api_reads_them(seconds: float) -> None:
     assert validation.MICRO_TIME.fullmatch(micro := wire.micro_time_text(seconds))
     assert validation.TIME.fullmatch(whole := wire.time_text(seconds))

@@ -24,6 +24,8 @@ from plugin.core.condition import (
 from plugin.core.configuration import Configuration
 from plugin.core.grammars import Taint
 from plugin.core.health.events import DriverEvent, EventKind, Probe
+from plugin.core.health.ledger import from_document, to_document
+from plugin.core.inventory.model import Inventory
 from plugin.core.reasons import Code, Reason
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.state import State
@@ -64,6 +66,12 @@ STATES = {
     ),
     "makes room for a MIG configuration": (
         operators.withdrawn(WELL_STATE, LEAVING).state,
+        Status.TRUE,
+        "DevicesHealthy",
+        "all 3",
+    ),
+    "released to be reset": (
+        operators.let_go(operators.released(WELL_STATE, [FIRST.uuid], 1.0, 60.0).state, ()).state,
         Status.TRUE,
         "DevicesHealthy",
         "all 3",
@@ -209,6 +217,39 @@ LOST = scanned(
 def test_the_taint_is_due_while_a_gpu_needs_a_reset_or_reboot(state: State, *, due: bool) -> None:
     assert wanted_taint(state.snapshot) == (OURS if due else None)
     assert needs_reset(state.snapshot) == ((FIRST.uuid,) if due else ())
+
+
+def restarted(state: State, *, rebooted: bool, scan: Inventory) -> State:
+    """The next process, with what is in the file."""
+    saved = from_document(to_document(state.snapshot.ledger))
+    fresh = steps.restored(steps.initial(SETTINGS, 0.0), saved, rebooted=rebooted)
+    return scanned(scanned(fresh, scan, 9.0).state, scan, 9.0).state
+
+
+def test_a_lost_gpu_that_a_reboot_has_not_brought_back_needs_no_reset() -> None:
+    without, ours = node(SECOND), (FIRST.uuid,)
+    again = restarted(LOST, rebooted=False, scan=without)
+    assert needs_reset(again.snapshot) == ours
+    booted = restarted(again, rebooted=True, scan=without)
+    assert needs_reset(booted.snapshot) == ()
+    found = of(booted)
+    assert found.status is Status.FALSE
+    assert f"`mig-device-plugin health clear {FIRST.uuid}`" in found.message
+    later = restarted(booted, rebooted=False, scan=without)
+    assert needs_reset(later.snapshot) == ()
+    # One that came back and gets lost again is another case.
+    back = restarted(later, rebooted=False, scan=NODE)
+    lost = scanned(scanned(back, without, 10.0).state, without, 10.0).state
+    assert needs_reset(lost.snapshot) == ours
+    assert of(operators.cleared(later, FIRST.uuid, 11.0).state).status is not Status.FALSE
+
+
+def test_an_absence_that_is_not_certain_ends_no_taint() -> None:
+    unread = replace(node(SECOND), unreadable={0: "GPU 0 cannot be read"})
+    held = after(replace(ON_FIRST, data=95))
+    saved = from_document(to_document(held.snapshot.ledger))
+    fresh = steps.restored(steps.initial(SETTINGS, 0.0), saved, rebooted=True)
+    assert needs_reset(scanned(fresh, unread, 9.0).state.snapshot) == (FIRST.uuid,)
 
 
 def test_the_taint_is_off_by_default() -> None:

@@ -183,6 +183,31 @@ def test_certificate_and_key_come_together(load_from: Load) -> None:
             load_from(env=env)
 
 
+@pytest.mark.parametrize(
+    ("taint", "startup", "passes"),
+    [
+        ("a.b/c:NoSchedule", "a.b/c:NoSchedule", False),
+        ("a.b/c=x:NoSchedule", "a.b/c:NoSchedule", False),
+        ("a.b/c:NoSchedule", "a.b/c:NoExecute", True),
+        ("a.b/c:NoSchedule", "a.b/d:NoSchedule", True),
+    ],
+)
+def test_a_taint_is_not_both_kept_and_removed(
+    load_from: Load, taint: str, startup: str, *, passes: bool
+) -> None:
+    given = f"--node-taint={taint}", f"--startup-taint={startup}"
+    if passes:
+        assert str(load_from(*given).settings.node_taint) == taint
+        return
+    with pytest.raises(ConfigError, match="choose another key or effect"):
+        load_from(*given)
+
+
+def test_labels_take_one_of_the_two_ways(load_from: Load) -> None:
+    with pytest.raises(ConfigError, match="choose one of them"):
+        load_from("--node-labels", env={"FEATURES_FILE": "/f"})
+
+
 def test_the_first_of_two_variables_counts(load_from: Load) -> None:
     env = {"DRIVER_ROOT_CTR_PATH": "/a", "CONTAINER_DRIVER_ROOT": "/b"}
     assert load_from(env=env).settings.container_driver_root == "/a"

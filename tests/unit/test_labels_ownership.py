@@ -62,6 +62,13 @@ def test_after_any_history_ours_are_as_wanted_and_others_as_before(
 
 @given(st.text(max_size=60))
 def test_an_edited_record_removes_nothing_that_was_never_ours(text: str) -> None:
-    others = {"nvidia.com/mig.config": "x", "nvidia.com/gpu.deploy.driver": "true", "zone": "a"}
-    notes = {RECORD: f"{text},mig.config,gpu.deploy.driver,zone,../zone"}
+    others = {
+        "nvidia.com/mig.config": "x",
+        "nvidia.com/mig-foo": "x",
+        "nvidia.com/gpu.deploy.driver": "true",
+        "nvidia.com/gpu.present": "true",
+        "zone": "a",
+    }
+    names = "mig.config,mig-foo,gpu.deploy.driver,gpu.present,zone,../zone"
+    notes = {RECORD: f"{text},{names}"}
     assert applied(NodeMetadata("n", "u", "1", others, notes), {}).labels == others

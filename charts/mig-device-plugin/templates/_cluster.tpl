@@ -23,9 +23,9 @@ none is on.
 {{- if include "mig-device-plugin.clusterFeatures" . | fromJsonArray -}}yes{{- end -}}
 {{- end -}}
 
-{{/* What each feature asks for, one line per rule, as in docs/cluster.md. `any` is each of them. */}}
+{{/* What each feature asks for, one line per rule, as in docs/cluster.md. */}}
 {{- define "mig-device-plugin.rightsTable" -}}
-- {for: [any], group: "", resource: nodes, verbs: [list, watch]}
+- {for: [labels, events, condition, taint, startup, config, partition, cleanup], group: "", resource: nodes, verbs: [list, watch]}
 - {for: [condition, taint, startup, cleanup], group: "", resource: nodes, verbs: [get]}
 - {for: [labels, taint, startup, partition, cleanup], group: "", resource: nodes, verbs: [patch]}
 - {for: [condition, cleanup], group: "", resource: nodes/status, verbs: [patch]}
@@ -36,7 +36,7 @@ none is on.
 
 {{/* Rules of the ClusterRole: one per resource. */}}
 {{- define "mig-device-plugin.clusterRules" -}}
-{{- $on := append (include "mig-device-plugin.clusterFeatures" . | fromJsonArray) "any" -}}
+{{- $on := include "mig-device-plugin.clusterFeatures" . | fromJsonArray -}}
 {{- $rules := list -}}
 {{- $verbs := dict -}}
 {{- range include "mig-device-plugin.rightsTable" . | fromYamlArray -}}
@@ -153,9 +153,15 @@ none is on.
 {{- $mistakes = append $mistakes (printf "extraArgs has %s: set %s instead, which brings the mounts and rights for it." . $value) -}}
 {{- end -}}
 {{- end -}}
-{{- if include "mig-device-plugin.inInlineConfig" (list $root (printf "flags.plugin.%s" $key)) -}}
-{{- $mistakes = append $mistakes (printf "config.inline sets flags.plugin.%s: set %s instead, which brings the mounts and rights for it." $key $value) -}}
+{{- range include "mig-device-plugin.inConfigs" (list $root (printf "flags.plugin.%s" $key)) | fromJsonArray -}}
+{{- $mistakes = append $mistakes (printf "%s sets flags.plugin.%s: set %s instead, which brings the mounts and rights for it." .name $key $value) -}}
 {{- end -}}
+{{- end -}}
+{{- if and $v.nodeTaint (eq (regexReplaceAll "=[^:]*" $v.nodeTaint "") (regexReplaceAll "=[^:]*" ($v.startupTaint | default "") "")) -}}
+{{- $mistakes = append $mistakes (printf "nodeTaint and startupTaint are the same taint (%s), which the daemon would both keep and remove: choose another key or effect for one of them." $v.nodeTaint) -}}
+{{- end -}}
+{{- if and $v.nodeCleanUp (or (not $v.ledger.hostPath) (eq $v.driver.access "simulation")) -}}
+{{- $mistakes = append $mistakes "nodeCleanUp=true needs the record of what is on the Node, which is kept in ledger.hostPath and not in a simulation: set ledger.hostPath to the folder that it was, or set nodeCleanUp=false and clean up by hand (docs/cluster.md)." -}}
 {{- end -}}
 {{- if and $features (not $v.serviceAccount.create) (not $v.serviceAccount.name) -}}
 {{- $mistakes = append $mistakes "serviceAccount.create=false without serviceAccount.name would give rights at the API server to every pod of the namespace: name an account of its own, or set serviceAccount.create=true." -}}

@@ -119,8 +119,9 @@
 {{- end -}}
 {{- end -}}
 {{- range list "httpAddress" "httpHosts" "httpTLSCert" "httpTLSKey" "httpTokenFile" -}}
-{{- if include "mig-device-plugin.inInlineConfig" (list $root (printf "flags.plugin.%s" .)) -}}
-{{- $mistakes = append $mistakes (printf "config.inline sets flags.plugin.%s: set the values below http instead, which always win and which the ports and probes follow." .) -}}
+{{- $key := . -}}
+{{- range include "mig-device-plugin.inConfigs" (list $root (printf "flags.plugin.%s" $key)) | fromJsonArray -}}
+{{- $mistakes = append $mistakes (printf "%s sets flags.plugin.%s: set the values below http instead, which always win and which the ports and probes follow." .name $key) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (include "mig-device-plugin.onLoopback" .) $v.http.enabled (not $v.http.rbacProxy.enabled) -}}

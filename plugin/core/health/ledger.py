@@ -41,7 +41,8 @@ class Entry:
     ``incident`` is when the latest incident of "restart the application" faults began, and
     ``applications`` are the times of the recent ones. ``xids`` counts every event by XID; it and
     ``recoveries`` start anew with the process, as metrics do. ``absent_since`` is when a scan first
-    showed for certain that the GPU is not on the node any more.
+    showed for certain that the GPU is not on the node any more. ``rebooted``: the node has booted
+    since the GPU was last seen or had a fault.
     """
 
     gpu_uuid: str
@@ -56,6 +57,7 @@ class Entry:
     last_fault: float | None = None
     recoveries: int = 0
     absent_since: float | None = None
+    rebooted: bool = False
 
     def reason(self, code: str) -> Reason | None:
         return next((reason for reason in self.reasons if reason.code == code), None)
@@ -133,6 +135,8 @@ def _repeated(entry: Entry, now: float, escalation: Escalation) -> tuple[Entry, 
 
 
 def _hold(entry: Entry, reason: Reason, now: float) -> Entry:
+    if reason.clears is Clears.RECOVERY:
+        entry = replace(entry, rebooted=False)
     known = entry.reason(reason.code)
     if known is not None:
         updated = tuple(
@@ -148,6 +152,11 @@ def _hold(entry: Entry, reason: Reason, now: float) -> Entry:
     flaps = entry.flaps + 1 if flapping else entry.flaps
     recovered = None if flapping else entry.recovered
     return replace(entry, reasons=(*entry.reasons, reason), flaps=flaps, recovered=recovered)
+
+
+def after_reboot(ledger: Ledger) -> Ledger:
+    """A ledger that was saved before the node's last boot."""
+    return MappingProxyType({uuid: replace(each, rebooted=True) for uuid, each in ledger.items()})
 
 
 # ---- operators
@@ -238,6 +247,7 @@ def to_document(ledger: Ledger) -> dict[str, object]:
             "flaps": entry.flaps,
             "recovered": entry.recovered,
             **({} if entry.absent_since is None else {"absent_since": entry.absent_since}),
+            **({"rebooted": True} if entry.rebooted else {}),
             "reasons": [
                 {
                     "code": r.code,
@@ -283,6 +293,7 @@ def _entry_of(entry: Mapping[str, Any]) -> Entry:
         recovered=None if entry["recovered"] is None else to_time(entry["recovered"]),
         # Files of earlier versions do not have it.
         absent_since=None if entry.get("absent_since") is None else to_time(entry["absent_since"]),
+        rebooted=bool(entry.get("rebooted")),
     )
 
 

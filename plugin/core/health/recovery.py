@@ -132,9 +132,10 @@ def _absence(entry: Entry, now: float, *, absent: bool, complete: bool) -> Entry
         reasons = tuple(reason for reason in reasons if reason.clears is Clears.OPERATOR)
         if not reasons or gone_for >= ABSENT_CORDON_SECONDS:
             return None
-    if reasons == entry.reasons and since == entry.absent_since:
+    rebooted = entry.rebooted and absent
+    if (reasons, since, rebooted) == (entry.reasons, entry.absent_since, entry.rebooted):
         return entry
-    return replace(entry, reasons=reasons, absent_since=since)
+    return replace(entry, reasons=reasons, absent_since=since, rebooted=rebooted)
 
 
 def _after_clearing(entry: Entry, kept: tuple[Reason, ...], now: float) -> Entry:

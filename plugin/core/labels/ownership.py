@@ -6,24 +6,18 @@ request with them: so a later process, also one of another version, knows what t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from plugin.core.cluster import Changes, NodeMetadata
 from plugin.core.inventory.profiles import RESOURCE_PREFIX
+from plugin.core.labels.grammar import is_ours
 from plugin.core.labels.node import Values
 
 #: Keys without their common prefix, separated by commas.
 RECORD = "nvidia.com/mig-device-plugin.labels"
 #: Where Node Feature Discovery lists what it has written; an instance's name may stand before it.
 _FEATURE_LABELS = "nfd.node.kubernetes.io/feature-labels"
-#: All that any version has written. The annotation can be edited: nothing else is removed for it.
-_POSSIBLE = re.compile(
-    r"(cuda\.(driver|runtime).*|gpu\.(?!deploy\.).+|mig-.+|mig\.(capable|strategy)|mps\.capable"
-    r"|vgpu\.present)",
-    re.ASCII,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +32,12 @@ class Patch:
 
     def __bool__(self) -> bool:
         return bool(self.labels or self.annotations)
+
+    def only(self, keys: Collection[str]) -> Patch:
+        """The part of it that has these keys."""
+        labels = {key: value for key, value in self.labels.items() if key in keys}
+        notes = {key: value for key, value in self.annotations.items() if key in keys}
+        return Patch(labels, notes, self.left)
 
 
 def owned(node: NodeMetadata) -> Values:
@@ -61,8 +61,9 @@ def patch(node: NodeMetadata, wanted: Values) -> Patch:
 
 
 def _recorded(node: NodeMetadata) -> frozenset[str]:
+    # The annotation can be edited: nothing that is not ours is removed for it.
     names = node.annotations.get(RECORD, "").split(",")
-    return frozenset(f"{RESOURCE_PREFIX}{name}" for name in names if _POSSIBLE.fullmatch(name))
+    return frozenset(filter(is_ours, (f"{RESOURCE_PREFIX}{name}" for name in names)))
 
 
 def _of_feature_discovery(annotations: Mapping[str, str]) -> frozenset[str]:

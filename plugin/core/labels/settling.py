@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plugin.core.cluster import number
 from plugin.core.inventory.profiles import GPU_RESOURCE, RESOURCE_PREFIX
 from plugin.core.labels.node import COUNT, PRODUCT, Labels, Values
 
@@ -28,7 +29,7 @@ def _is_part(some: Values, more: Values) -> bool:
     if some.get(PRODUCT) != more.get(PRODUCT) or not _counts(some) <= _counts(more):
         return False
     return all(
-        _number(value) <= _number(more[key]) if key.endswith(COUNT) else value == more[key]
+        _count(value) <= _count(more[key]) if key.endswith(COUNT) else value == more[key]
         for key, value in some.items()
         if key in more
     )
@@ -42,6 +43,7 @@ def _counts(values: Values) -> set[str]:
     return {key for key in values if key.startswith(_MIG) and key.endswith(COUNT)}
 
 
-def _number(text: str) -> int:
+def _count(text: str) -> int:
     """What is no number, from somebody who edits the file, is less than any."""
-    return int(text) if text.isascii() and text.isdecimal() else -1
+    found = number(text)
+    return -1 if found is None else found

@@ -214,6 +214,8 @@ class Api:
         old_metadata, metadata = before.document["metadata"], dict(new.get("metadata") or {})
         metadata.pop("managedFields", None)
         version = metadata.get("resourceVersion") or old_metadata["resourceVersion"]
+        if not isinstance(version, str):
+            raise Refused(400, "json: cannot unmarshal ObjectMeta.metadata.resourceVersion")
         if version != old_metadata["resourceVersion"]:
             raise Refused(
                 409,

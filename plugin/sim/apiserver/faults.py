@@ -35,8 +35,8 @@ class WatchFault(enum.Enum):
 
 @dataclass(slots=True)
 class Fault:
-    """Applies to the next ``times`` requests of this verb and resource; empty means any. Either
-    ``refusal`` or ``how`` replaces the answer; ``delay`` seconds pass first.
+    """Applies to the next ``times`` requests of this verb, resource and namespace; empty means any.
+    Either ``refusal`` or ``how`` replaces the answer; ``delay`` seconds pass first.
     """
 
     verb: str = ""
@@ -45,12 +45,14 @@ class Fault:
     refusal: Refused | None = None
     how: How | None = None
     delay: float = 0.0
+    namespace: str = ""
 
     def concerns(self, asked: Attributes) -> bool:
         return (
             self.times > 0
             and self.verb in {"", asked.verb}
             and self.resource in {"", asked.resource}
+            and self.namespace in {"", asked.namespace}
         )
 
 

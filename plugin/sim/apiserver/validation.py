@@ -81,8 +81,10 @@ def _check_taints(what: str, taints: list[dict[str, str]]) -> None:
 
 
 def check_node(name: str, node: Mapping[str, Any]) -> None:
-    """Metadata, taints, and the types of conditions."""
+    """Metadata, taints, and the types of what we write."""
     what = f'Node "{name}"'
+    if not isinstance((node.get("spec") or {}).get("unschedulable") or False, bool):
+        raise Refused(400, "json: cannot unmarshal NodeSpec.unschedulable")
     check_metadata(what, node.get("metadata") or {})
     _check_taints(what, (node.get("spec") or {}).get("taints") or [])
     for condition in (node.get("status") or {}).get("conditions") or []:

@@ -91,6 +91,16 @@ async def test_the_status_has_a_resource_of_its_own() -> None:
         assert [entry["type"] for entry in node["status"]["conditions"]] == ["Mine"], "replaced"
 
 
+@pytest.mark.parametrize(
+    "body", [{"spec": {"unschedulable": "yes"}}, {"metadata": {"resourceVersion": 3}}]
+)
+@virtual
+async def test_a_value_of_another_type_is_refused(body: dict[str, Any]) -> None:
+    async with serving() as peer:
+        status, answer = await peer.patch(body, MERGE)
+        assert (status, answer["message"].partition(":")[0]) == (400, "json")
+
+
 def applied(name: str = "n", **wanted: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": wanted}}
 

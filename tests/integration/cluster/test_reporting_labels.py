@@ -94,8 +94,8 @@ async def test_a_restart_writes_nothing_and_an_upgrade_removes_former_keys(tmp_p
             assert writes(subject) == 1
         record = subject.annotations()[RECORD]
         # A former version wrote one more; an administrator's edit names what was never ours.
-        former = {"nvidia.com/gpu.former": "x"}
-        names = f"{record},gpu.former,mig.config,gpu.deploy.driver"
+        former = {"nvidia.com/gpu.engines.former": "x"}
+        names = f"{record},gpu.engines.former,mig.config,gpu.deploy.driver"
         change = {"metadata": {"labels": former, "annotations": {RECORD: names}}}
         subject.server.change("nodes", NODE, change)
         async with subject.running():
@@ -148,6 +148,29 @@ async def test_a_label_that_somebody_changes_is_written_again_but_not_fought_for
             await asyncio.sleep(1)
         assert writes(subject) < 15
         await subject.becomes(lambda: subject.labels()[ONE] == "3")
+
+
+@virtual
+async def test_a_disputed_label_holds_up_no_other(tmp_path: Path) -> None:
+    async with reported(tmp_path, running(ON)) as subject, subject.running():
+        await settled(subject)
+        theirs = {"metadata": {"labels": {"nvidia.com/gpu.machine": "theirs"}}}
+
+        async def dispute() -> None:
+            while True:
+                subject.server.change("nodes", NODE, theirs)
+                await asyncio.sleep(1)
+
+        other = asyncio.create_task(dispute())
+        await asyncio.sleep(600)  # the pauses are minutes now
+        began = asyncio.get_running_loop().time()
+        subject.take(scanned(subject.state, OTHER))
+        subject.take(scanned(subject.state, OTHER))
+        await subject.becomes(lambda: subject.labels().get(THREE) == "1")
+        assert asyncio.get_running_loop().time() - began < 1.0
+        assert subject.labels()["nvidia.com/gpu.machine"] == "theirs"
+        other.cancel()
+        await subject.becomes(lambda: subject.labels()["nvidia.com/gpu.machine"] != "theirs")
 
 
 @virtual
