@@ -99,7 +99,7 @@ def kubectl(render: "Renderer", *arguments: str) -> None:
 def helm(render: "Renderer", *arguments: str) -> None:
     verb, *rest = arguments
     if verb != "install":
-        assert verb == "upgrade"
+        assert verb in {"uninstall", "upgrade"}
         return
     release, chart, *options = rest
     assert (ROOT / chart / "Chart.yaml").is_file()
