@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plugin.config import mig_configs
-from plugin.core.partition.configuration import Configuration
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import Progress, document
@@ -23,6 +20,7 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import ConfigError, ControlError, DriverError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
+from plugin.partition.file import ConfigurationFile
 from plugin.partition.keeping import Keeper
 from plugin.partition.memory import MemoryFile, only
 from plugin.partition.surroundings import Surroundings
@@ -51,29 +49,34 @@ class Room:
         self._option = settings.partition_config
         self._store = writer.store
         self._keeper = Keeper(MemoryFile(memory))
-        self.executor = Executor(
-            writer,
-            driver,
-            worker,
-            self._keeper,
-            around,
-            of_file=functools.partial(_of_file, settings.partition_file),
-        )
+        self._keeper.on_found = self._take_up
+        self._file = ConfigurationFile(settings.partition_file)
+        self.executor = Executor(writer, driver, worker, self._keeper, around, of_file=self._file)
 
     def load(self) -> None:
         """Take up what is wanted: by the last command, or by the option. Blocks."""
-        memory = self._keeper.load()
+        self._keeper.load()
+        self._take_up()
+
+    def _take_up(self) -> None:
+        memory, order = self._keeper.memory, None
         if memory.instead_of == self._option:
-            if memory.order is not None:
-                self.executor.want(memory.order)
+            order = memory.order
         elif self._option:
-            self.executor.want(Order(self._option, Source.OPTION))
+            order = Order(self._option, Source.OPTION)
+        if order != self.executor.order:
+            self.executor.want(order)
 
     async def run(self, heartbeats: Heartbeats) -> None:
         """Work until cancelled."""
+        watching = asyncio.create_task(
+            self._file.run(self.executor.look_again), name="partition file"
+        )
         try:
             await self.executor.run(heartbeats)
         finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             self._keeper.release()
 
     async def started(self, seconds: float = START_SECONDS) -> None:
@@ -119,6 +122,7 @@ class Room:
             raise ControlError(f"the order cannot be read: {error}") from error
         except DriverError as error:
             raise ControlError(f"the driver does not say what the GPUs offer: {error}") from error
+        self._alone()
         problem = await self._keeper.ordered(order, self._option)
         return {"order": self.executor.want(order), "warning": _unsaved(problem)}
 
@@ -137,11 +141,8 @@ class Room:
         ):
             return None
         order = Order(name, Source.LABEL)
-        snapshot = self._store.snapshot
-        if snapshot.driver_error is not None or not snapshot.generation:
-            # What it offers is not known, and so not which names there are.
-            why = snapshot.driver_error.text if snapshot.driver_error else "not scanned yet"
-            return Trouble(Code.DRIVER_UNAVAILABLE, why)
+        if (why := self._busy() or self._not_scanned()) is not None:
+            return why
         try:
             await self.executor.check(order)
         except ConfigError as error:
@@ -155,16 +156,30 @@ class Room:
         return None
 
     async def _cancel(self) -> Any:
+        self._alone()
         before = self.progress.configuration
         problem = await self._keeper.ordered(None, self._option)
         self.executor.want(None)
         text = f"{before} is no longer wanted" if before else "no configuration was wanted"
         return {"text": f"{text}; what is there stays", "warning": _unsaved(problem)}
 
+    def _alone(self) -> None:
+        """Raises :class:`~plugin.errors.ControlError` while another process partitions the node."""
+        if (busy := self._busy()) is not None:
+            raise ControlError(busy.text, "try again when it has ended")
+
+    def _not_scanned(self) -> Trouble | None:
+        """What the GPUs offer is not known then, and so not which names there are."""
+        snapshot = self._store.snapshot
+        if snapshot.driver_error is not None:
+            return Trouble(Code.DRIVER_UNAVAILABLE, snapshot.driver_error.text)
+        known = bool(snapshot.generation)
+        return None if known else Trouble(Code.DRIVER_UNAVAILABLE, "not scanned yet")
+
+    def _busy(self) -> Trouble | None:
+        problem = self._keeper.claim()
+        return problem if problem is not None and problem.code is Code.BUSY else None
+
 
 def _unsaved(problem: str) -> str | None:
     return f"this is not saved and ends with the daemon: {problem}" if problem else None
-
-
-def _of_file(path: str) -> Mapping[str, Configuration]:
-    return mig_configs.read(Path(path)) if path else {}

@@ -31,6 +31,7 @@ def kill(number: int, at: int) -> None:
 async def story(folder: Path, at: int, *, after: bool) -> None:
     node = parse_node(NODE)
     in_use = uuids(node, 1)
+    had = {node.gpu(gpu).uuid: sorted(uuids(node, gpu)) for gpu in (0, 2)}
     async with rig(node, folder) as here:
         here.hold("one", uuids(node, 0)[3])
         here.hold("all", *in_use)
@@ -41,17 +42,18 @@ async def story(folder: Path, at: int, *, after: bool) -> None:
         assert await here.killed()
         assert here.worker.changes == at
         held = dict(here.held)
-    check_disk(folder, node)
+    check_disk(folder, had)
     await goes_on(node, folder, held, in_use)
 
 
-def check_disk(folder: Path, node: SimNode) -> None:
-    """What is wanted and was good is there, whenever the process ends."""
+def check_disk(folder: Path, had: dict[str, list[str]]) -> None:
+    """What is wanted and what was there is on disk, whenever the process ends."""
     saved = json.loads((folder / MEMORY).read_text())
     assert saved["order"]["name"] == "all-balanced"
-    for gpu in (0, 2):
-        assert saved["good"][node.gpu(gpu).uuid] == {"mig": True, "devices": {"1g.6gb": 4}}
-        assert node.gpu(gpu).uuid in saved["changing"]
+    geometry = {"mig": True, "devices": {"1g.6gb": 4}}
+    assert saved["changing"] == {
+        uuid: {"geometry": geometry, "uuids": devices} for uuid, devices in had.items()
+    }
 
 
 async def goes_on(
@@ -71,7 +73,7 @@ async def goes_on(
         # GPU 1 waits; everything else is in service.
         assert here.healthy() == {"1g.6gb": 2 + 2 + 2, "2g.12gb": 2}
         assert all(here.serves(uuid) for gpu in (0, 2) for uuid in uuids(node, gpu))
-        assert here.keeper.memory.changing == frozenset()
+        assert here.keeper.memory.changing == {}
         here.held.clear()
         assert (await here.ended()).state is State.SUCCESS
         assert devices(node) == [BALANCED] * 3
