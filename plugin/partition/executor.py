@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -27,7 +27,6 @@ from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.trouble import trouble as of_error
 from plugin.core.partition.use import in_use
 from plugin.core.partition.usual import silent
-from plugin.core.release import describe
 from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
 from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
@@ -39,7 +38,7 @@ from plugin.partition.keeping import Keeper
 from plugin.partition.meaning import Meaning, OfFile
 from plugin.partition.showing import Shown
 from plugin.partition.stepping import Stepper
-from plugin.partition.surroundings import Surroundings, ask_clients
+from plugin.partition.surroundings import Surroundings, ask_clients, out_of_reach
 from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -160,8 +159,10 @@ class Executor:
             self._taken = self._order
             self._run = runs.anew(self._run)
         order = self._taken
-        if order is None:
-            await self._idle()
+        if order is None and not self._run.half and not self._keeper.memory.changing:
+            self._run = Run()
+            self._writer.withdraw(NO_WITHDRAWAL)
+            self.shown.idle()
             return None
         if (obstacle := self._obstacle(snapshot)) is not None:
             trouble, pause = obstacle
@@ -173,22 +174,16 @@ class Executor:
             self._run = replace(self._run, half=left)
         if not self._is_wanted():
             return 0.0
+        if order is None:
+            return await self._bring_back("", self.shown.idle)
         return await self._resolved(order, snapshot.inventory)
-
-    async def _idle(self) -> None:
-        """What is there stays."""
-        self._run = Run()
-        self._writer.withdraw(NO_WITHDRAWAL)
-        self.shown.idle()
-        if self._keeper.memory.changing and self._keeper.claim() is None:
-            await self._keeper.holds({})
 
     def _obstacle(self, snapshot: Snapshot) -> tuple[Trouble, float | None] | None:
         """Why nothing can be done now, and when to look again."""
         problem = self._keeper.claim()
         if problem is not None:
             return problem, POLL_SECONDS
-        if (why := _out_of_reach(snapshot)) is not None:
+        if (why := out_of_reach(snapshot)) is not None:
             return Trouble(Code.DRIVER_UNAVAILABLE, why), None
         return None
 
@@ -197,12 +192,7 @@ class Executor:
             wanted = await self._meaning.resolve(order, inventory)
         except ConfigError as error:
             refused = Trouble(Code.UNKNOWN_CONFIGURATION, str(error))
-            if self._run.half:
-                return await self._towards(Resolved(order.name, {}), refused)
-            self._writer.withdraw(NO_WITHDRAWAL)
-            self.shown.refused(refused)
-            await self._keeper.holds({})
-            return None
+            return await self._bring_back(order.name, lambda: self.shown.refused(refused))
         except DriverError as error:
             self.shown.pending(of_error(error))
             return POLL_SECONDS
@@ -218,8 +208,26 @@ class Executor:
         """
         await self._meaning.choose(order, self._writer.store.snapshot.inventory)
 
-    async def _towards(self, wanted: Resolved, refused: Trouble | None = None) -> float | None:
-        """With a `refused` order, only what is half-made is brought back."""
+    async def _bring_back(self, name: str, show: Callable[[], None]) -> float | None:
+        """Where no configuration is known that is wanted: what is there stays, but for what is
+        half-made.
+        """
+        if self._run.half:
+            try:
+                await self._meaning.ask_offers(self._writer.store.snapshot.inventory)
+            except DriverUnavailable:
+                show()
+                return POLL_SECONDS
+            return await self._towards(Resolved(name, {}), show)
+        self._writer.withdraw(NO_WITHDRAWAL)
+        show()
+        await self._keeper.holds({})
+        return None
+
+    async def _towards(
+        self, wanted: Resolved, show: Callable[[], None] | None = None
+    ) -> float | None:
+        """With `show`, that is shown instead of what is planned."""
         inventory = self._writer.store.snapshot.inventory
         used, notes = await self._ask(wanted, inventory)
         if self._order is not self._taken:
@@ -234,10 +242,10 @@ class Executor:
         policy = self._policy(self._taken)
         plan = plan_node(inventory, self._meaning.offers, target, used, policy, half)
         self._run, action = runs.assess(self._run, plan, now)
-        if refused is None:
+        if show is None:
             self.shown.planned(plan, self._run, wanted, inventory, notes)
         else:
-            self.shown.refused(refused)
+            show()
         await self._keeper.holds(self._run.half)
         if isinstance(action, Rest):
             return await self._rest(plan, action)
@@ -331,12 +339,3 @@ class Executor:
     def _goes_on(self) -> bool:
         # What is taken back is no reason to leave the GPU in hand half-made.
         return self._order is None or self._is_wanted()
-
-
-def _out_of_reach(snapshot: Snapshot) -> str | None:
-    """Why the driver cannot be asked now."""
-    if snapshot.driver_error is not None:
-        return snapshot.driver_error.text
-    if snapshot.release is not None:
-        return describe(snapshot.release, snapshot.inventory)
-    return None if snapshot.generation else "not scanned yet"

@@ -58,7 +58,7 @@ class Meaning:
 
     async def _choose(self, order: Order, inventory: Inventory) -> tuple[Configuration, bool]:
         """Whether it is a usual one, too."""
-        await self._ask_offers(inventory)
+        await self.ask_offers(inventory)
         if order.configuration is not None:
             return order.configuration, False
         of_file = await self._in_thread(self._of_file)
@@ -74,7 +74,10 @@ class Meaning:
         gpus = (replace(gpu, index=self._indices[gpu.uuid]) for gpu in inventory.gpus)
         return replace(inventory, gpus=tuple(gpus))
 
-    async def _ask_offers(self, inventory: Inventory) -> None:
+    async def ask_offers(self, inventory: Inventory) -> None:
+        """Of GPUs that have not said what they offer. Raises
+        :class:`~plugin.errors.DriverUnavailable`.
+        """
         if inventory.driver_version and inventory.driver_version != self._driver_version:
             self._driver_version, self.offers = inventory.driver_version, {}
         missing = [gpu.uuid for gpu in silent(inventory, self.offers) if not gpu.hung]

@@ -73,11 +73,15 @@ class Shown:
         self._set(Progress(State.IDLE, order=before.order, counts=before.counts))
 
     def pending(self, trouble: Trouble) -> None:
-        self._set(replace(self.progress, state=State.PENDING, trouble=trouble))
+        self._kept_from(trouble, State.PENDING)
 
     def waiting(self, trouble: Trouble) -> None:
         self._obstacle = trouble
-        self._set(replace(self.progress, state=State.WAITING, trouble=trouble))
+        self._kept_from(trouble, State.WAITING)
+
+    def _kept_from(self, trouble: Trouble, state: State) -> None:
+        if self.progress.configuration:  # else nothing is wanted
+            self._set(replace(self.progress, state=state, trouble=trouble))
 
     def refused(self, trouble: Trouble) -> None:
         self._set(replace(self.progress, state=State.FAILED, trouble=trouble, gpus=()))

@@ -157,6 +157,31 @@ def test_what_is_taken_back_is_taken_back_with_the_gpu_in_hand_whole(
     over(TWO, tmp_path, story)
 
 
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_what_was_interrupted_before_goes_back(tmp_path: Path, step: int) -> None:
+    async def story(here: Rig) -> None:
+        async def tell(_: int) -> bool:
+            if here.progress.order == 2:
+                here.executor.want(None)
+            return True
+
+        def interrupt(number: int) -> None:
+            if number == step:
+                here.order("all-4g.24gb")
+
+        here.tell = tell  # type: ignore[method-assign, assignment]
+        here.worker.after = interrupt
+        here.order("all-balanced")
+        await here.settled()
+        assert here.progress.state is State.IDLE
+        assert devices(here.node) == [BEFORE, BEFORE]
+        assert empty_instances(here.node) == 0
+        assert here.healthy() == {"1g.6gb": 8}
+        assert here.keeper.memory.changing == {}
+
+    over(TWO, tmp_path, story)
+
+
 @pytest.mark.parametrize("then", ["all-1g.6gb", "all-balanced"])
 def test_another_order_while_a_gpu_waits_for_a_reset(tmp_path: Path, then: str) -> None:
     async def story(here: Rig) -> None:

@@ -99,20 +99,26 @@ def test_an_execution_has_so_many_steps(tmp_path: Path) -> None:
     run(main())
 
 
-def test_without_an_order_nothing_is_destroyed_at_the_start(tmp_path: Path) -> None:
-    """What a killed process left half-made stays when the order was taken back."""
+@pytest.mark.parametrize("at", range(1, STEPS + 1))
+def test_without_an_order_nothing_is_changed_at_the_start_but_what_is_half_made(
+    tmp_path: Path, at: int
+) -> None:
+    """The process was killed when the order had been taken back."""
 
     async def main() -> None:
         node = parse_node(NODE)
         async with rig(node, tmp_path) as here:
-            here.worker.after = lambda number: kill(number, 3)
+            here.worker.after = lambda number: kill(number, at)
             here.executor.want(ORDER)
             assert await here.killed()
-        there = devices(node)
         async with rig(node, tmp_path) as here:
             assert here.keeper.memory.order is None
             await here.settled()
-            assert here.worker.changes == 0
-            assert devices(node) == there
+            # What nobody had advertised yet counts as half-made too.
+            assert devices(node) == [{"1g.6gb": 4}] * 3
+            assert empty_instances(node) == 0
+            assert here.progress.state is State.IDLE
+            assert here.keeper.memory.changing == {}
+            assert here.healthy() == {"1g.6gb": 12}
 
     run(main())

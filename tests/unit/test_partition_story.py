@@ -93,7 +93,7 @@ class Story:
                 self.check()
                 if number == kill_at and kills:
                     raise Killed
-                if self.dice.random() < 0.05:
+                if self.dice.random() < 0.12:
                     here.executor.want(self.order())
 
             here.worker.before = lambda number: disturb(number, kills=before)
