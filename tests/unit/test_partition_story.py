@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pynvml
 import pytest
 
 from plugin.core.partition.comparison import differences
-from plugin.core.partition.configuration import resolve
+from plugin.core.partition.configuration import Configuration, Entry, Wanted, resolve
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, State
@@ -77,16 +77,15 @@ class Story:
     told: list[object] = field(default_factory=list)
 
     async def all(self) -> None:
-        for _ in range(4):
-            if not await self.life():
-                break
+        for _ in range(self.dice.randrange(1, 4)):
+            await self.life()
         await self.end()
 
-    async def life(self) -> bool:
-        """One process; returns whether it was killed."""
+    async def life(self) -> None:
+        """One process, which may be killed."""
         async with rig(self.node, self.folder) as here:
             here.held = self.held
-            kill_at = self.dice.choice([0, 0, *range(1, 13)])
+            kill_at = self.dice.choice([0, *range(1, 13)])
             before = self.dice.random() < 0.5
 
             def disturb(number: int, *, kills: bool) -> None:
@@ -107,10 +106,7 @@ class Story:
                 await self.something(here)
                 await asyncio.sleep(self.dice.choice(PAUSES))
                 self.check()
-            killed = here.working.done()
-            here.worker.before = here.worker.after = lambda _: None
-            self.told.append("killed" if killed else "ended")
-            return killed
+            self.told.append("killed" if here.working.done() else "ended")
 
     async def something(self, here: Rig) -> None:
         happens: list[tuple[int, Callable[[], object]]] = [
@@ -135,10 +131,14 @@ class Story:
 
     def order(self) -> Order:
         name = self.dice.choice(sorted(usual(inventory(self.node), offers_of(self.node))))
-        policies = [None, None, Policy.WAIT, Policy.EVICT, Policy.REFUSE, Policy.REFUSE]
+        policies = [None, None, Policy.EVICT, Policy.REFUSE, Policy.REFUSE]
         policy = self.dice.choice([*policies, Policy.FORCE] if self.forced else policies)
-        self.told.append((name, policy))
-        return Order(name, Source.COMMAND, None, policy)
+        one = Configuration("one", (Entry(Wanted.of({}), (self.dice.randrange(2),)),))
+        configuration = one if self.dice.random() < 0.25 else None
+        self.told.append((name, configuration, policy))
+        return Order(
+            name if configuration is None else "one", Source.COMMAND, configuration, policy
+        )
 
     def pod(self, here: Rig) -> None:
         """It gets one of the devices that are advertised."""
@@ -181,6 +181,9 @@ class Story:
                 self.advertised(here)
                 order = self.order()
             here.held = self.held
+            if self.dice.random() < 0.5:  # one that may leave what is there
+                order = replace(self.order(), policy=Policy.REFUSE)
+                await self.interrupted(here, order)
             here.executor.want(order)
             await here.settled(20_000)
             self.check()
@@ -193,7 +196,7 @@ class Story:
                     self.node.reset(gpu)
                 here.writer.rescan()
                 await asyncio.sleep(10)
-                here.order(order.name)
+                here.executor.want(Order(order.name, Source.COMMAND, order.configuration))
                 if (await here.ended(20_000)).state is State.RESET_NEEDED:
                     for gpu in range(2):
                         self.node.reset(gpu)
@@ -203,9 +206,22 @@ class Story:
             assert progress.state is State.SUCCESS, progress
             assert progress.trouble is None
             read = inventory(self.node)
-            wanted = usual(read, offers_of(self.node))[order.name]
+            wanted = order.configuration or usual(read, offers_of(self.node))[order.name]
             assert differences(read, resolve(wanted, read)) == {}
             self.whole(here)
+
+    async def interrupted(self, here: Rig, order: Order) -> None:
+        """An order that comes in the middle of a change, and while a pod holds something."""
+        at = self.dice.randrange(1, 7)
+
+        def interrupt(number: int) -> None:
+            if number == at:
+                self.pod(here)
+                here.executor.want(order)
+
+        here.worker.after = interrupt
+        here.executor.want(self.order())
+        await here.settled(20_000)
 
     def whole(self, here: Rig) -> None:
         assert empty_instances(self.node) == 0
