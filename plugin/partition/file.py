@@ -23,8 +23,8 @@ _Stamp = tuple[int, ...]
 class ConfigurationFile:
     """What was read last holds while the file cannot be read. Without a path, there is none."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, look_seconds: float = LOOK_SECONDS) -> None:
+        self._path, self._look_seconds = path, look_seconds
         self._stamp: _Stamp | None = None
         self._known: Mapping[str, Configuration] | None = None if path else {}
         self._problem = ""
@@ -52,7 +52,7 @@ class ConfigurationFile:
     async def run(self, changed: Callable[[], None]) -> None:
         """Call `changed` when the file may be another one, until cancelled."""
         while self._path:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(self._look_seconds)
             if await asyncio.to_thread(_stamp, self._path) != self._stamp:
                 changed()
 

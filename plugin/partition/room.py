@@ -131,6 +131,9 @@ class Room:
         what was wanted before stays wanted then. Unless the name `is_new`, an order by a command
         since then holds.
         """
+        # First: what another process has left is known behind it.
+        if (busy := self._busy()) is not None:
+            return busy
         memory = self._keeper.memory
         if not is_new and memory.order is None and memory.instead_of == self._option:
             return None  # cancelled
@@ -141,14 +144,8 @@ class Room:
         ):
             return None
         order = Order(name, Source.LABEL)
-        if (why := self._busy() or self._not_scanned()) is not None:
+        if (why := self._not_scanned() or await self._unknown(order)) is not None:
             return why
-        try:
-            await self.executor.check(order)
-        except ConfigError as error:
-            return Trouble(Code.UNKNOWN_CONFIGURATION, str(error))
-        except DriverError as error:
-            return of_error(error)
         problem = await self._keeper.ordered(order, self._option)
         if problem:
             log.warning("what is wanted is not saved", extra={"reason": problem})
@@ -167,6 +164,15 @@ class Room:
         """Raises :class:`~plugin.errors.ControlError` while another process partitions the node."""
         if (busy := self._busy()) is not None:
             raise ControlError(busy.text, "try again when it has ended")
+
+    async def _unknown(self, order: Order) -> Trouble | None:
+        try:
+            await self.executor.check(order)
+        except ConfigError as error:
+            return Trouble(Code.UNKNOWN_CONFIGURATION, str(error))
+        except DriverError as error:
+            return of_error(error)
+        return None
 
     def _not_scanned(self) -> Trouble | None:
         """What the GPUs offer is not known then, and so not which names there are."""

@@ -15,7 +15,6 @@ from plugin.core.partition.configuration import Configuration, Entry, Wanted
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.progress import GpuState, State
 from plugin.errors import ConfigError
-from plugin.partition import file as files
 from plugin.partition.file import ConfigurationFile
 from plugin.sim.hardware.calls import Fail
 from plugin.sim.hardware.engine import parse_node
@@ -136,10 +135,9 @@ def test_what_was_read_last_holds(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.asyncio
-async def test_the_file_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LOOK_SECONDS", 0.01)
+async def test_the_file_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "node.json"
-    file, changed = ConfigurationFile(str(path)), asyncio.Event()
+    file, changed = ConfigurationFile(str(path), look_seconds=0.01), asyncio.Event()
     watching = asyncio.create_task(file.run(changed.set))
     try:
         for content in (text("2g.12gb"), text("4g.24gb")):

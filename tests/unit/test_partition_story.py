@@ -234,7 +234,11 @@ class Story:
         assert {uuid for uuid in healthy if uuid.startswith("MIG-")} == self.devices()
 
 
-@pytest.mark.parametrize("seed", range(24))
+#: The last ones leave a GPU half-made unless one that is held, or in an order's way, goes back.
+SEEDS = (*range(20), 32, 56, 106)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_it_ends_right(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)  # noqa: S311 — a story, no secret
     node = parse_node(NODES[seed % len(NODES)])
