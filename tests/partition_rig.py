@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from plugin.core.holders import Holdings
@@ -22,7 +24,8 @@ from plugin.driver.worker import DriverWorker
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
 from plugin.partition.keeping import Keeper
-from plugin.partition.memory import MemoryFile
+from plugin.partition.meaning import OfFile
+from plugin.partition.memory import Memory, MemoryFile
 from plugin.partition.surroundings import Evictor, Surroundings
 from plugin.partitioning import MEMORY
 from plugin.sim.hardware.engine import SimNode, parse_node
@@ -61,6 +64,17 @@ class Inline(DriverWorker):
             self.after(self.changes)
 
 
+class Disk(MemoryFile):
+    """May be full."""
+
+    full = False
+
+    def save(self, memory: Memory) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().save(memory)
+
+
 async def inline(function: Callable[..., Any], *args: Any) -> Any:
     """In place of another thread."""
     return function(*args)
@@ -77,6 +91,7 @@ class Rig:
     executor: Executor
     worker: Inline
     keeper: Keeper
+    disk: Disk
     held: dict[str, set[str]] = field(default_factory=dict)
     handed_out: set[str] = field(default_factory=set)
     answers: bool = True
@@ -193,6 +208,7 @@ async def rig(
     evictor: Evictor | None = None,
     settings: Settings = SETTINGS,
     threads: Callable[[Hangs], DriverWorker] | None = None,
+    of_file: OfFile = lambda: MappingProxyType({}),
 ) -> AsyncIterator[Rig]:
     """Works until the block ends, as a process of its own: it loads what is on disk. `threads`
     makes a worker with real threads, which takes real time.
@@ -202,7 +218,8 @@ async def rig(
     inlined = Inline(driver.hangs)
     worker = threads(driver.hangs) if threads is not None else inlined
     writer = Writer(driver, worker, settings, LedgerFile(folder / "ledger.json"))
-    keeper = Keeper(MemoryFile(folder / MEMORY), inline)
+    disk = Disk(folder / MEMORY)
+    keeper = Keeper(disk, inline)
     keeper.load()
     made: list[Rig] = []
 
@@ -213,8 +230,8 @@ async def rig(
         return await made[0].tell(generation)
 
     around = Surroundings(ask, tell, evictor)
-    executor = Executor(writer, driver, worker, keeper, around)
-    here = Rig(node, writer, executor, inlined, keeper)
+    executor = Executor(writer, driver, worker, keeper, around, of_file=of_file)
+    here = Rig(node, writer, executor, inlined, keeper, disk)
     made.append(here)
     await writer.start()
     here.note_list()

@@ -67,7 +67,7 @@ def _entry(where: str, number: str, given: object) -> Entry:
     on = fields["mig-enabled"]
     if not isinstance(on, bool):
         raise refusal(f"{title}.mig-enabled", on, _CHOICES["mig-enabled"])
-    devices = _profiles(f"{title}.mig-devices", fields.get("mig-devices"))
+    devices = profiles(f"{title}.mig-devices", fields.get("mig-devices"))
     if on and fields.get("mig-devices") is None:
         raise ConfigError(
             f"{title}: mig-devices is missing",
@@ -129,7 +129,8 @@ def _filters(where: str, fields: Mapping[str, Any]) -> frozenset[int]:
     return frozenset(int(item, 16) for item in items)
 
 
-def _profiles(where: str, given: object) -> dict[str, int]:
+def profiles(where: str, given: object) -> dict[str, int]:
+    """Counts of MIG devices by profile. Raises :class:`ConfigError`."""
     if given is None:
         return {}
     if not isinstance(given, dict):

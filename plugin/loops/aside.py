@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -41,6 +41,10 @@ class Aside:
                 raise
             text = f"{self._name}: no answer within {self._seconds:g} s"
             raise TimeoutError(text) from error
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """The same, one after another, with arguments."""
+        return await self.call(lambda: function(*args), waits=True)
 
     def _begun(self, function: Callable[[], T]) -> asyncio.Future[T]:
         if self.busy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from plugin.core.inventory.geometry import ProfileOffer
@@ -13,14 +13,13 @@ from plugin.core.partition.comparison import differences
 from plugin.core.partition.configuration import Resolved
 from plugin.core.partition.node import Decision, NodePlan
 from plugin.core.partition.planner import InUse
-from plugin.core.partition.run import Result, Run
+from plugin.core.partition.policy import Policy
+from plugin.core.partition.run import Before, Result, Run
 from plugin.core.partition.trouble import Code, Trouble, trouble
 from plugin.core.state import Snapshot
 from plugin.errors import DriverUnavailable
-from plugin.partition import stepping
-from plugin.partition.keeping import Keeper
 from plugin.partition.showing import Shown
-from plugin.partition.stepping import Stepper
+from plugin.partition.stepping import Order, Stepper
 from plugin.state.writer import Look, Writer
 
 #: GPUs that are done are not advertised later than this because others take their time.
@@ -29,12 +28,15 @@ PUBLISH_SECONDS = 1.0
 
 @dataclass
 class Changing:
-    """One pass over GPUs that change now. ``run`` is what is remembered behind it."""
+    """One pass over GPUs that change now. ``before`` is what they had, ``run`` what is remembered
+    behind it. ``goes_on`` is asked before each GPU.
+    """
 
     writer: Writer
     stepper: Stepper
-    keeper: Keeper
     shown: Shown
+    goes_on: Callable[[], bool]
+    before: Mapping[str, Before]
     plan: NodePlan
     run: Run
     offers: Mapping[str, Sequence[ProfileOffer]]
@@ -48,12 +50,15 @@ class Changing:
         published = loop.time()
         async with self.writer.between_scans([each.gpu.uuid for each in decisions]) as look:
             for number, decision in enumerate(decisions):
+                if not self.goes_on():
+                    await self._interrupted(look, results)
+                    return
                 self.shown.begins(decision)
                 result = await self.stepper.carry_out(self._ordered(decision))
-                if result.trouble is stepping.INTERRUPTED:
-                    await self._interrupted(look, [*results, result])
-                    return
                 results.append(result)
+                if result.interrupted:
+                    await self._interrupted(look, results)
+                    return
                 self._done.append(decision.gpu.uuid)
                 rest = decisions[number + 1 :]
                 late = loop.time() - published > PUBLISH_SECONDS
@@ -61,22 +66,19 @@ class Changing:
                     await self._publish(look, results, rest)
                     results, published = [], loop.time()
             await self._publish(look, results, ())
-        await self.keeper.ended(self._done, self.run, self.plan)
 
     async def _interrupted(self, look: Look, results: Sequence[Result]) -> None:
         """Another order came: what it wants is planned from what is there now."""
         now = asyncio.get_running_loop().time()
-        touched = [each for each in results if each.touched or each.trouble is None]
-        self.run = runs.ended(self.run, touched, self.keeper.memory.good, now)
+        self.run = runs.ended(self.run, results, self.before, now)
         with contextlib.suppress(DriverUnavailable):
             await look()
 
-    def _ordered(self, decision: Decision) -> stepping.Order:
+    def _ordered(self, decision: Decision) -> Order:
         uuid = decision.gpu.uuid
         released = runs.leaving(decision)
-        return stepping.Order(
-            decision, self.offers.get(uuid, ()), self.used, self.plan.policy, released
-        )
+        policy = Policy.WAIT if decision.back else self.plan.policy
+        return Order(decision, self.offers.get(uuid, ()), self.used, policy, released)
 
     async def _publish(
         self, look: Look, results: Sequence[Result], rest: Sequence[Decision]
@@ -91,13 +93,13 @@ class Changing:
         else:
             # From here to the message nothing waits: the scan and what it means are one.
             checked = [self._compared(each, snapshot) for each in results]
-        self.run = runs.ended(self.run, checked, self.keeper.memory.good, now)
+        self.run = runs.ended(self.run, checked, self.before, now)
         if rest:
             withdrawal = runs.meanwhile(self.run, self.plan, rest, self._done)
         else:
             withdrawal = runs.withdrawal(self.run, self.plan, self._done)
         self.writer.withdraw(withdrawal)
-        self.shown.ended(checked, self.run)
+        self.shown.ended(checked, self.run, self.plan)
 
     def _compared(self, result: Result, snapshot: Snapshot) -> Result:
         gpu = snapshot.inventory.gpu(result.gpu.uuid)

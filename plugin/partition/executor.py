@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from plugin.core.advertise.withdrawal import NO_WITHDRAWAL
-from plugin.core.inventory.geometry import ProfileOffer
+from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.inventory.model import Inventory
 from plugin.core.partition import run as runs
-from plugin.core.partition.configuration import Configuration, Resolved, resolve
+from plugin.core.partition.configuration import Resolved
 from plugin.core.partition.node import Action, Decision, NodePlan, plan_node
 from plugin.core.partition.order import Order
 from plugin.core.partition.planner import InUse
@@ -27,8 +26,7 @@ from plugin.core.partition.run import Change, Rest, Run, Withdraw
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.trouble import trouble as of_error
 from plugin.core.partition.use import in_use
-from plugin.core.partition.usual import named, silent
-from plugin.core.release import describe
+from plugin.core.partition.usual import silent
 from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
 from plugin.driver.worker import LONGEST_JOB_SECONDS, DriverWorker
@@ -36,10 +34,11 @@ from plugin.errors import ConfigError, DriverError, DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
 from plugin.partition.changing import Changing
-from plugin.partition.keeping import Keeper
+from plugin.partition.keeping import InThread, Keeper
+from plugin.partition.meaning import Meaning, OfFile
 from plugin.partition.showing import Shown
 from plugin.partition.stepping import Stepper
-from plugin.partition.surroundings import Surroundings, ask_clients
+from plugin.partition.surroundings import Surroundings, ask_clients, out_of_reach
 from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -51,8 +50,6 @@ GRACE_SECONDS = 0.05
 POLL_SECONDS = 2.0
 
 _TRYING = frozenset({GpuState.RETRYING, GpuState.ROLLING_BACK})
-
-Configurations = Callable[[], Mapping[str, Configuration]]
 
 
 class Executor:
@@ -66,19 +63,17 @@ class Executor:
         keeper: Keeper,
         around: Surroundings,
         *,
-        of_file: Configurations = lambda: MappingProxyType({}),
+        of_file: OfFile = lambda: MappingProxyType({}),
+        in_thread: InThread | None = None,
     ) -> None:
-        """`of_file` reads the configurations of the node's file, and blocks; it raises
-        ConfigError.
-        """
+        """For `of_file` see :class:`Meaning`; `in_thread` runs it beside the event loop."""
         self._writer, self._driver, self._worker = writer, driver, worker
         self._keeper, self._around = keeper, around
-        self._of_file = of_file
+        self._meaning = Meaning(driver, worker, of_file, in_thread or keeper.in_thread)
         self._order: Order | None = None
         self._taken: Order | None = None
         self._run = Run()
-        self._named: Configuration | None = None
-        self._offers: dict[str, Sequence[ProfileOffer]] = {}
+        self._lease = 0
         self._wake = asyncio.Event()
         self._settled = self._was_away = False
         #: The generation that kubelet must know before anything is destroyed.
@@ -109,6 +104,10 @@ class Executor:
         self._wake.set()
         return self.progress.order
 
+    def look_again(self) -> None:
+        """Have a round now: what the order means may be something else."""
+        self._wake.set()
+
     async def run(self, heartbeats: Heartbeats) -> None:
         """Work until cancelled."""
         following = asyncio.create_task(self._follow(), name="geometry for partitioning")
@@ -136,7 +135,8 @@ class Executor:
         async for snapshot in self._writer.store.follow():
             seen = (
                 snapshot.driver_error is None and snapshot.release is None,
-                [runs.shape(gpu) for gpu in snapshot.inventory.gpus],
+                [(gpu.index, gpu.uuid, runs.shape(gpu)) for gpu in snapshot.inventory.gpus],
+                snapshot.inventory.unreadable,
             )
             if seen != known:
                 known = seen
@@ -158,34 +158,49 @@ class Executor:
         snapshot = self._writer.store.snapshot
         if self._order is not self._taken:
             self._taken = self._order
-            now = asyncio.get_running_loop().time()
-            self._run, self._named = runs.anew(self._run, now), None
-            # What a GPU said that does not answer now still holds: else the usual configurations
-            # would leave it out.
-            silent = {gpu.uuid for gpu in snapshot.inventory.gpus if gpu.hung or gpu.error}
-            self._offers = {u: said for u, said in self._offers.items() if u in silent}
+            self._run = runs.anew(self._run)
         order = self._taken
-        if order is None:
+        if order is None and not self._run.half and not self._keeper.memory.changing:
+            self._run = Run()
             self._writer.withdraw(NO_WITHDRAWAL)
             self.shown.idle()
             return None
+        if (obstacle := self._obstacle(snapshot)) is not None:
+            trouble, pause = obstacle
+            self.shown.pending(trouble)
+            return pause
+        if self._keeper.lease != self._lease:
+            self._lease = self._keeper.lease
+            left = {**self._keeper.memory.changing, **self._run.half}
+            self._run = replace(self._run, half=left)
+        if not self._is_wanted():
+            return 0.0
+        if order is None:
+            return await self._bring_back("", self.shown.idle)
+        return await self._resolved(order, snapshot.inventory)
+
+    def _obstacle(self, snapshot: Snapshot) -> tuple[Trouble, float | None] | None:
+        """Why nothing can be done now, and when to look again."""
         problem = self._keeper.claim()
         if problem is not None:
-            self.shown.pending(problem)
-            return POLL_SECONDS
-        if (why := _out_of_reach(snapshot)) is not None:
-            self.shown.pending(Trouble(Code.DRIVER_UNAVAILABLE, why))
+            return problem, POLL_SECONDS
+        if (why := out_of_reach(snapshot)) is not None:
             self._was_away = True
-            return None
+            return Trouble(Code.DRIVER_UNAVAILABLE, why), None
         if self._was_away:
             self._was_away = False
-            self._run = runs.reopened(self._run, asyncio.get_running_loop().time())
+            self._run = runs.reopened(self._run)
+        return None
+
+    async def _resolved(self, order: Order, inventory: Inventory) -> float | None:
         try:
-            wanted = await self._wanted(order, snapshot.inventory)
+            wanted = await self._meaning.resolve(order, inventory)
         except ConfigError as error:
-            self._writer.withdraw(NO_WITHDRAWAL)
-            self.shown.refused(Trouble(Code.UNKNOWN_CONFIGURATION, str(error)))
-            return None
+            refused = Trouble(Code.UNKNOWN_CONFIGURATION, str(error))
+            return await self._bring_back(order.name, lambda: self.shown.refused(refused))
+        except TimeoutError as error:  # of the file
+            self.shown.pending(Trouble(Code.NOT_ANSWERING, str(error)))
+            return POLL_SECONDS
         except DriverError as error:
             self.shown.pending(of_error(error))
             return POLL_SECONDS
@@ -199,30 +214,28 @@ class Executor:
         """Raises :class:`~plugin.errors.ConfigError` if no such configuration is known, and
         :class:`~plugin.errors.DriverError` if the driver does not say.
         """
-        await self._choose(order, self._writer.store.snapshot.inventory)
+        await self._meaning.choose(order, self._writer.store.snapshot.inventory)
 
-    async def _wanted(self, order: Order, inventory: Inventory) -> Resolved:
-        if self._named is not None:
-            await self._ask_offers(inventory)
-            return resolve(self._named, inventory)
-        found = await self._choose(order, inventory)
-        if not silent(inventory, self._offers) and not inventory.unreadable:
-            self._named = found  # else it is named anew once such a GPU answers
-        return resolve(found, inventory)
+    async def _bring_back(self, name: str, show: Callable[[], None]) -> float | None:
+        """Where no configuration is known that is wanted: what is there stays, but for what is
+        half-made.
+        """
+        if self._run.half:
+            try:
+                await self._meaning.ask_offers(self._writer.store.snapshot.inventory)
+            except DriverUnavailable:
+                show()
+                return POLL_SECONDS
+            return await self._towards(Resolved(name, {}), show)
+        self._writer.withdraw(NO_WITHDRAWAL)
+        show()
+        await self._keeper.holds({})
+        return None
 
-    async def _choose(self, order: Order, inventory: Inventory) -> Configuration:
-        await self._ask_offers(inventory)
-        if order.configuration is not None:
-            return order.configuration
-        of_file = await self._keeper.in_thread(self._of_file)
-        return named(order.name, inventory, self._offers, of_file)
-
-    async def _ask_offers(self, inventory: Inventory) -> None:
-        missing = [gpu.uuid for gpu in silent(inventory, self._offers) if not gpu.hung]
-        if missing:
-            self._offers |= await self._worker.call(_ask_offers, self._driver, missing)
-
-    async def _towards(self, wanted: Resolved) -> float | None:
+    async def _towards(
+        self, wanted: Resolved, show: Callable[[], None] | None = None
+    ) -> float | None:
+        """With `show`, that is shown instead of what is planned."""
         inventory = self._writer.store.snapshot.inventory
         used, notes = await self._ask(wanted, inventory)
         if self._order is not self._taken:
@@ -231,25 +244,35 @@ class Executor:
         snapshot = self._writer.store.snapshot
         inventory = snapshot.inventory
         published = replace(self._run, withdrawal=snapshot.withdrawal)
-        self._run = runs.current(published, inventory, wanted.wanted)
-        target = runs.targets(wanted, self._run, self._keeper.memory.good)
-        policy = self._policy(self._taken)
-        plan = plan_node(inventory, self._offers, target, used, policy)
         now = asyncio.get_running_loop().time()
+        self._run = runs.current(published, inventory, wanted.wanted, now)
+        target, half = runs.targets(wanted, self._run)
+        policy = self._policy(self._taken)
+        plan = plan_node(inventory, self._meaning.offers, target, used, policy, half)
         self._run, action = runs.assess(self._run, plan, now)
-        self.shown.planned(plan, self._run, wanted, inventory, notes)
+        if show is None:
+            self.shown.planned(plan, self._run, wanted, inventory, notes)
+        else:
+            show()
+        await self._keeper.holds(self._run.half)
         if isinstance(action, Rest):
             return await self._rest(plan, action)
         if isinstance(action, Withdraw):
-            self._writer.withdraw(action.withdrawal)
-            if not action.withdrawal.leaving:
-                return 0.0
-            self._owed = self._writer.store.snapshot.generation
+            return await self._withdraw(plan, action.withdrawal)
         if self._owed is not None:
             return await self._tell()
         if not isinstance(action, Change):
             return GRACE_SECONDS
         return await self._change(plan, action.decisions, used)
+
+    async def _withdraw(self, plan: NodePlan, withdrawal: Withdrawal) -> float:
+        if withdrawal.leaving and (problem := await self._keeper.ready()):
+            return self._unsaved(plan, problem)
+        self._writer.withdraw(withdrawal)
+        if not withdrawal.leaving:
+            return 0.0
+        self._owed = self._writer.store.snapshot.generation
+        return await self._tell()
 
     async def _tell(self) -> float:
         """Have kubelet know which devices are out of service; what is asked before it does proves
@@ -264,7 +287,8 @@ class Executor:
         return GRACE_SECONDS
 
     async def _ask(self, wanted: Resolved, inventory: Inventory) -> tuple[InUse, list[str]]:
-        gpus = [uuid for uuid in wanted.wanted if inventory.gpu(uuid) is not None]
+        named = {*wanted.wanted, *self._run.half}
+        gpus = [gpu.uuid for gpu in inventory.gpus if gpu.uuid in named]
         holdings = await self._around.ask()
         try:
             clients, unknown = await self._worker.call(ask_clients, self._driver, gpus)
@@ -281,57 +305,45 @@ class Executor:
             else:
                 note = await self._around.evictor.evict(pods)
             self.shown.note(note)
-        await self._keeper.reached({each.gpu.uuid: each.wanted for each in plan.of(Action.NOTHING)})
         now = asyncio.get_running_loop().time()
         pauses = [POLL_SECONDS] if action.waits else []
-        if any(not gpu.hung for gpu in silent(self._writer.store.snapshot.inventory, self._offers)):
+        inventory = self._writer.store.snapshot.inventory
+        if any(not gpu.hung for gpu in silent(inventory, self._meaning.offers)):
             pauses.append(runs.DRIVER_PAUSE)
         if action.until is not None:
             pauses.append(max(0.0, action.until - now))
         return min(pauses, default=None)
 
     async def _change(self, plan: NodePlan, decisions: Sequence[Decision], used: InUse) -> float:
-        problem = await self._keeper.begins(decisions)
+        problem = await self._keeper.begins(each.gpu for each in decisions)
         if problem:
-            self.shown.waiting(Trouble(Code.NOT_SAVED, problem))
-            return POLL_SECONDS
+            return self._unsaved(plan, problem)
         changing = Changing(
             self._writer,
             self._stepper,
-            self._keeper,
             self.shown,
+            self._is_wanted,
+            self._keeper.memory.changing,
             plan,
             self._run,
-            self._offers,
+            self._meaning.offers,
             used,
         )
         await changing.carry_out(decisions)
         self._run = changing.run
+        await self._keeper.holds(self._run.half)
         return 0.0
 
-    def _goes_on(self) -> bool:
+    def _unsaved(self, plan: NodePlan, problem: str) -> float:
+        """Nothing can be changed, so nothing has to leave service."""
+        staying = replace(plan, decisions=plan.of(Action.RESET))
+        self._writer.withdraw(runs.withdrawal(self._run, staying))
+        self.shown.waiting(Trouble(Code.NOT_SAVED, problem))
+        return POLL_SECONDS
+
+    def _is_wanted(self) -> bool:
         return self._order is self._taken
 
-
-def _out_of_reach(snapshot: Snapshot) -> str | None:
-    """Why the driver cannot be asked now."""
-    if snapshot.driver_error is not None:
-        return snapshot.driver_error.text
-    if snapshot.release is not None:
-        return describe(snapshot.release, snapshot.inventory)
-    return None if snapshot.generation else "not scanned yet"
-
-
-def _ask_offers(driver: Driver, uuids: Sequence[str]) -> dict[str, Sequence[ProfileOffer]]:
-    """What the GPUs offer. A GPU that does not say is left out: the planner knows it as unreadable.
-    Blocks.
-    """
-    found: dict[str, Sequence[ProfileOffer]] = {}
-    for uuid in uuids:
-        try:
-            found[uuid] = driver.profiles(uuid)
-        except DriverUnavailable:
-            raise
-        except DriverError as error:
-            log.debug("profiles are not known", extra={"gpu": uuid, "reason": str(error)})
-    return found
+    def _goes_on(self) -> bool:
+        # What is taken back is no reason to leave the GPU in hand half-made.
+        return self._order is None or self._is_wanted()

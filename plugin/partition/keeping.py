@@ -1,20 +1,21 @@
-"""Keeps what is wanted and what was last good, and that only one process partitions the node."""
+"""Keeps what is wanted and what the GPUs had that change, and that only one process partitions the
+node.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from plugin.core.inventory.model import Gpu
-from plugin.core.partition.configuration import Wanted
-from plugin.core.partition.node import Decision, NodePlan
 from plugin.core.partition.order import Order
-from plugin.core.partition.planner import devices_of
-from plugin.core.partition.run import Run
+from plugin.core.partition.run import Before
 from plugin.core.partition.trouble import Code, Trouble
+from plugin.loops.aside import Aside
 from plugin.partition.memory import Labelled, Memory, MemoryFile
 from plugin.state.lock import FileLock
 
@@ -22,20 +23,29 @@ log = logging.getLogger(__name__)
 
 InThread = Callable[..., Awaitable[Any]]
 
+#: For one write; then nothing is changed until it has returned.
+SAVE_SECONDS = 10.0
+
 
 class Keeper:
-    """Used from the event loop; files are written in a thread."""
+    """Used from the event loop; files are written in a thread, and by the process with the lock."""
 
-    def __init__(self, file: MemoryFile, in_thread: InThread = asyncio.to_thread) -> None:
+    def __init__(self, file: MemoryFile, in_thread: InThread | None = None) -> None:
         """`in_thread` runs what blocks beside the event loop."""
         self._file = file
-        self.in_thread = in_thread
+        self.in_thread = in_thread or Aside(file.path.name, SAVE_SECONDS).run
         self._lock: FileLock | None = None
         self._saved = self.memory = Memory()
+        self._writing = threading.Lock()
+        #: Counts how often this process got the lock: others may have changed GPUs before that.
+        self.lease = 0
+        #: Called when another process has left another order.
+        self.on_found: Callable[[], None] = lambda: None
 
     def load(self) -> Memory:
         """Blocks."""
-        self._saved = self.memory = self._file.load()
+        if self.claim() is not None:
+            self._saved = self.memory = self._file.load()
         return self.memory
 
     def claim(self) -> Trouble | None:
@@ -51,7 +61,18 @@ class Keeper:
             return Trouble(Code.BUSY, "another process partitions this node")
         except OSError as error:
             return Trouble(Code.NOT_SAVED, f"what is wanted cannot be saved: {error}")
+        self._found(self._file.load())
         return None
+
+    def _found(self, found: Memory) -> None:
+        """Go on from what is on disk, but for an order that could not be saved."""
+        self.lease += 1
+        own, saved = self.memory, self._saved
+        unsaved = replace(own, changing=saved.changing) != saved
+        self._saved = found
+        self.memory = replace(own, changing=found.changing) if unsaved else found
+        if self.memory.order != own.order:
+            self.on_found()
 
     def release(self) -> None:
         lock, self._lock = self._lock, None
@@ -67,64 +88,48 @@ class Keeper:
         before = self.memory.labelled
         if labelled is None and before is not None:
             labelled = replace(before, refused=False)  # what comes later holds
-        return await self._save(
-            replace(self.memory, order=order, instead_of=instead_of, labelled=labelled)
-        )
+        return await self._save(order=order, instead_of=instead_of, labelled=labelled)
 
     async def labelled(self, labelled: Labelled) -> None:
         """Keep a label's value that orders nothing."""
-        await self._save(replace(self.memory, labelled=labelled))
+        await self._save(labelled=labelled)
 
-    async def begins(self, decisions: Iterable[Decision]) -> str:
+    async def ready(self) -> str:
+        """Find out whether anything can be saved; returns why not."""
+        return await self._written(anyhow=True)
+
+    async def begins(self, gpus: Iterable[Gpu]) -> str:
         """Have it on disk that these GPUs are changed and what they had; returns why that
         failed.
         """
-        good, changing = dict(self.memory.good), set(self.memory.changing)
-        for each in decisions:
-            uuid = each.gpu.uuid
-            present = geometry(each.gpu)
-            if uuid not in changing and present is not None:
-                good[uuid] = present
-            changing.add(uuid)
-        return await self._save(replace(self.memory, good=good, changing=frozenset(changing)))
+        new = {gpu.uuid: Before.of(gpu) for gpu in gpus if gpu.uuid not in self.memory.changing}
+        return await self._save(changing=MappingProxyType({**self.memory.changing, **new}))
 
-    async def ended(self, done: Sequence[str], run: Run, plan: NodePlan) -> None:
-        """These GPUs were changed; those without trouble have a good geometry now."""
-        targets = {each.gpu.uuid: each.wanted for each in plan.decisions}
-        tracks = run.tracks
-        whole = {uuid for uuid in done if uuid not in tracks or tracks[uuid].restored}
-        await self._reached({uuid: targets[uuid] for uuid in whole})
-
-    async def reached(self, geometries: Mapping[str, Wanted]) -> None:
-        """These GPUs have these geometries, whoever made them."""
-        if not self.memory.changing.isdisjoint(geometries):
-            await self._reached(geometries)
-
-    async def _reached(self, geometries: Mapping[str, Wanted]) -> None:
-        good = {**self.memory.good, **geometries}
-        changing = self.memory.changing - geometries.keys()
-        problem = await self._save(replace(self.memory, good=good, changing=changing))
+    async def holds(self, half: Mapping[str, Before]) -> None:
+        """Only these GPUs are half-made."""
+        if half == self.memory.changing == self._saved.changing:
+            return
+        problem = await self._save(changing=half)
         if problem:
             # Nothing is lost: the file says that the GPUs may be changing, and the driver knows.
             log.warning("what was partitioned cannot be saved", extra={"reason": problem})
 
-    async def _save(self, memory: Memory) -> str:
-        self.memory = memory
-        if memory == self._saved:
-            return ""
+    async def _save(self, **changes: Any) -> str:
+        problem = self.claim()
+        self.memory = replace(self.memory, **changes)
+        return problem.text if problem is not None else await self._written()
+
+    async def _written(self, *, anyhow: bool = False) -> str:
         try:
-            await self.in_thread(self._file.save, memory)
+            await self.in_thread(self._write, anyhow)
         except OSError as error:
             return str(error)
-        self._saved = memory
         return ""
 
-
-def geometry(gpu: Gpu) -> Wanted | None:
-    """What a GPU has, ``None`` where the driver does not say."""
-    if gpu.error or gpu.mig_unknown or gpu.uncounted or gpu.unreadable:
-        return None
-    if not gpu.mig_enabled:
-        return Wanted(mig=False)
-    devices = devices_of(gpu)
-    return None if "" in devices else Wanted.of(devices)
+    def _write(self, anyhow: bool) -> None:  # noqa: FBT001 — through in_thread
+        """One write follows another, each of what is newest: none brings back what was before."""
+        with self._writing:
+            newest = self.memory
+            if anyhow or newest != self._saved:
+                self._file.save(newest)
+                self._saved = newest

@@ -1,4 +1,4 @@
-"""What is wanted and what was last good, on disk before the first step.
+"""What is wanted, and what the GPUs had that change, on disk before the first step.
 
 The present geometry is never in the file: that is the driver's. A file that cannot be read costs
 what it said and nothing else.
@@ -19,6 +19,7 @@ from plugin.core.partition.comparison import document
 from plugin.core.partition.configuration import Configuration, Wanted
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
+from plugin.core.partition.run import Before
 from plugin.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -42,14 +43,13 @@ class Labelled:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """``order`` is what the last command or label wants, ``None`` for nothing, and ``instead_of``
-    the option's configuration that it replaced; that is ``None`` if there was none. ``good`` maps
-    GPU UUIDs to geometries that were complete; the GPUs in ``changing`` may have another one now.
+    the option's configuration that it replaced; that is ``None`` if there was none. ``changing``
+    are the GPUs that may be half-made, by UUID.
     """
 
     order: Order | None = None
     instead_of: str | None = None
-    good: Mapping[str, Wanted] = field(default_factory=lambda: MappingProxyType({}))
-    changing: frozenset[str] = frozenset()
+    changing: Mapping[str, Before] = field(default_factory=lambda: MappingProxyType({}))
     labelled: Labelled | None = None
 
 
@@ -96,11 +96,15 @@ def _written(memory: Memory) -> dict[str, Any]:
         },
         "insteadOf": memory.instead_of,
         "label": None if memory.labelled is None else asdict(memory.labelled),
-        "good": {
-            uuid: {"mig": wanted.mig, "devices": dict(wanted.devices)}
-            for uuid, wanted in sorted(memory.good.items())
+        "changing": {
+            uuid: {
+                "geometry": None
+                if before.geometry is None
+                else {"mig": before.geometry.mig, "devices": dict(before.geometry.devices)},
+                "uuids": sorted(before.devices),
+            }
+            for uuid, before in sorted(memory.changing.items())
         },
-        "changing": sorted(memory.changing),
     }
 
 
@@ -111,8 +115,7 @@ def _memory(found: Mapping[str, Any]) -> Memory:
     return Memory(
         None if given is None else _order(given),
         None if found["insteadOf"] is None else _text(found["insteadOf"]),
-        MappingProxyType({_text(uuid): _wanted(each) for uuid, each in found["good"].items()}),
-        frozenset(map(_text, found["changing"])),
+        MappingProxyType({_text(uuid): _before(each) for uuid, each in found["changing"].items()}),
         None if (label := found.get("label")) is None else _labelled(label),
     )
 
@@ -142,10 +145,16 @@ def only(given: object) -> Configuration:
     return next(iter(found.values()))
 
 
+def _before(given: Mapping[str, Any]) -> Before:
+    wanted = given["geometry"]
+    devices = frozenset(map(_text, given["uuids"]))
+    return Before(None if wanted is None else _wanted(wanted), devices)
+
+
 def _wanted(given: Mapping[str, Any]) -> Wanted:
     if not given["mig"]:
         return Wanted(mig=False)
-    return Wanted.of({_text(name): int(count) for name, count in given["devices"].items()})
+    return Wanted.of(mig_configs.profiles("the devices of a GPU", given["devices"]))
 
 
 def _text(value: object) -> str:

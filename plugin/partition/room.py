@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
 import uuid
@@ -12,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from plugin.config import mig_configs
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import Progress, document
@@ -24,6 +22,7 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import ConfigError, ControlError, DriverError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
+from plugin.partition.file import ConfigurationFile
 from plugin.partition.keeping import Keeper
 from plugin.partition.memory import Labelled, MemoryFile, only
 from plugin.partition.surroundings import Surroundings
@@ -52,30 +51,43 @@ class Room:
         self._option, self._label = settings.partition_config, settings.partition_label
         self._store = writer.store
         self._keeper = Keeper(MemoryFile(memory))
+        self._keeper.on_found = self._take_up
+        self._file = ConfigurationFile(settings.partition_file)
         self.executor = Executor(
             writer,
             driver,
             worker,
             self._keeper,
             around,
-            of_file=functools.partial(mig_configs.of_node, settings.partition_file),
+            of_file=self._file,
+            in_thread=self._file.aside.run,
         )
 
     def load(self) -> None:
         """Take up what is wanted: by the last command or label, or by the option. Blocks."""
-        memory = self._keeper.load()
+        self._keeper.load()
+        self._take_up()
+
+    def _take_up(self) -> None:
+        memory, order = self._keeper.memory, None
         ordered = memory.instead_of is not None
         if ordered and (memory.instead_of == self._option or self._labelled().value):
-            if memory.order is not None:
-                self.executor.want(memory.order)
+            order = memory.order
         elif self._option:
-            self.executor.want(Order(self._option, Source.OPTION))
+            order = Order(self._option, Source.OPTION)
+        if order != self.executor.order:
+            self.executor.want(order)
 
     async def run(self, heartbeats: Heartbeats) -> None:
         """Work until cancelled."""
+        watching = asyncio.create_task(
+            self._file.run(self.executor.look_again), name="partition file"
+        )
         try:
             await self.executor.run(heartbeats)
         finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             self._keeper.release()
 
     async def started(self, seconds: float = START_SECONDS) -> None:
@@ -122,6 +134,9 @@ class Room:
             raise ControlError(f"the order cannot be read: {error}") from error
         except DriverError as error:
             raise ControlError(f"the driver does not say what the GPUs offer: {error}") from error
+        except TimeoutError as error:
+            raise ControlError(str(error), "see whether its file system answers") from error
+        self._alone()
         problem = await self._keeper.ordered(order, self._option)
         self.executor.want(order)
         return {"id": order.id, "warning": _unsaved(problem)}
@@ -137,6 +152,9 @@ class Room:
         """Take up what the label names, unless that was done, as an order by a command is; empty:
         nothing. Returns why not, and what was wanted before stays wanted then.
         """
+        # First: what another process has left is known behind it.
+        if (busy := self._busy()) is not None:
+            return busy
         now = Labelled(self._label, name)
         if self._labelled() == now:
             return None
@@ -144,7 +162,7 @@ class Room:
             await self._keeper.labelled(now)
             return None
         order = Order(name, Source.LABEL)
-        refused = await self._refusal(order)
+        refused = self._not_scanned() or await self._unknown(order)
         if refused is not None:
             await self._keeper.labelled(replace(now, refused=True))
             return refused
@@ -156,26 +174,41 @@ class Room:
             self.executor.want(order)
         return None
 
-    async def _refusal(self, order: Order) -> Trouble | None:
-        snapshot = self._store.snapshot
-        if snapshot.driver_error is not None or not snapshot.generation:
-            # What it offers is not known, and so not which names there are.
-            why = snapshot.driver_error.text if snapshot.driver_error else "not scanned yet"
-            return Trouble(Code.DRIVER_UNAVAILABLE, why)
+    async def _cancel(self) -> Any:
+        self._alone()
+        before = self.progress.configuration
+        problem = await self._keeper.ordered(None, self._option)
+        self.executor.want(None)
+        text = f"{before} is no longer wanted" if before else "no configuration was wanted"
+        return {"text": f"{text}; what is there stays", "warning": _unsaved(problem)}
+
+    def _alone(self) -> None:
+        """Raises :class:`~plugin.errors.ControlError` while another process partitions the node."""
+        if (busy := self._busy()) is not None:
+            raise ControlError(busy.text, "try again when it has ended")
+
+    async def _unknown(self, order: Order) -> Trouble | None:
         try:
             await self.executor.check(order)
         except ConfigError as error:
             return Trouble(Code.UNKNOWN_CONFIGURATION, str(error))
         except DriverError as error:
             return of_error(error)
+        except TimeoutError as error:  # of the file
+            return Trouble(Code.NOT_ANSWERING, str(error))
         return None
 
-    async def _cancel(self) -> Any:
-        before = self.progress.configuration
-        problem = await self._keeper.ordered(None, self._option)
-        self.executor.want(None)
-        text = f"{before} is no longer wanted" if before else "no configuration was wanted"
-        return {"text": f"{text}; what is there stays", "warning": _unsaved(problem)}
+    def _not_scanned(self) -> Trouble | None:
+        """What the GPUs offer is not known then, and so not which names there are."""
+        snapshot = self._store.snapshot
+        if snapshot.driver_error is not None:
+            return Trouble(Code.DRIVER_UNAVAILABLE, snapshot.driver_error.text)
+        known = bool(snapshot.generation)
+        return None if known else Trouble(Code.DRIVER_UNAVAILABLE, "not scanned yet")
+
+    def _busy(self) -> Trouble | None:
+        problem = self._keeper.claim()
+        return problem if problem is not None and problem.code is Code.BUSY else None
 
 
 def _unsaved(problem: str) -> str | None:

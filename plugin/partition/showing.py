@@ -20,7 +20,7 @@ from plugin.core.partition.progress import (
     Progress,
     State,
     gpus,
-    node_state,
+    of_gpus,
     tracked,
 )
 from plugin.core.partition.run import Result, Run
@@ -46,10 +46,12 @@ class Shown:
         #: The order that the GPUs shown are of, and what was added to a round's notes.
         self._planned = 0
         self._note = ""
+        #: What keeps the node as a whole from what could be done, since nothing was done.
+        self._obstacle: Trouble | None = None
 
     def ordered(self, order: Order | None, policy: Policy) -> None:
         number = self.progress.order + 1
-        self._ordered, self._note = _now(), ""
+        self._ordered, self._note, self._obstacle = _now(), "", None
         if order is None:
             self._set(replace(self.progress, state=State.IDLE, order=number))
             return
@@ -74,10 +76,15 @@ class Shown:
         self._set(Progress(State.IDLE, order=before.order, counts=before.counts))
 
     def pending(self, trouble: Trouble) -> None:
-        self._set(replace(self.progress, state=State.PENDING, trouble=trouble))
+        self._kept_from(trouble, State.PENDING)
 
     def waiting(self, trouble: Trouble) -> None:
-        self._set(replace(self.progress, state=State.WAITING, trouble=trouble))
+        self._obstacle = trouble
+        self._kept_from(trouble, State.WAITING)
+
+    def _kept_from(self, trouble: Trouble, state: State) -> None:
+        if self.progress.configuration:  # else nothing is wanted
+            self._set(replace(self.progress, state=state, trouble=trouble))
 
     def refused(self, trouble: Trouble) -> None:
         self._set(replace(self.progress, state=State.FAILED, trouble=trouble, gpus=()))
@@ -99,13 +106,15 @@ class Shown:
     ) -> None:
         """What a round has found."""
         found = gpus(plan, run, wanted.wanted, {gpu.uuid: gpu.index for gpu in inventory.gpus})
+        new = of_gpus(self.progress, found)
+        if new.state is not State.APPLYING:
+            self._obstacle = None
+        elif self._obstacle is not None:
+            new = replace(new, state=State.WAITING, trouble=self._obstacle)
         self._set(
             replace(
-                self.progress,
-                state=node_state(found),
+                new,
                 policy=plan.policy,
-                gpus=found,
-                trouble=next((gpu.trouble for gpu in found if gpu.trouble), None),
                 warnings=wanted.warnings,
                 notes=(*notes, self._note) if self._note else tuple(notes),
             )
@@ -113,6 +122,7 @@ class Shown:
         self._planned = self.progress.order
 
     def begins(self, decision: Decision) -> None:
+        self._obstacle = None
         if decision.blockers:  # by force
             log.warning(
                 "destroying devices in use",
@@ -134,22 +144,26 @@ class Shown:
             if gpu.uuid == self._current:
                 self._gpu(gpu.uuid, done=gpu.done + 1)
 
-    def ended(self, results: Iterable[Result], run: Run) -> None:
+    def ended(self, results: Iterable[Result], run: Run, plan: NodePlan) -> None:
         """GPUs that were changed, and what became of them."""
+        back = {each.gpu.uuid for each in plan.decisions if each.back}
         counts = self.progress.counts
         for result in results:
             track = run.tracks.get(result.gpu.uuid)
-            state = GpuState.APPLIED if track is None else tracked(track)
+            done = GpuState.ROLLED_BACK if result.gpu.uuid in back else GpuState.APPLIED
+            state = done if track is None else tracked(track)
+            again = state is GpuState.ROLLED_BACK or (track is not None and track.restored)
             counts = replace(
                 counts,
                 applied=counts.applied + (state is GpuState.APPLIED),
-                rolled_back=counts.rolled_back + (track is not None and track.restored),
+                rolled_back=counts.rolled_back + again,
                 failed=counts.failed + (state is GpuState.FAILED),
             )
             self._gpu(result.gpu.uuid, state=state, trouble=track.trouble if track else None)
         self._set(replace(self.progress, counts=counts))
-        if self.progress.order == self._planned:  # and not of an order that came meanwhile
-            self._set(replace(self.progress, state=node_state(self.progress.gpus)))
+        # Not of an order that came meanwhile, or is refused.
+        if self.progress.order == self._planned and self.progress.gpus:
+            self._set(of_gpus(self.progress, self.progress.gpus))
 
     def _gpu(self, uuid: str, **changes: object) -> None:
         found = tuple(

@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Gpu
@@ -31,8 +31,6 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverError, OutcomeUnknown
 
 log = logging.getLogger(__name__)
-
-INTERRUPTED: Final = Trouble(Code.STEP_FAILED, "another configuration is wanted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +62,18 @@ class Stepper:
         self._on_step, self._goes_on = on_step, goes_on
 
     async def carry_out(self, order: Order) -> Result:
-        """With the trouble :data:`INTERRUPTED` if that happened between two steps."""
         decision = order.decision
         try:
             gpu = await self._look(decision.gpu.uuid)
         except DriverError as failed:
-            return Result(decision.gpu, _devices(decision.gpu), trouble(failed))
-        result = Result(gpu, _devices(gpu))
+            return Result(decision.gpu, trouble(failed))
+        result = Result(gpu)
         plan = _planned(gpu, order)
         if isinstance(plan, Trouble):
             return replace(result, trouble=plan)
         for step in plan.steps:
             if not self._goes_on():
-                return replace(result, trouble=INTERRUPTED)
+                return replace(result, interrupted=True)
             result = await self._one(result, step)
             if result.trouble is not None:
                 break
@@ -134,10 +131,6 @@ class Stepper:
                 if gi is None:
                     return None
                 return functools.partial(driver.create_compute_instance, uuid, gi, step.slices)
-
-
-def _devices(gpu: Gpu) -> frozenset[str]:
-    return frozenset(device.uuid for device in gpu.mig_devices)
 
 
 def _planned(gpu: Gpu, order: Order) -> Plan | Trouble:

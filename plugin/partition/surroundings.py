@@ -1,4 +1,6 @@
-"""What the executor needs of others: who holds devices, what kubelet knows, who evicts."""
+"""What the executor needs of others: who holds devices, what kubelet knows, who evicts, and whether
+the driver can be asked.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from typing import Protocol
 
 from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import Client
+from plugin.core.release import describe
 from plugin.core.settings import Settings
+from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
 from plugin.errors import DriverError
 
@@ -72,3 +76,12 @@ def ask_clients(
         except DriverError as error:
             unknown[uuid] = f"processes are not known: {error}"
     return found, unknown
+
+
+def out_of_reach(snapshot: Snapshot) -> str | None:
+    """Why the driver cannot be asked now."""
+    if snapshot.driver_error is not None:
+        return snapshot.driver_error.text
+    if snapshot.release is not None:
+        return describe(snapshot.release, snapshot.inventory)
+    return None if snapshot.generation else "not scanned yet"

@@ -13,6 +13,7 @@ from plugin.core.notices import Notice
 from plugin.core.partition.causes import evicted
 from plugin.core.settings import Settings
 from plugin.errors import ClusterError, ConfigError
+from plugin.loops.aside import Aside
 
 if TYPE_CHECKING:
     from plugin.cluster.api import Cluster
@@ -41,6 +42,7 @@ class PodEvictor:
         self._settings, self._shared, self._note = settings, shared, note
         self._own: Cluster | None = None
         self._connect_at = 0.0
+        self._aside = Aside("the kubeconfig or the token", CONNECT_SECONDS / 2)
         self._problem = ""
         self._mistaken = False
         #: By ``namespace/name``: when to ask again, and what keeps it.
@@ -99,8 +101,8 @@ class PodEvictor:
         if self._own is None and _now() >= self._connect_at:
             self._connect_at = _now() + CONNECT_SECONDS
             try:
-                self._own = await asyncio.to_thread(_connect, self._settings)
-            except (ConfigError, ClusterError) as error:
+                self._own = await self._aside.run(_connect, self._settings)
+            except (ConfigError, ClusterError, TimeoutError) as error:
                 self._problem = str(error)
         return self._own
 

@@ -14,6 +14,7 @@ from plugin.core.notices import Notice
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot
 from plugin.core.view import ClusterStatus
+from plugin.loops.aside import Aside
 from plugin.loops.store import Store
 from plugin.reporting.record import (
     LABELS,
@@ -24,7 +25,7 @@ from plugin.reporting.record import (
     partition_labels,
     partition_line,
 )
-from plugin.reporting.standing import Standing
+from plugin.reporting.standing import FILES_SECONDS, Standing
 
 if TYPE_CHECKING:
     from plugin.reporting.condition import ConditionWriter
@@ -80,6 +81,7 @@ class Features:
         """`first` is the snapshot since which changes are news."""
         settings = store.snapshot.settings
         self._client, self._record = client, record
+        self._aside = Aside(str(record.path), FILES_SECONDS)
         self._nodes = client.watch_node()
         node: tuple[ApiClient, Store, Any] = client, store, self._nodes
         self._labels: LabelWriter | None = None
@@ -203,7 +205,7 @@ class Features:
     async def _run(self, run: Callable[[], Coroutine[Any, Any, None]], line: str) -> None:
         await run()
         if line:
-            await asyncio.to_thread(self._record.remove, line)
+            await self._aside.run(self._record.remove, line)
             log.info("a former feature is cleaned up behind", extra={"feature": line})
 
 

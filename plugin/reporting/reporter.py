@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from plugin.core.holders import Holders
 from plugin.core.view import ClusterStatus, ResourceStatus
 from plugin.errors import ClusterError, ConfigError
+from plugin.loops.aside import Aside
 from plugin.loops.store import Store
 from plugin.reporting.record import Record
-from plugin.reporting.standing import AGAIN_SECONDS, Standing
+from plugin.reporting.standing import AGAIN_SECONDS, FILES_SECONDS, Standing
 
 if TYPE_CHECKING:
     from plugin.cluster.client import ApiClient
@@ -54,6 +55,7 @@ class Reporter:
         self._choose = choose
         self._after_seconds = after_seconds
         self._features: Features | None = None
+        self._aside = Aside("the kubeconfig, the token or the record", FILES_SECONDS)
         self._problem = ""
         self._standing = Standing("all that is written to the cluster or read there")
 
@@ -95,10 +97,10 @@ class Reporter:
     async def _run(self, first: Snapshot) -> None:
         self._features = None
         # In a thread, so that kubelet's calls are answered meanwhile.
-        room = await asyncio.to_thread(importlib.import_module, "plugin.reporting.features")
+        room = await asyncio.to_thread(importlib.import_module, "plugin.reporting.features")  # noqa: TID251 — an import
         while self._features is None:
             try:
-                self._features = await asyncio.to_thread(
+                self._features = await self._aside.run(
                     room.open_features,
                     self._store,
                     first,
@@ -108,7 +110,7 @@ class Reporter:
                     self._partitioned,
                     self._choose,
                 )
-            except (ConfigError, ClusterError) as error:
+            except (ConfigError, ClusterError, TimeoutError) as error:
                 if str(error) != self._problem:
                     log.error(  # noqa: TRY400 — as in the other places, the sentence is enough
                         "nothing is written to the cluster or read there",

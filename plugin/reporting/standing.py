@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: Before what a mistake of ours has ended is run again.
 AGAIN_SECONDS = 60.0
+#: For the files that are read or written beside it.
+FILES_SECONDS = 30.0
 
 
 def is_final(error: ClusterError) -> bool:

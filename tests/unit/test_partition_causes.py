@@ -265,14 +265,13 @@ gpus = st.builds(
 )
 progresses = st.builds(
     Progress,
-    st.sampled_from(State),
-    st.sampled_from(["a", "b" * 300]),
-    st.none() | st.sampled_from(Source),
-    st.sampled_from(Policy),
-    st.just(0.0),
-    st.integers(0, 2),
-    st.lists(gpus, max_size=3, unique_by=lambda gpu: gpu.uuid).map(tuple),
-    st.none() | troubles,
+    state=st.sampled_from(State),
+    configuration=st.sampled_from(["a", "b" * 300]),
+    source=st.none() | st.sampled_from(Source),
+    policy=st.sampled_from(Policy),
+    order=st.integers(0, 2),
+    gpus=st.lists(gpus, max_size=3, unique_by=lambda gpu: gpu.uuid).map(tuple),
+    trouble=st.none() | troubles,
 )
 
 

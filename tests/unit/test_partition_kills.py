@@ -31,6 +31,7 @@ def kill(number: int, at: int) -> None:
 async def story(folder: Path, at: int, *, after: bool) -> None:
     node = parse_node(NODE)
     in_use = uuids(node, 1)
+    had = {node.gpu(gpu).uuid: sorted(uuids(node, gpu)) for gpu in (0, 2)}
     async with rig(node, folder) as here:
         here.hold("one", uuids(node, 0)[3])
         here.hold("all", *in_use)
@@ -41,17 +42,18 @@ async def story(folder: Path, at: int, *, after: bool) -> None:
         assert await here.killed()
         assert here.worker.changes == at
         held = dict(here.held)
-    check_disk(folder, node)
+    check_disk(folder, had)
     await goes_on(node, folder, held, in_use)
 
 
-def check_disk(folder: Path, node: SimNode) -> None:
-    """What is wanted and was good is there, whenever the process ends."""
+def check_disk(folder: Path, had: dict[str, list[str]]) -> None:
+    """What is wanted and what was there is on disk, whenever the process ends."""
     saved = json.loads((folder / MEMORY).read_text())
     assert saved["order"]["name"] == "all-balanced"
-    for gpu in (0, 2):
-        assert saved["good"][node.gpu(gpu).uuid] == {"mig": True, "devices": {"1g.6gb": 4}}
-        assert node.gpu(gpu).uuid in saved["changing"]
+    geometry = {"mig": True, "devices": {"1g.6gb": 4}}
+    assert saved["changing"] == {
+        uuid: {"geometry": geometry, "uuids": devices} for uuid, devices in had.items()
+    }
 
 
 async def goes_on(
@@ -71,7 +73,7 @@ async def goes_on(
         # GPU 1 waits; everything else is in service.
         assert here.healthy() == {"1g.6gb": 2 + 2 + 2, "2g.12gb": 2}
         assert all(here.serves(uuid) for gpu in (0, 2) for uuid in uuids(node, gpu))
-        assert here.keeper.memory.changing == frozenset()
+        assert here.keeper.memory.changing == {}
         here.held.clear()
         assert (await here.ended()).state is State.SUCCESS
         assert devices(node) == [BALANCED] * 3
@@ -97,20 +99,26 @@ def test_an_execution_has_so_many_steps(tmp_path: Path) -> None:
     run(main())
 
 
-def test_without_an_order_nothing_is_destroyed_at_the_start(tmp_path: Path) -> None:
-    """What a killed process left half-made stays when the order was taken back."""
+@pytest.mark.parametrize("at", range(1, STEPS + 1))
+def test_without_an_order_nothing_is_changed_at_the_start_but_what_is_half_made(
+    tmp_path: Path, at: int
+) -> None:
+    """The process was killed when the order had been taken back."""
 
     async def main() -> None:
         node = parse_node(NODE)
         async with rig(node, tmp_path) as here:
-            here.worker.after = lambda number: kill(number, 3)
+            here.worker.after = lambda number: kill(number, at)
             here.executor.want(ORDER)
             assert await here.killed()
-        there = devices(node)
         async with rig(node, tmp_path) as here:
             assert here.keeper.memory.order is None
             await here.settled()
-            assert here.worker.changes == 0
-            assert devices(node) == there
+            # What nobody had advertised yet counts as half-made too.
+            assert devices(node) == [{"1g.6gb": 4}] * 3
+            assert empty_instances(node) == 0
+            assert here.progress.state is State.IDLE
+            assert here.keeper.memory.changing == {}
+            assert here.healthy() == {"1g.6gb": 12}
 
     run(main())

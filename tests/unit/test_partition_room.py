@@ -11,7 +11,7 @@ import pytest
 
 from plugin.core.partition.comparison import document
 from plugin.core.partition.configuration import Configuration, Entry, Wanted
-from plugin.core.partition.order import Source
+from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import State
 from plugin.core.partition.trouble import Code
@@ -19,6 +19,8 @@ from plugin.core.settings import MigStrategy, Settings
 from plugin.driver.worker import DriverWorker
 from plugin.errors import ConfigError, ControlError
 from plugin.loops.heartbeats import Heartbeats
+from plugin.partition.keeping import Keeper
+from plugin.partition.memory import Labelled, MemoryFile
 from plugin.partition.room import Room
 from plugin.partition.surroundings import Surroundings
 from plugin.partitioning import MEMORY
@@ -206,3 +208,29 @@ async def test_an_unknown_option_does_not_keep_the_daemon(tmp_path: Path) -> Non
     await within(tmp_path, node, story, "all-nothing")
     await within(tmp_path, node, story, "mine", str(tmp_path / "absent.yaml"))
     assert devices(node) == [{"1g.6gb": 4}]
+
+
+async def test_while_another_process_partitions_the_node_orders_are_refused(tmp_path: Path) -> None:
+    other = Keeper(MemoryFile(tmp_path / MEMORY))
+    other.load()
+    content = MemoryFile(tmp_path / MEMORY).load()
+
+    async def story(room: Room) -> None:
+        for arguments in (["apply", "all-2g.12gb", "", ""], ["cancel"]):
+            with pytest.raises(ControlError, match="another process partitions this node"):
+                await room.perform(arguments)
+        refused = await room.labelled("all-2g.12gb")
+        assert refused is not None
+        assert refused.code is Code.BUSY
+        assert room.progress.state is State.IDLE
+        assert MemoryFile(tmp_path / MEMORY).load() == content
+        # Then it goes on from what the other one has left.
+        known = Labelled("", "all-2g.12gb")
+        assert await other.ordered(Order("all-4g.24gb", Source.COMMAND), "", known) == ""
+        other.release()
+        assert await room.labelled("all-2g.12gb") is None
+        await room.executor.settled()
+        assert room.progress.configuration == "all-4g.24gb"
+        assert room.progress.source is Source.COMMAND
+
+    await within(tmp_path, parse_node(NODE), story)

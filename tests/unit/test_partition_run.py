@@ -15,9 +15,18 @@ from plugin.core.partition import run as runs
 from plugin.core.partition.configuration import Resolved, Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.progress import GpuProgress, GpuState, State, node_state
-from plugin.core.partition.run import Change, LookAgain, Rest, Result, Run, Track, Withdraw
-from plugin.core.partition.steps import Blocker, Occupant, Plan, SwitchMode
+from plugin.core.partition.progress import GpuProgress, GpuState, State, gpus, node_state
+from plugin.core.partition.run import (
+    Before,
+    Change,
+    LookAgain,
+    Rest,
+    Result,
+    Run,
+    Track,
+    Withdraw,
+)
+from plugin.core.partition.steps import Blocker, Occupant, Plan, RefusalCode, SwitchMode
 from plugin.core.partition.trouble import Code, Trouble, trouble
 from plugin.core.partition.use import HANDED_OUT, UNKNOWN_HOLDER, in_use
 from plugin.core.reasons import Code as ReasonCode
@@ -45,7 +54,9 @@ PLAN = Plan((SwitchMode(on=True),), seats=(), kept=(KEPT,), leaving=(LEFT, RIGHT
 CHANGE = Decision(FIRST, WANTED, Action.CHANGE, PLAN)
 BROKEN = Trouble(Code.STEP_FAILED, "it broke")
 USED = Trouble(Code.IN_USE, "a process")
-GOOD = {FIRST.uuid: Wanted.of({"1g.5gb": 2, "2g.10gb": 1})}
+HAD = Before.of(FIRST)
+BEFORE = {FIRST.uuid: HAD}
+HALF = {FIRST.uuid: HAD}
 
 
 def plan(*decisions: Decision) -> NodePlan:
@@ -77,16 +88,15 @@ def test_a_whole_gpu_leaves_service_before_mig_mode_is_switched() -> None:
     assert runs.leaving(decision) == {off.uuid}
 
 
-def failed(run: Run, found: Trouble | None, now: float = 10.0, *, touched: bool = True) -> Track:
-    result = Result(FIRST, frozenset({LEFT, RIGHT, KEPT}), found, touched)
-    return runs.ended(run, [result], GOOD, now).tracks[FIRST.uuid]
+def fold(run: Run, found: Trouble | None, now: float = 10.0, *, touched: bool = True) -> Run:
+    return runs.ended(run, [Result(FIRST, found, touched)], BEFORE, now)
 
 
 def test_three_attempts_then_three_back_then_no_more() -> None:
     run, pauses = Run(), []
     for _ in range(6):
-        track = failed(run, BROKEN)
-        run = Run({FIRST.uuid: track})
+        run = fold(run, BROKEN)
+        track = run.tracks[FIRST.uuid]
         pauses.append((track.back, track.retry_at and track.retry_at - 10.0))
     assert pauses == [
         (False, 0.5),
@@ -103,11 +113,20 @@ def test_three_attempts_then_three_back_then_no_more() -> None:
     assert held.staying == {LEFT, RIGHT, KEPT}
 
 
+def test_what_never_took_effect_is_not_on_its_way_back() -> None:
+    run = Run()
+    for _ in range(3):
+        run = fold(run, BROKEN, touched=False)
+    track = run.tracks[FIRST.uuid]
+    assert (track.restored, track.ended, dict(run.half)) == (True, True, {})
+    assert runs.withdrawal(run, plan()) == Withdrawal()
+
+
 def test_the_way_back_ends_with_the_cause() -> None:
-    track = Track(BROKEN, back=True, half=True, retry_at=0.0)
-    back = failed(Run({FIRST.uuid: track}), None)
+    run = fold(Run({FIRST.uuid: Track(BROKEN, back=True, retry_at=0.0)}, HALF), None)
+    back = run.tracks[FIRST.uuid]
     assert (back.restored, back.ended, back.trouble) == (True, True, BROKEN)
-    assert runs.withdrawal(Run({FIRST.uuid: back}), plan()) == Withdrawal()
+    assert runs.withdrawal(run, plan()) == Withdrawal()
 
 
 @pytest.mark.parametrize(("touched", "back", "pause"), [(True, True, 0.0), (False, False, 30.0)])
@@ -116,46 +135,90 @@ def test_something_in_use_goes_back_at_once_and_is_tried_later(
     back: bool,  # noqa: FBT001
     pause: float,
 ) -> None:
-    track = failed(Run(), USED, touched=touched)
+    run = fold(Run(), USED, touched=touched)
+    track = run.tracks[FIRST.uuid]
     assert (track.back, track.retry_at) == (back, 10.0 + pause)
     if back:
-        waits = failed(Run({FIRST.uuid: track}), None)
+        waits = fold(run, None).tracks[FIRST.uuid]
         assert (waits.back, waits.restored, waits.retry_at) == (False, True, 40.0)
+
+
+NAMED = {FIRST.uuid: WANTED, SECOND.uuid: WANTED}
 
 
 @pytest.mark.parametrize("code", [Code.GPU_LOST, Code.NOT_ANSWERING, Code.RESET_NEEDED])
 def test_what_waiting_does_not_mend_is_not_tried_again(code: Code) -> None:
-    track = failed(Run(), Trouble(code, "gone"))
-    run = Run({FIRST.uuid: track})
-    assert track.ended
-    wanted = Resolved("some", {FIRST.uuid: WANTED, SECOND.uuid: WANTED})
-    assert runs.targets(wanted, run, GOOD).wanted == {SECOND.uuid: WANTED}
-    # Until the GPU itself is another one.
-    named = wanted.wanted
-    assert runs.current(run, node(FIRST, SECOND), named) is run
-    assert not runs.current(run, node(replace(FIRST, error="lost"), SECOND), named).tracks
-    assert not runs.current(run, node(FIRST, SECOND), {SECOND.uuid}).tracks
+    run = replace(fold(Run(), Trouble(code, "gone")), wanted=NAMED)
+    assert run.tracks[FIRST.uuid].ended
+    assert runs.targets(Resolved("some", NAMED), run) == (
+        Resolved("some", {SECOND.uuid: WANTED}),
+        {},
+    )
+    # Until the GPU itself is another one, or should be.
+    less = replace(FIRST, mig_devices=FIRST.mig_devices[1:])
+    run = replace(fold(Run(), Trouble(code, "gone"), touched=False), wanted=NAMED)
+    other = {**NAMED, FIRST.uuid: Wanted.of({"7g.40gb": 1})}
+    for there, wanted, kept in (
+        ((FIRST, SECOND), NAMED, True),
+        ((less, SECOND), NAMED, False),
+        ((replace(FIRST, error="lost"), SECOND), NAMED, False),
+        ((SECOND,), NAMED, False),
+        ((FIRST, SECOND), other, False),
+        ((FIRST, SECOND), {SECOND.uuid: WANTED}, False),
+    ):
+        assert bool(runs.current(run, node(*there), wanted, 20.0).tracks) is kept
 
 
-def test_a_gpu_on_its_way_back_gets_its_last_good_geometry() -> None:
-    run = Run({FIRST.uuid: Track(BROKEN, back=True, retry_at=0.0)})
-    wanted = Resolved("some", {FIRST.uuid: WANTED})
-    assert runs.targets(wanted, run, GOOD).wanted == GOOD
+LESS = replace(FIRST, mig_devices=FIRST.mig_devices[1:])
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_gpu_that_is_half_made_can_always_go_back(back: bool) -> None:  # noqa: FBT001
+    run = Run({FIRST.uuid: Track(BROKEN, back=back, retry_at=0.0)}, HALF, NAMED)
+    target, half = runs.targets(Resolved("some", NAMED), run)
+    assert target.wanted == (NAMED if not back else {SECOND.uuid: WANTED})
+    assert half == {FIRST.uuid: HAD.geometry}
+    # Also when the configuration does not name it.
+    unnamed = runs.current(Run(half=HALF), node(LESS, SECOND), {}, 20.0)
+    assert runs.targets(Resolved("some", {}), unnamed)[1] == {FIRST.uuid: HAD.geometry}
+
+
+def test_it_is_half_made_until_it_has_what_it_had_or_should_have() -> None:
+    run = Run({FIRST.uuid: Track(BROKEN, back=True, retry_at=0.0)}, HALF, NAMED)
+    assert runs.current(run, node(LESS), NAMED, 20.0).half == HALF
+    assert runs.current(run, node(replace(FIRST, hung=True)), NAMED, 20.0).half == HALF
+    assert runs.current(run, node(SECOND), NAMED, 20.0).half == HALF  # it may come back
+    again = runs.current(run, node(FIRST), NAMED, 20.0)
+    assert dict(again.half) == {}
+    assert again.tracks[FIRST.uuid].restored
+    there = replace(CHANGE, action=Action.NOTHING, plan=Plan())
+    assert dict(runs.assess(run, plan(there), 5.0)[0].half) == {}
+    # What no configuration can express has no way back.
+    unknown = Run(half={FIRST.uuid: Before(None)})
+    assert runs.current(unknown, node(LESS), NAMED, 20.0).half == unknown.half
+    assert dict(runs.current(unknown, node(LESS), {}, 20.0).half) == {}
 
 
 def test_another_order_begins_anew_and_hides_what_is_half_made() -> None:
-    half = Track(BROKEN, 2, back=True, half=True, old=frozenset({KEPT}), shape=("x",))
-    run = runs.anew(Run({FIRST.uuid: half, SECOND.uuid: Track(BROKEN, 3)}), 5.0)
-    assert run == Run({FIRST.uuid: Track(BROKEN, half=True, old=half.old, retry_at=5.0)})
-    assert runs.withdrawal(run, plan()).staying == {KEPT}
+    failed = {FIRST.uuid: Track(BROKEN, 2, back=True, shape=("x",)), SECOND.uuid: Track(BROKEN, 3)}
+    run = runs.anew(Run(failed, HALF, NAMED))
+    assert run == Run(half=HALF)
+    assert runs.withdrawal(run, plan()).staying == {LEFT, RIGHT, KEPT}
+    assert runs.withdrawal(run, plan()).changing.keys() == {FIRST.uuid}
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_an_interruption_is_no_failure(touched: bool) -> None:  # noqa: FBT001
+    result = Result(FIRST, None, touched, interrupted=True)
+    run = runs.ended(Run(), [result], BEFORE, 10.0)
+    assert dict(run.tracks) == {}
+    assert run.half == (HALF if touched else {})
 
 
 def test_after_the_driver_was_away_what_waits_for_a_reset_is_tried_again() -> None:
     reset = Trouble(Code.RESET_NEEDED, "reset it")
-    half = Track(reset, 1, half=True, old=frozenset({"MIG-1"}))
-    run = Run({FIRST.uuid: Track(reset, 1), SECOND.uuid: half, "GPU-3": Track(BROKEN, 3)})
-    found = runs.reopened(run, 5.0).tracks
-    assert found == {SECOND.uuid: replace(half, retry_at=5.0), "GPU-3": Track(BROKEN, 3)}
+    run = Run({FIRST.uuid: Track(reset, 1), SECOND.uuid: Track(BROKEN, 3)}, HALF, NAMED)
+    assert runs.reopened(run) == Run({SECOND.uuid: Track(BROKEN, 3)}, HALF, NAMED)
 
 
 def test_an_attempt_that_is_not_due_is_waited_for() -> None:
@@ -165,10 +228,37 @@ def test_an_attempt_that_is_not_due_is_waited_for() -> None:
 
 
 def test_what_took_effect_after_all_is_done() -> None:
-    run = Run({FIRST.uuid: Track(BROKEN, 1, half=True, retry_at=7.0)})
+    run = Run({FIRST.uuid: Track(BROKEN, 1, retry_at=7.0)}, HALF)
     there = replace(CHANGE, action=Action.NOTHING, plan=Plan())
     run, action = runs.assess(run, plan(there), 5.0)
     assert (dict(run.tracks), action) == ({}, Rest())
+
+
+# ---- what is shown
+
+
+@pytest.mark.parametrize(
+    ("action", "track", "state"),
+    [
+        (Action.WAIT, Track(BROKEN, 1, retry_at=7.0), GpuState.WAITING),
+        (Action.EVICT, Track(BROKEN, 1, retry_at=7.0), GpuState.WAITING),
+        (Action.RESET, Track(BROKEN, 1, retry_at=7.0), GpuState.RESET_NEEDED),
+        (Action.HELD, Track(BROKEN, 1, retry_at=7.0), GpuState.HELD),
+        (Action.CHANGE, Track(BROKEN, 1, retry_at=7.0), GpuState.RETRYING),
+        (Action.NOTHING, Track(BROKEN, restored=True), GpuState.ROLLED_BACK),
+        (Action.CHANGE, None, GpuState.PENDING),
+    ],
+)
+def test_what_a_gpu_waits_for_counts_more_than_what_failed(
+    action: Action, track: Track | None, state: GpuState
+) -> None:
+    decision = replace(CHANGE, action=action, code=RefusalCode.IN_USE, text="because")
+    tracks = {FIRST.uuid: track} if track is not None else {}
+    (found,) = gpus(plan(decision), Run(tracks), {FIRST.uuid: WANTED}, {FIRST.uuid: 0})
+    assert found.state is state
+    if state in {GpuState.WAITING, GpuState.RESET_NEEDED, GpuState.HELD}:
+        assert found.trouble is not None
+        assert found.trouble.text == "because"
 
 
 @pytest.mark.parametrize(

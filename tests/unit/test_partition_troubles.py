@@ -14,6 +14,7 @@ from plugin.core.partition.configuration import Configuration, Entry, Wanted
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, State, document
+from plugin.core.partition.run import Before
 from plugin.core.partition.trouble import Code
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError
@@ -392,6 +393,7 @@ def test_nothing_is_changed_that_is_not_on_disk(tmp_path: Path) -> None:
 
 def test_one_process_partitions(tmp_path: Path) -> None:
     async def story(here: Rig) -> None:
+        here.keeper.release()
         other = Keeper(MemoryFile(tmp_path / MEMORY))
         assert other.claim() is None
         here.order("all-balanced")
@@ -412,8 +414,11 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     memory = Memory(
         Order("mine", Source.COMMAND, mine, Policy.FORCE),
         "all-balanced",
-        {"GPU-1": Wanted.of({"1g.6gb": 4}), "GPU-2": Wanted(mig=False)},
-        frozenset({"GPU-1"}),
+        {
+            "GPU-1": Before(Wanted.of({"1g.6gb": 4}), frozenset({"MIG-1", "MIG-2"})),
+            "GPU-2": Before(Wanted(mig=False)),
+            "GPU-3": Before(None, frozenset({"MIG-3"})),
+        },
         Labelled("nvidia.com/mig.config", "all-balanced", refused=True),
     )
     file = MemoryFile(tmp_path / "deep" / MEMORY)
@@ -421,7 +426,13 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     assert MemoryFile(tmp_path / "deep" / MEMORY).load() == memory
 
 
-GOOD: dict[str, object] = {"version": 1, "order": None, "insteadOf": "", "good": {}, "changing": []}
+GOOD: dict[str, object] = {"version": 1, "order": None, "insteadOf": "", "changing": {}}
+
+
+def changing(count: str) -> str:
+    """A file in which a GPU had so many devices."""
+    before = {"geometry": {"mig": True, "devices": {"1g.6gb": "COUNT"}}, "uuids": []}
+    return json.dumps({**GOOD, "changing": {"GPU-1": before}}).replace('"COUNT"', count)
 
 
 @pytest.mark.parametrize(
@@ -432,10 +443,10 @@ GOOD: dict[str, object] = {"version": 1, "order": None, "insteadOf": "", "good":
         "{}",
         json.dumps({**GOOD, "version": 2}),
         json.dumps({**GOOD, "order": {"name": 5}}),
-        json.dumps({**GOOD, "good": {"GPU-1": 3}}),
-        json.dumps({**GOOD, "good": {"GPU-1": {"mig": True, "devices": {"1g": "x"}}}}),
+        json.dumps({**GOOD, "changing": {"GPU-1": 3}}),
         json.dumps({**GOOD, "changing": [1]}),
         json.dumps({**GOOD, "label": {"key": "k", "value": 1, "refused": False}}),
+        *map(changing, ('"x"', "1e999", "-1", "1.5", "true", "100000000", "9" * 5000)),
         json.dumps({**GOOD, "insteadOf": "x" * 9000}),
         "[" * 5000,
         "x" * 300_000,

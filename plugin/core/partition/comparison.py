@@ -31,7 +31,7 @@ def export(inventory: Inventory) -> Exported:
         if unknown:
             losses.append(f"GPU {gpu.index}: {unknown}")
             continue
-        wanted = Wanted.of(devices_of(gpu)) if gpu.mig_enabled else Wanted(mig=False)
+        wanted = _present(gpu)
         alike.setdefault(wanted, []).append(gpu.index)
         losses += [
             f"GPU {gpu.index}: GPU instance {each.id} ({each.profile or '?'} at {each.placement}) "
@@ -60,6 +60,20 @@ def differences(inventory: Inventory, wanted: Resolved) -> Mapping[int, str]:
             if difference:
                 found[gpu.index] = difference
     return found
+
+
+def geometry(gpu: Gpu) -> Wanted | None:
+    """What a GPU has, ``None`` where the driver does not say."""
+    return None if _unknown(gpu) else _present(gpu)
+
+
+def _present(gpu: Gpu) -> Wanted:
+    return Wanted.of(devices_of(gpu)) if gpu.mig_enabled else Wanted(mig=False)
+
+
+def has(gpu: Gpu, wanted: Wanted) -> bool:
+    """Whether a GPU certainly has a geometry."""
+    return not gpu.hung and not _difference(gpu, wanted)
 
 
 def _unknown(gpu: Gpu) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -36,7 +36,10 @@ class Action(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``plan`` is what is done now, or later for ``wait``, ``evict`` and ``held``."""
+    """``plan`` is what is done now, or later for ``wait``, ``evict`` and ``held``. ``back``: a GPU
+    that is half-made gets what it had, because the configuration cannot change it now; ``text``
+    says why where nothing else is in the way.
+    """
 
     gpu: Gpu
     wanted: Wanted
@@ -45,6 +48,7 @@ class Decision:
     blockers: tuple[Blocker, ...] = ()
     code: RefusalCode | None = None
     text: str = ""
+    back: bool = False
 
     @property
     def evictable(self) -> tuple[str, ...]:
@@ -73,20 +77,19 @@ class NodePlan:
         """Nothing is left to do."""
         return len(self.of(Action.NOTHING)) == len(self.decisions) and not self.unreadable
 
-    @property
-    def leaving(self) -> frozenset[str]:
-        """UUIDs of devices that no pod may get any more: their GPU changes now or when it is
-        free.
-        """
-        going = self.of(Action.CHANGE, Action.WAIT, Action.EVICT)
-        return frozenset(uuid for each in going if each.plan for uuid in each.plan.leaving)
-
 
 def plan_node(
-    inventory: Inventory, offers: Offers, wanted: Resolved, in_use: InUse, policy: Policy
+    inventory: Inventory,
+    offers: Offers,
+    wanted: Resolved,
+    in_use: InUse,
+    policy: Policy,
+    half: Mapping[str, Wanted] = MappingProxyType({}),
 ) -> NodePlan:
     """A configuration that does not suit one of its GPUs changes nothing on any: waiting would not
     help. A GPU that cannot be read is refused alone, except under ``refuse``.
+
+    `half` is what half-made GPUs had. Those that this would leave as they are get it back.
     """
     decisions = tuple(
         _decide(gpu, wanted.wanted[gpu.uuid], offers, in_use, policy)
@@ -98,6 +101,8 @@ def plan_node(
         spoiling = sorted([*spoiling, *wanted.unreadable])
     if spoiling:
         decisions = tuple(_held(each, spoiling) for each in decisions)
+    if half:
+        decisions = tuple(_none_left(inventory, offers, decisions, in_use, half))
     return NodePlan(wanted.name, policy, decisions, wanted.warnings, wanted.unreadable)
 
 
@@ -118,6 +123,33 @@ def _decide(gpu: Gpu, wanted: Wanted, offers: Offers, in_use: InUse, policy: Pol
     if policy is Policy.EVICT and decision.evictable:
         return replace(decision, action=Action.EVICT)
     return replace(decision, action=Action.WAIT)
+
+
+def _none_left(
+    inventory: Inventory,
+    offers: Offers,
+    decisions: Iterable[Decision],
+    in_use: InUse,
+    half: Mapping[str, Wanted],
+) -> Iterator[Decision]:
+    """Decisions that leave no GPU half-made. Going back waits for whoever is in the way, whatever
+    the policy.
+    """
+    known = {each.gpu.uuid: each for each in decisions}
+    for gpu in inventory.gpus:
+        decision = known.get(gpu.uuid)
+        if gpu.uuid in half and (decision is None or _leaves(decision)):
+            back = _decide(gpu, half[gpu.uuid], offers, in_use, Policy.WAIT)
+            why = decision.text if decision is not None else ""
+            yield replace(back, back=True, text=back.text or why)
+        elif decision is not None:
+            yield decision
+
+
+def _leaves(decision: Decision) -> bool:
+    """Whether the GPU stays as it is, although it could go back."""
+    stays = decision.action not in {Action.NOTHING, Action.CHANGE, Action.RESET}
+    return stays and decision.code is not RefusalCode.UNREADABLE
 
 
 def _spoils(decision: Decision, policy: Policy) -> bool:

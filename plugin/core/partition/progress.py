@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from plugin.core.partition.configuration import Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
 from plugin.core.partition.order import Source
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.run import Run, Track
+from plugin.core.partition.run import INTERRUPTED, Run, Track
 from plugin.core.partition.steps import Blocker
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.use import UNKNOWN_HOLDER
@@ -117,16 +117,20 @@ _STATES = {
 }
 
 
+#: Nothing but a failure keeps these from what they should have.
+_FREE = frozenset({Action.NOTHING, Action.CHANGE})
+
+
 def gpus(
     plan: NodePlan, run: Run, wanted: Mapping[str, Wanted], indices: Mapping[str, int]
 ) -> tuple[GpuProgress, ...]:
-    """Every GPU that the configuration names, in order; one without a readable UUID has none.
-    `indices` are those of all GPUs.
+    """Every GPU that the configuration names or that is half-made, in order; one without a readable
+    UUID has none. `indices` are those of all GPUs.
     """
     decisions = {each.gpu.uuid: each for each in plan.decisions}
     found = (
-        _gpu(uuid, indices[uuid], wanted[uuid], decisions.get(uuid), run.tracks.get(uuid))
-        for uuid in wanted
+        _gpu(uuid, indices[uuid], wanted.get(uuid), decisions.get(uuid), run.tracks.get(uuid))
+        for uuid in dict.fromkeys([*wanted, *decisions, *run.tracks])
         if uuid in indices
     )
     unreadable = (
@@ -137,19 +141,22 @@ def gpus(
 
 
 def _gpu(
-    uuid: str, index: int, wanted: Wanted, decision: Decision | None, track: Track | None
+    uuid: str, index: int, wanted: Wanted | None, decision: Decision | None, track: Track | None
 ) -> GpuProgress:
     blockers = decision.blockers if decision is not None else ()
     steps = len(decision.plan.steps) if decision is not None and decision.plan is not None else 0
-    # A plan that does nothing now counts more than what failed before it, but for a way back.
-    on_its_way = track is not None and (track.ended or track.back)
-    if decision is not None and decision.action is not Action.CHANGE and not on_its_way:
-        state, why = _STATES[decision.action], _why(decision)
-    elif track is not None:
-        state, why = tracked(track), track.trouble
-    else:
-        state, why = GpuState.PENDING, None
+    wanted = wanted or (decision.wanted if decision is not None else None)
+    state, why = _state(decision, track)
     return GpuProgress(uuid, index, state, wanted, why, blockers, 0, steps)
+
+
+def _state(decision: Decision | None, track: Track | None) -> tuple[GpuState, Trouble | None]:
+    """What failed counts while the GPU could change; where it cannot, that is what it waits for."""
+    if decision is None or (track is not None and decision.action in _FREE):
+        return (tracked(track), track.trouble) if track is not None else (GpuState.PENDING, None)
+    if decision.back and decision.action is Action.CHANGE:
+        return GpuState.ROLLING_BACK, Trouble(Code.STEP_FAILED, decision.text or INTERRUPTED)
+    return _STATES[decision.action], _why(decision)
 
 
 def tracked(track: Track) -> GpuState:
@@ -198,6 +205,12 @@ def node_state(found: tuple[GpuProgress, ...]) -> State:
     if states & _BAD:
         return State.FAILED
     return State.RESET_NEEDED if GpuState.RESET_NEEDED in states else State.SUCCESS
+
+
+def of_gpus(progress: Progress, found: tuple[GpuProgress, ...]) -> Progress:
+    """With these GPUs, and what follows for the node."""
+    trouble = next((gpu.trouble for gpu in found if gpu.trouble), None)
+    return replace(progress, state=node_state(found), gpus=found, trouble=trouble)
 
 
 def document(progress: Progress) -> dict[str, Any]:

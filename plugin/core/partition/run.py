@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.partition.comparison import geometry, has
 from plugin.core.partition.configuration import Resolved, Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
 from plugin.core.partition.steps import Plan, SwitchMode
@@ -33,6 +34,9 @@ IN_USE_PAUSES = (30.0, 60.0, 120.0, 300.0)
 #: While the driver as a whole does not answer.
 DRIVER_PAUSE = 5.0
 
+#: Why a GPU is half-made on which nothing failed.
+INTERRUPTED = "a change of its MIG instances was interrupted"
+
 #: What a further attempt does not change; a change of the GPU itself may.
 _LASTING = frozenset({Code.GPU_LOST, Code.NOT_ANSWERING, Code.RESET_NEEDED})
 
@@ -41,13 +45,27 @@ _Shape = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """What a GPU had before the first step of a change: its geometry, ``None`` if a configuration
+    cannot express it, and the UUIDs of its devices.
+    """
+
+    geometry: Wanted | None
+    devices: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, gpu: Gpu) -> Before:
+        return cls(geometry(gpu), frozenset(device.uuid for device in gpu.mig_devices))
+
+
+@dataclass(frozen=True, slots=True)
 class Track:
     """A GPU on which something failed.
 
     ``failures`` counts the attempts at one geometry, ``refusals`` how often the driver said that
-    something is in use. ``back``: it is on its way to the last good geometry; ``restored``: it has
-    that again. ``half``: it has neither, and ``old`` are its devices from before the first step.
-    ``retry_at`` is ``None`` when nothing more is tried until the GPU itself changes from ``shape``.
+    something is in use. ``back``: it is on its way to the geometry from before; ``restored``: it
+    has that. ``retry_at`` is ``None`` when nothing more is tried until the GPU itself changes from
+    ``shape``, or something else is wanted of it.
     """
 
     trouble: Trouble
@@ -55,8 +73,6 @@ class Track:
     refusals: int = 0
     back: bool = False
     restored: bool = False
-    half: bool = False
-    old: frozenset[str] = frozenset()
     retry_at: float | None = None
     shape: _Shape = ()
 
@@ -67,11 +83,15 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is remembered between two rounds. ``withdrawal`` is what is published, ``agreed`` counts
+    """What is remembered between two rounds. ``half`` are the GPUs that are half-made: steps have
+    changed them, and they have neither what was wanted nor what they had. It outlives the order.
+    ``wanted`` is what the tracks are about, ``withdrawal`` what is published, and ``agreed`` counts
     the rounds since then.
     """
 
     tracks: Mapping[str, Track] = field(default_factory=lambda: MappingProxyType({}))
+    half: Mapping[str, Before] = field(default_factory=lambda: MappingProxyType({}))
+    wanted: Mapping[str, Wanted] = field(default_factory=lambda: MappingProxyType({}))
     withdrawal: Withdrawal = NO_WITHDRAWAL
     agreed: int = 0
 
@@ -110,14 +130,19 @@ Next = Withdraw | LookAgain | Change | Rest
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a GPU: ``trouble`` is ``None`` if it has its geometry. ``old`` are the devices
-    from before the first step; ``touched``: at least one step took effect.
+    """What became of a GPU. ``touched``: at least one step took effect. ``interrupted``: something
+    else was wanted between two steps.
     """
 
     gpu: Gpu
-    old: frozenset[str] = frozenset()
     trouble: Trouble | None = None
     touched: bool = False
+    interrupted: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """It has its geometry."""
+        return self.trouble is None and not self.interrupted
 
 
 def shape(gpu: Gpu) -> _Shape:
@@ -125,52 +150,54 @@ def shape(gpu: Gpu) -> _Shape:
     return devices, gpu.instances, gpu.mig, gpu.hung, gpu.error is None
 
 
-def anew(run: Run, now: float) -> Run:
-    """For another order: what failed is forgotten, but for what is half-made."""
-    half = {uuid: track for uuid, track in run.tracks.items() if track.half}
-    return Run(
-        {
-            uuid: Track(track.trouble, half=True, old=track.old, retry_at=now)
-            for uuid, track in half.items()
-        }
-    )
+def anew(run: Run) -> Run:
+    """For another order: what failed is forgotten, but not what is half-made."""
+    return Run(half=run.half)
 
 
-def reopened(run: Run, now: float) -> Run:
+def reopened(run: Run) -> Run:
     """After the driver was away: GPUs may have been reset, which need not show in what they are."""
-    tracks = dict(run.tracks)
-    for uuid, track in run.tracks.items():
-        if track.ended and track.trouble.code in _LASTING:
-            if track.half:
-                tracks[uuid] = replace(track, retry_at=now)
-            else:
-                del tracks[uuid]
+    tracks = {
+        uuid: track
+        for uuid, track in run.tracks.items()
+        if not (track.ended and track.trouble.code in _LASTING)
+    }
     return replace(run, tracks=tracks)
 
 
-def current(run: Run, inventory: Inventory, named: Container[str]) -> Run:
-    """Without what is remembered of GPUs that have changed since, or are named no more."""
-    tracks = {}
+def current(run: Run, inventory: Inventory, wanted: Mapping[str, Wanted], now: float) -> Run:
+    """Without what is remembered of GPUs that have changed since, or of which something else is
+    wanted; and a GPU that has what it had before is not half-made any more.
+    """
+    tracks, half = dict(run.tracks), dict(run.half)
+    for uuid, before in run.half.items():
+        gpu = inventory.gpu(uuid)
+        if before.geometry is None and uuid not in wanted:
+            del half[uuid]  # there is no way back: what is there stays
+        elif gpu is not None and before.geometry is not None and has(gpu, before.geometry):
+            del half[uuid]
+            if uuid in tracks and tracks[uuid].back:
+                tracks[uuid] = _restored(tracks[uuid], gpu, now)
     for uuid, track in run.tracks.items():
-        gpu = inventory.gpu(uuid) if uuid in named else None
-        if gpu is not None and not (track.ended and shape(gpu) != track.shape):
-            tracks[uuid] = track
-    return run if len(tracks) == len(run.tracks) else replace(run, tracks=tracks)
+        gpu = inventory.gpu(uuid) if uuid in wanted or uuid in half else None
+        changed = gpu is None or (track.ended and shape(gpu) != tracks[uuid].shape)
+        if changed or run.wanted.get(uuid) != wanted.get(uuid):
+            del tracks[uuid]
+    return replace(run, tracks=tracks, half=half, wanted=wanted)
 
 
-def targets(wanted: Resolved, run: Run, good: Mapping[str, Wanted]) -> Resolved:
-    """What each GPU should get now: what is wanted, or its last good geometry; GPUs on which
-    nothing more is tried are left out.
+def targets(wanted: Resolved, run: Run) -> tuple[Resolved, Mapping[str, Wanted]]:
+    """What GPUs should get now, without those that go back or on which nothing more is tried; and
+    what GPUs had that are half-made, for those that go back.
     """
     found = dict(wanted.wanted)
+    back = {uuid: each.geometry for uuid, each in run.half.items() if each.geometry is not None}
     for uuid, track in run.tracks.items():
-        if uuid not in found:
-            continue
+        if track.ended or track.back:
+            found.pop(uuid, None)
         if track.ended:
-            del found[uuid]
-        elif track.back:
-            found[uuid] = good.get(uuid, found[uuid])
-    return replace(wanted, wanted=found)
+            back.pop(uuid, None)
+    return replace(wanted, wanted=found), back
 
 
 def assess(run: Run, plan: NodePlan, now: float) -> tuple[Run, Next]:
@@ -194,7 +221,8 @@ def _arrived(run: Run, plan: NodePlan, now: float) -> Run:
     """Without what failed on GPUs that have their geometry all the same: what was not known to have
     taken effect may have.
     """
-    there = [each.gpu for each in plan.of(Action.NOTHING) if each.gpu.uuid in run.tracks]
+    open_ = {*run.tracks, *run.half}
+    there = [each.gpu for each in plan.of(Action.NOTHING) if each.gpu.uuid in open_]
     return ended(run, map(Result, there), {}, now) if there else run
 
 
@@ -239,10 +267,10 @@ def withdrawal(run: Run, plan: NodePlan, done: Container[str] = ()) -> Withdrawa
         elif each.action is Action.RESET:
             changing[each.gpu.uuid] = _reason(each.text)
     staying: set[str] = set()
-    for uuid, track in run.tracks.items():
-        if track.half:
-            changing[uuid] = _reason(track.trouble.text)
-            staying |= track.old - out.keys()
+    for uuid, before in run.half.items():
+        track = run.tracks.get(uuid)
+        changing[uuid] = _reason(track.trouble.text if track is not None else INTERRUPTED)
+        staying |= before.devices - out.keys()
     return Withdrawal(out, changing, frozenset(staying))
 
 
@@ -255,8 +283,7 @@ def meanwhile(
     for each in going:
         uuid = each.gpu.uuid
         changing[uuid] = _reason(f"{plan.name} is being applied")
-        track = run.tracks.get(uuid)
-        if each.plan is not None and not (track is not None and track.half):
+        if each.plan is not None and uuid not in run.half:
             staying.update(each.plan.kept)
     return Withdrawal(before.leaving, changing, frozenset(staying))
 
@@ -268,26 +295,25 @@ def _reason(text: str) -> Reason:
 # ---- what became of GPUs
 
 
-def ended(run: Run, results: Iterable[Result], good: Mapping[str, Wanted], now: float) -> Run:
-    """Fold in what became of GPUs."""
-    tracks = dict(run.tracks)
+def ended(run: Run, results: Iterable[Result], before: Mapping[str, Before], now: float) -> Run:
+    """Fold in what became of GPUs. `before` is what they had when the change began."""
+    tracks, half = dict(run.tracks), dict(run.half)
     for result in results:
         uuid = result.gpu.uuid
-        before, found = tracks.get(uuid), result.trouble
-        if found is None:
-            track = _done(before, result.gpu, now)
-        else:
-            track = _failed(before, result, found, has_good=uuid in good, now=now)
-        if track is None:
-            tracks.pop(uuid, None)
-        else:
+        was, track = tracks.pop(uuid, None), None
+        if result.complete:
+            half.pop(uuid, None)
+            track = _restored(was, result.gpu, now) if was is not None and was.back else None
+        elif result.touched:
+            half.setdefault(uuid, before.get(uuid) or Before(None))
+        if result.trouble is not None:
+            track = _failed(was or Track(result.trouble), result, half.get(uuid), now)
+        if track is not None:
             tracks[uuid] = track
-    return replace(run, tracks=tracks, agreed=0)
+    return replace(run, tracks=tracks, half=half, agreed=0)
 
 
-def _done(before: Track | None, gpu: Gpu, now: float) -> Track | None:
-    if before is None or not before.back:
-        return None
+def _restored(before: Track, gpu: Gpu, now: float) -> Track:
     refused = before.trouble.code is Code.IN_USE
     return Track(
         before.trouble,
@@ -298,40 +324,33 @@ def _done(before: Track | None, gpu: Gpu, now: float) -> Track | None:
     )
 
 
-def _failed(
-    before: Track | None, result: Result, found: Trouble, *, has_good: bool, now: float
-) -> Track:
-    was = before or Track(found)
-    half = was.half or result.touched
-    track = replace(
-        was,
-        # Why it is on its way back stays the cause.
-        trouble=was.trouble if was.back else found,
-        restored=was.restored and not half,
-        half=half,
-        old=was.old if was.half else result.old,
-        shape=shape(result.gpu),
-    )
+def _failed(was: Track, result: Result, half: Before | None, now: float) -> Track:
+    found = result.trouble or was.trouble
+    returns = half is not None and half.geometry is not None
+    # Why it is on its way back stays the cause.
+    why = was.trouble if was.back else found
+    restored = was.restored and half is None
+    track = replace(was, trouble=why, restored=restored, shape=shape(result.gpu))
     if found.code is Code.DRIVER_UNAVAILABLE:
         return replace(track, retry_at=now + DRIVER_PAUSE)
     if found.code in _LASTING:
         return replace(track, trouble=found, retry_at=None)
     if found.code is Code.IN_USE and not was.back:
         refusals = was.refusals + 1
-        if half and has_good:
+        if returns:
             return replace(track, failures=0, refusals=refusals, back=True, retry_at=now)
         later = now + _pause(IN_USE_PAUSES, refusals)
         return replace(track, refusals=refusals, retry_at=later)
-    return _tried(track, has_good=has_good, now=now)
+    return _tried(track, half, now)
 
 
-def _tried(track: Track, *, has_good: bool, now: float) -> Track:
+def _tried(track: Track, half: Before | None, now: float) -> Track:
     failures = track.failures + 1
     if failures < TRIES:
         return replace(track, failures=failures, retry_at=now + _pause(PAUSES, failures))
-    if has_good and not track.back:
+    if not track.back and half is not None and half.geometry is not None:
         return replace(track, failures=0, back=True, retry_at=now)
-    return replace(track, failures=failures, retry_at=None)
+    return replace(track, failures=failures, restored=half is None, retry_at=None)
 
 
 def _pause(pauses: Sequence[float], failures: int) -> float:
