@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from plugin import specification
-from plugin.app import build_driver
+from plugin.assembly import build_driver
 from plugin.cdi.specifier import HOOK_FIX, make_documents
 from plugin.commands.look import look
 from plugin.config import atomic

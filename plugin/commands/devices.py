@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from plugin.app import build_driver
+from plugin.assembly import build_driver
 from plugin.commands.look import look
 from plugin.commands.partition_lines import line
 from plugin.commands.terminal import console

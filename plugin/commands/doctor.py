@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 from rich.markup import escape
 
-from plugin.app import build_driver, library_loader
+from plugin.assembly import build_driver, library_loader
 from plugin.commands.cdi_checks import directory_checks, specification_checks
 from plugin.commands.check import Check, Outcome
 from plugin.commands.host_checks import host_checks, rival_checks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from plugin.app import build_driver
+from plugin.assembly import build_driver
 from plugin.commands.look import look
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.labels.node import labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from plugin.app import device_files
+from plugin.assembly import device_files
 from plugin.commands.check import Check, Outcome, shortened
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.inventory.model import Inventory

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import yaml
 
-from plugin.app import build_driver
+from plugin.assembly import build_driver
 from plugin.commands import partition_pictures as pictures
 from plugin.commands.look import look, look_and
 from plugin.commands.partition_given import named_by

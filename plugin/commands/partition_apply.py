@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin import publishing
-from plugin.app import assemble, build_driver
+from plugin.assembly import assemble, build_driver
 from plugin.commands.partition_given import named_by
 from plugin.commands.partition_holders import asking, warning
 from plugin.commands.partition_lines import line, summary

@@ -71,7 +71,7 @@ class Aside:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(settle, result, error)
 
-        self.thread = threading.Thread(target=run, name=self._name, daemon=True)
+        self.thread = threading.Thread(target=run, name=f"aside {self._name}", daemon=True)
         self.busy = True
         self.thread.start()
         return future

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from plugin.app import assemble
+from plugin.assembly import assemble
 from plugin.core.settings import MigStrategy, Settings
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.kubelet.kubelet import SimKubelet

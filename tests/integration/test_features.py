@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.app import assemble
+from plugin.assembly import assemble
 from plugin.core.settings import MigStrategy, Settings
 from plugin.labels.document import from_text
 from plugin.sim.hardware.engine import parse_node

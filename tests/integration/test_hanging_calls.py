@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.app import Daemon, assemble
+from plugin.assembly import Daemon, assemble
 from plugin.core.grammars import Address
 from plugin.core.reasons import Code
 from plugin.core.settings import MigStrategy, Settings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.app import assemble
+from plugin.assembly import assemble
 from plugin.control.client import ask
 from plugin.core.grammars import Address
 from plugin.core.settings import Settings

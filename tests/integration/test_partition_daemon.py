@@ -200,7 +200,7 @@ async def test_without_a_daemon_the_command_acts_by_itself(node_dir: Path) -> No
 LOADED = """
 import asyncio, sys
 from pathlib import Path
-from plugin.app import assemble
+from plugin.assembly import assemble
 from plugin.core.settings import Settings
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.simulation import simulate

@@ -262,7 +262,7 @@ async def test_a_file_system_that_hangs_is_an_error_until_it_answers(tmp_path: P
         assert "not written after 0.01 s" in specified.errors[MIG]
         assert not is_current(specified, inventory, SETTINGS)
     goes_on.set()
-    (thread,) = [each for each in threading.enumerate() if each.name == "CDI specification"]
+    (thread,) = [each for each in threading.enumerate() if each.name == "aside CDI specification"]
     await asyncio.to_thread(thread.join)
     patient = Specifier(tmp_path, record(tmp_path), simulated)
     specifier.close()

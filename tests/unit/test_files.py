@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugin.app import device_files
+from plugin.assembly import device_files
 from plugin.core.dev_root import host_dev_root
 from plugin.core.inventory.model import Inventory
 from plugin.core.settings import Settings

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.app import assemble
+from plugin.assembly import assemble
 from plugin.config.load import CommandLine, Loaded
 from plugin.core.configuration import Configuration, Waiting
 from plugin.core.inventory.model import Inventory

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.app import assemble
+from plugin.assembly import assemble
 from plugin.core.settings import MigStrategy, Settings
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.simulation import simulate

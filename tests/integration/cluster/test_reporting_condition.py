@@ -136,7 +136,7 @@ async def test_the_taint_comes_with_the_need_and_goes_with_it(tmp_path: Path) ->
         subject.take(steps.happened(subject.state, [ON_FIRST], 1.0))
         asking = [replace(WELL[0], recovery_action=1), WELL[1]]
         subject.take(steps.probed(subject.state, asking, 1.0))
-        await subject.becomes(lambda: len(subject.taints()) == 2, seconds=1)
+        await subject.becomes(lambda: len(subject.taints()) == 2, seconds=5)
         assert subject.annotations()[RECORD] == str(OURS)
         # Somebody removes it, and it is still needed.
         subject.server.change("nodes", NODE, {"spec": {"taints": [FOREIGN]}})
