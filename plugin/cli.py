@@ -86,9 +86,8 @@ def _labels(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from plugin.commands import doctor  # noqa: PLC0415
-    from plugin.commands.running import as_running  # noqa: PLC0415
 
-    return doctor.examine(as_running(_load(arguments), vars(arguments)))
+    return doctor.examine(_load_running(arguments))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -59,6 +59,11 @@ def configure_command() -> None:
         configure("warning", "console")
 
 
+def silence(room: str) -> None:
+    """For a command whose own error or warning says what this room's log would."""
+    logging.getLogger(room).setLevel(logging.CRITICAL + 1)
+
+
 def configure(level: str, form: str) -> None:
     """Log `level` and above to standard error, as ``json`` or ``console``."""
     handler = logging.StreamHandler(sys.stderr)

@@ -16,12 +16,16 @@ _folder = pytest.StashKey[str]()
 
 #: Tests with processes, sockets and clocks share one worker, beside which the others compute.
 _REAL = ("tests/integration/", "tests/web/")
+#: But for these, whose clock jumps: they take what they need of a processor.
+_JUMPING = "tests/integration/cluster/"
 
 
 class _Layers(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
     """The largest group begins first."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(_JUMPING):
+            return nodeid.partition("::")[0]
         return "real" if nodeid.startswith(_REAL) else nodeid
 
 

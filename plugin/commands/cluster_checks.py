@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator
 
+from plugin import logs
 from plugin.cluster.client import ApiClient, connect, own_node
 from plugin.commands.check import Check, Outcome
 from plugin.core.partition.rivals import DEPLOY_LABEL, mig_manager
@@ -20,8 +20,7 @@ _FIX = "run doctor in the daemon's container, or name a file by --kubeconfig"
 
 def rival_checks(settings: Settings) -> Iterator[Check]:
     """Whether NVIDIA's MIG Manager partitions the node as well."""
-    # A refusal is part of the answer, and no line of a log.
-    logging.getLogger("plugin.cluster").addHandler(logging.NullHandler())
+    logs.silence("plugin.cluster")
     try:
         client = connect(own_node(settings.node_name), settings.kubeconfig)
         found = asyncio.run(_mig_manager(client))

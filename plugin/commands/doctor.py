@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any
 
 from rich.markup import escape
 
@@ -43,8 +44,14 @@ def checks(loaded: Loaded) -> Iterator[Check]:
     settings = loaded.settings
     for warning in loaded.warnings:
         yield Check("configuration", Outcome.WARN, warning, "remove the setting")
-    if (released := _released(settings)) is not None:
-        yield released  # looking at the driver would open what the daemon has let go of
+    status = _status(settings)
+    if problem := status.get("configuration", {}).get("problem"):
+        fix = "correct it: until then the daemon keeps the old one"
+        yield Check("configuration", Outcome.FAIL, f"refused: {problem}", fix)
+    if (released := status.get("released")) is not None:
+        # Looking at the driver would open what the daemon has let go of.
+        fix = "mig-device-plugin resume ends that"
+        yield Check("driver", Outcome.WARN, released["text"], fix)
     elif (yield from _library(settings)):
         yield from _driver(settings)
     yield from host_checks(settings)
@@ -64,17 +71,13 @@ def _driver(settings: Settings) -> Iterator[Check]:
         yield from rival_checks(tuple(advertise(inventory, settings).resources), settings)
 
 
-def _released(settings: Settings) -> Check | None:
-    """Whether the running daemon has the driver released."""
+def _status(settings: Settings) -> Mapping[str, Any]:
+    """Of the running daemon; empty without one."""
     try:
-        status = ask(settings.control_socket, "status")
+        found: dict[str, Any] = ask(settings.control_socket, "status")
     except ControlError:
-        return None
-    released = status.get("released")
-    if released is None:
-        return None
-    fix = "mig-device-plugin resume ends that"
-    return Check("driver", Outcome.WARN, released["text"], fix)
+        return {}
+    return found
 
 
 def _library(settings: Settings) -> Generator[Check, None, bool]:

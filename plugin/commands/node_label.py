@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 
+from plugin import logs
 from plugin.cluster.client import ApiClient, connect, own_node
 from plugin.config import export
 from plugin.control.client import ask
@@ -20,8 +20,7 @@ def change(mine: Settings, text: str | None) -> int:
     """Set (``KEY=VALUE``) or remove (``KEY-``) a label of the running daemon's Node; without a
     text, print all. `mine` are this command's settings. Raises :class:`~plugin.errors.PluginError`.
     """
-    # The error says what a line of the log would.
-    logging.getLogger("plugin.cluster").addHandler(logging.NullHandler())
+    logs.silence("plugin.cluster")
     changes = parse(text) if text is not None else {}
     settings = export.settings_of(ask(mine.control_socket, "settings"), mine, ["control_socket"])
     if not settings.simulate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable
 
+from plugin import logs
 from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.partition.surroundings import ask_kubelet
@@ -20,6 +21,7 @@ def asking(settings: Settings) -> Callable[[], Awaitable[Holdings | None]]:
     """Asks kubelet each time; ``None`` where no pod can hold a device."""
     if not settings.pod_resources_socket or not settings.kubelet_socket:
         return functools.partial(ask_kubelet, settings, None)
+    logs.silence("plugin.kubelet.podresources")
     # gRPC takes longer to load than everything else here.
     from plugin.kubelet.podresources.observer import Observer  # noqa: PLC0415
     from plugin.kubelet.podresources.pods import PodFollower  # noqa: PLC0415

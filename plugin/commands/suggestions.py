@@ -52,16 +52,18 @@ def suggestions(
     if slices:
         found += [
             Suggestion("break one slice", command("sim", "xid", slices[0], "109")),
-            Suggestion("declare it well again", command("health", "clear", slices[0])),
+            Suggestion("clear its fault", command("health", "clear", slices[0])),
         ]
     if gpus:
         last = str(gpus[-1]["index"])
         first = slices[-1] if slices else last
         found += [
             Suggestion("keep new pods off a device", command("cordon", first)),
-            Suggestion("let them in again", command("uncordon", first)),
+            Suggestion("let new pods in again", command("uncordon", first)),
             Suggestion("a GPU falls off the bus", command("sim", "lose", "0")),
-            Suggestion("it is back, and well after a while", command("sim", "restore", "0")),
+            Suggestion(
+                "bring it back; it is healthy again after a while", command("sim", "restore", "0")
+            ),
         ]
         drain = command("drain", last, flags=(f"--pod-resources-socket={pods}",))
         steps = f"{drain} && {command('uncordon', last)}"

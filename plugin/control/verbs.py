@@ -158,9 +158,9 @@ class Verbs:
                 faults = self._faults(devices)
                 writer.clear(uuid)
                 # A GPU that still says itself what is wrong keeps that.
-                fewer = faults - self._faults(devices)
+                fewer, plural = faults - self._faults(devices), "s" * (faults != 1)
                 done = (
-                    f"has {fewer} reason{'s' * (fewer != 1)} fewer"
+                    f"is cleared of {fewer} of {faults} fault{plural}"
                     if faults
                     else "had nothing to clear"
                 )

@@ -173,7 +173,7 @@ async def test_a_fault_is_cleared_by_hand(
     await kubelet.wait_allocatable(ONE_SLICE, 13, SECONDS)
     (reason,) = (await commands.status())["gpus"][0]["migDevices"][1]["reasons"]
     assert (reason["code"], reason["clears"]) == ("xid-95", "recovery")
-    assert "has 1 reason fewer" in await commands.ok("health", "clear", "0:1")
+    assert "is cleared of 1 of 1 fault" in await commands.ok("health", "clear", "0:1")
     await kubelet.wait_allocatable(ONE_SLICE, 14, SECONDS)
 
 

@@ -145,8 +145,9 @@ async def test_commands_reach_a_daemon_whose_file_has_become_bad(
     assert "version: 'v2' is not valid; choose v1; going on without it" in err
     assert (await command("cordon", "0:0"))[0] == 0
     await kubelet.wait_allocatable(ONE_SLICE, 55, SECONDS)
-    status, _, err = await command("doctor")
+    status, out, err = await command("doctor")
     assert status == 2
     assert "version: 'v2' is not valid" in err
+    assert "refused: config file" in " ".join(out.split())
     assert await daemon.stop() == 0
     assert (await command("devices"))[0] == 2, "nobody is there whose settings could be used"

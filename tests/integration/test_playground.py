@@ -157,7 +157,7 @@ async def test_a_broken_slice_is_seen_on_the_page(playground: Playground) -> Non
         assert "XID 109" not in await text(page)
         await playground.paste(playground.commands()["break one slice"])
         await shows(page, "XID 109")
-        await playground.paste(playground.commands()["declare it well again"])
+        await playground.paste(playground.commands()["clear its fault"])
         assert chromium.complaints == []
     await playground.interrupt()
     assert not playground.folder.exists()

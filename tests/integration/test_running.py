@@ -73,6 +73,13 @@ async def test_doctor_checks_the_node_that_the_daemon_has(
     assert "MIG devices are not advertised" in told or "advertised whole" in told
     assert "4 × nvidia.com/gpu" in (await run(node_dir, "doctor", "--simulate=g4dn.12xlarge"))[1]
 
+    config.write_text("flags: {migStrategy: both}")
+    await daemon.logged("configuration not taken")
+    status, told = await run(node_dir, "doctor")
+    assert "fail configuration: refused: " in told
+    assert "'both' is not valid" in told
+    assert status == 2
+
 
 @pytest.mark.parametrize("environment", [{}, {"SIMULATE": NODE}])
 async def test_devices_shows_the_daemon_s_node(

@@ -86,7 +86,7 @@ def renamed(*names: tuple[str, str | None]) -> dict[str, Any]:
         ("version: v2", ("version: 'v2' is not valid; choose v1",)),
         ("version: 1", ("version: 1 is not valid; choose v1",)),
         ("version: [v1", ("neither YAML nor JSON", "line 1")),
-        ("version: v1\n---\nversion: v1", ("neither YAML nor JSON",)),
+        ("version: v1\n---\nversion: v1", ("holds several documents; a file has one",)),
         ("a: !!python/object:os.system x", ("neither YAML nor JSON",)),
         ("a: !!int x", ("neither YAML nor JSON",)),
         ("a: !!bool x", ("neither YAML nor JSON",)),

@@ -177,7 +177,7 @@ async def test_clearing_takes_faults_back_and_leaves_the_cordon(running: Running
     uuid, gpu = slot.ci.uuid, running.hardware.gpu(0).uuid
     running.node.on_event(DriverEvent(EventKind.XID, gpu, slot.gi.id, slot.ci.id, 95))
     await running.ask("cordon", uuid)
-    assert "has 1 reason fewer" in (await running.ask("clear", "0:0"))["text"]
+    assert "is cleared of 1 of 1 fault" in (await running.ask("clear", "0:0"))["text"]
     assert running.reasons(uuid) == ("cordoned",)
     assert "had nothing to clear" in (await running.ask("clear", "0:0"))["text"]
 
@@ -187,13 +187,13 @@ async def test_clearing_a_gpu_counts_what_its_parts_lose_and_not_what_it_keeps(
 ) -> None:
     slot, gpu = next(running.hardware.gpu(0).devices()), running.hardware.gpu(0).uuid
     running.node.on_event(DriverEvent(EventKind.XID, gpu, slot.gi.id, slot.ci.id, 95))
-    assert "has 1 reason fewer" in (await running.ask("clear", "0"))["text"]
+    assert "is cleared of 1 of 1 fault" in (await running.ask("clear", "0"))["text"]
     assert running.reasons(slot.ci.uuid) == ()
     running.node.on_event(DriverEvent(EventKind.XID, gpu, data=79))
     running.node.on_probes([Probe(gpu, recovery_action=1)])
-    assert "has 1 reason fewer" in (await running.ask("clear", "0"))["text"]
+    assert "is cleared of 1 of 2 faults" in (await running.ask("clear", "0"))["text"]
     assert running.reasons(slot.ci.uuid) == ("the driver asks to reset the GPU",)
-    assert "has 0 reasons fewer" in (await running.ask("clear", "0"))["text"]
+    assert "is cleared of 0 of 1 fault" in (await running.ask("clear", "0"))["text"]
 
 
 async def test_what_happens_to_a_simulated_node(running: Running) -> None:

@@ -71,11 +71,11 @@ def gpu(index: int, *profiles: str, mig: bool = True) -> dict[str, Any]:
 MEANINGS = [
     "list the devices",
     "break one slice",
-    "declare it well again",
+    "clear its fault",
     "keep new pods off a device",
-    "let them in again",
+    "let new pods in again",
     "a GPU falls off the bus",
-    "it is back, and well after a while",
+    "bring it back; it is healthy again after a while",
     "empty a GPU, and let pods in again",
 ]
 LABELLED = [

@@ -4,17 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import threading
 from collections.abc import Coroutine
 from typing import Any
+
+#: For a call aside, which takes real time.
+_THREAD_SECONDS = 10.0
+
+
+class Asides:
+    """The calls of :class:`plugin.loops.aside.Aside` that began since this was made."""
+
+    def __init__(self) -> None:
+        self._others = set(threading.enumerate())
+
+    @property
+    def patience(self) -> float:
+        """Real seconds to wait before the clock jumps."""
+        working = {each for each in threading.enumerate() if each.name.startswith("aside ")}
+        return _THREAD_SECONDS if working - self._others else 0.0
+
+    def waited(self) -> None:
+        """In vain: those that are under way hang, as some are meant to."""
+        self._others = set(threading.enumerate())
 
 
 class _Selector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1_000.0
+        self._asides = Asides()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
+        if not ready and timeout != 0:
+            patience = self._asides.patience
+            ready = super().select(patience)
+            if patience and not ready:
+                self._asides.waited()
         if timeout is None and not ready:
             raise RuntimeError("everything waits, and nothing is scheduled")
         if not ready and timeout is not None:

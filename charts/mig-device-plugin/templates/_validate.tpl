@@ -62,7 +62,7 @@
 {{- $mistakes = append $mistakes (printf "config.default is %q, which is not in config.map: choose %s." $v.config.default (keys $v.config.map | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (gt (len $v.config.map) 1) (not $v.config.default) (not (hasKey $v.config.map "default")) (not (include "mig-device-plugin.configLabel" .)) -}}
+{{- if and (gt (len ($v.config.map | default dict)) 1) (not $v.config.default) (not (hasKey $v.config.map "default")) (not (include "mig-device-plugin.configLabel" .)) -}}
 {{- $mistakes = append $mistakes (printf "config.map has several configurations and nothing says which a node takes: set config.default to one of %s, or config.label." (keys $v.config.map | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- if ne (get ($v.config.inline | default dict) "version" | default "v1" | toString) "v1" -}}

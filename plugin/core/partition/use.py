@@ -12,7 +12,7 @@ from plugin.core.partition.planner import InUse
 from plugin.core.partition.steps import Occupant
 
 #: In place of the holders of a device of which nobody says whether it is free.
-UNKNOWN_HOLDER = Occupant("a pod that is not known: kubelet's pod resources do not tell")
+UNKNOWN_HOLDER = Occupant("an unknown pod: kubelet's pod resources do not answer")
 #: Kubelet lists the pod a moment after the allocation.
 HANDED_OUT = Occupant("a pod that was given it a moment ago")
 

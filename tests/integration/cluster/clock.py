@@ -5,31 +5,34 @@ from __future__ import annotations
 import asyncio
 import functools
 import selectors
-import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
+
+from tests.unit.virtual_time import Asides
 
 P = ParamSpec("P")
 
 #: Real seconds after which nothing is on its way between two sockets of this process.
 _SETTLED_SECONDS = 0.002
 _STUCK_SECONDS = 5.0
-#: For a call aside, which is real as well.
-_THREAD_SECONDS = 20.0
 
 
 class _Selector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1_000.0
+        self._asides = Asides()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
         ready = super().select(_STUCK_SECONDS if timeout is None else _SETTLED_SECONDS)
-        if not ready and any(thread.name.startswith("aside ") for thread in threading.enumerate()):
-            ready = super().select(_THREAD_SECONDS)
+        if not ready:
+            patience = self._asides.patience
+            ready = super().select(patience)
+            if patience and not ready:
+                self._asides.waited()
         if not ready and timeout is None:
             raise RuntimeError("everything waits, and nothing is scheduled")
         if not ready and timeout is not None:

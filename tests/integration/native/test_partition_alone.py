@@ -66,7 +66,7 @@ async def test_unknown_is_not_free(tmp_path: Path, library: Path) -> None:
             unknown = {**variables, "POD_RESOURCES_SOCKET": str(tmp_path / "nowhere.sock")}
             status, out, errors = await partition(unknown, *apply)
             assert status == 1, out
-            assert "GPU 0 waits: a pod that is not known" in out
+            assert "GPU 0 waits: an unknown pod" in out
             assert "every device counts as held" in errors
             assert there(node) == before
             evict = {**variables, "PARTITION_IN_USE": "evict", "KUBECONFIG": str(tmp_path / "no")}
