@@ -61,7 +61,9 @@ def configure_command() -> None:
 
 def silence(room: str) -> None:
     """For a command whose own error or warning says what this room's log would."""
-    logging.getLogger(room).setLevel(logging.CRITICAL + 1)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, ConsoleFormatter):  # our own
+            handler.addFilter(lambda record: not f"{record.name}.".startswith(f"{room}."))
 
 
 def configure(level: str, form: str) -> None:

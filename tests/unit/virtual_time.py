@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+_Ready = tuple[selectors.SelectorKey, int]
 
 #: For a call aside, which takes real time.
 _THREAD_SECONDS = 10.0
@@ -18,15 +21,23 @@ class Asides:
     def __init__(self) -> None:
         self._others = set(threading.enumerate())
 
-    @property
-    def patience(self) -> float:
-        """Real seconds to wait before the clock jumps."""
-        working = {each for each in threading.enumerate() if each.name.startswith("aside ")}
-        return _THREAD_SECONDS if working - self._others else 0.0
+    def wait(self, select: Callable[[float], list[_Ready]]) -> list[_Ready]:
+        """What is ready while they are under way. One that takes long hangs, as some are meant to:
+        the clock jumps then.
+        """
+        until = time.monotonic() + _THREAD_SECONDS
+        ready = select(0)
+        while not ready and self._working():
+            if time.monotonic() > until:
+                self._others = set(threading.enumerate())
+            ready = select(0.002)
+        return ready
 
-    def waited(self) -> None:
-        """In vain: those that are under way hang, as some are meant to."""
-        self._others = set(threading.enumerate())
+    def _working(self) -> bool:
+        return any(
+            each.name.startswith("aside ") and each not in self._others
+            for each in threading.enumerate()
+        )
 
 
 class _Selector(selectors.SelectSelector):
@@ -38,10 +49,7 @@ class _Selector(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready and timeout != 0:
-            patience = self._asides.patience
-            ready = super().select(patience)
-            if patience and not ready:
-                self._asides.waited()
+            ready = self._asides.wait(super().select)
         if timeout is None and not ready:
             raise RuntimeError("everything waits, and nothing is scheduled")
         if not ready and timeout is not None:

@@ -29,10 +29,7 @@ class _Selector(selectors.DefaultSelector):
             return ready
         ready = super().select(_STUCK_SECONDS if timeout is None else _SETTLED_SECONDS)
         if not ready:
-            patience = self._asides.patience
-            ready = super().select(patience)
-            if patience and not ready:
-                self._asides.waited()
+            ready = self._asides.wait(super().select)
         if not ready and timeout is None:
             raise RuntimeError("everything waits, and nothing is scheduled")
         if not ready and timeout is not None:
