@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from plugin.core.holders import Holdings
@@ -23,8 +22,8 @@ from plugin.driver.hangs import Hangs
 from plugin.driver.worker import DriverWorker
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
+from plugin.partition.file import ConfigurationFile
 from plugin.partition.keeping import Keeper
-from plugin.partition.meaning import OfFile
 from plugin.partition.memory import Memory, MemoryFile
 from plugin.partition.surroundings import Evictor, Surroundings
 from plugin.partitioning import MEMORY
@@ -208,7 +207,7 @@ async def rig(
     evictor: Evictor | None = None,
     settings: Settings = SETTINGS,
     threads: Callable[[Hangs], DriverWorker] | None = None,
-    of_file: OfFile = lambda: MappingProxyType({}),
+    of_file: ConfigurationFile | None = None,
 ) -> AsyncIterator[Rig]:
     """Works until the block ends, as a process of its own: it loads what is on disk. `threads`
     makes a worker with real threads, which takes real time.

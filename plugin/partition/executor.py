@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.inventory.model import Inventory
@@ -34,8 +33,9 @@ from plugin.errors import ConfigError, DriverError, DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
 from plugin.partition.changing import Changing
+from plugin.partition.file import ConfigurationFile
 from plugin.partition.keeping import InThread, Keeper
-from plugin.partition.meaning import Meaning, OfFile
+from plugin.partition.meaning import Meaning
 from plugin.partition.showing import Shown
 from plugin.partition.stepping import Stepper
 from plugin.partition.surroundings import Surroundings, ask_clients, out_of_reach
@@ -63,13 +63,15 @@ class Executor:
         keeper: Keeper,
         around: Surroundings,
         *,
-        of_file: OfFile = lambda: MappingProxyType({}),
+        of_file: ConfigurationFile | None = None,
         in_thread: InThread | None = None,
     ) -> None:
-        """For `of_file` see :class:`Meaning`; `in_thread` runs it beside the event loop."""
+        """`in_thread` reads `of_file` beside the event loop."""
         self._writer, self._driver, self._worker = writer, driver, worker
         self._keeper, self._around = keeper, around
-        self._meaning = Meaning(driver, worker, of_file, in_thread or keeper.in_thread)
+        self._meaning = Meaning(
+            driver, worker, of_file or ConfigurationFile(""), in_thread or keeper.in_thread
+        )
         self._order: Order | None = None
         self._taken: Order | None = None
         self._run = Run()

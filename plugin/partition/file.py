@@ -32,7 +32,8 @@ class ConfigurationFile:
         self.aside = Aside("the partition file", READ_SECONDS)
         self._stamp: _Stamp | None = None
         self._known: Mapping[str, Configuration] | None = None if path else {}
-        self._problem = ""
+        #: Why the file cannot be used as it is now.
+        self.problem = ""
 
     def __call__(self) -> Mapping[str, Configuration]:
         """Raises :class:`~plugin.errors.ConfigError` if the file was never readable. Blocks."""
@@ -46,12 +47,12 @@ class ConfigurationFile:
             if self._known is None:
                 raise
             problem = str(error)
-        if problem and problem != self._problem:
+        if problem and problem != self.problem:
             log.error(
                 "the partition file cannot be used, what it said before holds",
                 extra={"reason": problem},
             )
-        self._problem = problem
+        self.problem = problem
         return self._known
 
     async def run(self, changed: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ what the GPUs have said that they offer, and which index each GPU had when the o
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +17,10 @@ from plugin.core.partition.usual import named, silent
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverError, DriverUnavailable
+from plugin.partition.file import ConfigurationFile
 
 log = logging.getLogger(__name__)
 
-OfFile = Callable[[], Mapping[str, Configuration]]
 InThread = Callable[..., Awaitable[Any]]
 
 
@@ -28,11 +28,8 @@ class Meaning:
     """Used from the event loop only."""
 
     def __init__(
-        self, driver: Driver, worker: DriverWorker, of_file: OfFile, in_thread: InThread
+        self, driver: Driver, worker: DriverWorker, of_file: ConfigurationFile, in_thread: InThread
     ) -> None:
-        """`of_file` reads the configurations of the node's file, and blocks; it raises
-        ConfigError.
-        """
         self._driver, self._worker = driver, worker
         self._of_file, self._in_thread = of_file, in_thread
         self._driver_version = ""
@@ -54,7 +51,11 @@ class Meaning:
         configuration, is_usual = await self._choose(order, inventory)
         if is_usual:  # made of the GPUs as they are now
             return resolve(configuration, inventory)
-        return resolve(configuration, self._as_ordered(inventory))
+        found = resolve(configuration, self._as_ordered(inventory))
+        if order.configuration is None and (problem := self._of_file.problem):
+            warning = f"{problem}; what the file said before holds"
+            found = replace(found, warnings=(*found.warnings, warning))
+        return found
 
     async def _choose(self, order: Order, inventory: Inventory) -> tuple[Configuration, bool]:
         """Whether it is a usual one, too."""

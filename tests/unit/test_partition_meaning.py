@@ -106,6 +106,12 @@ def test_a_file_that_becomes_another_one_is_taken_up(tmp_path: Path) -> None:
             here.executor.look_again()
             await until(here, State.SUCCESS)
             assert devices(node) == [{"1g.6gb": 1, "2g.12gb": 1}] * 2
+            path.write_text("{")
+            here.executor.look_again()
+            await here.executor.rounds.wait()
+            (warning,) = here.progress.warnings
+            assert warning.endswith("; what the file said before holds")
+            assert here.progress.state is State.SUCCESS
             # A name that is certainly not there any more is not known; what is there stays.
             path.write_text(text("2g.12gb").replace('"mine"', '"other"'))
             here.executor.look_again()
