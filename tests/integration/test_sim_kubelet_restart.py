@@ -12,6 +12,7 @@ from asyncinotify import Inotify, Mask
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.api import podresources_v1_pb2 as resources_pb
 from plugin.errors import SimulationError
+from plugin.sim.kubelet.kubelet import SimKubelet
 
 from .fake_plugin import SMALL, Clock, FakePlugin, node, pod, pod_resources
 
@@ -197,3 +198,16 @@ async def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         path.write_text("{")
         with pytest.raises(SimulationError, match="cannot be read"):
             await on.kubelet.start()
+
+
+async def test_an_end_that_is_cancelled_is_an_end(tmp_path: Path) -> None:
+    """As by a signal: what the daemon's death has begun is cancelled by the same signal."""
+    kubelet = SimKubelet(tmp_path / "plugins", pod_resources_dir=tmp_path / "pods")
+    await kubelet.start()
+    ending = asyncio.create_task(kubelet.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    await kubelet.start()  # refused while it runs
+    await kubelet.stop()

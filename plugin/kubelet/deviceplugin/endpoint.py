@@ -26,6 +26,7 @@ from plugin.kubelet.deviceplugin.rivals import Rivals
 from plugin.kubelet.deviceplugin.server import Serve, Server, serve
 from plugin.kubelet.deviceplugin.servicer import ResourceServicer, Stream
 from plugin.kubelet.directory import Directory, Identity
+from plugin.loops.ended import ended
 from plugin.loops.store import Store
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class Endpoint:
             for task in (keeping, gone):
                 task.cancel()
             try:
-                await _ended(keeping, gone)
+                await ended(keeping, gone)
             finally:
                 await self._stop()
 
@@ -297,7 +298,7 @@ class Endpoint:
                 self._end(server, self._socket), name=f"stop serving {self._resource}"
             )
         if self._stopping is not None:
-            await _ended(self._stopping)
+            await ended(self._stopping)
 
     async def _end(self, server: Server, name: str) -> None:
         # stop() waits its whole grace while a stream is open, so end those first.
@@ -334,23 +335,6 @@ class Endpoint:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def _ended(*tasks: asyncio.Task[None]) -> None:
-    """Wait for the end of tasks, also when cancelled meanwhile, and even twice: whoever starts or
-    stops a server must not be torn out of it, which would leave the server behind.
-    """
-    cancelled = False
-    while pending := [task for task in tasks if not task.done()]:
-        try:
-            await asyncio.wait(pending)
-        except asyncio.CancelledError:
-            cancelled = True
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # whoever wants it asks; here it is only not lost
-    if cancelled:
-        raise asyncio.CancelledError
 
 
 async def _first(*awaitables: Awaitable[object]) -> None:

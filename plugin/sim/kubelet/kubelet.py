@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 from plugin.api import podresources_v1_pb2_grpc as podresources_grpc
 from plugin.errors import SimulationError
+from plugin.loops.ended import ended
 from plugin.sim.kubelet import checkpoint
 from plugin.sim.kubelet.admission import PodLedger
 from plugin.sim.kubelet.journal import Journal, ListMessage, Registration, Violation
@@ -145,7 +146,9 @@ class SimKubelet:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.stop()
+        stopping = asyncio.create_task(self.stop(), name="stop the stand-in kubelet")
+        await ended(stopping)
+        stopping.result()
 
     def forget_checkpoint(self) -> None:
         """Lose the checkpoint. Call it while stopped: a running kubelet soon writes it again."""
