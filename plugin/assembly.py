@@ -8,9 +8,10 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from plugin.core.configuration import Configuration
 from plugin.core.settings import Settings
@@ -95,8 +96,7 @@ def device_files(settings: Settings, source: FileSource | None = None) -> Device
     )
 
 
-@dataclass(frozen=True)
-class Edges:
+class Edges(Struct, frozen=True):
     """What speaks to the outside. ``loops`` run until cancelled, by name; when one fails, all end
     and the process with them.
     """
@@ -107,8 +107,7 @@ class Edges:
     loops: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
 
 
-@dataclass(frozen=True)
-class Daemon:
+class Daemon(Struct, frozen=True):
     """The daemon without its edges. Made by :func:`assemble`, in tests too."""
 
     settings: Settings

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from plugin.core.view import ClusterStatus, View
 from plugin.driver.worker import DriverWorker
@@ -20,8 +21,7 @@ if TYPE_CHECKING:  # kubelet may not be asked for them
     from plugin.kubelet.podresources.pods import PodFollower
 
 
-@dataclass(frozen=True)
-class Overview:
+class Overview(Struct, frozen=True):
     """Calling it returns the current view."""
 
     writer: Writer

@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from plugin.core.settings import Settings
 from plugin.driver.base import Driver
@@ -34,8 +35,7 @@ LOOK_SECONDS = 1.0
 MEMORY = "partition.json"
 
 
-@dataclass
-class Partitioning:
+class Partitioning(Struct):
     """``ledger`` is the ledger's path. ``pods`` is ``None`` where kubelet is not asked for them.
     ``evictor`` makes what evicts pods.
     """

@@ -6,9 +6,10 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from plugin.cluster.failures import Cause
 from plugin.config import bounded
@@ -112,8 +113,7 @@ class ServiceAccount:
         return self._context
 
 
-@dataclass(frozen=True)
-class Fixed:
+class Fixed(Struct, frozen=True):
     """Credentials that do not change, but for a token in a file."""
 
     server: Server

@@ -7,10 +7,10 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import h11
+from msgspec import Struct, field
 
 from plugin.cluster.credentials import Credentials, Server
 from plugin.cluster.failures import TooLarge, translated
@@ -20,8 +20,7 @@ _CHUNK = 64 * 1024
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """``line_bytes`` exceeds the largest object that etcd stores (1.5 MiB)."""
 
     connect_seconds: float = 10.0
@@ -31,8 +30,7 @@ class Limits:
     line_bytes: int = 4 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """``target`` is path and query."""
 
     method: str
@@ -41,8 +39,7 @@ class Request:
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """Header names are lower case."""
 
     status: int

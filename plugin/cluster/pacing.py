@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from http import HTTPStatus
+
+from msgspec import Struct, field
 
 from plugin.loops.backoff import delays
 
@@ -23,8 +24,7 @@ _PERSISTENT = 3
 _YIELD_SECONDS, _MOST_YIELDS = 0.05, 20
 
 
-@dataclass(slots=True)
-class _Failing:
+class _Failing(Struct):
     """A call whose last attempts have failed; ``answered``: meanwhile the API server did answer,
     this call or another.
     """
@@ -35,8 +35,7 @@ class _Failing:
     answered: bool = False
 
 
-@dataclass(slots=True)
-class _Outage:
+class _Outage(Struct):
     """``general`` if a failure was one that every call would have; ``calls`` are those that have
     failed. ``step`` is the present pause.
     """

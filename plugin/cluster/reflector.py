@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from msgspec import Struct, field
 
 from plugin.cluster import wire
 from plugin.cluster.http import Answer
@@ -31,8 +32,7 @@ _WELL_SECONDS = 10.0
 _FIRST_SECONDS, _CAP_SECONDS = 2.0, 120.0
 
 
-@dataclass(frozen=True)
-class Source(Generic[T]):
+class Source(Struct, Generic[T], frozen=True):
     """What to follow: a resource, filtered by fields. ``only_metadata`` leaves out spec and status.
 
     ``expected`` is the key of an object whose absence is worth a log line.
@@ -55,8 +55,7 @@ class Source(Generic[T]):
         )
 
 
-@dataclass
-class Reflector(Generic[T]):
+class Reflector(Struct, Generic[T]):
     """Keeps a :class:`Collection` equal to the API server's, see
     :class:`plugin.cluster.api.Watched`.
     """

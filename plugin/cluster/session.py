@@ -8,11 +8,12 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlencode
+
+from msgspec import Struct, field
 
 import plugin
 from plugin.cluster.failures import json_object, translated
@@ -32,8 +33,7 @@ _LOGGED_FROM = 2
 _MOST_REFUSED = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """``verb`` is RBAC's, ``resource`` as in a ClusterRole, ``path`` without the query."""
 
     verb: str
@@ -72,8 +72,7 @@ class Call:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
+class Traffic(Struct, frozen=True):
     """Totals since the start, for metrics.
 
     ``requests`` counts by (verb, resource, code); the code is HTTP's status, or a

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.cluster import wire
 from plugin.cluster.failures import InvalidAnswer, json_object, translated
@@ -19,8 +21,7 @@ T = TypeVar("T")
 Parse = Callable[[Mapping[str, Any]], tuple[str, T]]
 
 
-@dataclass(frozen=True)
-class Cursor(Generic[T]):
+class Cursor(Struct, Generic[T], frozen=True):
     """A collection and the version to watch from; without a version it must be listed."""
 
     collection: Collection[T]

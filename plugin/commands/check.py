@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _MOST_SHOWN = 4
 
@@ -17,8 +18,7 @@ class Outcome(enum.IntEnum):
     FAIL = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One answer; ``fix`` says what to do about anything but a pass."""
 
     name: str

@@ -9,9 +9,10 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import yaml
+from msgspec import Struct
 
 from plugin.assembly import build_driver
 from plugin.commands import partition_pictures as pictures
@@ -40,8 +41,7 @@ from plugin.partition.surroundings import ask_clients
 YES, NO = 0, 1
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """One look at the node: ``clients`` are the processes of each GPU. ``notes`` say what could not
     be found out.
     """
@@ -52,8 +52,7 @@ class Seen:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """The node to look at. ``pods``: whether pods can hold its devices."""
 
     settings: Settings

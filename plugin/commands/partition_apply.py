@@ -12,9 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from plugin import publishing
 from plugin.assembly import assemble, build_driver
@@ -39,8 +40,7 @@ APPLIED, NOT_APPLIED = 0, 1
 POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Struct, frozen=True):
     """What the command line says. ``seconds``: 0 waits without end."""
 
     name: str
@@ -89,8 +89,7 @@ def cancel(settings: Settings) -> int:
 # ---- progress as lines
 
 
-@dataclass
-class Lines:
+class Lines(Struct):
     """Prints each GPU's line when it says something else, and each note once."""
 
     output: str

@@ -4,9 +4,10 @@ carries.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
+
+from msgspec.structs import asdict
 
 from plugin.config import resource_names, sharing
 from plugin.config.options import OPTIONS, parse, written
@@ -29,12 +30,12 @@ def document(settings: Settings) -> dict[str, Any]:
             "timeSlicing": {
                 "renameByDefault": slicing.rename_by_default,
                 "failRequestsGreaterThanOne": slicing.fail_requests_greater_than_one,
-                "resources": [_shared(dataclasses.asdict(entry)) for entry in slicing.resources],
+                "resources": [_shared(asdict(entry)) for entry in slicing.resources],
             }
         },
         "resources": {
             "gpus": [{"pattern": e.pattern, "name": e.name} for e in settings.naming.gpus],
-            "migs": [dataclasses.asdict(entry) for entry in settings.naming.migs],
+            "migs": [asdict(entry) for entry in settings.naming.migs],
         },
     }
 

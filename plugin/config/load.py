@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from plugin.config import choice
 from plugin.config.options import IGNORED_FLAGS, OPTIONS, parse
 from plugin.config.places import control_socket
@@ -42,8 +44,7 @@ class Loaded:
     source: Source | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLine:
+class CommandLine(Struct, frozen=True):
     """Parsed flags by field, ``None`` if not given, and variables: what does not change while the
     process lives.
     """

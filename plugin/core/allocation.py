@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 from plugin.core.advertise.advertisement import Advertisement
 from plugin.core.cdi.names import annotation, qualified
@@ -25,22 +26,19 @@ MOST_IDS = 65_536
 MOST_ID_CHARACTERS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     container_path: str
     host_path: str
     read_only: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSpec:
+class DeviceSpec(Struct, frozen=True):
     container_path: str
     host_path: str
     permissions: str = "rw"
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerAllocation:
+class ContainerAllocation(Struct, frozen=True):
     devices: tuple[Device, ...]
     envs: Mapping[str, str]
     mounts: tuple[Mount, ...] = ()

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+import msgspec
+from msgspec import Struct
+
 T = TypeVar("T")
 
 Labels = Mapping[str, str]
@@ -59,8 +62,7 @@ class TaintEffect(enum.StrEnum):
     NO_EXECUTE = "NoExecute"
 
 
-@dataclass(frozen=True, slots=True)
-class Taint:
+class Taint(Struct, frozen=True):
     """``added`` is RFC 3339 text as the API server sent it; only NoExecute taints have it."""
 
     key: str
@@ -77,8 +79,7 @@ class ConditionStatus(enum.StrEnum):
     UNKNOWN = "Unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class NodeCondition:
+class NodeCondition(Struct, frozen=True):
     """Times are seconds of the wall clock; ``reason`` is CamelCase."""
 
     type: str
@@ -89,8 +90,7 @@ class NodeCondition:
     transition: float
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """The whole Node: what is written conditionally needs its version."""
 
     metadata: NodeMetadata
@@ -135,8 +135,7 @@ class Pod:
         return self.mirror or self.controller in {"DaemonSet", "Node"}
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """The object an Event is about; ``namespace`` is empty for a Node."""
 
     kind: str
@@ -164,8 +163,7 @@ class EventType(enum.StrEnum):
     WARNING = "Warning"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """An Event of events.k8s.io/v1. ``name`` is unique in its namespace; ``time`` is seconds of the
     wall clock; ``reason`` and ``action`` are CamelCase.
     """
@@ -189,8 +187,7 @@ class Evicted(enum.StrEnum):
     FORBIDDEN = "forbidden"  # we may not, or its budget's bookkeeping is broken
 
 
-@dataclass(frozen=True, slots=True)
-class Eviction:
+class Eviction(Struct, frozen=True):
     """``retry_after`` is in seconds, where the API server named a time. ``detail`` is its sentence,
     for people.
     """
@@ -200,8 +197,7 @@ class Eviction:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class Collection(Generic[T]):
+class Collection(Struct, Generic[T], frozen=True):
     """What a watch knows of a collection, by key.
 
     ``generation`` grows with each change. ``synced`` is false until the first list: an empty
@@ -209,7 +205,7 @@ class Collection(Generic[T]):
     the last contact, and an absence is not certain.
     """
 
-    items: Mapping[str, T] = field(default_factory=lambda: MappingProxyType({}))
+    items: Mapping[str, T] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     generation: int = 0
     synced: bool = False
     live: bool = False

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.configuration import refused
 from plugin.core.grammars import Taint
@@ -43,8 +44,7 @@ class Status(enum.StrEnum):
     UNKNOWN = "Unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(Struct, frozen=True):
     """A condition of the Node. Its times are those of writing it: the heartbeat's always, the
     transition's where :func:`is_transition` says so.
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from plugin.core.quote import shorten_bytes
 
@@ -16,8 +17,7 @@ class Waiting(NamedTuple):
     new: str
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(Struct, frozen=True):
     """``name`` is that of the configuration in force, where it is one of several; ``problem`` says
     why the newest one was refused, so that an older one stays in force; empty: it was not.
     ``waiting`` are its changes that need a restart. ``taken`` and ``refused`` count changes while

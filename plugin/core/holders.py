@@ -8,9 +8,11 @@ confirmed; until then the earlier holders remain. All times are of the monotonic
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.advertise.listed import device_uuid
 from plugin.core.view import Holder
@@ -33,8 +35,7 @@ Holders = Mapping[str, tuple[Holder, ...]]
 _NOBODY: Holders = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """One answer of pod resources, requested at ``at``.
 
     ``kubelet`` identifies the process that answered (``None`` if it was replaced during the call)
@@ -53,8 +54,7 @@ class Answer:
     checkpoint: frozenset[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Holdings:
+class Holdings(Struct, frozen=True):
     """``holders`` are all that may still hold a device. ``handed_out`` are allocated ids that no
     answer has listed yet, with the times. ``confirmed`` is when this was last complete for certain.
     ``trusted``: the last answer was complete; ``doubted``: since when that is not so; ``settling``:

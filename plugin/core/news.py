@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.health.events import DriverEvent
 from plugin.core.health.faults import Fault
 from plugin.core.reasons import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Struct, frozen=True):
     """Events or probes were judged to be these faults."""
 
     faults: tuple[Fault, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownInstance:
+class UnknownInstance(Struct, frozen=True):
     """An event named an instance that no scan has shown."""
 
     event: DriverEvent
 
 
-@dataclass(frozen=True, slots=True)
-class ReasonCleared:
+class ReasonCleared(Struct, frozen=True):
     """A reason against a device ended by its rule."""
 
     uuid: str
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class ClockSet:
+class ClockSet(Struct, frozen=True):
     """The wall clock was set, by so many seconds."""
 
     seconds: float
@@ -47,31 +44,27 @@ class Command(enum.Enum):
     CLEAR = "clear"
 
 
-@dataclass(frozen=True, slots=True)
-class Commanded:
+class Commanded(Struct, frozen=True):
     """An operator's command changed the ledger, or found it as wanted."""
 
     command: Command
     uuid: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseAsked:
+class ReleaseAsked(Struct, frozen=True):
     """The driver is to be released for so many seconds. ``gpus`` are about to be reset."""
 
     gpus: tuple[str, ...]
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseDone:
+class ReleaseDone(Struct, frozen=True):
     """Nothing of the driver is held any more, or ``left`` is."""
 
     left: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseOver:
+class ReleaseOver(Struct, frozen=True):
     """The driver is to be used again: ``expired`` after its time, else by command."""
 
     expired: bool

@@ -9,9 +9,11 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL
 from plugin.core.configuration import accepted, refused
@@ -38,8 +40,7 @@ class Pod(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """``pod`` is ``None`` for the node. ``reason`` and ``action`` are the Event's.
 
     Notices of one ``cause`` about one object are one Event, repeated. Of those with one ``topic``

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from types import MappingProxyType
+
+from msgspec.structs import replace
 
 from plugin.core.advertise.withdrawal import Withdrawal
 from plugin.core.health import ledger as ledgers

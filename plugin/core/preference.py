@@ -10,8 +10,9 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
+
+from msgspec import Struct, field
 
 from plugin.core.advertise.listed import Listed
 from plugin.core.allocation import shortened
@@ -19,8 +20,7 @@ from plugin.core.inventory.model import Gpu
 from plugin.core.settings import Policy
 
 
-@dataclass(frozen=True, slots=True)
-class Preference:
+class Preference(Struct, frozen=True):
     """``ids`` are distinct; ``warnings`` describe inconsistencies of the request."""
 
     ids: tuple[str, ...]
@@ -76,8 +76,7 @@ def _oddities(doubtful: Sequence[str], offered: int, must: int, size: int) -> It
 _Interval = tuple[int, int]
 
 
-@dataclass(slots=True, eq=False)
-class _Shares:
+class _Shares(Struct, eq=False):
     """The ids of one device; ``free`` in order."""
 
     interval: _Interval
@@ -85,8 +84,7 @@ class _Shares:
     free: dict[str, None] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
-class _Slot:
+class _Slot(Struct, eq=False):
     """One GPU's devices during a choice."""
 
     index: int

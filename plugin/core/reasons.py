@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
 
 
 class Clears(enum.StrEnum):
@@ -90,8 +91,7 @@ def xid_code(xid: int) -> str:
     return f"xid-{xid}"
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(Struct, frozen=True):
     """``code`` is for machines, ``text`` for people.
 
     ``since`` and ``last`` are the first and the latest time in seconds of the wall clock, and

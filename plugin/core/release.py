@@ -5,7 +5,8 @@ be reset or the kernel module reloaded.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.grammars import DAY
 from plugin.core.grammars import seconds as seconds_from
@@ -28,8 +29,7 @@ class Phase(enum.Enum):
     RETURNING = "returning"  # it has ended, and no scan has shown yet what is there now
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """``gpus`` are the UUIDs of the GPUs that are about to be reset, ``until`` is on the state's
     timeline, and ``left`` is what was still held when that was last looked at, a sentence each.
     """

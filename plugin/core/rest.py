@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 #: So many intervals without a look: of the work, or of those who look, whichever are longer.
 INTERVALS = 3
@@ -12,8 +12,7 @@ LONGEST_INTERVAL_SECONDS = 300.0
 USUAL_INTERVAL_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Looks:
+class Looks(Struct, frozen=True):
     """When somebody last looked, and how regularly: times of one clock, in seconds.
 
     Two that look in turn make uneven intervals, so ``interval`` is the longest of late: it shrinks

@@ -8,8 +8,10 @@ in the message of the next. Times are seconds of a clock that never steps.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.cluster import NODE_NAMESPACE
 from plugin.core.notices import MOST_BYTES, Notice, Pod
@@ -30,8 +32,7 @@ _ONE = 1 - 1e-6
 Key = tuple[Pod | None, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Struct, frozen=True):
     """Notices of one cause. ``count`` are all, ``sent`` the number that the API server has been
     told, at ``sent_at``. ``left_out`` are others whose place these took.
     """
@@ -53,8 +54,7 @@ class Series:
         return self.last if self.sent_at is None else self.sent_at + UPDATE_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class Outbox:
+class Outbox(Struct, frozen=True):
     """``tokens`` are Events that may be sent at once, as of ``at``."""
 
     series: Mapping[Key, Series] = field(default_factory=lambda: MappingProxyType({}))
@@ -62,8 +62,7 @@ class Outbox:
     at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
+class Post(Struct, frozen=True):
     """An Event to create, or to update when ``is_new`` is false. ``before`` is its series before
     it was sent.
     """
@@ -88,8 +87,7 @@ class Post:
         return _namespace(self.notice.pod)
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Struct, frozen=True):
     """What to send now, and when to ask again (``None``: with the next notices)."""
 
     outbox: Outbox

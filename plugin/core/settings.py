@@ -9,6 +9,8 @@ import enum
 import re
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from plugin.core.advertise.naming import Naming
 from plugin.core.grammars import (
     ADDRESS,
@@ -86,8 +88,7 @@ class Policy(enum.StrEnum):
     DISTRIBUTED = "distributed"
 
 
-@dataclass(frozen=True, slots=True)
-class SharedResource:
+class SharedResource(Struct, frozen=True):
     """One entry of ``sharing.timeSlicing.resources``.
 
     ``devices`` selects the devices to share: ``None`` for all, a number for that many, else indices
@@ -100,8 +101,7 @@ class SharedResource:
     devices: int | tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sharing:
+class Sharing(Struct, frozen=True):
     """Time slicing: each device has several ids (replicas)."""
 
     resources: tuple[SharedResource, ...] = ()
@@ -109,8 +109,7 @@ class Sharing:
     fail_requests_greater_than_one: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HealthChecks:
+class HealthChecks(Struct, frozen=True):
     """A set of health checks: ``all``, all ``xids``, or the XIDs in ``numbers``."""
 
     all: bool = False

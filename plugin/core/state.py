@@ -15,9 +15,11 @@ Times are seconds on the timeline of :mod:`plugin.core.health.timeline`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.advertise.advertisement import Advertisement, advertise
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
@@ -42,8 +44,7 @@ from plugin.core.settings import Settings
 MOST_DEFERRED = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """The node at one generation (a number that only grows): what readers see.
 
     ``gpu_health`` maps GPU UUIDs to how they answer, ``unwatched`` to why their events cannot be
@@ -70,8 +71,7 @@ class Snapshot:
     withdrawal: Withdrawal = NO_WITHDRAWAL
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """The snapshot, and what only the next steps need.
 
     ``changed`` are GPUs whose MIG configuration changed since the last scan began, ``scanned``
@@ -97,8 +97,7 @@ class State:
     quick: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """A new state with its news. ``rescan`` and ``probe`` ask for these now, ``look_again`` for
     another tick at that time.
     """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from plugin.core.configuration import refused, waiting
 from plugin.core.health.ledger import is_cordoned, of
@@ -17,8 +18,7 @@ from plugin.core.state import Snapshot
 Source = Literal["daemon", "scan"]
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceStatus:
+class DeviceStatus(Struct, frozen=True):
     """``health`` is healthy, unhealthy, or withheld (not advertised)."""
 
     resource: str | None

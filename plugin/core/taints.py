@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core import cluster
 from plugin.core.cluster import Node
@@ -15,8 +16,7 @@ from plugin.core.state import Snapshot
 RECORD = "nvidia.com/mig-device-plugin.taints"
 
 
-@dataclass(frozen=True, slots=True)
-class Taints:
+class Taints(Struct, frozen=True):
     """``record`` is the annotation's value, ``None`` for none."""
 
     taints: tuple[cluster.Taint, ...]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from plugin.core.state import Snapshot
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 DURATION_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Holder:
+class Holder(Struct, frozen=True, order=True):
     """A container that holds a device."""
 
     namespace: str
@@ -31,8 +31,7 @@ class Holder:
         return f"{self.namespace}/{self.pod} ({self.container})"
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceStatus:
+class ResourceStatus(Struct, frozen=True):
     """A resource's registration with kubelet. ``stream_since`` is a wall clock time, ``None``
     without an open stream. ``rival`` is the socket of another device plugin that serves the same
     resource, or ``one of`` several.
@@ -47,8 +46,7 @@ class ResourceStatus:
     rival: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CallStats:
+class CallStats(Struct, frozen=True):
     """Calls of one method for one resource; ``buckets`` are by :data:`DURATION_BOUNDS`."""
 
     buckets: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS) + 1)
@@ -60,8 +58,7 @@ class CallStats:
         return sum(self.buckets)
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterStatus:
+class ClusterStatus(Struct, frozen=True):
     """What the features that write to the cluster have done since the start.
 
     ``requests`` counts by (verb, resource, code). ``away_since`` is a wall clock time, ``None``
@@ -82,8 +79,7 @@ class ClusterStatus:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """Times are seconds of the wall clock.
 
     ``geometry`` counts changes of the node's set of devices, ``changed`` is the time of the last

@@ -13,15 +13,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 #: A GPU or function that is left alone is tried once more after so long; the pause doubles with
 #: each further call that hangs, since each costs a thread.
 RETRY_SECONDS = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class GpuRef:
+class GpuRef(Struct, frozen=True):
     """The GPU that a call is about, by what is known of it at that moment."""
 
     index: int | None = None
@@ -36,8 +36,7 @@ class GpuRef:
         return f"GPU {self.index}" if self.index is not None else f"GPU {self.uuid}"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenCall:
+class OpenCall(Struct, frozen=True):
     """A call that has not returned; ``since`` is of the monotonic clock."""
 
     function: str
@@ -52,8 +51,7 @@ class Abandoned(BaseException):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Doing:
+class Doing(Struct, frozen=True):
     """What a thread is at: the GPU that its job is about just now, its call, and since when, by the
     monotonic clock, it has neither entered nor left one.
     """
@@ -128,8 +126,7 @@ def about(gpu: GpuRef) -> Iterator[None]:
         here.turn_to(before)
 
 
-@dataclass(frozen=True, slots=True)
-class Hung:
+class Hung(Struct, frozen=True):
     """A call that was given up after ``seconds``. Until ``retry_at`` nobody tries again."""
 
     call: OpenCall

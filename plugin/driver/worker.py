@@ -8,8 +8,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+
+from msgspec import Struct
 
 from plugin.driver.hangs import Abandoned, Caller, Doing, Hangs, Hung, OpenCall, caller
 from plugin.errors import NO_CODE, DriverUnavailable, OutcomeUnknown
@@ -21,8 +22,7 @@ T = TypeVar("T")
 LONGEST_JOB_SECONDS = 900.0
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
+class Deadlines(Struct, frozen=True):
     """After how many seconds a call counts as hung: one about a GPU, one about none, and one of a
     job that changes something.
 

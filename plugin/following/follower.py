@@ -7,8 +7,9 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from plugin.config import reload
 from plugin.config.load import Loaded, Source

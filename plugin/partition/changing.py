@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.partition import run as runs
@@ -26,8 +28,7 @@ from plugin.state.writer import Look, Writer
 PUBLISH_SECONDS = 1.0
 
 
-@dataclass
-class Changing:
+class Changing(Struct):
     """One pass over GPUs that change now. ``before`` is what they had, ``run`` what is remembered
     behind it. ``goes_on`` is asked before each GPU.
     """

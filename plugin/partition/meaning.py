@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Inventory

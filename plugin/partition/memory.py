@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from plugin.config import atomic, bounded, mig_configs
 from plugin.core.partition.comparison import document
@@ -29,8 +31,7 @@ MOST_BYTES = 256 * 1024
 _MOST_NAME = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
+class Labelled(Struct, frozen=True):
     """The value that the label of this key had last, empty if it was removed. It counts once,
     unless it was ``refused``.
     """
@@ -40,8 +41,7 @@ class Labelled:
     refused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Struct, frozen=True):
     """``order`` is what the last command or label wants, ``None`` for nothing, and ``instead_of``
     the option's configuration that it replaced; that is ``None`` if there was none. ``changing``
     are the GPUs that may be half-made, by UUID.

@@ -7,9 +7,10 @@ import json
 import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy

@@ -7,7 +7,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Inventory
 from plugin.core.partition.configuration import Resolved
@@ -167,8 +168,7 @@ class Shown:
 
     def _gpu(self, uuid: str, **changes: object) -> None:
         found = tuple(
-            replace(gpu, **changes) if gpu.uuid == uuid else gpu  # type: ignore[arg-type]
-            for gpu in self.progress.gpus
+            replace(gpu, **changes) if gpu.uuid == uuid else gpu for gpu in self.progress.gpus
         )
         self._set(replace(self.progress, gpus=found))
 

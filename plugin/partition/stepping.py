@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Gpu
@@ -33,8 +35,7 @@ from plugin.errors import DriverError, OutcomeUnknown
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """What is to be done to a GPU. ``released`` are the devices that left service."""
 
     decision: Decision

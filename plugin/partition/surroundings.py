@@ -5,9 +5,10 @@ the driver can be asked.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import Client
@@ -37,8 +38,7 @@ async def all_told(generation: int) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """``ask`` asks kubelet who holds devices and returns what is known then; ``None`` where nobody
     can hold any. ``told`` waits until kubelet has the list of a generation, and says whether it
     has.

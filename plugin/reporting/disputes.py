@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from plugin.core.cluster import Changes, NodeMetadata
 from plugin.core.partition.rivals import foreign_writers
@@ -16,8 +17,7 @@ _FIRST_SECONDS, _CAP_SECONDS, _WELL_SECONDS = 1.0, 300.0, 600.0
 _NEVER: Final = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """``write`` may be written now, ``left`` are the keys that have to wait, for ``pause`` seconds.
     ``fresh`` are those that have just been found changed, which is worth a log line, and ``by``
     names who has changed them, where the Node says so.

@@ -8,7 +8,8 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from plugin.cluster.api import Cluster, Watched
 from plugin.core.cluster import Event, EventType, NodeMetadata, Subject

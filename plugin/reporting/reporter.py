@@ -6,9 +6,10 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from plugin.core.holders import Holders
 from plugin.core.view import ClusterStatus, ResourceStatus

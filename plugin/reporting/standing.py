@@ -7,9 +7,10 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from plugin.core.cluster import Collection, NodeMetadata
 from plugin.errors import ClusterError, ClusterRefused
@@ -37,8 +38,7 @@ def node_of(known: Collection[NodeMetadata]) -> NodeMetadata | None:
     return next(iter(known.items.values()), None)
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(Struct):
     """``failed``: go round again, for the client paces requests. ``refused``: for good."""
 
     failed: bool = True

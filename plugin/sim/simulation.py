@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.driver.files import DeviceFiles
 from plugin.driver.nvml import NvmlDriver
@@ -12,8 +13,7 @@ from plugin.sim.hardware.files import SimFiles
 from plugin.sim.nvml.library import SimLibrary
 
 
-@dataclass(frozen=True, slots=True)
-class Simulation:
+class Simulation(Struct, frozen=True):
     """``driver`` is not open yet."""
 
     node: SimNode

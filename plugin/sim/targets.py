@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from plugin.errors import SimulationError
 from plugin.sim.hardware.engine import SimNode
 from plugin.sim.hardware.gpu import GpuState
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A GPU, or one of its instances. ``title`` is for messages."""
 
     gpu: GpuState

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from msgspec import Struct
 
 from plugin.core.health.faults import RECOVERY_ACTIONS
 from plugin.errors import SimulationError
@@ -39,8 +40,7 @@ _HIGHEST_CODE = 999
 _CODES = {code.name.lower().replace("_", "-"): code.value for code in Code if code.value}
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
+class Verb(Struct, frozen=True):
     """``usage`` names the arguments; ``least`` and ``most`` count them."""
 
     usage: str

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.loops.pulse import Pulse
 
 
-@dataclass(frozen=True, slots=True)
-class Watchable:
+class Watchable(Struct, frozen=True):
     """GPUs whose events are to be watched. ``epoch`` counts how often the driver was opened."""
 
     epoch: int

@@ -15,8 +15,9 @@ import logging
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from plugin.config import atomic, bounded
 from plugin.core.health.ledger import EMPTY, Ledger, from_document, to_document, to_time
@@ -38,8 +39,7 @@ MOST_BYTES = 4 * bounded.MEBIBYTE
 SAVE_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """What was found on disk; ``rebooted`` tells that it was written before the node's last
     start. ``offset`` is that of the timeline of its times, if it was written after that.
     ``is_file`` is false where nothing could be read.

@@ -9,8 +9,9 @@ import contextlib
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from plugin.driver.base import Driver, DriverEvent, EventSource
 from plugin.driver.event_thread import WAIT_SECONDS, EventThread
@@ -36,8 +37,7 @@ STEADY_SECONDS = 10.0
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Watch:
+class _Watch(Struct, frozen=True):
     """An open event source and the thread that waits on it."""
 
     source: EventSource

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.configuration import refused
 from plugin.core.release import describe
@@ -13,8 +14,7 @@ from plugin.core.view import View
 SLOW_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Good without reasons; each reason is a sentence. ``notes`` are sentences too, about what does
     not keep it from being good.
     """

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from plugin.core.view import View
 from plugin.web.edition import Edition
@@ -33,8 +34,7 @@ class RenderMetrics(Protocol):
     ) -> tuple[bytes, str]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """``render`` takes the document and the current time; ``headers`` go with the response."""
 
     render: Callable[[Mapping[str, Any], float], str]

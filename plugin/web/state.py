@@ -8,10 +8,11 @@ Contains no time of rendering, so the same state gives the same bytes. Schema:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import replace
 
 import plugin
 from plugin.core import status

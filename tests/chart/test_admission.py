@@ -5,12 +5,12 @@ what the client really writes and over what it must never write.
 import copy
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cel_expr_python import cel  # type: ignore[import-untyped]  # has stubs but no py.typed
 from cel_expr_python.ext import ext_optional  # type: ignore[import-untyped]
+from msgspec.structs import replace
 
 from plugin.core.labels.grammar import OURS
 from plugin.core.labels.node import labels

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.health.events import Probe
 from plugin.core.inventory.model import Placement

@@ -16,7 +16,7 @@ from tests.simulated import opened
 from .measured import AMPERE, HOPPER, NODE, T4, WHOLE, Clock, Measured
 
 GIB = 1 << 30
-SHARES = tuple(Activity.__dataclass_fields__)
+SHARES = Activity.__struct_fields__
 
 
 @pytest.fixture

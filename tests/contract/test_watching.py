@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.health.events import ALL_EVENTS, DriverEvent, EventKind, Probe
 from plugin.driver.base import NO_XID_EVENTS, Driver

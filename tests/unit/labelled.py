@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Inventory, Unknown
 from plugin.core.labels.node import Values, labels

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.allocation import (
     VOLUME_MOUNTS_ROOT,
@@ -33,7 +34,9 @@ WHOLE = Settings(mig_strategy=MigStrategy.NONE)
 
 
 def one(resource: str, *requested: str, **changes: Any) -> ContainerAllocation:
-    (allocation,) = allocate(resource, [requested], snapshot(NODE, replace(MIXED, **changes)))
+    (allocation,) = allocate(
+        resource, [requested], snapshot(NODE, dataclasses.replace(MIXED, **changes))
+    )
     return allocation
 
 
@@ -158,7 +161,9 @@ def test_nodes_lie_below_the_device_root_on_the_host(
 
 
 def test_nodes_that_were_seen_elsewhere_have_that_path_on_the_host() -> None:
-    seen = snapshot(replace(NODE, dev_root="/"), replace(MIXED, driver_root="/run/nvidia/driver"))
+    seen = snapshot(
+        replace(NODE, dev_root="/"), dataclasses.replace(MIXED, driver_root="/run/nvidia/driver")
+    )
     (allocation,) = allocate(GPU, [("GPU-2",)], seen)
     assert allocation.device_specs[-1] == DeviceSpec("/dev/nvidia2", "/dev/nvidia2", "rw")
 
@@ -179,6 +184,6 @@ def test_a_gpu_handed_out_whole_brings_the_nodes_of_its_mig_devices_that_exist()
 
 
 def test_shares_of_one_device_are_that_device_once() -> None:
-    shared = replace(MIXED, sharing=Sharing((SharedResource(ONE, 4),)))
+    shared = dataclasses.replace(MIXED, sharing=Sharing((SharedResource(ONE, 4),)))
     (allocation,) = allocate(ONE, [[f"{A}::3", f"{A}::0", f"{C}::1"]], snapshot(NODE, shared))
     assert allocation.envs["NVIDIA_VISIBLE_DEVICES"] == f"{A},{C}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.inventory.card import Attributes, CardProfile, CardProfiles, find_profile
 from plugin.core.inventory.model import Engines, Unknown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -11,11 +12,11 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from plugin.cdi.directory import MARK
 from plugin.cdi.specifier import Installations, Specifier
@@ -288,7 +289,7 @@ def limited_file_size() -> Iterator[None]:
 
 
 WITHOUT_CDI = Settings()
-OTHER_VENDOR = replace(SETTINGS, cdi_vendor=CdiVendor.DEVICE_PLUGIN)
+OTHER_VENDOR = dataclasses.replace(SETTINGS, cdi_vendor=CdiVendor.DEVICE_PLUGIN)
 AS_PLUGIN = "k8s.device-plugin.nvidia.com/gpu"
 
 
@@ -407,7 +408,7 @@ def test_a_former_directory_that_is_out_of_reach_is_told_of_once_and_remembered(
 def test_a_chosen_hook_that_is_not_used_is_told_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with_hook = replace(SETTINGS, nvidia_cdi_hook_path="/usr/bin/nvidia-ctk")
+    with_hook = dataclasses.replace(SETTINGS, nvidia_cdi_hook_path="/usr/bin/nvidia-ctk")
     with daemon(tmp_path) as specifier:
         for inventory in (ONE, TWO):
             assert brought(specifier, inventory, with_hook).errors == {}
@@ -415,7 +416,7 @@ def test_a_chosen_hook_that_is_not_used_is_told_of_once(
 
 
 def test_nodes_that_were_seen_elsewhere_have_that_path_on_the_host(tmp_path: Path) -> None:
-    in_root = replace(SETTINGS, dev_root="/run/nvidia/driver")
+    in_root = dataclasses.replace(SETTINGS, dev_root="/run/nvidia/driver")
     for dev_root, host in (("", "/run/nvidia/driver/dev/nvidia0"), ("/", None)):
         write(tmp_path, replace(ONE, dev_root=dev_root), in_root)
         document = yaml.safe_load((tmp_path / file_name(MIG)).read_text())
@@ -468,7 +469,7 @@ def test_an_empty_file_of_our_name_is_what_a_power_failure_left(tmp_path: Path) 
 async def test_a_daemon_that_starts_without_cdi_looks_after_what_is_left(tmp_path: Path) -> None:
     folder, ledger = tmp_path / "cdi", tmp_path / "ledger.json"
     without = Settings(simulate="2xa100-40gb")
-    with_cdi = replace(without, device_list_strategy=SETTINGS.device_list_strategy)
+    with_cdi = dataclasses.replace(without, device_list_strategy=SETTINGS.device_list_strategy)
     for settings, inventory in ((with_cdi, TWO), (without, ONE)):
         specify = Specification(folder, ledger)
         with contextlib.closing(specify):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core.cdi.names import ALL, annotation, file_name, qualified
 from plugin.core.cdi.remains import remains
@@ -259,7 +260,7 @@ def test_every_device_is_found_by_each_of_its_names_and_has_no_node_of_another(
             continue
         for strategy in DeviceIdStrategy:
             kind, _, name = qualified(
-                device, replace(settings, device_id_strategy=strategy)
+                device, dataclasses.replace(settings, device_id_strategy=strategy)
             ).partition("=")
             assert nodes(found[kind], name) == list(
                 dict.fromkeys(
@@ -283,7 +284,9 @@ def test_names_of_files_are_our_own_and_begin_with_a_comment() -> None:
 )
 def test_an_annotation_has_a_key_that_kubernetes_accepts(uuid: str) -> None:
     device, other = mig_device(0, 0, uuid=uuid), mig_device(0, 2, index=1)
-    key, value = annotation([device, other], replace(MIXED, cdi_annotation_prefix="a.b/"))
+    key, value = annotation(
+        [device, other], dataclasses.replace(MIXED, cdi_annotation_prefix="a.b/")
+    )
     assert re.fullmatch(r"a\.b/[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", key)
     assert value == f"nvidia.com/mig={uuid},nvidia.com/mig={other.uuid}"
     assert annotation([other], MIXED)[0] != annotation([device], MIXED)[0]

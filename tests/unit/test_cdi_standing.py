@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core import state as steps
 from plugin.core.cdi.specification import Entry, entries
@@ -89,7 +91,7 @@ def test_a_device_without_its_nodes_has_one_reason() -> None:
         steps.initial(BY_CDI, 0.0), inventory, 1.0, Specified(entries(inventory, BY_CDI))
     ).state
     assert down(state) == {missing.uuid: ("missing-node",), unknown.uuid: ("unspecified",)}
-    by_runtime = replace(BY_CDI, pass_device_specs=False)
+    by_runtime = dataclasses.replace(BY_CDI, pass_device_specs=False)
     assert missing.uuid in down(steps.configured(state, by_runtime).state)
 
 
@@ -103,7 +105,7 @@ _SCANS = st.sampled_from(
     ]
 )
 _SETTINGS = st.builds(
-    replace,
+    dataclasses.replace,
     st.just(BY_CDI),
     cdi_vendor=st.sampled_from(CdiVendor),
     device_list_strategy=st.sampled_from(
@@ -311,7 +313,7 @@ async def test_settings_that_come_while_running_are_written_for(tmp_path: Path) 
         assert live.disk.attempts == 0
         assert live.unhealthy() == {}
         for vendor in CdiVendor:
-            live.writer.reconfigure(replace(BY_CDI, cdi_vendor=vendor))
+            live.writer.reconfigure(dataclasses.replace(BY_CDI, cdi_vendor=vendor))
             await live.becomes(healthy=True)
             assert {entry.kind.partition("/")[0] for entry in live.disk.written.values()} == {
                 vendor
@@ -327,7 +329,7 @@ async def test_settings_that_are_applied_take_nothing_out_of_service(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(tmp_path, Settings()) as live:
-        by_cdi = [replace(BY_CDI, cdi_vendor=vendor) for vendor in CdiVendor]
+        by_cdi = [dataclasses.replace(BY_CDI, cdi_vendor=vendor) for vendor in CdiVendor]
         for settings in (*by_cdi, Settings(), *by_cdi):
             await live.writer.apply(settings)
             assert live.snapshot.settings == settings

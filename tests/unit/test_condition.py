@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
@@ -108,7 +109,7 @@ STATES = {
     ),
     "before the first scan": (steps.initial(SETTINGS, 0.0), Status.UNKNOWN, "NotScanned", "not"),
     "single is broken": (
-        running(replace(SETTINGS, mig_strategy=MigStrategy.SINGLE), ODD),
+        running(dataclasses.replace(SETTINGS, mig_strategy=MigStrategy.SINGLE), ODD),
         Status.FALSE,
         "StrategyViolated",
         "every MIG device must have one profile",
@@ -182,7 +183,7 @@ def test_without_a_type_there_is_none() -> None:
 
 
 def with_action(state: State, action: int | None, **changes: object) -> State:
-    probe = replace(WELL[0], recovery_action=action, **changes)  # type: ignore[arg-type]
+    probe = replace(WELL[0], recovery_action=action, **changes)
     return steps.probed(state, [probe], 2.0).state
 
 

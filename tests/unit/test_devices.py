@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.commands.devices import show
 from plugin.core.advertise.advertisement import advertise
@@ -53,7 +54,9 @@ BLANK = mig_device(0, 0, "")
         ),
         pytest.param(
             node(gpu(0, mig_device())),
-            replace(MIXED, sharing=Sharing((SharedResource(ONE, 3),), rename_by_default=True)),
+            dataclasses.replace(
+                MIXED, sharing=Sharing((SharedResource(ONE, 3),), rename_by_default=True)
+            ),
             mig_device(),
             DeviceStatus(f"{ONE}.shared", "healthy"),
             id="shared",
@@ -198,7 +201,7 @@ def shown(capsys: pytest.CaptureFixture[str], settings: Settings, output: str) -
 
 def test_json_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
     listing: dict[str, Any] = json.loads(
-        shown(capsys, replace(MIXED, simulate="p4d.24xlarge:all-balanced"), "json")
+        shown(capsys, dataclasses.replace(MIXED, simulate="p4d.24xlarge:all-balanced"), "json")
     )
     assert listing["strategy"] == "mixed"
     assert listing["resources"] == {
@@ -247,7 +250,7 @@ def test_json_of_an_odd_node_can_be_written() -> None:
 def test_the_table_is_plain_text_with_a_line_for_each_device(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = shown(capsys, replace(MIXED, simulate="p4d.24xlarge:all-1g.5gb"), "table")
+    out = shown(capsys, dataclasses.replace(MIXED, simulate="p4d.24xlarge:all-1g.5gb"), "table")
     assert (
         sum(
             " 1g.5gb " in line and f" {ONE} " in line and "healthy" in line
@@ -261,7 +264,7 @@ def test_the_table_is_plain_text_with_a_line_for_each_device(
 
 
 def test_the_table_shows_why_nothing_is_advertised(capsys: pytest.CaptureFixture[str]) -> None:
-    out = shown(capsys, replace(SINGLE, simulate="p4d.24xlarge:all-balanced"), "table")
+    out = shown(capsys, dataclasses.replace(SINGLE, simulate="p4d.24xlarge:all-balanced"), "table")
     assert "! --mig-strategy=single: every MIG device must have one profile" in out
     assert out.count("withheld: --mig-strategy=single") == 32
     assert "nvidia.com/mig-1g.5gb:" not in out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.commands.check import Outcome
 from plugin.commands.node_checks import node_checks
@@ -121,6 +122,6 @@ def test_nodes_of_gpus_and_of_instances_are_told_apart() -> None:
 
 
 def test_missing_nodes_are_no_failure_where_the_runtime_makes_them() -> None:
-    settings = replace(MIXED, pass_device_specs=False)
+    settings = dataclasses.replace(MIXED, pass_device_specs=False)
     inventory = node(gpu(0, missing_device_nodes=("/dev/nvidia0",)))
     assert named(node_checks(inventory, settings), "device nodes").outcome is WARN

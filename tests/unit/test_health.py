@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.health.faults import (

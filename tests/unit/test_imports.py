@@ -13,7 +13,8 @@ CORE = Path(__file__).resolve().parents[2] / "plugin" / "core"
 #: Nothing here reads a file, a clock, the environment or a socket, or starts a thread.
 PURE = {
     *("__future__", "bisect", "collections", "dataclasses", "difflib", "enum", "errno"),
-    *("fnmatch", "heapq", "ipaddress", "itertools", "math", "re", "reprlib", "types", "typing"),
+    *("fnmatch", "functools", "heapq", "ipaddress", "itertools", "math", "msgspec", "re"),
+    *("reprlib", "types", "typing"),
 }
 OURS = ("plugin.core", "plugin.errors")
 

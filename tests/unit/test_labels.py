@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.advertise.naming import NamePattern, Naming
 from plugin.core.inventory.model import Inventory
@@ -54,7 +55,9 @@ def test_labels_are_those_of_gpu_feature_discovery(
 ) -> None:
     driver = "580.65.06"  # of the node where it was recorded
     inventory = replace(scan(parse_node(simulated)), driver_version=driver)
-    assert of(inventory, replace(settings, single_resource=named)) == recorded(recording)
+    assert of(inventory, dataclasses.replace(settings, single_resource=named)) == recorded(
+        recording
+    )
 
 
 def test_every_recording_is_compared() -> None:
@@ -80,42 +83,44 @@ A100, MIG = "NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb"
     [
         pytest.param(
             node(gpu(0), gpu(1)),
-            replace(NONE, sharing=shared(SharedResource(GPU, 4))),
+            dataclasses.replace(NONE, sharing=shared(SharedResource(GPU, 4))),
             GPU,
             ("2", "4", "time-slicing", f"{A100}-SHARED"),
             id="shared GPUs",
         ),
         pytest.param(
             node(gpu(0), gpu(1)),
-            replace(NONE, sharing=shared(SharedResource(GPU, 4, rename="nvidia.com/part"))),
+            dataclasses.replace(
+                NONE, sharing=shared(SharedResource(GPU, 4, rename="nvidia.com/part"))
+            ),
             GPU,
             ("2", "4", "time-slicing", A100),
             id="shared under another name",
         ),
         pytest.param(
             node(gpu(0)),
-            replace(NONE, sharing=shared(SharedResource(GPU, 2), by_default=True)),
+            dataclasses.replace(NONE, sharing=shared(SharedResource(GPU, 2), by_default=True)),
             GPU,
             ("1", "2", "time-slicing", A100),
             id="renamed by default",
         ),
         pytest.param(
             node(mig_gpu(0, "1g.5gb", "1g.5gb")),
-            replace(MIXED, sharing=shared(SharedResource(ONE, 3))),
+            dataclasses.replace(MIXED, sharing=shared(SharedResource(ONE, 3))),
             ONE,
             ("2", "3", "time-slicing", f"{MIG}-SHARED"),
             id="shared MIG devices",
         ),
         pytest.param(
             node(mig_gpu(0, "1g.5gb")),
-            replace(SINGLE, sharing=shared(SharedResource(ONE, 3))),
+            dataclasses.replace(SINGLE, sharing=shared(SharedResource(ONE, 3))),
             GPU,
             ("1", "3", "time-slicing", f"{MIG}-SHARED"),
             id="shared under single",
         ),
         pytest.param(
             node(mig_gpu(0, "1g.5gb")),
-            replace(
+            dataclasses.replace(
                 SINGLE,
                 single_resource=SingleResource.GPU,
                 sharing=shared(SharedResource(GPU, 3)),
@@ -126,14 +131,16 @@ A100, MIG = "NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb"
         ),
         pytest.param(
             node(mig_gpu(0, "1g.5gb"), gpu(1)),
-            replace(MIXED, sharing=shared(SharedResource(ONE, 3))),
+            dataclasses.replace(MIXED, sharing=shared(SharedResource(ONE, 3))),
             GPU,
             ("2", "1", "none", A100),
             id="what is not shared stays plain",
         ),
         pytest.param(
             node(mig_gpu(0, "1g.5gb")),
-            replace(MIXED, naming=Naming(migs=(NamePattern("1g.*", "nvidia.com/small"),))),
+            dataclasses.replace(
+                MIXED, naming=Naming(migs=(NamePattern("1g.*", "nvidia.com/small"),))
+            ),
             ONE,
             ("1", "1", "none", MIG),
             id="another resource name",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Gpu, Inventory, MigMode
 from plugin.core.settings import MigStrategy, Settings, SharedResource, Sharing, SingleResource

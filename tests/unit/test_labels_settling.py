@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Inventory
 from plugin.core.labels.node import Labels, Values, labels

@@ -4,9 +4,8 @@ driver said of it, and nothing is gone before that is certain.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.inventory.merge import Before, merge
 from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode, Placement, Unknown
@@ -22,7 +21,7 @@ NO_ANSWER = Unknown("reading its MIG mode: Unknown Error", 999)
 
 def without(whole: Gpu, device: MigDevice, **changes: object) -> Gpu:
     left = tuple(each for each in whole.mig_devices if each is not device)
-    return replace(whole, mig_devices=left, **changes)  # type: ignore[arg-type]
+    return replace(whole, mig_devices=left, **changes)
 
 
 def kept(device: MigDevice, error: str) -> Gpu:
@@ -184,7 +183,7 @@ def test_devices_that_only_the_ledger_remembers(
     ],
 )
 def test_identity_is_kept_and_what_disagrees_is_said(changes: dict[str, object], what: str) -> None:
-    odd = replace(LEFT, **changes)  # type: ignore[arg-type]
+    odd = replace(LEFT, **changes)
     scanned = node(replace(FIRST, mig_devices=(odd, RIGHT)), SECOND)
     found = merge(Before(BEFORE), scanned).inventory
     device = found.device(LEFT.uuid)

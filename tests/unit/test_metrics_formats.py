@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import subprocess
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, generate_latest
 
 from plugin.core.health.ledger import Entry

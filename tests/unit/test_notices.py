@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
@@ -65,7 +64,7 @@ def after(state: State, *events: DriverEvent, now: float = 1.0) -> State:
 
 
 def probed(state: State, now: float, **changes: object) -> State:
-    first = replace(WELL[0], **changes)  # type: ignore[arg-type]
+    first = replace(WELL[0], **changes)
     return steps.probed(state, [first, WELL[1]], now).state
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import socket
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.api import deviceplugin_v1beta1_pb2 as device_pb
 from plugin.commands.control import Notices, waiting_for

@@ -6,13 +6,13 @@ import ast
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pynvml
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core.notices import MOST_BYTES, Kind, Notice
 from plugin.core.partition.causes import causes, evicted, unknown

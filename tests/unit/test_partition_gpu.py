@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Gpu, GpuInstance, MigDevice, MigMode, Placement, Unknown
 from plugin.core.partition.configuration import Wanted

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Gpu, Inventory, MigMode, Unknown
 from plugin.core.partition import run as runs

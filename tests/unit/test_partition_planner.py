@@ -9,11 +9,11 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Placement
 from plugin.core.partition.configuration import Wanted

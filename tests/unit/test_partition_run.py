@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.advertise.withdrawal import Withdrawal

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pynvml
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.partition.comparison import differences
 from plugin.core.partition.configuration import Configuration, Entry, Wanted, resolve

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.advertise.listed import Listed
 from plugin.core.inventory.model import Gpu, MigDevice, Placement

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.reasons import Code, Reason
 from plugin.core.view import ClusterStatus, ResourceStatus, View

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core import operators, scans
 from plugin.core import state as steps

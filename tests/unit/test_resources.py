@@ -4,10 +4,11 @@ and what is said about it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.advertise.advertisement import Advertisement, advertise
 from plugin.core.inventory.model import Gpu, GpuInstance, Inventory, MigMode, Placement, Unknown
@@ -36,7 +37,7 @@ def counts(advertisement: Advertisement) -> dict[str, int]:
 
 
 def settings(strategy: str, **changes: Any) -> Settings:
-    return replace(Settings(mig_strategy=MigStrategy(strategy)), **changes)
+    return dataclasses.replace(Settings(mig_strategy=MigStrategy(strategy)), **changes)
 
 
 @pytest.mark.parametrize(

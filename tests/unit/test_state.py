@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
@@ -200,7 +201,7 @@ def test_events_of_reused_instance_ids(moves: Sequence[_Move], out: set[str]) ->
 
 
 def test_disabled_checks_judge_nothing() -> None:
-    state = running(replace(MIXED, disable_healthchecks=HealthChecks(all=True)))
+    state = running(dataclasses.replace(MIXED, disable_healthchecks=HealthChecks(all=True)))
     assert down(steps.happened(state, [ON_LEFT, ON_FIRST], 5.0).state) == {}
     assert steps.watchable(state.snapshot) == ()
 

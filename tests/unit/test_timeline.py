@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core import operators, scans
 from plugin.core import state as steps
@@ -174,17 +174,19 @@ def test_before_the_first_scan_nobody_is_shown_anything() -> None:
 
 
 def test_every_time_of_an_entry_and_of_a_gpu_is_moved() -> None:
-    times = {f.name: 10.0 for f in fields(Entry) if f.type == "float | None"}
+    times = {name: 10.0 for name, kind in Entry.__annotations__.items() if kind == "float | None"}
     assert {"recovered", "incident", "last_fault", "absent_since"} <= times.keys()
     entry = replace(
         Entry(GPU.uuid, reasons=(Reason.held("xid-95", "", 10.0),), applications=(10.0, 10.0)),
-        **times,  # type: ignore[arg-type]
+        **times,
     )
     moved = moved_ledger({GPU.uuid: entry}, 5.0)[GPU.uuid]
     assert {getattr(moved, name) for name in times} == {15.0}
     assert moved.applications == (15.0, 15.0)
     assert (moved.reasons[0].since, moved.reasons[0].last) == (15.0, 15.0)
-    times = {f.name: 10.0 for f in fields(GpuHealth) if f.type == "float | None"}
+    times = {
+        name: 10.0 for name, kind in GpuHealth.__annotations__.items() if kind == "float | None"
+    }
     assert times.keys() == {"good_since", "reset_seen"}
     health = moved_health({GPU.uuid: GpuHealth(**times)}, 5.0)[GPU.uuid]  # type: ignore[arg-type]
     assert {getattr(health, name) for name in times} == {15.0}

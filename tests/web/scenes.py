@@ -4,9 +4,12 @@ decisions.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec.structs import replace
 
 from plugin.core.advertise.advertisement import advertise
 from plugin.core.health import ledger as ledgers
@@ -52,10 +55,12 @@ class Node:
         fault = judge(event, self.inventory, self.settings)
         assert fault is not None
         ledger = ledgers.record(self.ledger, fault, self.inventory, NOW - 190, Escalation(0, 0))
-        return replace(self, ledger=ledger)
+        return dataclasses.replace(self, ledger=ledger)
 
     def cordon(self, uuid: str) -> Node:
-        return replace(self, ledger=ledgers.cordon(self.ledger, uuid, self.inventory, NOW - 4000))
+        return dataclasses.replace(
+            self, ledger=ledgers.cordon(self.ledger, uuid, self.inventory, NOW - 4000)
+        )
 
     def view(
         self,
@@ -184,7 +189,7 @@ def hostile() -> View:
     bad = replace(
         entry, reasons=(replace(entry.reasons[0], code="x", text="</style><b onclick=x>&amp;" * 4),)
     )
-    return replace(made, ledger=MappingProxyType({second.uuid: bad})).view(
+    return dataclasses.replace(made, ledger=MappingProxyType({second.uuid: bad})).view(
         {first.uuid: (evil, Holder("n" * 63, "p" * 253, "c" * 63))}
     )
 

@@ -9,11 +9,11 @@ import hashlib
 import html
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core.settings import Settings
 from plugin.core.view import View

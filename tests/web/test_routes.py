@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import html
 import json
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plugin.core.inventory.samples import DeviceSample, Samples
 from plugin.core.partition.progress import Counts, GpuProgress, GpuState, Progress, State
@@ -121,7 +122,7 @@ VIEWS = st.tuples(
 
 
 def test_every_part_of_a_view_is_varied() -> None:
-    assert {field.name for field in fields(View)} == {"snapshot", *CHANGES}
+    assert set(View.__struct_fields__) == {"snapshot", *CHANGES}
 
 
 @settings(deadline=None, max_examples=60)
@@ -177,7 +178,7 @@ def test_what_is_no_text_costs_no_answer() -> None:
     lone = "\udcff\ud800"
     made = node("1xa100-40gb:all-balanced")
     gpu, uuid = made.inventory.gpus[0], made.inventory.gpus[0].mig_devices[0].uuid
-    view = replace(
+    view = dataclasses.replace(
         made, inventory=replace(made.inventory, gpus=(replace(gpu, product=lone),))
     ).view({uuid: (Holder(lone, lone, lone),)}, samples(made.inventory))
     (listed, *_) = view.resources

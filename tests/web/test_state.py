@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from msgspec.structs import replace
 
 import plugin.web.state
 from plugin.core.advertise.advertisement import advertise
@@ -150,7 +151,7 @@ def test_replicas_are_several_pods_of_one_device() -> None:
         mig_strategy=MigStrategy.MIXED,
         sharing=Sharing((SharedResource("nvidia.com/mig-7g.40gb", replicas=3),)),
     )
-    made = replace(node("1xa100-40gb:all-7g.40gb"), settings=settings)
+    made = dataclasses.replace(node("1xa100-40gb:all-7g.40gb"), settings=settings)
     uuid = made.inventory.gpus[0].mig_devices[0].uuid
     state = document(made.view({f"{uuid}::0": (ONE,), f"{uuid}::2": (TWO,)}))
     (device,) = state["gpus"][0]["migDevices"]
@@ -227,9 +228,9 @@ def test_nothing_is_guessed_about_slices_where_placements_or_profiles_are_unknow
     def runs(**changes: Any) -> list[dict[str, Any]]:
         devices = (first, replace(second, **changes))
         inventory = replace(made.inventory, gpus=(replace(gpu, mig_devices=devices),))
-        found: list[dict[str, Any]] = document(replace(made, inventory=inventory).view())["gpus"][
-            0
-        ]["freeRuns"]
+        found: list[dict[str, Any]] = document(
+            dataclasses.replace(made, inventory=inventory).view()
+        )["gpus"][0]["freeRuns"]
         return found
 
     assert runs(placement=None) == []

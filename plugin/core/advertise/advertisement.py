@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 from plugin.core.advertise.listed import Listed
 from plugin.core.advertise.sharing import share
@@ -15,16 +17,14 @@ from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """A device's id in the list of a resource."""
 
     resource: str
     listed: Listed
 
 
-@dataclass(frozen=True, slots=True)
-class Advertisement:
+class Advertisement(Struct, frozen=True, dict=True):  # for the cached properties
     """What a node offers.
 
     ``resources`` maps resource names to ids in inventory order; ``withheld`` maps UUIDs that are on
@@ -38,10 +38,6 @@ class Advertisement:
     withheld: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
     problems: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    _indices: dict[str, Mapping[str, Listed]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-    _offers: dict[str, Offer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def violation(self) -> Reason | None:
@@ -57,13 +53,21 @@ class Advertisement:
             }
         return found
 
+    @functools.cached_property
+    def _indices(self) -> dict[str, Mapping[str, Listed]]:
+        return {}
+
     def offer(self, uuid: str) -> Offer | None:
         """How the device of this UUID is listed; of a shared one the first of its replicas."""
-        if not self._offers:
-            for resource, listed in self.resources.items():
-                for item in listed:
-                    self._offers.setdefault(item.device.uuid, Offer(resource, item))
         return self._offers.get(uuid)
+
+    @functools.cached_property
+    def _offers(self) -> Mapping[str, Offer]:
+        found: dict[str, Offer] = {}
+        for resource, listed in self.resources.items():
+            for item in listed:
+                found.setdefault(item.device.uuid, Offer(resource, item))
+        return found
 
 
 def advertise(

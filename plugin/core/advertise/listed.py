@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from plugin.core.inventory.model import Device
 from plugin.core.reasons import Reason
@@ -21,8 +21,7 @@ def device_uuid(listed_id: str) -> str:
     return listed_id.partition(_REPLICA_SEPARATOR)[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """One id in a resource's list. ``reasons`` say why it must not be used; none means healthy."""
 
     id: str

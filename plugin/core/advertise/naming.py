@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+
+from msgspec import Struct
 
 from plugin.core.inventory.model import Device, Gpu, Inventory
 
 
-@dataclass(frozen=True, slots=True)
-class NamePattern:
+class NamePattern(Struct, frozen=True):
     """Devices called ``name``: whole GPUs whose product matches ``pattern``, or MIG devices whose
     profile does, on GPUs whose product matches ``product``. In both, ``*`` stands for any
     characters and ``?`` for one; case does not count, nor whether a product's words are joined by
@@ -22,8 +22,7 @@ class NamePattern:
     product: str = "*"
 
 
-@dataclass(frozen=True, slots=True)
-class Naming:
+class Naming(Struct, frozen=True):
     """The first entry that matches a device names it; a device without one keeps the name of its
     strategy.
     """

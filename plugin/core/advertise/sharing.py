@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.advertise.listed import Listed, replica_id
 from plugin.core.settings import SharedResource, Sharing
@@ -16,8 +17,7 @@ LIST_BYTES = 4 * 2**20
 _BYTES_BESIDE_ID = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(Struct, frozen=True):
     """Lists with their replicas, the largest number of ids for one container by resource, and
     sentences about the node.
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.core.advertise.naming import named
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
@@ -13,8 +15,7 @@ from plugin.core.reasons import Code, Reason, Scope
 from plugin.core.settings import MigStrategy, Settings, SingleResource
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What a strategy decides: devices by resource, UUIDs that are in no list with the reason, and
     sentences about the node.
     """

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct, field
 
 from plugin.core.inventory.model import Device
 from plugin.core.reasons import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Withdrawal:
+class Withdrawal(Struct, frozen=True):
     """``leaving`` are devices that will be destroyed, by UUID: they are listed as unhealthy, so
     that kubelet gives them to no pod. ``changing`` are GPUs, by UUID: of them only the devices in
     ``staying`` are listed, so that what is made there is advertised together, at the end.

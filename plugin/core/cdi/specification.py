@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
 
 from plugin.core.cdi.names import ALL, is_device_name, kind
 from plugin.core.inventory.model import Device, Gpu, Inventory
@@ -39,8 +41,7 @@ _MOUNT_OPTIONS = ("ro", "nosuid", "nodev", "rbind", "rprivate")
 Document = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Library:
+class Library(Struct, frozen=True):
     """A shared library of the driver: its real file below the driver root, and its SONAME."""
 
     path: str
@@ -55,16 +56,14 @@ class Library:
         return self.path.rpartition("/")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(Struct, frozen=True):
     """A program of the driver: its real file below the driver root."""
 
     name: str
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class DriverFiles:
+class DriverFiles(Struct, frozen=True):
     """What was found of a driver. ``root`` is the driver root as the host sees it, ``hook`` the
     host's path of ``nvidia-cdi-hook`` or ``nvidia-ctk``, empty for none.
     """
@@ -77,8 +76,7 @@ class DriverFiles:
     hook: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A device in a specification: its kind, its names, and its device nodes below the device
     root.
     """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from plugin.core.cdi.names import kind
 from plugin.core.inventory.model import Inventory
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 _NOTHING: Final[Mapping[str, Entry]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Specified:
+class Specified(Struct, frozen=True):
     """What is on disk: ``entries`` by UUID, and for each kind whose specification could not be
     brought up to date why not.
     """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.core.health import ledger as ledgers
 from plugin.core.health.events import Probe
@@ -14,8 +16,7 @@ from plugin.core.health.recovery import GpuHealth, after_probe
 from plugin.core.inventory.model import Inventory
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(Struct, frozen=True):
     """The health of all GPUs, faults that are new, and faults that stay undecided. ``moved`` says
     that a GPU was lost or came back: what was on it is gone, or there again.
     """

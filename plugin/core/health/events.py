@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class EventKind(enum.Enum):
@@ -25,8 +26,7 @@ class EventKind(enum.Enum):
 ALL_EVENTS = sum(kind.value for kind in EventKind)
 
 
-@dataclass(frozen=True, slots=True)
-class DriverEvent:
+class DriverEvent(Struct, frozen=True):
     """One event. ``gi``/``ci`` are ``None`` where the driver was not this fine; ``data`` is the XID
     for XID events.
     """
@@ -38,8 +38,7 @@ class DriverEvent:
     data: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """What one GPU answers about its health. ``None`` everywhere means that it, or its driver, does
     not say.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.health.events import DriverEvent, EventKind, Probe
 from plugin.core.health.xids import CATALOGUE, Action
@@ -35,8 +36,7 @@ class Severity(enum.Enum):
     FATAL = "out of service"
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """One event, judged. ``targets`` are UUIDs of MIG devices, or the GPU's own for all that is on
     it.
     """

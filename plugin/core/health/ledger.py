@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.health.faults import Fault, Severity
 from plugin.core.inventory.model import Inventory, MigDevice
@@ -33,8 +35,7 @@ _MOST_FLAPS = 2**31
 _MOST_CHARACTERS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """What is known of one device. ``gi``/``ci`` are those it had, ``None`` for a GPU.
 
     ``flaps`` counts faults soon after a recovery, ``recovered`` is the time of the last one.
@@ -70,8 +71,7 @@ class Entry:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Escalation:
+class Escalation(Struct, frozen=True):
     """This many incidents of applications on one device within that many seconds take it out."""
 
     count: int

@@ -15,8 +15,10 @@ Absence counts from the first scan that shows it for certain, and for as long as
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.core.health.events import Probe
 from plugin.core.health.ledger import FLAP_SECONDS, Entry, Ledger
@@ -29,8 +31,7 @@ ABSENT_SECONDS = 86_400.0
 ABSENT_CORDON_SECONDS = 30 * 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class GpuHealth:
+class GpuHealth(Struct, frozen=True):
     """How a GPU stands: its newest probe, since when all has been well, and when a reset of it was
     last seen.
     """
@@ -67,8 +68,7 @@ def after_probe(before: GpuHealth, probe: Probe, now: float) -> GpuHealth:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered:
+class Recovered(Struct, frozen=True):
     """A new ledger, the reasons it lost as ``(UUID, reason)``, and when to look again (``None``: on
     news only).
     """

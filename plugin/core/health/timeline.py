@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.core.health.ledger import Entry, Ledger
 from plugin.core.health.recovery import GpuHealth
@@ -22,8 +24,7 @@ from plugin.core.reasons import Reason
 TOLERANCE_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Struct, frozen=True):
     """Both clocks, read together, in seconds. The monotonic one is the same for all processes of a
     boot.
     """

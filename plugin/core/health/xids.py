@@ -7,7 +7,8 @@ unknown, not harmless.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class Action(enum.StrEnum):
@@ -26,8 +27,7 @@ class Action(enum.StrEnum):
     RECOVERY_ACTION_CHANGED = "read the recovery action"
 
 
-@dataclass(frozen=True, slots=True)
-class Xid:
+class Xid(Struct, frozen=True):
     meaning: str
     action: Action
 

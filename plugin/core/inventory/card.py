@@ -7,7 +7,8 @@ and the reason for it, whenever two names are possible.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.inventory.model import Engines, Unknown
 from plugin.core.inventory.profiles import Profile, memory_gb, profile_by_arithmetic
@@ -18,8 +19,7 @@ _MEMORY_TOLERANCE = 0.1
 _NO_ENGINES = Engines()
 
 
-@dataclass(frozen=True, slots=True)
-class CardProfile:
+class CardProfile(Struct, frozen=True):
     """A GPU instance profile. ``name`` is the field's (``1g.10gb+me``), empty where the driver
     gives none that can be understood. ``max_instances`` is how many an empty card has at most.
     """
@@ -33,8 +33,7 @@ class CardProfile:
     max_instances: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CardProfiles:
+class CardProfiles(Struct, frozen=True):
     """All profiles of a card. With ``unknown``, there are others that could not be read; with
     ``unplaced``, the number of memory slices could not.
     """
@@ -58,8 +57,7 @@ class CardProfiles:
         return max((each.slices for each in self.profiles), default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Struct, frozen=True):
     """What the driver says of a MIG device, which takes no right."""
 
     gi_slices: int
@@ -69,8 +67,7 @@ class Attributes:
     engines: Engines
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """A profile, or why it is not known. ``warning`` says on what a doubtful name rests."""
 
     profile: str = ""

@@ -5,13 +5,13 @@ on.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.inventory.model import Placement
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileOffer:
+class ProfileOffer(Struct, frozen=True):
     """A GPU instance profile that a GPU has, with MIG on or off, whatever is on it now.
 
     ``name`` is the driver's (``1g.10gb+me``). ``placements`` are all that the card has for it, in
@@ -29,8 +29,7 @@ class ProfileOffer:
     compute_profiles: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ComputeInstance:
+class ComputeInstance(Struct, frozen=True):
     """A compute instance that was made. ``uuid`` is that of its MIG device, ``None`` where it could
     not be read: the next scan has it.
     """
@@ -49,8 +48,7 @@ class ClientKind(enum.Enum):
     MPS = "mps"
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(Struct, frozen=True):
     """A process that holds a device. ``gi`` and ``ci`` are ``None`` where it holds the GPU as a
     whole.
     """

@@ -13,14 +13,15 @@ has its place, MIG mode is off, or a second scan says the same.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Gpu, Inventory, MigDevice, MigMode, Placement, Unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(Struct, frozen=True):
     """The inventory to go by. ``gone`` are MIG devices that are certainly no more, ``unseen`` those
     that this scan has not shown for the first time: only another one makes it certain.
     """
@@ -30,8 +31,7 @@ class Merged:
     unseen: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Before:
+class Before(Struct, frozen=True):
     """What is known from before a scan.
 
     ``remembered`` maps UUIDs of MIG devices that something is kept for to those of their GPUs.

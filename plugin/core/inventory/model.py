@@ -6,16 +6,17 @@ driver did not say; it is never a fault.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct, field
 
 _NONE: Final[Mapping[int, str]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Placement:
+class Placement(Struct, frozen=True, order=True):
     """Memory slices that a GPU instance occupies: ``size`` slices from ``start`` on (7-slice cards
     have 0..7).
     """
@@ -35,8 +36,7 @@ class Placement:
         return f"{self.start}:{self.size}"
 
 
-@dataclass(frozen=True, slots=True)
-class Engines:
+class Engines(Struct, frozen=True):
     """Engines an instance has, as ``nvmlDeviceGetAttributes_v2`` counts them."""
 
     copy: int = 0
@@ -46,8 +46,7 @@ class Engines:
     ofa: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """A reading that failed: what was asked and how that ended, NVML's code where the driver gave
     one, and what would let it succeed.
     """
@@ -60,8 +59,7 @@ class Unknown:
         return f"{self.what}; {self.fix}" if self.fix else self.what
 
 
-@dataclass(frozen=True, slots=True)
-class GpuInstance:
+class GpuInstance(Struct, frozen=True):
     """A GPU instance, with or without compute instances. ``profile`` is empty where the driver
     does not name it.
     """
@@ -71,16 +69,14 @@ class GpuInstance:
     placement: Placement
 
 
-@dataclass(frozen=True, slots=True)
-class MigMode:
+class MigMode(Struct, frozen=True):
     """MIG mode now and after the next GPU reset; they differ while a switch is pending."""
 
     current: bool
     pending: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MigDevice:
+class MigDevice(Struct, frozen=True):
     """One compute instance in one GPU instance: what a container is given.
 
     ``index`` is NVML's MIG index on the GPU. ``profile`` is the field's name (``1g.5gb``,
@@ -127,8 +123,7 @@ class MigDevice:
         return f"{self.gpu_index}:{self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     """One physical GPU.
 
     ``minor`` is the number in ``/dev/nvidia<minor>``. ``pci_bus_id`` is as sysfs writes it
@@ -233,8 +228,7 @@ class Gpu:
 Device = Gpu | MigDevice
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(Struct, frozen=True, dict=True):  # for the cached property
     """One scan of a node.
 
     ``control_nodes`` are the nodes every GPU container needs and that exist (``/dev/nvidiactl`` …).
@@ -255,7 +249,6 @@ class Inventory:
     doubts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     machine: str = ""
     dev_root: str = ""
-    _devices: dict[str, Device] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def devices(self) -> tuple[Device, ...]:
         """Every GPU and every MIG device, in order."""
@@ -267,9 +260,11 @@ class Inventory:
 
     def device(self, uuid: str) -> Device | None:
         """The GPU or MIG device of this UUID."""
-        if not self._devices:
-            self._devices.update((device.uuid, device) for device in self.devices())
-        return self._devices.get(uuid)
+        return self._by_uuid.get(uuid)
+
+    @functools.cached_property
+    def _by_uuid(self) -> Mapping[str, Device]:
+        return {device.uuid: device for device in self.devices()}
 
     def gpu(self, uuid: str) -> Gpu | None:
         """The GPU of this UUID."""

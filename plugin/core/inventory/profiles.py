@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 RESOURCE_PREFIX = "nvidia.com/"
 GPU_RESOURCE = RESOURCE_PREFIX + "gpu"
@@ -17,8 +18,7 @@ _NAME = re.compile(
 _DRIVER_PREFIX = "MIG "
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """A profile name taken apart: ``1c.3g.20gb+me`` is 1 compute slice of a 3-slice, 20 GB GPU
     instance.
 

@@ -5,12 +5,12 @@ nobody says.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from msgspec import Struct, field
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+
+class Activity(Struct, frozen=True):
     """Shares of the time between two samples, 0..1, by GPU performance monitoring (Hopper and
     later).
 
@@ -25,8 +25,7 @@ class Activity:
     graphics_active: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSample:
+class DeviceSample(Struct, frozen=True):
     """One device: a MIG device, or a GPU without any. Memory in bytes; ``processes`` are those with
     a context.
 
@@ -43,8 +42,7 @@ class DeviceSample:
     ecc_uncorrected: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CardSample:
+class CardSample(Struct, frozen=True):
     """One card: watts, degrees Celsius, hertz, joules since the driver was loaded, a share 0..1,
     and counts.
     """
@@ -64,8 +62,7 @@ class CardSample:
     ecc_uncorrected: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
+class Samples(Struct, frozen=True):
     """One round of sampling: by UUID, at a time (seconds of the wall clock) and how long it took
     the driver.
     """

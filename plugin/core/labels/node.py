@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.inventory.model import Gpu, Inventory, MigDevice
 from plugin.core.inventory.profiles import GPU_RESOURCE, RESOURCE_PREFIX, resource_name
@@ -34,8 +35,7 @@ Values = Mapping[str, str]
 _Found = Iterator[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Labels:
+class Labels(Struct, frozen=True):
     """``values`` are what is known, in order. Unless ``complete``, a GPU has not answered since the
     start, so that devices may be missing from the counts.
     """

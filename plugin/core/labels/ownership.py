@@ -7,7 +7,8 @@ request with them: so a later process, also one of another version, knows what t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.cluster import Changes, NodeMetadata
 from plugin.core.inventory.profiles import RESOURCE_PREFIX
@@ -20,8 +21,7 @@ RECORD = "nvidia.com/mig-device-plugin.labels"
 _FEATURE_LABELS = "nfd.node.kubernetes.io/feature-labels"
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(Struct, frozen=True):
     """Changes of the Node; empty if there is nothing to do. ``left`` are wanted labels that Node
     Feature Discovery writes: two writers of one label would take turns for ever.
     """

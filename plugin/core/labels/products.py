@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.inventory.model import Device
 from plugin.core.labels.grammar import MOST_CHARACTERS, clean
@@ -33,8 +34,7 @@ def family(major: int, minor: int) -> str:
     return late if minor >= first else _FAMILIES.get(major, "undefined")
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
+class Shares(Struct, frozen=True):
     """How often each of some devices is listed, and whether its shares have a name of their own."""
 
     replicas: int = 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct, field
 
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.inventory.profiles import Profile
@@ -14,8 +15,7 @@ from plugin.core.quote import quote
 from plugin.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """MIG mode and MIG devices of one GPU: ``devices`` are (profile, count), sorted. Not ``known``:
     that depends on what the GPU offers, and it does not say.
     """
@@ -41,8 +41,7 @@ class Wanted:
 UNKNOWN: Final = Wanted(mig=True, known=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One entry of a configuration. ``devices`` are indices of GPUs, ``None`` all; ``filters`` are
     PCI device ids as NVML has them (device and vendor), empty for any.
     """
@@ -66,14 +65,12 @@ class Entry:
         return self.devices is None or index in self.devices
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(Struct, frozen=True):
     name: str
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """What a configuration wants on this node, by GPU UUID. GPUs that are not in it stay as they
     are. ``unreadable`` are GPUs without a readable UUID that it may name, by index.
     """

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.inventory.model import Placement
@@ -17,8 +18,7 @@ from plugin.core.partition.compute import bins, creation_order
 from plugin.core.partition.steps import Seat
 
 
-@dataclass(frozen=True, slots=True)
-class PresentCompute:
+class PresentCompute(Struct, frozen=True):
     """A compute instance. ``slices`` is 0 and ``start`` ``None`` where the driver does not say."""
 
     ci: int
@@ -28,8 +28,7 @@ class PresentCompute:
     in_use: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PresentInstance:
+class PresentInstance(Struct, frozen=True):
     """A GPU instance with its compute instances, by id."""
 
     gi: int
@@ -38,8 +37,7 @@ class PresentInstance:
     compute: tuple[PresentCompute, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(Struct, frozen=True):
     """The compute instances that are wanted in GPU instances of one profile, by their sizes."""
 
     offer: ProfileOffer
@@ -53,8 +51,7 @@ _Numbers = tuple[int, ...]
 _Value = tuple[_Numbers, _Numbers, _Numbers]
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(Struct, frozen=True):
     """Seats for one demand; ``mask`` has a bit for each memory slice that they take."""
 
     mask: int

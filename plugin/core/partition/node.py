@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.partition.configuration import Resolved, Wanted
@@ -34,8 +36,7 @@ class Action(enum.StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """``plan`` is what is done now, or later for ``wait``, ``evict`` and ``held``. ``back``: a GPU
     that is half-made gets what it had, because the configuration cannot change it now; ``text``
     says why where nothing else is in the way.
@@ -57,8 +58,7 @@ class Decision:
         return tuple(sorted(pods))
 
 
-@dataclass(frozen=True, slots=True)
-class NodePlan:
+class NodePlan(Struct, frozen=True):
     """Decisions in the order of the GPUs; GPUs that the configuration does not name have none.
     ``unreadable`` are GPUs without a readable UUID that it may name, by index.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.partition.configuration import Configuration
 from plugin.core.partition.policy import Policy
@@ -17,8 +18,7 @@ class Source(enum.StrEnum):
     LABEL = "label"  # the node's label
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """``configuration`` is that of a file which came with the order; without it, the name is one of
     the node's. ``policy`` is ``None`` for that of the settings. ``id`` is that of an order by a
     command, also after a restart.

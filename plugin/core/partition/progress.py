@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.partition.configuration import Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
@@ -50,8 +52,7 @@ class GpuState(enum.StrEnum):
     FAILED = "failed"  # what it has is neither wanted nor was good
 
 
-@dataclass(frozen=True, slots=True)
-class GpuProgress:
+class GpuProgress(Struct, frozen=True):
     """``blockers`` are the devices that it waits for. ``done`` of ``total`` steps are made."""
 
     uuid: str
@@ -64,8 +65,7 @@ class GpuProgress:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """Since the daemon's start. ``steps`` and ``failures`` are by kind of step."""
 
     steps: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -77,8 +77,7 @@ class Counts:
     applying_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """``since`` is when ``state`` began, in seconds of the wall clock. ``order`` numbers the orders
     since the daemon's start. ``seconds`` is how long the last order took until it was applied.
     ``notes`` say what is not known. ``id`` is that of an order by a command.

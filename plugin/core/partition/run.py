@@ -10,8 +10,10 @@ Times are seconds of any monotonic clock.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.inventory.model import Gpu, Inventory
@@ -44,8 +46,7 @@ _LASTING = frozenset({Code.GPU_LOST, Code.NOT_ANSWERING, Code.RESET_NEEDED})
 _Shape = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Before:
+class Before(Struct, frozen=True):
     """What a GPU had before the first step of a change: its geometry, ``None`` if a configuration
     cannot express it, and the UUIDs of its devices.
     """
@@ -58,8 +59,7 @@ class Before:
         return cls(geometry(gpu), frozenset(device.uuid for device in gpu.mig_devices))
 
 
-@dataclass(frozen=True, slots=True)
-class Track:
+class Track(Struct, frozen=True):
     """A GPU on which something failed.
 
     ``failures`` counts the attempts at one geometry, ``refusals`` how often the driver said that
@@ -81,8 +81,7 @@ class Track:
         return self.retry_at is None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """What is remembered between two rounds. ``half`` are the GPUs that are half-made: steps have
     changed them, and they have neither what was wanted nor what they had. It outlives the order.
     ``wanted`` is what the tracks are about, ``withdrawal`` what is published, and ``agreed`` counts
@@ -96,27 +95,23 @@ class Run:
     agreed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Withdraw:
+class Withdraw(Struct, frozen=True):
     """Publish what no pod may get, and have kubelet know it."""
 
     withdrawal: Withdrawal
 
 
-@dataclass(frozen=True, slots=True)
-class LookAgain:
+class LookAgain(Struct, frozen=True):
     """Ask once more who uses what."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """Carry these out, one after another."""
 
     decisions: tuple[Decision, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(Struct, frozen=True):
     """Nothing can be done now. ``until`` is when to try again, ``None`` if nothing waits for time.
     ``waits``: for others to let go of devices.
     """
@@ -128,8 +123,7 @@ class Rest:
 Next = Withdraw | LookAgain | Change | Rest
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """What became of a GPU. ``touched``: at least one step took effect. ``interrupted``: something
     else was wanted between two steps.
     """

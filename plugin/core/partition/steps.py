@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
 
 from plugin.core.inventory.model import Placement
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchMode:
+class SwitchMode(Struct, frozen=True):
     """Switch MIG mode. With ``needs_reset`` it takes effect at the next GPU reset: the steps behind
     this one come after that.
     """
@@ -25,8 +25,7 @@ class SwitchMode:
         return f"switch MIG mode {'on' if self.on else 'off'}{after}"
 
 
-@dataclass(frozen=True, slots=True)
-class DestroyComputeInstance:
+class DestroyComputeInstance(Struct, frozen=True):
     gi: int
     ci: int
     uuid: str
@@ -35,8 +34,7 @@ class DestroyComputeInstance:
         return f"destroy compute instance {self.gi}/{self.ci} ({self.uuid})"
 
 
-@dataclass(frozen=True, slots=True)
-class DestroyGpuInstance:
+class DestroyGpuInstance(Struct, frozen=True):
     gi: int
     profile: str
     placement: Placement
@@ -45,8 +43,7 @@ class DestroyGpuInstance:
         return f"destroy GPU instance {self.gi} ({self.profile or '?'} at {self.placement})"
 
 
-@dataclass(frozen=True, slots=True)
-class CreateGpuInstance:
+class CreateGpuInstance(Struct, frozen=True):
     profile: str
     profile_id: int
     placement: Placement
@@ -55,8 +52,7 @@ class CreateGpuInstance:
         return f"create {self.profile} at {self.placement}"
 
 
-@dataclass(frozen=True, slots=True)
-class CreateComputeInstance:
+class CreateComputeInstance(Struct, frozen=True):
     """Create a compute instance in the GPU instance at ``placement``. ``gi`` is its id, ``None``
     where a step before this one creates it. ``profile_id`` is that of the compute profile.
     """
@@ -92,8 +88,7 @@ KINDS: Final[Mapping[type[Step], str]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
+class Seat(Struct, frozen=True):
     """A GPU instance of the geometry that a plan leads to.
 
     ``kept`` are UUIDs of its compute instances that stay, ``created`` the sizes of the new ones in
@@ -108,8 +103,7 @@ class Seat:
     created: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """``seats`` is the geometry behind the last step, by placement. ``kept`` and ``leaving`` are
     UUIDs of the MIG devices that stay and of those that are destroyed.
     """
@@ -125,8 +119,7 @@ class Plan:
         return any(isinstance(step, SwitchMode) and step.needs_reset for step in self.steps)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Occupant:
+class Occupant(Struct, frozen=True, order=True):
     """Who uses a device: a pod by its name, or anything else that has it open, such as a process.
     ``pod`` says that an eviction can end it.
     """
@@ -138,8 +131,7 @@ class Occupant:
         return self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Blocker:
+class Blocker(Struct, frozen=True):
     """A device in the way that is in use. ``path`` is its index, or GPU and MIG index."""
 
     uuid: str
@@ -164,8 +156,7 @@ class RefusalCode(enum.StrEnum):
 MISFITS = frozenset({RefusalCode.IMPOSSIBLE, RefusalCode.UNKNOWN_PROFILE, RefusalCode.NO_MIG})
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """``blockers`` are the fewest devices whose release makes ``after`` possible."""
 
     code: RefusalCode
@@ -174,8 +165,7 @@ class Refusal:
     after: Plan | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ResetNeeded:
+class ResetNeeded(Struct, frozen=True):
     """The wanted MIG mode is set and waits for a GPU reset or a reboot."""
 
     on: bool

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.inventory.model import Gpu
 from plugin.core.partition.steps import (
@@ -50,8 +51,7 @@ class Code(enum.StrEnum):
     BUSY = "busy"
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(Struct, frozen=True):
     """``code`` is for machines, ``text`` for people."""
 
     code: Code

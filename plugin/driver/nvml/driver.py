@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pynvml
+from msgspec.structs import replace
 
 from plugin.core.health.events import Probe
 from plugin.core.inventory.model import Gpu, GpuInstance, Inventory, MigMode, Placement

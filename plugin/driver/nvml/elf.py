@@ -7,16 +7,16 @@ because it is still being copied, the first access behind the end kills the proc
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _IDENT_BYTES, _MAGIC = 16, b"\x7fELF"
 _LITTLE_ENDIAN = 1
 _LOAD, _NO_BITS = 1, 8
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(Struct, frozen=True):
     """Formats of the headers of one class of file, and which of their numbers are offset and size
     of a segment and of a section.
     """

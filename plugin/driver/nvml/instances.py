@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pynvml
+from msgspec import Struct
 
 from plugin.core.inventory.card import CardProfiles
 from plugin.core.inventory.model import GpuInstance, Placement, Unknown
@@ -20,8 +20,7 @@ MOST_INSTANCES = 64
 MOST_INSTANCE_ID = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(Struct, frozen=True):
     """A GPU instance as the driver has it."""
 
     id: int
@@ -29,8 +28,7 @@ class Instance:
     placement: Placement
 
 
-@dataclass(frozen=True, slots=True)
-class Instances:
+class Instances(Struct, frozen=True):
     """GPU instances by id. With ``unknown``, there may be others."""
 
     known: Mapping[int, Instance]

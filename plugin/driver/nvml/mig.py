@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pynvml
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.inventory.card import Attributes, CardProfiles, find_profile
 from plugin.core.inventory.model import Engines, Gpu, MigDevice, Unknown
@@ -55,8 +56,7 @@ def mig_handles(gpu_handle: Any) -> Iterator[Any]:
                 raise
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(Struct):
     """One walk over the MIG indices of a GPU, and what it found."""
 
     gpu_handle: Any

@@ -5,11 +5,11 @@ read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import pynvml
+from msgspec.structs import replace
 
 from plugin.core.inventory.card import CardProfiles
 from plugin.core.inventory.model import Gpu, MigMode, Unknown

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from plugin.core.quote import quote
 from plugin.driver.nvml.library import absurd, ask, call
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """``damaged`` says that some of it was not UTF-8 and has been replaced."""
 
     value: str

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pynvml
+from msgspec import Struct
 
 from plugin.driver.nvml import library as nvml
 from plugin.driver.nvml import texts
 from plugin.errors import DriverCallFailed
 
 
-@dataclass(frozen=True, slots=True)
-class Versions:
+class Versions(Struct, frozen=True):
     """Empty and ``None`` where they are unknown."""
 
     driver: str

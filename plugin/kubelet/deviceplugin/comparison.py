@@ -7,7 +7,8 @@ it list the same ids as we do, nothing differs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 #: Kubelet takes a list at once; that long it may take a busy one. What differs longer is not ours.
 SETTLE_SECONDS = 10.0
@@ -16,16 +17,14 @@ SETTLE_SECONDS = 10.0
 Counted = Mapping[str, frozenset[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """The ids that we list as healthy, under the registration of that number."""
 
     registration: int
     ids: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """Kubelet counts other ids than these, ``since`` that time. ``lasts`` when it was seen again
     after kubelet had time to take the list.
     """

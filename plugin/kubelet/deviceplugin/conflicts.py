@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from plugin.kubelet.deviceplugin.naming import process_of, serves
 from plugin.kubelet.deviceplugin.rivals import UPDATE_SECONDS, accepts_connections
 from plugin.kubelet.directory import SocketDirectory
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(Struct, frozen=True):
     """Sockets that serve these resources beside a daemon of this plugin.
 
     ``daemons`` counts those of this plugin, 0 for another plugin. ``update`` when one of them is so

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.kubelet.deviceplugin.naming import serves
 from plugin.loops.pulse import Pulse
 
 
-@dataclass(frozen=True, slots=True)
-class Departure:
+class Departure(Struct, frozen=True):
     """A plugin that has gone: its socket, and when that was noticed, by the loop's clock."""
 
     socket: str

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.view import ResourceStatus
 from plugin.errors import KubeletError
@@ -37,8 +38,7 @@ STREAM_SECONDS = 5.0
 FAREWELL_SECONDS = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(Struct, frozen=True):
     """An accepted registration. ``since`` is by the loop's clock."""
 
     kubelet: Identity | None

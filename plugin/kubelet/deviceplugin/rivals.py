@@ -14,8 +14,9 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from plugin.errors import KubeletError
 from plugin.kubelet.deviceplugin.comparison import Counted, Difference, Listing, compare
@@ -44,8 +45,7 @@ MOST_SOCKETS = 256
 _MOST_NAMED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """A socket in one poll. ``age`` is its file's, in seconds."""
 
     identity: Identity
@@ -53,8 +53,7 @@ class Found:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """A socket over several polls. ``counts``: its end would be a departure.
 
     Not for a socket whose end was already counted, or that was dead at our start: its process

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from msgspec import Struct, field
 
 from plugin.api import deviceplugin_v1beta1_pb2 as pb
 from plugin.api import deviceplugin_v1beta1_pb2_grpc as pb_grpc
@@ -31,8 +31,7 @@ _STATUS = {
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-@dataclass(eq=False, slots=True)
-class Stream:
+class Stream(Struct, eq=False):
     """One open ListAndWatch. ``generation`` is that of the last list sent."""
 
     generation: int = -1

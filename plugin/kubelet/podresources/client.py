@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from msgspec import Struct
 
 from plugin.api import podresources_v1_pb2 as pb
 from plugin.api import podresources_v1_pb2_grpc as pb_grpc
@@ -27,8 +27,7 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """One response: the holders of devices, and the names of all listed pods."""
 
     holders: Holders

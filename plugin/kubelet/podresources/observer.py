@@ -8,8 +8,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from plugin.core.advertise.listed import device_uuid
 from plugin.core.holders import Answer, Holdings, answered, of_devices
@@ -32,8 +34,7 @@ def own_pod(environment: Mapping[str, str] = os.environ) -> str:
     return environment.get("POD_NAME") or socket.gethostname()
 
 
-@dataclass(frozen=True)
-class Observer:
+class Observer(Struct, frozen=True):
     """Asks kubelet at ``socket``. ``checkpoint`` is kubelet's file, ``None`` if unknown.
 
     Kubelet creates its socket at every start, so the file identifies the process.

@@ -6,8 +6,9 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from plugin.sim.apiserver import events, patches, selectors, validation
 from plugin.sim.apiserver.eviction import Budget, evict
@@ -23,8 +24,7 @@ CUT = object()
 SILENCE = object()
 
 
-@dataclass
-class Api:
+class Api(Struct):
     """``bookmark_seconds`` apart come bookmarks. ``expired_as_status`` answers an expired version
     with HTTP 410 rather than within the stream.
     """

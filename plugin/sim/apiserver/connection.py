@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import h11
+from msgspec import Struct, field
 
 from plugin.sim.apiserver import discovery, rbac, requests
 from plugin.sim.apiserver.api import SILENCE, Api
@@ -24,8 +24,7 @@ _FOREVER = 10**9
 _NOWHERE = rbac.Attributes("", "", "", "", "")
 
 
-@dataclass
-class Service:
+class Service(Struct):
     """What all connections share. ``users`` are by bearer token; without any, everybody may do
     everything.
     """

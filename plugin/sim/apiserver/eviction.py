@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from plugin.sim.apiserver.refusal import Refused
 from plugin.sim.apiserver.storage import Storage, Stored
 
 
-@dataclass(slots=True)
-class Budget:
+class Budget(Struct):
     """A PodDisruptionBudget: how many of the pods with these labels may still be disrupted.
     ``observed`` is false until its controller has seen it.
     """

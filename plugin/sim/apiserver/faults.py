@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from plugin.sim.apiserver.rbac import Attributes
 from plugin.sim.apiserver.refusal import Refused
@@ -33,8 +34,7 @@ class WatchFault(enum.Enum):
     SILENT = "silent"  # half-open: nothing any more, no end either
 
 
-@dataclass(slots=True)
-class Fault:
+class Fault(Struct):
     """Applies to the next ``times`` requests of this verb, resource and namespace; empty means any.
     Either ``refusal`` or ``how`` replaces the answer; ``delay`` seconds pass first.
     """
@@ -56,8 +56,7 @@ class Fault:
         )
 
 
-@dataclass
-class Faults:
+class Faults(Struct):
     """Planned faults; the first that concerns a request applies."""
 
     planned: list[Fault] = field(default_factory=list)

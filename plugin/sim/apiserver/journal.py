@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from plugin.sim.apiserver.rbac import Attributes
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(Struct, frozen=True):
     """One request and the status of its answer; 0 without one. ``at`` is the event loop's time."""
 
     at: float
@@ -23,8 +23,7 @@ class Recorded:
     status: int
 
 
-@dataclass
-class Journal:
+class Journal(Struct):
     """The newest requests, and totals of all by verb and resource."""
 
     requests: deque[Recorded] = field(default_factory=lambda: deque(maxlen=10_000))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from plugin.sim.apiserver.refusal import Refused
 
@@ -22,8 +23,7 @@ _IDENTITY = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Manager:
+class Manager(Struct, frozen=True):
     """``operation`` is Apply or Update; the same name may be both."""
 
     name: str

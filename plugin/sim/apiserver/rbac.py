@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from plugin.sim.apiserver.refusal import Refused
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     """``rules`` are a ClusterRole's."""
 
     name: str
@@ -21,8 +21,7 @@ class User:
 ADMIN = User("system:admin", [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}])
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Struct, frozen=True):
     """What a request is about; ``resource`` includes the subresource."""
 
     verb: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
 
 from plugin.sim.apiserver import events
 from plugin.sim.apiserver.rbac import Attributes
@@ -24,8 +25,7 @@ NAMESPACED = {"pods", "events"}
 _TRUE = {"true", "1"}
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """Header names are lower case; ``api`` is the apiVersion of the path."""
 
     what: Attributes

@@ -10,8 +10,9 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from plugin.sim.apiserver.ownership import Owners, managed_fields
 from plugin.sim.apiserver.refusal import Refused
@@ -23,8 +24,7 @@ Json = dict[str, Any]
 _INDEXED = ("metadata.name", "spec.nodeName")
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """``document`` has every field but managedFields."""
 
     document: Json
@@ -42,8 +42,7 @@ class Stored:
         return int(self.document["metadata"]["resourceVersion"])
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """``after`` is ``None`` for a deletion; ``last`` then has the deletion's version."""
 
     version: int
@@ -78,8 +77,7 @@ class Follower:
         return self.resource, "", ""
 
 
-@dataclass
-class Storage:
+class Storage(Struct):
     """``history`` is how many changes can be watched anew."""
 
     history: int = 100_000

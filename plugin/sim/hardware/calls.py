@@ -5,30 +5,27 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Struct, frozen=True):
     """The call has no effect and returns this code."""
 
     code: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hang:
+class Hang(Struct, frozen=True):
     """The call blocks until the fault is lifted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Garble:
+class Garble(Struct, frozen=True):
     """Every string that the call returns has these bytes, by default invalid UTF-8."""
 
     data: bytes = b"\xff\xfe\xfa"
 
 
-@dataclass(frozen=True, slots=True)
-class Exaggerate:
+class Exaggerate(Struct, frozen=True):
     """Every number that the call returns is this one."""
 
     number: int = 2**32 - 1
@@ -37,8 +34,7 @@ class Exaggerate:
 CallFault = Fail | Hang | Garble | Exaggerate
 
 
-@dataclass(eq=False, slots=True)
-class _Injected:
+class _Injected(Struct, eq=False):
     function: str
     fault: CallFault
     target: str | None

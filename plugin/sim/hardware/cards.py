@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from plugin.core.inventory.model import Engines, Placement
 from plugin.core.quote import quote
@@ -16,8 +17,7 @@ from plugin.errors import SimulationError
 _COMPUTE_PREFIX = re.compile(r"(?P<slices>\d+)c\.(?P<rest>.+)")
 
 
-@dataclass(frozen=True, slots=True)
-class CardProfile:
+class CardProfile(Struct, frozen=True):
     """A GPU instance profile of one card.
 
     ``id`` is for creating instances, ``nvml_index`` for querying the profile. ``compute_slices``
@@ -49,8 +49,7 @@ class CardProfile:
         return self.name if compute == self.slices else f"{compute}c.{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(Struct, frozen=True):
     """One product. Cards without MIG have no profiles and no slices."""
 
     key: str
@@ -106,8 +105,7 @@ class Card:
         return profile, slices
 
 
-@dataclass(frozen=True, slots=True)
-class Catalog:
+class Catalog(Struct, frozen=True):
     """Cards and node types (``{name: (card, number of GPUs)}``) by name."""
 
     cards: dict[str, Card]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.core.health.events import EventKind
 from plugin.core.health.xids import CATALOGUE, Action
@@ -43,8 +45,7 @@ _RECOVERY_ACTIONS = {Action.RESET_GPU: 1, Action.RESTART_NODE: 2}
 _RECOVERY_ACTION_CHANGED = 154  # the XID for a new recommendation
 
 
-@dataclass(frozen=True, slots=True)
-class DriverVersions:
+class DriverVersions(Struct, frozen=True):
     """``cuda`` is 1000 · major + 10 · minor."""
 
     driver: str = "580.159.04"

@@ -6,7 +6,9 @@ import enum
 import functools
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Placement
 from plugin.sim.hardware.cards import Card, CardProfile
@@ -18,8 +20,7 @@ _BUSES = (0x10, 0x20, 0x90, 0xA0)
 _GPUS_PER_DOMAIN = 2 * len(_BUSES)
 
 
-@dataclass(frozen=True, slots=True)
-class ComputeInstance:
+class ComputeInstance(Struct, frozen=True):
     """``placement`` counts compute slices within the GPU instance."""
 
     id: int
@@ -31,8 +32,7 @@ class ComputeInstance:
         return self.placement.size
 
 
-@dataclass(frozen=True, slots=True)
-class GpuInstance:
+class GpuInstance(Struct, frozen=True):
     """``placement`` counts memory slices of the GPU; ``compute`` is ordered by id."""
 
     id: int
@@ -52,8 +52,7 @@ class Work(enum.Enum):
     WATCH = "watch"
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Struct, frozen=True):
     """``memory`` is in bytes."""
 
     pid: int
@@ -61,8 +60,7 @@ class Process:
     work: Work = Work.COMPUTE
 
 
-@dataclass(frozen=True, slots=True)
-class Wear:
+class Wear(Struct, frozen=True):
     """Memory health: ECC errors since boot, remapped rows, pending retirements."""
 
     single_bit_ecc: int = 0
@@ -74,8 +72,7 @@ class Wear:
     retirement_pending: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MigSlot:
+class MigSlot(Struct, frozen=True):
     """One MIG device with NVML's index."""
 
     index: int
@@ -83,8 +80,7 @@ class MigSlot:
     ci: ComputeInstance
 
 
-@dataclass(frozen=True)  # without slots, for the cached property
-class GpuState:
+class GpuState(Struct, frozen=True, dict=True):  # for the cached property
     """One GPU. ``instances`` are ordered by id; ``numa`` is ``None`` if unknown.
 
     ``index`` is the slot and, unless another was recorded, the minor number; NVML's index is the

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from plugin.config import bounded
 from plugin.core.quote import quote
@@ -18,8 +19,7 @@ from plugin.sim.hardware.recording import Recording
 MOST_BYTES = 8 * bounded.MEBIBYTE
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(Struct, frozen=True):
     """The cards of a node and, where it was recorded, its state."""
 
     cards: tuple[Card, ...]

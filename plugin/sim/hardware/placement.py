@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.inventory.model import Placement
 from plugin.errors import SimulationError
 from plugin.sim.hardware.cards import Card, CardProfile
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedInstance:
+class PlannedInstance(Struct, frozen=True):
     """A GPU instance to create, with the sizes of its compute instances."""
 
     profile: CardProfile

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from plugin.core.inventory.model import Engines, Placement
 from plugin.core.inventory.profiles import Profile, memory_gb
@@ -37,8 +39,7 @@ _MOST_DEVICE_ID = 0xFFFFFFFF
 _MOST_CHARACTERS = 79
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(Struct, frozen=True):
     """``versions`` are driver, NVML and CUDA (empty and 0 where not recorded); ``missing`` paths of
     files that were not there; ``lost`` positions of GPUs that did not answer; ``notes`` what is not
     as on the recorded node, a sentence each.

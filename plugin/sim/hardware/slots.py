@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from plugin.core.health.events import DriverEvent, EventKind
 from plugin.sim.hardware.cards import Card

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,8 +39,7 @@ def is_extended_resource_name(name: str) -> bool:
     return fits and _DOMAIN.fullmatch(domain) is not None and _NAME.fullmatch(rest) is not None
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ListedDevice:
+class ListedDevice(Struct, frozen=True, order=True):
     """``numa`` are the ids of its NUMA nodes."""
 
     id: str
@@ -73,8 +73,7 @@ def list_faults(devices: Iterable[ListedDevice]) -> Iterator[str]:
             yield f"device {device.id!r} has health {device.health!r}, not {HEALTHY} or {UNHEALTHY}"
 
 
-@dataclass(slots=True)
-class ResourceView:
+class ResourceView(Struct):
     """One resource's devices in kubelet's device manager.
 
     ``devices`` is the last list. ``healthy`` and ``unhealthy`` are ids; when the plugin is lost all

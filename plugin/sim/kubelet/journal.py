@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from plugin.loops.pulse import Pulse
 
@@ -21,8 +22,7 @@ Kind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(Struct, frozen=True):
     """One Register call; ``error`` is empty if accepted. ``time`` is by the kubelet's clock."""
 
     time: float
@@ -31,16 +31,14 @@ class Registration:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ListMessage:
+class ListMessage(Struct, frozen=True):
     time: float
     resource: str
     endpoint: str
     devices: tuple[ListedDevice, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
+class Violation(Struct, frozen=True):
     """A breach of the protocol, or a habit that real kubelets punish."""
 
     time: float

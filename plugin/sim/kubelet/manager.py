@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from plugin.errors import KubeletError
 from plugin.sim.kubelet import checkpoint
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 STOP_GRACE_S = 300.0
 
 
-@dataclass(slots=True)
-class EndpointInfo:
+class EndpointInfo(Struct):
     """The target of Allocate. ``connection`` is ``None`` for a resource from the checkpoint."""
 
     connection: PluginConnection | None

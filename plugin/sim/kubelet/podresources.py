@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import grpc
+from msgspec import Struct
 
 from plugin.api import podresources_v1_pb2 as pb
 from plugin.api import podresources_v1_pb2_grpc as pb_grpc
@@ -43,8 +43,7 @@ class TokenBucket:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Relisting:
+class Relisting(Struct, frozen=True):
     """How List fills after kubelet's start: no earlier pods at first, most after ``first_s`` and
     all after ``all_s``. Pods admitted meanwhile are listed.
     """

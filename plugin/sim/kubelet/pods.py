@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,8 +19,7 @@ Requests = Mapping[str, Mapping[str, int]]
 _CDI_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*=[A-Za-z0-9][\w.:-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Pod:
+class Pod(Struct, frozen=True):
     """A pod as specified: ``containers`` is container name → resource name → count.
 
     ``bound``: the manifest names the node, so the scheduler is not involved.
@@ -43,22 +43,19 @@ class Pod:
         return total
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerMount:
+class ContainerMount(Struct, frozen=True):
     container_path: str
     host_path: str
     read_only: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNode:
+class DeviceNode(Struct, frozen=True):
     container_path: str
     host_path: str
     permissions: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerResult:
+class ContainerResult(Struct, frozen=True):
     """``device_ids`` is resource → ids in the order of the Allocate request."""
 
     device_ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -69,8 +66,7 @@ class ContainerResult:
     cdi_devices: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class PodResult:
+class PodResult(Struct):
     """The pod as the API server shows it, updated until the pod is deleted.
 
     ``device_health`` is device id → health as in ``allocatedResourcesStatus``. ``waiting`` are
@@ -106,8 +102,7 @@ class PodResult:
         self.waiting = set()
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(Struct, frozen=True):
     """A container's devices of one resource with the plugin's response, kept as long as the pod.
 
     ``ids`` is device id → NUMA node, -1 if unknown.

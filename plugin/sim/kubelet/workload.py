@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 #: About so much of the node is in use.
 USED_SHARE = 0.5
@@ -14,8 +15,7 @@ SHORTEST, LONGEST = 6.0, 25.0
 _NAMES = (("training", "train"), ("research", "notebook"), ("serving", "inference"))
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """A pod that asks for one device; ``ends`` is when it is over."""
 
     namespace: str
@@ -24,8 +24,7 @@ class Start:
     ends: float
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(Struct, frozen=True):
     """What runs: pod (``namespace/name``) → what it was started with."""
 
     running: Mapping[str, Start] = field(default_factory=dict)

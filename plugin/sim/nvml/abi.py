@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pynvml
+from msgspec import Struct
 
 from plugin.sim.hardware.codes import Code, NodeError
 from plugin.sim.hardware.engine import SimNode
@@ -28,34 +28,29 @@ ULL_OUT = ctypes.POINTER(ctypes.c_ulonglong)
 TEXT_OUT = ctypes.POINTER(ctypes.c_char)
 
 
-@dataclass(frozen=True, slots=True)
-class GpuRef:
+class GpuRef(Struct, frozen=True):
     """``index`` is the slot."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class MigRef:
+class MigRef(Struct, frozen=True):
     gpu: int
     uuid: str
 
 
-@dataclass(frozen=True, slots=True)
-class GiRef:
+class GiRef(Struct, frozen=True):
     gpu: int
     gi: int
 
 
-@dataclass(frozen=True, slots=True)
-class CiRef:
+class CiRef(Struct, frozen=True):
     gpu: int
     gi: int
     ci: int
 
 
-@dataclass(eq=False, slots=True)
-class Sample:
+class Sample(Struct, eq=False):
     """A GPM sample: the busy share of slices, 0..1; ``None`` before it is taken."""
 
     busy: float | None = None
@@ -158,8 +153,7 @@ class Session:
 Body = Callable[..., None]
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
+class Export(Struct, frozen=True):
     """A C function: its argument types, and the Python function that implements it, with the
     session first.
     """

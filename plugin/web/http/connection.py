@@ -7,13 +7,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import h11
+from msgspec import Struct
 
 from plugin.web.http.message import Request, Response
 
@@ -26,8 +26,7 @@ _CHUNK = 4096
 _LONGEST_LOGGED = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Limits per client. ``idle_seconds`` exceeds the usual minute between two scrapes."""
 
     connections: int = 64

@@ -9,7 +9,8 @@ import logging
 import os
 import random
 import socket
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.denial import explained
 from plugin.core.grammars import Address
@@ -27,8 +28,7 @@ _BACKLOG = 128
 _ABSENT = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
-@dataclass(slots=True, eq=False)
-class _Client:
+class _Client(Struct, eq=False):
     """``connection`` is set after the handshake."""
 
     reader: asyncio.StreamReader

@@ -8,8 +8,9 @@ import os
 import ssl
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +20,7 @@ _LARGEST = 2**20
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+class Tls(Struct, frozen=True):
     """PEM files: the certificate with its chain, and the unencrypted private key."""
 
     certificate: str

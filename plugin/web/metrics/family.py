@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
+from msgspec import Struct
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
@@ -31,8 +31,7 @@ class Kind(enum.StrEnum):
 _SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """``name`` is the full name: with ``_total`` for counters, ``_info`` for infos."""
 
     name: str

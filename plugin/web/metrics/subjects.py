@@ -5,7 +5,8 @@ sample.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.advertise.listed import device_uuid
 from plugin.core.health.events import Probe
@@ -27,8 +28,7 @@ _NO_HEALTH = GpuHealth()
 _NO_CARD = CardSample()
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """One GPU or MIG device.
 
     ``device_labels`` are :data:`DEVICE`, ``identity`` the same without a holder. ``holders`` are
@@ -48,8 +48,7 @@ class Subject:
     device_labels: Labels
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(Struct, frozen=True):
     """One physical GPU with its newest sample and probe, empty if there is none."""
 
     gpu: Gpu

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.core.reasons import Scope
 from plugin.web.page.sheets import Sheet, sheet
@@ -28,8 +29,7 @@ from plugin.web.page.words import (
 _MOST_SLICES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(Struct, frozen=True):
     """A device on the rail. The pod's name may break after its namespace."""
 
     id: str
@@ -41,8 +41,7 @@ class Tile:
     more: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A stretch of the rail: the compute instances of a GPU instance, or a free run."""
 
     start: int
@@ -53,8 +52,7 @@ class Piece:
     slices: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """A reason, the devices it takes out of use, and their pods."""
 
     state: str
@@ -65,8 +63,7 @@ class Note:
     pods: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rail:
+class Rail(Struct, frozen=True):
     """``whole``: the GPU is the only device. ``loose``: placements are unknown. Otherwise
     ``placed`` on `total` slices.
     """
@@ -77,8 +74,7 @@ class Rail:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class GpuView:
+class GpuView(Struct, frozen=True):
     index: int
     facts: tuple[str, ...]
     state: str | None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from plugin.web.page.words import STATES, Json, Moment, count, devices, moment, pods
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     name: str
     state: str
     verdict: str
@@ -62,8 +62,7 @@ def _summary(document: Json) -> str:
 # ---- attention
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """`text`, then links to `gpus` (indices), then `end`."""
 
     state: str
@@ -133,8 +132,7 @@ def _out_of_use(document: Json) -> Iterator[Line]:
 # ---- resources
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A stretch of a resource's bar."""
 
     start: int
@@ -142,8 +140,7 @@ class Part:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(Struct, frozen=True):
     """``stream`` is when kubelet opened its stream; ``kubelet`` describes the registration."""
 
     prefix: str

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
 
 #: The document of ``/api/v1/state``, or a part of it.
 Json = Mapping[str, Any]
@@ -31,8 +32,7 @@ _LATEST = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
 OUT_OF_USE = ("unhealthy", "cordoned", "withheld")
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Struct, frozen=True):
     """A time: in seconds of the wall clock, in ISO 8601, and relative to now."""
 
     at: str

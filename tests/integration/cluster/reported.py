@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]  # ships no type information
+from msgspec.structs import replace
 
 from plugin.core.holders import Holders
 from plugin.core.settings import Settings
@@ -184,7 +186,7 @@ async def reported(
     async with SimApiServer(users=user_of(*flags)) as server:
         server.add_node(NODE, **node)
         path = kubeconfig(folder, server)
-        settings = replace(settings, kubeconfig=str(path), node_name=NODE)
+        settings = dataclasses.replace(settings, kubeconfig=str(path), node_name=NODE)
         snapshot = replace(state.snapshot, settings=settings)
         state = replace(state, snapshot=snapshot)
         yield Reported(server, state, Store(snapshot), folder)
@@ -195,7 +197,7 @@ async def reported(
 def configured(subject: Reported, **changes: Any) -> None:
     """Other settings for the next process."""
     snapshot = subject.state.snapshot
-    new = replace(snapshot, settings=replace(snapshot.settings, **changes))
+    new = replace(snapshot, settings=dataclasses.replace(snapshot.settings, **changes))
     subject.state = replace(subject.state, snapshot=new)
     subject.store = Store(new)
     subject.server.users.clear()

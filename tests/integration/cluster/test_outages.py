@@ -241,7 +241,7 @@ async def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:
 async def test_a_token_that_expires_is_read_again() -> None:
     tokens = iter(["old", "old", "new", "new"])
 
-    class Rotating(Fixed):
+    class Rotating(Fixed, frozen=True):
         def token(self, *, again: bool = False) -> str | None:
             del again
             return next(tokens)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core import operators
 from plugin.core import state as steps
@@ -149,7 +150,7 @@ async def test_a_mistake_before_any_feature_runs_is_told_and_tried_again(
             replace(
                 snapshot,
                 generation=snapshot.generation + 1,
-                settings=replace(snapshot.settings, node_name=wrong),
+                settings=dataclasses.replace(snapshot.settings, node_name=wrong),
             )
         )
         async with subject.running():

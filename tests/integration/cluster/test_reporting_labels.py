@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from plugin.core import state as steps
 from plugin.core.labels.ownership import RECORD
@@ -52,7 +53,7 @@ def test_they_are_those_of_gpu_feature_discovery(
     recorded = {key: value for key, _, value in (line.partition("=") for line in lines)}
     driver = "580.65.06"  # of the node where it was recorded
     inventory = replace(scan(parse_node(simulated)), driver_version=driver)
-    state = running(replace(ON, mig_strategy=strategy), inventory)
+    state = running(dataclasses.replace(ON, mig_strategy=strategy), inventory)
 
     @virtual
     async def report() -> None:
