@@ -219,7 +219,7 @@ async def rig(
     writer = Writer(driver, worker, settings, LedgerFile(folder / "ledger.json"))
     disk = Disk(folder / MEMORY)
     keeper = Keeper(disk, inline)
-    keeper.load()
+    await keeper.claim()
     made: list[Rig] = []
 
     async def ask() -> Holdings:
@@ -250,5 +250,5 @@ async def rig(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        keeper.release()
+        await keeper.release()
         driver.close()

@@ -6,6 +6,7 @@ what it said and nothing else.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Mapping
@@ -27,6 +28,19 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 MOST_BYTES = 256 * 1024
 _MOST_NAME = 512
+
+#: What a file system says whose server is away.
+_AWAY = frozenset(
+    {
+        errno.ETIMEDOUT,
+        errno.EIO,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +74,14 @@ class MemoryFile:
         self.path = path
 
     def load(self) -> Memory:
+        """Raises TimeoutError where the file cannot be asked now: what it says is not known."""
         try:
             content = bounded.read(self.path, MOST_BYTES)
         except FileNotFoundError:
             return Memory()
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in _AWAY:
+                raise TimeoutError(error.errno, error.strerror) from error
             log.warning(
                 "what was wanted of partitioning cannot be read", extra={"reason": str(error)}
             )
