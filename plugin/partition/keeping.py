@@ -27,6 +27,8 @@ InThread = Callable[..., Awaitable[Any]]
 #: For one call of the file system; then nothing is changed until it has returned. The control
 #: socket's client has more.
 SAVE_SECONDS = 5.0
+#: For what is under way when the process ends.
+END_SECONDS = 1.0
 
 
 class Keeper:
@@ -105,7 +107,8 @@ class Keeper:
         with the process.
         """
         with contextlib.suppress(OSError):
-            await self._ask(self._claim.release)
+            async with asyncio.timeout(END_SECONDS):
+                await self._ask(self._claim.release)
 
     async def ordered(
         self, order: Order | None, instead_of: str, labelled: Labelled | None = None

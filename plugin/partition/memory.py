@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -70,13 +70,14 @@ class Memory:
 class MemoryFile:
     """One file. Blocks; its owner has the lock of partitioning."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, read: Callable[[Path, int], bytes] = bounded.read) -> None:
+        """`read` returns a file's content, of so many bytes at most."""
+        self.path, self._read = path, read
 
     def load(self) -> Memory:
         """Raises TimeoutError where the file cannot be asked now: what it says is not known."""
         try:
-            content = bounded.read(self.path, MOST_BYTES)
+            content = self._read(self.path, MOST_BYTES)
         except FileNotFoundError:
             return Memory()
         except (OSError, ValueError) as error:
