@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from plugin.core.partition.progress import Progress
     from plugin.core.partition.trouble import Trouble
     from plugin.kubelet.podresources.pods import PodFollower
-    from plugin.partition.room import Room
+    from plugin.partition.orders import Orders
     from plugin.partition.surroundings import Evictor
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Partitioning(Struct):
     evictor: Callable[[], Evictor | None] = lambda: None
     aside: Aside = field(default_factory=lambda: Aside("partitioning", FILES_SECONDS))
     _problem: str = ""
-    _room: Room | None = None
+    _orders: Orders | None = None
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Event = field(default_factory=asyncio.Event)
     #: When the start goes on all the same.
@@ -71,16 +71,16 @@ class Partitioning(Struct):
         """Why no device is registered yet, or what does not answer; empty if there is nothing in
         the way.
         """
-        return self._problem or (self._room.problem if self._room is not None else "")
+        return self._problem or (self._orders.problem if self._orders is not None else "")
 
     async def run(self) -> None:
         """Work from the first order on, until cancelled."""
         await self._let_command_end()
         if self.settings.partition_config or await self._asked(self._remembers):
-            self.room()
+            self.orders()
         self._turn.set()
         await self._wanted.wait()
-        await self.room().run(self.heartbeats)
+        await self.orders().run(self.heartbeats)
 
     async def started(self, seconds: float = START_SECONDS) -> None:
         """Wait until no command changes GPUs; and, for some time, until it is known what is wanted
@@ -89,8 +89,8 @@ class Partitioning(Struct):
         try:
             async with asyncio.timeout(seconds) as self._limit:
                 await self._turn.wait()
-                if self._room is not None:
-                    await self._room.settled()
+                if self._orders is not None:
+                    await self._orders.settled()
         except TimeoutError:
             progress = self.progress()
             log.warning(
@@ -151,49 +151,49 @@ class Partitioning(Struct):
                 from plugin.core.partition.trouble import Code, Trouble  # noqa: PLC0415 — as below
 
                 self._problem = f"the file system of {self.ledger.parent} does not answer"
-                self.room().hold(Trouble(Code.NOT_ANSWERING, self._problem))
+                self.orders().hold(Trouble(Code.NOT_ANSWERING, self._problem))
                 await asyncio.sleep(LOOK_SECONDS)
             else:
                 self._problem = ""
                 return found
 
     def progress(self) -> Progress | None:
-        return self._room.progress if self._room is not None else None
+        return self._orders.progress if self._orders is not None else None
 
     async def progressed(self, seen: Progress | None) -> None:
         """Wait until :meth:`progress` is another one."""
         await self._wanted.wait()
-        room = self.room()
-        while room.progress == seen:
-            await room.executor.shown.changed.wait()
+        orders = self.orders()
+        while orders.progress == seen:
+            await orders.executor.shown.changed.wait()
 
     async def labelled(self, name: str) -> Trouble | None:
-        """Take up what the node's label names; see :meth:`Room.labelled`."""
-        if self._room is None and not name:
+        """Take up what the node's label names; see :meth:`Orders.labelled`."""
+        if self._orders is None and not name:
             return None
-        return await self.room().labelled(name)
+        return await self.orders().labelled(name)
 
     async def perform(self, arguments: Sequence[str]) -> Any:
         """What ``partition`` commands ask for. Raises :class:`~plugin.errors.PluginError`."""
-        if self._room is None and list(arguments) == ["status"]:
+        if self._orders is None and list(arguments) == ["status"]:
             from plugin.core.partition.progress import IDLE, document  # noqa: PLC0415 — see above
 
             return document(IDLE)
-        return await self.room().perform(arguments)
+        return await self.orders().perform(arguments)
 
-    def room(self) -> Room:
-        if self._room is None:
-            from plugin.partition.room import Room  # noqa: PLC0415 — see above
+    def orders(self) -> Orders:
+        if self._orders is None:
+            from plugin.partition.orders import Orders  # noqa: PLC0415 — see above
             from plugin.partition.surroundings import Surroundings, ask_kubelet  # noqa: PLC0415
 
             pods = self.pods.ask if self.pods is not None else None
             ask = functools.partial(ask_kubelet, self.settings, pods)
             around = Surroundings(ask, self.supervisor.told, self.evictor())
-            self._room = Room(
+            self._orders = Orders(
                 self.writer, self.driver, self.worker, self._memory, around, self.settings
             )
             self._wanted.set()
-        return self._room
+        return self._orders
 
     @property
     def _memory(self) -> Path:

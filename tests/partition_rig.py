@@ -15,6 +15,7 @@ from plugin.core.holders import Holdings
 from plugin.core.inventory.model import Inventory
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
+from plugin.core.partition.precedence import Memory
 from plugin.core.partition.progress import GpuState, Progress
 from plugin.core.settings import MigStrategy, Settings
 from plugin.core.view import Holder
@@ -24,7 +25,7 @@ from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
 from plugin.partition.file import ConfigurationFile
 from plugin.partition.keeping import InThread, Keeper
-from plugin.partition.memory import Memory, MemoryFile
+from plugin.partition.memory import MemoryFile
 from plugin.partition.surroundings import Evictor, Surroundings
 from plugin.partitioning import MEMORY
 from plugin.sim.hardware.engine import SimNode, parse_node
@@ -72,6 +73,13 @@ class Disk(MemoryFile):
         if self.full:
             raise OSError(errno.ENOSPC, "No space left on device")
         super().save(memory)
+
+
+def remembered(folder: Path) -> Memory:
+    """What is on disk."""
+    found = MemoryFile(folder / MEMORY).load()
+    assert found is not None
+    return found
 
 
 async def inline(function: Callable[..., Any], *args: Any) -> Any:

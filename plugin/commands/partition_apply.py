@@ -29,7 +29,7 @@ from plugin.core.partition.progress import ENDS, State, document
 from plugin.core.settings import Settings
 from plugin.errors import ControlError, NoAnswer, NotRunning
 from plugin.partition.executor import Executor
-from plugin.partition.room import Room
+from plugin.partition.orders import Orders
 from plugin.partition.surroundings import Surroundings, nobody
 from plugin.partitioning import MEMORY
 from plugin.state.places import DEFAULT_LEDGER
@@ -179,18 +179,18 @@ async def _alone(
     daemon = assemble(settings, driver, ledger)
     holdings = nobody if settings.simulate else asking(settings)
     around = Surroundings(holdings, evictor=publishing.evictor(settings, None))
-    room = Room(daemon.writer, driver, daemon.worker, memory, around, settings)
-    await room.load()
+    orders = Orders(daemon.writer, driver, daemon.worker, memory, around, settings)
+    await orders.load()
     await daemon.start()
     _warn(warning(await holdings()))
-    done = await room.perform(["apply", *order])
+    done = await orders.perform(["apply", *order])
     _warn(done["warning"])
     tasks = [
         asyncio.create_task(daemon.writer.run(daemon.heartbeats)),
-        asyncio.create_task(room.run(daemon.heartbeats)),
+        asyncio.create_task(orders.run(daemon.heartbeats)),
     ]
     try:
-        return await _until_ended(room.executor, given)
+        return await _until_ended(orders.executor, given)
     finally:
         for task in tasks:
             task.cancel()

@@ -8,17 +8,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from plugin.config import atomic
-from plugin.partition.memory import Memory, MemoryFile
+from plugin.core.partition.precedence import Memory
+from plugin.partition.memory import MemoryFile
 from plugin.state.lock import FileLock
 
 
 class Lease(NamedTuple):
     """``number`` counts how often this process got the lock, ``found`` is what was in the file
-    then: others may have changed both the file and the GPUs before that.
+    then, ``None`` without one: others may have changed both the file and the GPUs before that.
     """
 
     number: int
-    found: Memory
+    found: Memory | None = None
 
 
 class Claim:
@@ -27,7 +28,7 @@ class Claim:
     def __init__(self, file: MemoryFile) -> None:
         self._file = file
         self._lock: FileLock | None = None
-        self._lease = Lease(0, Memory())
+        self._lease = Lease(0)
 
     def take(self) -> Lease:
         """Have the lock. Raises BlockingIOError while another process has it, and OSError where it

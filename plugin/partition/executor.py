@@ -71,9 +71,8 @@ class Executor:
         """`in_thread` reads `of_file` beside the event loop."""
         self._writer, self._driver, self._worker = writer, driver, worker
         self._keeper, self._around = keeper, around
-        self._meaning = Meaning(
-            driver, worker, of_file or ConfigurationFile(""), in_thread or keeper.in_thread
-        )
+        file, in_thread = of_file or ConfigurationFile(""), in_thread or keeper.in_thread
+        self._meaning = Meaning(driver, worker, keeper, file, in_thread)
         self._order: Order | None = None
         self._taken: Order | None = None
         self._run = Run()

@@ -14,12 +14,15 @@ from typing import Any
 from msgspec.structs import replace
 
 from plugin.core.inventory.model import Gpu
+from plugin.core.partition.indices import NO_PLACES, Places
 from plugin.core.partition.order import Order
+from plugin.core.partition.precedence import NOTHING, Given, Memory, Start, after
 from plugin.core.partition.run import Before
 from plugin.core.partition.trouble import Code, Trouble
+from plugin.errors import ConfigError
 from plugin.loops.aside import Aside
 from plugin.partition.claim import Claim
-from plugin.partition.memory import Labelled, Memory, MemoryFile
+from plugin.partition.memory import MemoryFile
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +40,16 @@ class Keeper:
     with the lock.
     """
 
-    def __init__(self, file: MemoryFile, in_thread: InThread | None = None) -> None:
-        """`in_thread` runs what blocks beside the event loop, one call at a time."""
+    def __init__(
+        self, file: MemoryFile, in_thread: InThread | None = None, start: Start | None = None
+    ) -> None:
+        """`in_thread` runs what blocks beside the event loop, one call at a time. With `start`,
+        that is given to what is found on disk.
+        """
+        self._start = start
         self._file, self._claim = file, Claim(file)
         self.in_thread = in_thread or Aside(file.path.name, SAVE_SECONDS).run
-        self._saved = self.memory = Memory()
+        self._saved = self.memory = NOTHING
         self._saving = asyncio.Lock()
         #: Whether the file has answered. Before that, nobody knows what is wanted.
         self.known = False
@@ -50,8 +58,9 @@ class Keeper:
         #: What does not answer, as a sentence; empty where it did.
         self.silence = ""
         self._complaint = ""
-        #: Called when the file has answered, and when another process has left another order.
-        self.on_found: Callable[[], None] = lambda: None
+        #: Called when the file has answered, and at once whenever another order is kept: what is
+        #: carried out is always what is kept.
+        self.on_order: Callable[[], None] = lambda: None
 
     @property
     def unsaved(self) -> bool:
@@ -93,15 +102,30 @@ class Keeper:
         finally:
             self.silence = silence
 
-    def _found(self, found: Memory) -> None:
-        """Go on from what is on disk, but for an order that could not be saved."""
+    def _found(self, found: Memory | None) -> None:
+        """Go on from what is on disk, but for an order that could not be saved. Where nothing is,
+        what is known here holds, and is saved again.
+        """
         own, saved, first = self.memory, self._saved, not self.known
-        unsaved = replace(own, changing=saved.changing) != saved
-        self._saved = found
-        self.memory = replace(own, changing=found.changing) if unsaved else found
+        self._saved = found or NOTHING
         self.known = True
-        if first or self.memory.order != own.order:
-            self.on_found()
+        if _orders(own) != _orders(saved):
+            changing = own.changing if found is None else found.changing
+            self._keep(replace(own, changing=changing))
+        elif found is not None or first:
+            taken = found or NOTHING
+            if self._start is not None:
+                taken = after(taken, self._start)
+            if taken.order == own.order:
+                taken = replace(taken, order=own.order)  # it is the same one
+            self._keep(taken)
+        if first and self.memory.order is own.order:
+            self.on_order()
+
+    def _keep(self, memory: Memory) -> None:
+        before, self.memory = self.memory.order, memory
+        if memory.order is not before:
+            self.on_order()
 
     async def release(self) -> None:
         """Leave the node to the next process. A file system that hangs keeps nobody: the lock ends
@@ -111,24 +135,18 @@ class Keeper:
             async with asyncio.timeout(END_SECONDS):
                 await self._ask(self._claim.release)
 
-    async def ordered(
-        self, order: Order | None, instead_of: str, labelled: Labelled | None = None
-    ) -> str:
-        """Keep an order by a command, ``None`` for none, or by what is `labelled`; returns why that
-        failed.
-        """
+    async def given(self, given: Given) -> str:
+        """Keep what orders something, or nothing; returns why it could not be saved."""
+        return await self._save(lambda memory: after(memory, given))
 
-        def change(memory: Memory) -> Memory:
-            label = labelled
-            if label is None and memory.labelled is not None:
-                label = replace(memory.labelled, refused=False)  # what comes later holds
-            return replace(memory, order=order, instead_of=instead_of, labelled=label)
+    def places_of(self, order: Order) -> Places:
+        """The GPUs that its indices name, as far as that is known."""
+        return self.memory.places if self.memory.order is order else NO_PLACES
 
-        return await self._save(change)
-
-    async def labelled(self, labelled: Labelled) -> None:
-        """Keep a label's value that orders nothing."""
-        await self._save(lambda memory: replace(memory, labelled=labelled))
+    def placed(self, order: Order, places: Places) -> None:
+        """Have them saved when something is."""
+        if self.memory.order is order and self.memory.places != places:
+            self.memory = replace(self.memory, places=places)
 
     async def ready(self) -> str:
         """Find out whether anything can be saved; returns why not."""
@@ -160,7 +178,7 @@ class Keeper:
         """One after another: what is wanted here is what was ordered last."""
         async with self._saving:
             problem = await self.claim()
-            self.memory = change(self.memory)
+            self._keep(change(self.memory))
             return problem.text if problem is not None else await self._written()
 
     async def _written(self, *, anyhow: bool = False) -> str:
@@ -170,10 +188,15 @@ class Keeper:
             await self._ask(self._write, self.memory)
         except TimeoutError:
             return self.silence
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             return str(error)
         return ""
 
     def _write(self, memory: Memory) -> None:
         self._file.save(memory)
         self._saved = memory
+
+
+def _orders(memory: Memory) -> object:
+    """What others have said; the rest is known from the GPUs."""
+    return memory.order, memory.option, memory.labelled

@@ -14,22 +14,34 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from msgspec import Struct, field
 from msgspec.structs import asdict
 
 from plugin.config import atomic, bounded, mig_configs
 from plugin.core.partition.comparison import document
 from plugin.core.partition.configuration import Configuration, Wanted
+from plugin.core.partition.indices import Place
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
+from plugin.core.partition.precedence import Labelled, Memory
 from plugin.core.partition.run import Before
 from plugin.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-MOST_BYTES = 256 * 1024
-_MOST_NAME = 512
+MOST_BYTES = 1024 * 1024
+#: The rest is for what the GPUs had.
+MOST_ORDER_BYTES = 256 * 1024
+
+#: What is raised by a file that holds something else.
+_CORRUPT = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    ConfigError,
+)
 
 #: What a file system says whose server is away.
 _AWAY = frozenset(
@@ -45,28 +57,6 @@ _AWAY = frozenset(
 )
 
 
-class Labelled(Struct, frozen=True):
-    """The value that the label of this key had last, empty if it was removed. It counts once,
-    unless it was ``refused``.
-    """
-
-    key: str
-    value: str
-    refused: bool = False
-
-
-class Memory(Struct, frozen=True):
-    """``order`` is what the last command or label wants, ``None`` for nothing, and ``instead_of``
-    the option's configuration that it replaced; that is ``None`` if there was none. ``changing``
-    are the GPUs that may be half-made, by UUID.
-    """
-
-    order: Order | None = None
-    instead_of: str | None = None
-    changing: Mapping[str, Before] = field(default_factory=lambda: MappingProxyType({}))
-    labelled: Labelled | None = None
-
-
 class MemoryFile:
     """One file. Blocks; its owner has the lock of partitioning."""
 
@@ -74,29 +64,46 @@ class MemoryFile:
         """`read` returns a file's content, of so many bytes at most."""
         self.path, self._read = path, read
 
-    def load(self) -> Memory:
-        """Raises TimeoutError where the file cannot be asked now: what it says is not known."""
+    def load(self) -> Memory | None:
+        """``None`` where the file is missing or cannot be used. Raises TimeoutError where it cannot
+        be asked now: what it says is not known.
+        """
         try:
             content = self._read(self.path, MOST_BYTES)
         except FileNotFoundError:
-            return Memory()
+            return None
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in _AWAY:
                 raise TimeoutError(error.errno, error.strerror) from error
             log.warning(
                 "what was wanted of partitioning cannot be read", extra={"reason": str(error)}
             )
-            return Memory()
+            return None
         try:
             return _memory(json.loads(content))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as e:
-            log.warning("what was wanted of partitioning is corrupt", extra={"reason": repr(e)})
-            return Memory()
+        except _CORRUPT as error:
+            log.warning("what was wanted of partitioning is corrupt", extra={"reason": repr(error)})
+            return None
 
     def save(self, memory: Memory) -> None:
-        """Raises OSError."""
+        """Raises OSError; and :class:`~plugin.errors.ConfigError` as :func:`check` does."""
+        check(memory.order)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.replace(self.path, json.dumps(_written(memory), indent=1).encode())
+        atomic.replace(self.path, _encoded(memory))
+
+
+def check(order: Order | None) -> None:
+    """Raises :class:`~plugin.errors.ConfigError` for an order that could not be loaded again."""
+    size = len(_encoded(Memory(order)))
+    if size > MOST_ORDER_BYTES:
+        raise ConfigError(
+            f"the order takes {size} bytes on disk, at most {MOST_ORDER_BYTES} can be kept",
+            "put the configuration into --partition-file, or write fewer entries",
+        )
+
+
+def _encoded(memory: Memory) -> bytes:
+    return json.dumps(_written(memory), indent=1).encode()
 
 
 def _written(memory: Memory) -> dict[str, Any]:
@@ -112,8 +119,9 @@ def _written(memory: Memory) -> dict[str, Any]:
             "id": order.id,
             "file": document([order.configuration]) if order.configuration else None,
         },
-        "insteadOf": memory.instead_of,
+        "insteadOf": memory.option,
         "label": None if memory.labelled is None else asdict(memory.labelled),
+        "gpus": {uuid: asdict(place) for uuid, place in sorted(memory.places.items())},
         "changing": {
             uuid: {
                 "geometry": None
@@ -129,12 +137,13 @@ def _written(memory: Memory) -> dict[str, Any]:
 def _memory(found: Mapping[str, Any]) -> Memory:
     if found["version"] != _VERSION:
         raise ValueError(f"version {found['version']}")
-    given = found["order"]
+    given, places = found["order"], found.get("gpus", {})
     return Memory(
         None if given is None else _order(given),
         None if found["insteadOf"] is None else _text(found["insteadOf"]),
         MappingProxyType({_text(uuid): _before(each) for uuid, each in found["changing"].items()}),
         None if (label := found.get("label")) is None else _labelled(label),
+        MappingProxyType({_text(uuid): _place(each) for uuid, each in places.items()}),
     )
 
 
@@ -151,6 +160,13 @@ def _order(given: Mapping[str, Any]) -> Order:
 
 def _labelled(given: Mapping[str, Any]) -> Labelled:
     return Labelled(_text(given["key"]), _text(given["value"]), given["refused"] is True)
+
+
+def _place(given: Mapping[str, Any]) -> Place:
+    index = given["index"]
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise TypeError(index)
+    return Place(index, _text(given["pci_bus_id"]))
 
 
 def only(given: object) -> Configuration:
@@ -176,6 +192,6 @@ def _wanted(given: Mapping[str, Any]) -> Wanted:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or len(value) > _MOST_NAME:
+    if not isinstance(value, str):
         raise TypeError(value)
     return value

@@ -12,6 +12,7 @@ import pytest
 from plugin.core.partition.configuration import Configuration, Entry, Wanted
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
+from plugin.core.partition.precedence import Command
 from plugin.core.partition.progress import GpuState, Progress, State
 from plugin.core.partition.trouble import Code
 from plugin.sim.hardware.calls import Fail
@@ -90,7 +91,7 @@ def test_after_a_kill_too(tmp_path: Path, step: int) -> None:
     async def main() -> None:
         async with rig(node, tmp_path) as here:
             here.worker.after = kill
-            await here.keeper.ordered(order, "")
+            await here.keeper.given(Command(order, ""))
             here.executor.want(order)
             assert await here.killed()
         async with rig(node, tmp_path) as here:

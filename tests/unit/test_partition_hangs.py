@@ -16,6 +16,7 @@ import pytest
 from plugin.assembly import Edges, assemble
 from plugin.commands.partition_lines import summary
 from plugin.core.partition.order import Order, Source
+from plugin.core.partition.precedence import Command
 from plugin.core.partition.progress import State
 from plugin.core.partition.trouble import Code
 from plugin.core.settings import MigStrategy, Settings
@@ -26,7 +27,7 @@ from plugin.partition.memory import MemoryFile
 from plugin.partitioning import MEMORY
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.simulation import simulate
-from tests.partition_rig import devices, inline, rig
+from tests.partition_rig import devices, inline, remembered, rig
 from tests.unit.virtual_time import run
 
 NODE = "1xa30-24gb:all-1g.6gb"
@@ -52,7 +53,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def remember(folder: Path, order: Order, instead_of: str = "") -> None:
     keeper = Keeper(MemoryFile(folder / MEMORY), inline)
     assert await keeper.claim() is None
-    assert await keeper.ordered(order, instead_of) == ""
+    assert await keeper.given(Command(order, instead_of)) == ""
     await keeper.release()
 
 
@@ -62,7 +63,7 @@ def test_what_is_not_on_disk_is_not_begun_and_goes_on_by_itself(tmp_path: Path) 
     async def main() -> None:
         async with rig(parse_node(NODE), tmp_path, in_thread=server) as here:
             server.away = True
-            problem = await here.keeper.ordered(COMMANDED, "")
+            problem = await here.keeper.given(Command(COMMANDED, ""))
             assert problem == f"the file system of {tmp_path / MEMORY} does not answer"
             here.executor.want(COMMANDED)
             await asyncio.sleep(60)
@@ -74,7 +75,7 @@ def test_what_is_not_on_disk_is_not_begun_and_goes_on_by_itself(tmp_path: Path) 
             assert (await here.ended()).state is State.SUCCESS
             assert devices(here.node) == [{"4g.24gb": 1}]
             assert here.keeper.silence == ""
-            assert MemoryFile(tmp_path / MEMORY).load().order == COMMANDED
+            assert remembered(tmp_path).order == COMMANDED
 
     run(main())
 
@@ -91,13 +92,13 @@ def test_what_needs_no_change_is_saved_when_the_disk_answers(
             here.executor.want(COMMANDED)
             await here.ended()
             server.away = True
-            assert await here.keeper.ordered(order, "")
+            assert await here.keeper.given(Command(order, ""))
             here.executor.want(order)
             await asyncio.sleep(60)
-            assert MemoryFile(tmp_path / MEMORY).load().order == COMMANDED
+            assert remembered(tmp_path).order == COMMANDED
             server.away = False
             await asyncio.sleep(60)
-            assert MemoryFile(tmp_path / MEMORY).load().order == order
+            assert remembered(tmp_path).order == order
 
     run(main())
 
@@ -116,10 +117,10 @@ def test_a_hang_in_the_middle_of_a_change_lets_it_end(tmp_path: Path) -> None:
             await asyncio.sleep(60)
             assert devices(here.node) == [{"4g.24gb": 1}]
             assert here.healthy() == {"4g.24gb": 1}
-            assert MemoryFile(tmp_path / MEMORY).load().changing
+            assert remembered(tmp_path).changing
             server.away = False
             await here.ended()
-            assert not MemoryFile(tmp_path / MEMORY).load().changing
+            assert not remembered(tmp_path).changing
 
     run(main())
 
@@ -147,7 +148,7 @@ async def test_a_server_that_is_away_has_not_said_that_nothing_was_wanted(
 
     found: list[bool] = []
     keeper = Keeper(MemoryFile(tmp_path / MEMORY, refuse), inline)
-    keeper.on_found = lambda: found.append(True)
+    keeper.on_order = lambda: found.append(True)
     problem = await keeper.claim()
     assert keeper.known is is_an_answer
     assert (problem is None) is bool(found) is is_an_answer

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from plugin.core.partition.configuration import Wanted
 from plugin.core.partition.order import Order, Source
+from plugin.core.partition.precedence import NOTHING, Command, Memory
 from plugin.core.partition.progress import State
 from plugin.core.partition.run import Before
 from plugin.core.partition.trouble import Code
 from plugin.partition.keeping import Keeper
-from plugin.partition.memory import Memory, MemoryFile
+from plugin.partition.memory import MemoryFile
 from plugin.partitioning import MEMORY
 from plugin.sim.hardware.engine import parse_node
 from tests.partition_rig import devices, inline, rig, uuids
@@ -54,11 +55,11 @@ async def test_a_slow_write_does_not_bring_back_what_was_before(
     file = Slow(tmp_path / MEMORY)
     keeper = Keeper(file)
     await keeper.claim()
-    saving = asyncio.create_task(keeper.ordered(ORDER, ""))
+    saving = asyncio.create_task(keeper.given(Command(ORDER, "")))
     assert await asyncio.to_thread(file.begun.wait, 10)
     if given_up:
         saving.cancel()
-    cancelling = asyncio.create_task(keeper.ordered(None, ""))
+    cancelling = asyncio.create_task(keeper.given(Command(None, "")))
     await asyncio.sleep(0)
     file.may_go_on.set()
     assert await cancelling == ""
@@ -72,10 +73,10 @@ async def test_who_does_not_have_the_lock_writes_nothing(tmp_path: Path) -> None
     one, two = (Keeper(MemoryFile(tmp_path / MEMORY), inline) for _ in range(2))
     await one.claim()
     await two.claim()
-    assert await one.ordered(ORDER, "") == ""
+    assert await one.given(Command(ORDER, "")) == ""
     assert await one.begins([GPU]) == ""
     content = (tmp_path / MEMORY).read_bytes()
-    assert "another process" in await two.ordered(OTHER, "")
+    assert "another process" in await two.given(Command(OTHER, ""))
     assert "another process" in await two.begins([GPU])
     assert (tmp_path / MEMORY).read_bytes() == content
     # Then it goes on from what the other one has left, but for its own order.
@@ -97,12 +98,12 @@ def test_a_process_goes_on_from_what_another_has_left(tmp_path: Path) -> None:
             def take_up() -> None:
                 here.executor.want(here.keeper.memory.order)
 
-            here.keeper.on_found = take_up
+            here.keeper.on_order = take_up
             here.order("all-1g.6gb")
             await here.settled()
             assert here.progress.trouble is not None
             assert here.progress.trouble.code is Code.BUSY
-            await other.ordered(Order("all-4g.24gb", Source.COMMAND), "")
+            await other.given(Command(Order("all-4g.24gb", Source.COMMAND), ""))
             had = Before(Wanted.of({"2g.12gb": 2}), frozenset(uuids(node, 0)))
             await other.holds({node.gpu(0).uuid: had})
             await other.release()
@@ -211,6 +212,6 @@ def test_whatever_is_in_the_file_it_is_loaded_or_left(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "odd.json"
     path.write_text(json.dumps(put(odd)))
-    memory = MemoryFile(path).load()
+    memory = MemoryFile(path).load() or NOTHING
     MemoryFile(path).save(memory)
     assert MemoryFile(path).load() == memory

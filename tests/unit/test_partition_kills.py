@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from plugin.core.partition.order import Order, Source
+from plugin.core.partition.precedence import Command
 from plugin.core.partition.progress import State
 from plugin.partitioning import MEMORY
 from plugin.sim.hardware.engine import SimNode, parse_node
@@ -37,7 +38,7 @@ async def story(folder: Path, at: int, *, after: bool) -> None:
         here.hold("all", *in_use)
         hook = "after" if after else "before"
         setattr(here.worker, hook, lambda number: kill(number, at))
-        await here.keeper.ordered(ORDER, "")
+        await here.keeper.given(Command(ORDER, ""))
         here.executor.want(ORDER)
         assert await here.killed()
         assert here.worker.changes == at

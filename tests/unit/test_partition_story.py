@@ -17,6 +17,7 @@ from plugin.core.partition.comparison import differences
 from plugin.core.partition.configuration import Configuration, Entry, Wanted, resolve
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
+from plugin.core.partition.precedence import Command
 from plugin.core.partition.progress import GpuState, State
 from plugin.core.partition.usual import usual
 from plugin.errors import PluginError
@@ -128,7 +129,7 @@ class Story:
         order = here.executor.order
         chosen()
         if here.executor.order is not order and self.dice.random() < 0.7:
-            await here.keeper.ordered(here.executor.order, "")
+            await here.keeper.given(Command(here.executor.order, ""))
 
     def order(self) -> Order:
         name = self.dice.choice(sorted(usual(inventory(self.node), offers_of(self.node))))

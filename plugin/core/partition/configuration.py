@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.inventory.profiles import Profile
+from plugin.core.partition.indices import Place, Places
 from plugin.core.quote import quote
 from plugin.errors import ConfigError
 
@@ -50,19 +51,19 @@ class Entry(Struct, frozen=True):
     devices: tuple[int, ...] | None = None
     filters: frozenset[int] = frozenset()
 
-    def names(self, gpu: Gpu) -> bool:
-        """Whether it is about this GPU. All GPUs are those that can have MIG, where it is to be
-        on.
+    def names(self, gpu: Gpu, index: int | None) -> bool:
+        """Whether it is about this GPU, to which it may refer by the index. All GPUs are those that
+        can have MIG, where it is to be on.
         """
         if self.filters and gpu.pci_device_id not in self.filters:
             return False
         if self.devices is not None:
-            return gpu.index in self.devices
+            return index in self.devices
         return not self.wanted.mig or gpu.mig is not None or not gpu.mig_certain
 
-    def may_name(self, index: int) -> bool:
-        """Whether it may be about a GPU of which only the index is known."""
-        return self.devices is None or index in self.devices
+    def may_name(self, indices: Collection[int]) -> bool:
+        """Whether it may be about a GPU that is only known to have one of these indices."""
+        return self.devices is None or any(index in self.devices for index in indices)
 
 
 class Configuration(Struct, frozen=True):
@@ -81,37 +82,51 @@ class Resolved(Struct, frozen=True):
     unreadable: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def resolve(configuration: Configuration, inventory: Inventory) -> Resolved:
-    """Of several entries that name a GPU, the last one counts."""
+def resolve(
+    configuration: Configuration, inventory: Inventory, places: Places | None = None
+) -> Resolved:
+    """Of several entries that name a GPU, the last one counts. Indices are those of the `places`,
+    without them the present ones.
+    """
     wanted: dict[str, Wanted] = {}
     warnings: list[str] = []
-    known = {gpu.index for gpu in inventory.gpus}
-    unreadable = {i: why for i, why in inventory.unreadable.items() if i not in known}
-    indices = known | unreadable.keys()
+    if places is None:
+        places = {gpu.uuid: Place(gpu.index) for gpu in inventory.gpus}
+    known = {places[gpu.uuid].index for gpu in inventory.gpus if gpu.uuid in places}
+    present = {gpu.index for gpu in inventory.gpus}
+    unreadable = {i: why for i, why in inventory.unreadable.items() if i not in present}
+    missing = {place.index for place in places.values()} - known
     for number, entry in enumerate(configuration.entries):
-        absent = sorted(set(entry.devices or ()) - indices)
+        title = f"{configuration.name}[{number}]"
+        absent = sorted(set(entry.devices or ()) - known - unreadable.keys())
         if absent:
             named = ", ".join(map(str, absent))
-            warnings.append(
-                f"{configuration.name}[{number}] names GPU {named}, which this node does not have"
-            )
+            warnings.append(f"{title} names GPU {named}, which this node does not have")
         for gpu in inventory.gpus:
+            place = places.get(gpu.uuid)
             if entry.filters and not gpu.pci_device_id:
                 warnings.append(
-                    f"{configuration.name}[{number}] does not name GPU {gpu.index}: it has a "
-                    "device-filter, and the driver does not say which device the GPU is"
+                    f"{title} does not name GPU {gpu.index}: it has a device-filter, and the "
+                    "driver does not say which device the GPU is"
                 )
-            elif entry.names(gpu):
+            elif entry.names(gpu, place.index if place is not None else None):
                 if wanted.get(gpu.uuid, entry.wanted) != entry.wanted:
                     warnings.append(
-                        f"{configuration.name}[{number}] names GPU {gpu.index} once more, "
-                        "differently; the last entry counts"
+                        f"{title} names GPU {gpu.index} once more, differently; the last entry "
+                        "counts"
                     )
                 wanted[gpu.uuid] = entry.wanted
+    if any(entry.devices is not None for entry in configuration.entries):
+        warnings += [
+            f"no index of {configuration.name} names GPU {gpu.index} ({gpu.uuid}): it was not "
+            "there when that was ordered, and the index was another GPU's; order it again"
+            for gpu in inventory.gpus
+            if gpu.uuid not in places
+        ]
     unreadable = {
         index: why
         for index, why in sorted(unreadable.items())
-        if any(entry.may_name(index) for entry in configuration.entries)
+        if any(entry.may_name({index} - known | missing) for entry in configuration.entries)
     }
     return Resolved(configuration.name, wanted, tuple(warnings), unreadable)
 

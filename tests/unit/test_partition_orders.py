@@ -14,6 +14,7 @@ from plugin.core.partition.comparison import document
 from plugin.core.partition.configuration import Configuration, Entry, Wanted
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
+from plugin.core.partition.precedence import Command, Label, Labelled
 from plugin.core.partition.progress import State
 from plugin.core.partition.trouble import Code
 from plugin.core.settings import MigStrategy, Settings
@@ -21,8 +22,8 @@ from plugin.driver.worker import DriverWorker
 from plugin.errors import ConfigError, ControlError
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.keeping import Keeper
-from plugin.partition.memory import Labelled, MemoryFile
-from plugin.partition.room import Room
+from plugin.partition.memory import MemoryFile
+from plugin.partition.orders import Orders
 from plugin.partition.surroundings import Surroundings
 from plugin.partitioning import MEMORY
 from plugin.sim.hardware.calls import Hang
@@ -42,7 +43,7 @@ MINE = Configuration("mine", (Entry(Wanted.of({"2g.12gb": 1}), (0,)),))
 async def within(
     folder: Path,
     node: SimNode,
-    story: Callable[[Room], Awaitable[None]],
+    story: Callable[[Orders], Awaitable[None]],
     config: str = "",
     file: str = "",
     seconds: float = 15.0,
@@ -60,7 +61,7 @@ async def within(
     worker.start()
     writer = Writer(driver, worker, settings, LedgerFile(folder / "ledger.json"))
     await writer.start()
-    room = Room(writer, driver, worker, folder / MEMORY, Surroundings(), settings)
+    room = Orders(writer, driver, worker, folder / MEMORY, Surroundings(), settings)
     await room.load()
     running = asyncio.create_task(room.run(Heartbeats()))
     try:
@@ -75,15 +76,15 @@ async def within(
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def done(room: Room, *arguments: str) -> State:
+async def done(room: Orders, *arguments: str) -> State:
     answer = await room.perform(arguments)
     assert answer["warning"] is None
     await room.executor.settled()
     return room.progress.state
 
 
-def wants(name: str, source: Source) -> Callable[[Room], Awaitable[None]]:
-    async def story(room: Room) -> None:
+def wants(name: str, source: Source) -> Callable[[Orders], Awaitable[None]]:
+    async def story(room: Orders) -> None:
         assert (room.progress.configuration, room.progress.source) == (name, source)
         assert room.progress.state is State.SUCCESS
 
@@ -93,7 +94,7 @@ def wants(name: str, source: Source) -> Callable[[Room], Awaitable[None]]:
 async def test_a_command_holds_until_the_option_changes(tmp_path: Path) -> None:
     node = parse_node(NODE)
 
-    async def commanded(room: Room) -> None:
+    async def commanded(room: Orders) -> None:
         assert devices(node) == [{"2g.12gb": 2}]
         assert await done(room, "apply", "all-4g.24gb", "", "force") is State.SUCCESS
         assert room.progress.policy is Policy.FORCE
@@ -108,7 +109,7 @@ async def test_a_command_holds_until_the_option_changes(tmp_path: Path) -> None:
 async def test_a_file_that_comes_with_an_order_is_kept(tmp_path: Path) -> None:
     node = parse_node(NODE)
 
-    async def commanded(room: Room) -> None:
+    async def commanded(room: Orders) -> None:
         text = json.dumps(document([MINE]))
         assert await done(room, "apply", "mine", text, "") is State.SUCCESS
 
@@ -128,13 +129,13 @@ async def test_a_file_of_the_node(tmp_path: Path) -> None:
 async def test_what_is_cancelled_stays_and_does_not_come_back(tmp_path: Path) -> None:
     node = parse_node(NODE)
 
-    async def cancelled(room: Room) -> None:
+    async def cancelled(room: Orders) -> None:
         answer = await room.perform(["cancel"])
         assert answer["text"] == "all-2g.12gb is no longer wanted; what is there stays"
         await room.executor.settled()
         assert room.progress.state is State.IDLE
 
-    async def idle(room: Room) -> None:
+    async def idle(room: Orders) -> None:
         assert room.progress.state is State.IDLE
         assert (await room.perform(["cancel"]))["text"].startswith("no configuration was wanted")
 
@@ -147,14 +148,14 @@ async def test_what_is_cancelled_stays_and_does_not_come_back(tmp_path: Path) ->
 async def test_a_refused_label_orders_nothing(tmp_path: Path) -> None:
     node = parse_node(NODE)
 
-    async def refused(room: Room) -> None:
+    async def refused(room: Orders) -> None:
         for _ in range(2):
             trouble = await room.labelled("none")
             assert trouble is not None
             assert trouble.code is Code.UNKNOWN_CONFIGURATION
         assert room.progress.configuration == "all-2g.12gb"
 
-    async def known_by_now(room: Room) -> None:
+    async def known_by_now(room: Orders) -> None:
         await wants("all-2g.12gb", Source.OPTION)(room)
         assert await room.labelled("none") is not None
         assert await room.labelled("all-4g.24gb") is None
@@ -169,7 +170,7 @@ async def test_a_refused_label_orders_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_bad_order_leaves_the_one_before(tmp_path: Path) -> None:
-    async def story(room: Room) -> None:
+    async def story(room: Orders) -> None:
         with pytest.raises(ConfigError, match="no MIG configuration 'none' on this node"):
             await room.perform(["apply", "none", "", ""])
         with pytest.raises(ControlError, match="the order cannot be read"):
@@ -190,7 +191,7 @@ async def test_a_hanging_call_of_the_driver_is_finished_behind_the_start(tmp_pat
     node = parse_node(NODE)
     node.calls.inject("nvmlDeviceCreateGpuInstanceWithPlacement", Hang(), times=1)
 
-    async def story(room: Room) -> None:
+    async def story(room: Orders) -> None:
         assert str(room.progress.state) == "applying"
         node.calls.restore()
         await room.settled()
@@ -202,7 +203,7 @@ async def test_a_hanging_call_of_the_driver_is_finished_behind_the_start(tmp_pat
 async def test_an_unknown_option_does_not_keep_the_daemon(tmp_path: Path) -> None:
     node = parse_node(NODE)
 
-    async def story(room: Room) -> None:
+    async def story(room: Orders) -> None:
         assert room.progress.state is State.FAILED
 
     await within(tmp_path, node, story, "all-nothing")
@@ -213,9 +214,8 @@ async def test_an_unknown_option_does_not_keep_the_daemon(tmp_path: Path) -> Non
 async def test_while_another_process_partitions_the_node_orders_are_refused(tmp_path: Path) -> None:
     other = Keeper(MemoryFile(tmp_path / MEMORY))
     await other.claim()
-    content = MemoryFile(tmp_path / MEMORY).load()
 
-    async def story(room: Room) -> None:
+    async def story(room: Orders) -> None:
         for arguments in (["apply", "all-2g.12gb", "", ""], ["cancel"]):
             with pytest.raises(ControlError, match="another process partitions this node"):
                 await room.perform(arguments)
@@ -223,10 +223,11 @@ async def test_while_another_process_partitions_the_node_orders_are_refused(tmp_
         assert refused is not None
         assert refused.code is Code.BUSY
         assert room.progress.state is State.IDLE
-        assert MemoryFile(tmp_path / MEMORY).load() == content
+        assert MemoryFile(tmp_path / MEMORY).load() is None
         # Then it goes on from what the other one has left.
         known = Labelled("", "all-2g.12gb")
-        assert await other.ordered(Order("all-4g.24gb", Source.COMMAND), "", known) == ""
+        assert await other.given(Label(known, "")) == ""
+        assert await other.given(Command(Order("all-4g.24gb", Source.COMMAND), "")) == ""
         await other.release()
         assert await room.labelled("all-2g.12gb") is None
         await room.executor.settled()

@@ -1,4 +1,4 @@
-"""Partitioning in a running daemon: whose order holds, and what the commands do."""
+"""Orders to partition, in a running daemon or for one command: what each is answered."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from plugin.core.partition.indices import NO_PLACES, Places, placed
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
+from plugin.core.partition.precedence import Command, Label, Labelled, Start
 from plugin.core.partition.progress import Progress, document
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.trouble import trouble as of_error
@@ -25,16 +27,16 @@ from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
 from plugin.partition.file import ConfigurationFile
 from plugin.partition.keeping import Keeper
-from plugin.partition.memory import Labelled, MemoryFile, only
+from plugin.partition.memory import MemoryFile, check, only
 from plugin.partition.surroundings import Surroundings
 from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
 
-class Room:
-    """An order by a command or the label holds until the next one, also across restarts. Unless the
-    node has the label, a start with another ``--partition-config`` is an order too.
+class Orders:
+    """Takes orders by the option, commands and the label, and has the executor carry out the one
+    that is kept; see :mod:`plugin.core.partition.precedence`.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class Room:
     ) -> None:
         self._option, self._label = settings.partition_config, settings.partition_label
         self._store = writer.store
-        self._keeper = Keeper(MemoryFile(memory))
-        self._keeper.on_found = self._take_up
+        start = Start(self._option, self._label)
+        self._keeper = Keeper(MemoryFile(memory), start=start)
+        self._keeper.on_order = self._take_up
         self._file = ConfigurationFile(settings.partition_file)
         self.executor = Executor(
             writer,
@@ -72,13 +75,8 @@ class Room:
         self.executor.shown.pending(trouble, known=False)
 
     def _take_up(self) -> None:
-        memory, order = self._keeper.memory, None
-        ordered = memory.instead_of is not None
-        if ordered and (memory.instead_of == self._option or self._labelled().value):
-            order = memory.order
-        elif self._option:
-            order = Order(self._option, Source.OPTION)
-        if order != self.executor.order:
+        order = self._keeper.memory.order
+        if order is not self.executor.order:
             self.executor.want(order)
 
     async def run(self, heartbeats: Heartbeats) -> None:
@@ -130,6 +128,7 @@ class Room:
                 Policy(policy) if policy else None,
                 uuid.uuid4().hex,
             )
+            check(order)
             await self.executor.check(order)
         except ValueError as error:
             raise ControlError(f"the order cannot be read: {error}") from error
@@ -138,16 +137,12 @@ class Room:
         except TimeoutError as error:
             raise ControlError(str(error), "see whether its file system answers") from error
         await self._alone()
-        problem = await self._keeper.ordered(order, self._option)
-        self.executor.want(order)
+        problem = await self._keeper.given(Command(order, self._option, self._places()))
         return {"id": order.id, "warning": _unsaved(problem)}
 
-    def _labelled(self) -> Labelled:
-        """What the label had last."""
-        found = self._keeper.memory.labelled
-        return (
-            found if found is not None and found.key == self._label else Labelled(self._label, "")
-        )
+    def _places(self) -> Places:
+        """The GPUs that the indices of an order name which comes now."""
+        return placed(NO_PLACES, self._store.snapshot.inventory)
 
     async def labelled(self, name: str) -> Trouble | None:
         """Take up what the label names, unless that was done, as an order by a command is; empty:
@@ -157,29 +152,21 @@ class Room:
         if (why := await self._obstacle()) is not None:
             return why
         now = Labelled(self._label, name)
-        if self._labelled() == now:
+        if now == self._keeper.memory.label(self._label):
             return None
-        if not name:
-            await self._keeper.labelled(now)
-            return None
-        order = Order(name, Source.LABEL)
-        refused = self._not_scanned() or await self._unknown(order)
-        if refused is not None:
-            await self._keeper.labelled(replace(now, refused=True))
-            return refused
-        problem = await self._keeper.ordered(order, self._option, now)
-        if problem:
+        refused = None
+        if name:
+            refused = self._not_scanned() or await self._unknown(Order(name, Source.LABEL))
+            now = replace(now, refused=refused is not None)
+        problem = await self._keeper.given(Label(now, self._option, self._places()))
+        if problem and now.value and refused is None:
             log.warning("what is wanted is not saved", extra={"reason": problem})
-        current = self.executor.order
-        if current is None or (current.source, current.name) != (Source.LABEL, name):
-            self.executor.want(order)
-        return None
+        return refused
 
     async def _cancel(self) -> Any:
         await self._alone()
         before = self.progress.configuration
-        problem = await self._keeper.ordered(None, self._option)
-        self.executor.want(None)
+        problem = await self._keeper.given(Command(None, self._option))
         text = f"{before} is no longer wanted" if before else "no configuration was wanted"
         return {"text": f"{text}; what is there stays", "warning": _unsaved(problem)}
 
