@@ -32,16 +32,15 @@ def placed(known: Places, inventory: Inventory) -> Places:
     that, and all of them that are there have theirs; else no index names it.
     """
     present = {gpu.uuid for gpu in inventory.gpus}
-    new = [gpu for gpu in inventory.gpus if gpu.uuid not in known]
-    if not new:
-        return known
     found = dict(known)
-    for gpu in new:
-        if (old := _before(gpu, known, present)) is not None:
-            found[gpu.uuid] = found.pop(old)
+    for gpu in inventory.gpus:
+        old = gpu.uuid if gpu.uuid in known else _before(gpu, known, present)
+        if old is not None:
+            place = found.pop(old)
+            found[gpu.uuid] = Place(place.index, gpu.pci_bus_id or place.pci_bus_id)
     moved = any(gpu.uuid in found and found[gpu.uuid].index != gpu.index for gpu in inventory.gpus)
     taken = {place.index for place in found.values()}
-    for gpu in new:
+    for gpu in inventory.gpus:
         if gpu.uuid not in found and gpu.index not in taken and not moved:
             found[gpu.uuid] = Place(gpu.index, gpu.pci_bus_id)
     return MappingProxyType(found)
