@@ -33,6 +33,9 @@ from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
+#: Between two looks at whether what is wanted is still on disk.
+LOOK_SECONDS = 60.0
+
 
 class Orders:
     """Takes orders by the option, commands and the label, and has the executor carry out the one
@@ -81,15 +84,25 @@ class Orders:
 
     async def run(self, heartbeats: Heartbeats) -> None:
         """Work until cancelled."""
-        watching = asyncio.create_task(
-            self._file.run(self.executor.look_again), name="partition file"
-        )
+        watching = [
+            asyncio.create_task(self._file.run(self.executor.look_again), name="partition file"),
+            asyncio.create_task(self._watch(), name="what is wanted, on disk"),
+        ]
         try:
             await self.executor.run(heartbeats)
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await self._keeper.release()
+
+    async def _watch(self) -> None:
+        """Have saved again what somebody has removed: the next start needs it."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self._keeper.claim()
+            if self._keeper.unsaved:
+                self.executor.look_again()
 
     async def settled(self) -> None:
         """Wait until what is wanted is known, and applied as far as it can be at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin.core.partition.configuration import Wanted
+from plugin.core.partition.indices import Place
 from plugin.core.partition.order import Order, Source
-from plugin.core.partition.precedence import NOTHING, Command, Memory
+from plugin.core.partition.precedence import NOTHING, Command, Label, Labelled, Memory
 from plugin.core.partition.progress import State
 from plugin.core.partition.run import Before
 from plugin.core.partition.trouble import Code
@@ -23,7 +25,7 @@ from plugin.partition.keeping import Keeper
 from plugin.partition.memory import MemoryFile
 from plugin.partitioning import MEMORY
 from plugin.sim.hardware.engine import parse_node
-from tests.partition_rig import devices, inline, rig, uuids
+from tests.partition_rig import devices, inline, remembered, rig, uuids
 from tests.partitioning import inventory
 from tests.unit.virtual_time import run
 
@@ -117,6 +119,55 @@ def test_a_process_goes_on_from_what_another_has_left(tmp_path: Path) -> None:
     run(main())
 
 
+# ---- files that somebody removes
+
+
+@pytest.mark.parametrize("left", [None, "{", "[]"], ids=["nothing", "torn", "other"])
+def test_what_is_known_here_outlasts_the_files(tmp_path: Path, left: str | None) -> None:
+    async def main() -> None:
+        node = parse_node("2xa30-24gb:all-1g.6gb")
+        folder = tmp_path / "ledger"
+        order = Order("all-4g.24gb", Source.COMMAND)
+        async with rig(node, folder) as here:
+            here.keeper.on_order = lambda: here.executor.want(here.keeper.memory.order)
+            here.hold("train", uuids(node, 1)[0])
+            await here.keeper.given(Label(Labelled("key", "all-2g.12gb"), "all-balanced"))
+            await here.keeper.given(Command(order, "all-balanced"))
+            await here.settled()
+            known = here.keeper.memory
+            assert known.order is order
+            shutil.rmtree(folder)
+            if left is not None:
+                folder.mkdir()
+                (folder / MEMORY).write_text(left)
+            await asyncio.sleep(60)
+            assert here.keeper.memory == remembered(folder) == known
+            here.held.clear()
+            assert (await here.ended()).state is State.SUCCESS
+            assert here.progress.configuration == order.name
+
+    run(main())
+
+
+def test_what_another_process_has_ordered_meanwhile_holds(tmp_path: Path) -> None:
+    async def main() -> None:
+        folder = tmp_path / "ledger"
+        here, other = (Keeper(MemoryFile(folder / MEMORY), inline) for _ in range(2))
+        found: list[Order | None] = []
+        here.on_order = lambda: found.append(here.memory.order)
+        assert await here.given(Command(ORDER, "")) == ""
+        here.placed(ORDER, {"GPU-1": Place(0)})  # not saved yet
+        shutil.rmtree(folder)
+        assert await other.given(Command(OTHER, "")) == ""
+        await other.release()
+        assert await here.claim() is None
+        assert here.memory == Memory(OTHER, "")
+        assert found == [None, ORDER, OTHER]
+        await here.release()
+
+    run(main())
+
+
 # ---- a full disk
 
 
@@ -172,6 +223,20 @@ WHOLE: dict[str, Any] = {
     "insteadOf": "",
     "changing": {"GPU-1": BEFORE},
 }
+NEW = {**WHOLE, "gpus": {"GPU-1": {"index": 0, "pci_bus_id": "0000:07:00.0"}}}
+
+
+def test_a_file_of_the_version_before_is_loaded(tmp_path: Path) -> None:
+    label = {"key": "nvidia.com/mig.config", "value": "all-2g.12gb", "refused": False}
+    (tmp_path / MEMORY).write_text(json.dumps({**WHOLE, "label": label, "insteadOf": "x" * 600}))
+    memory = remembered(tmp_path)
+    assert memory.order is not None
+    assert memory.order.name == "mine"
+    assert memory.labelled == Labelled("nvidia.com/mig.config", "all-2g.12gb")
+    assert (memory.option, memory.places) == ("x" * 600, {})
+    assert memory.changing.keys() == {"GPU-1"}
+
+
 ODD = st.one_of(
     st.none(),
     st.booleans(),
@@ -206,7 +271,7 @@ def replacing(value: Any, key: Any, put: Callable[[object], object]) -> Callable
     return function
 
 
-@given(put=st.sampled_from(places(WHOLE)), odd=ODD)
+@given(put=st.sampled_from(places(NEW)), odd=ODD)
 def test_whatever_is_in_the_file_it_is_loaded_or_left(
     tmp_path_factory: pytest.TempPathFactory, put: Callable[[object], object], odd: object
 ) -> None:
