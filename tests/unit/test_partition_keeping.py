@@ -129,7 +129,11 @@ def test_what_is_known_here_outlasts_the_files(tmp_path: Path, left: str | None)
         folder = tmp_path / "ledger"
         order = Order("all-4g.24gb", Source.COMMAND)
         async with rig(node, folder) as here:
-            here.keeper.on_order = lambda: here.executor.want(here.keeper.memory.order)
+
+            def take_up() -> None:
+                here.executor.want(here.keeper.memory.order)
+
+            here.keeper.on_order = take_up
             here.hold("train", uuids(node, 1)[0])
             await here.keeper.given(Label(Labelled("key", "all-2g.12gb"), "all-balanced"))
             await here.keeper.given(Command(order, "all-balanced"))

@@ -7,12 +7,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from plugin.core.partition.answer import ANNOTATION
 from plugin.core.partition.comparison import document
 from plugin.core.partition.configuration import Configuration, Entry, Wanted
+from plugin.partitioning import MEMORY
 from plugin.sim.apiserver.faults import WatchFault
+from plugin.sim.hardware.calls import Fail
 from plugin.sim.hardware.engine import parse_node
 
 from .clock import virtual
@@ -220,6 +223,46 @@ async def test_what_the_label_said_is_known_without_the_node(tmp_path: Path) -> 
             subject.label("all-1g.5gb")
             await subject.ends("success", "all-1g.5gb")
             assert subject.devices() == [SMALL] * 2
+
+
+@virtual
+@pytest.mark.parametrize("between", [None, "typo"], ids=["removed", "mistyped"])
+async def test_after_a_failure_the_same_value_is_an_order_again(
+    tmp_path: Path, between: str | None
+) -> None:
+    create = "nvmlDeviceCreateGpuInstanceWithPlacement"
+    async with partitioned(tmp_path, "2xa100-40gb:all-balanced") as subject, subject.running():
+        subject.hardware.calls.inject(create, Fail(pynvml.NVML_ERROR_UNKNOWN))
+        subject.label("all-1g.5gb")
+        await subject.ends("failed", "all-1g.5gb")
+        subject.hardware.calls.restore()
+        subject.label("all-1g.5gb")  # not another one
+        await asyncio.sleep(3600)
+        assert subject.state == "failed"
+        if between is None:
+            await subject.unlabel()
+        else:
+            subject.label(between)
+            await subject.becomes(lambda: subject.answer["value"] is None)
+        subject.label("all-1g.5gb")
+        await subject.ends("success", "all-1g.5gb")
+        assert subject.devices() == [SMALL] * 2
+
+
+@virtual
+async def test_files_that_somebody_removes_are_written_again(tmp_path: Path) -> None:
+    async with partitioned(tmp_path) as subject:
+        subject.label("all-1g.5gb")
+        async with subject.running():
+            await subject.ends("success", "all-1g.5gb")
+            for name in (MEMORY, f"{MEMORY}.lock"):
+                (tmp_path / name).unlink()
+            await subject.becomes((tmp_path / MEMORY).exists)
+            assert (subject.state, subject.answer["source"]) == ("success", "label")
+        subject.hardware.configure("all-balanced")  # as after a reboot
+        async with subject.running():
+            await subject.becomes(lambda: subject.devices() == [SMALL] * 2)
+            assert subject.answer["value"] == "all-1g.5gb"
 
 
 @virtual
