@@ -79,7 +79,8 @@ class Changing(Struct):
         uuid = decision.gpu.uuid
         released = runs.leaving(decision)
         policy = Policy.WAIT if decision.back else self.plan.policy
-        return Order(decision, self.offers.get(uuid, ()), self.used, policy, released)
+        offers, mode = self.offers.get(uuid, ()), self.plan.mig_mode
+        return Order(decision, offers, self.used, policy, released, mode)
 
     async def _publish(
         self, look: Look, results: Sequence[Result], rest: Sequence[Decision]

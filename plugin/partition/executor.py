@@ -38,7 +38,7 @@ from plugin.partition.keeping import InThread, Keeper
 from plugin.partition.meaning import Meaning
 from plugin.partition.showing import Shown
 from plugin.partition.stepping import Stepper
-from plugin.partition.surroundings import Surroundings, out_of_reach, who_uses
+from plugin.partition.surroundings import Surroundings, out_of_reach, planned_from, who_uses
 from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -133,14 +133,10 @@ class Executor:
             await self.rounds.wait()
 
     async def _follow(self) -> None:
-        """Wake up when the geometry is another one, or the driver answers again."""
+        """Wake up when there is something new to plan from."""
         known: object = None
         async for snapshot in self._writer.store.follow():
-            seen = (
-                snapshot.driver_error is None and snapshot.release is None,
-                [(gpu.index, gpu.uuid, runs.shape(gpu)) for gpu in snapshot.inventory.gpus],
-                snapshot.inventory.unreadable,
-            )
+            seen = planned_from(snapshot)
             if seen != known:
                 known = seen
                 self._wake.set()
@@ -257,7 +253,9 @@ class Executor:
         self._run = runs.current(published, inventory, wanted.wanted, now)
         target, half = runs.targets(wanted, self._run)
         policy = self._policy(self._taken)
-        plan = plan_node(inventory, self._meaning.offers, target, used, policy, half)
+        mode = snapshot.settings.partition_mig_mode
+        offers = self._meaning.offers
+        plan = plan_node(inventory, offers, target, used, policy, half, mig_mode=mode)
         self._run, action = runs.assess(self._run, plan, now)
         if show is None:
             self.shown.planned(plan, self._run, wanted, inventory, notes)
