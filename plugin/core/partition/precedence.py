@@ -76,35 +76,37 @@ NOTHING: Final = Memory()
 
 
 def after(memory: Memory, given: Given) -> Memory:
-    """What is wanted then."""
+    """What is wanted then, and what is known of it."""
     match given:
         case Start(option, label):
             return _started(memory, option, label)
         case Command(order, option, places):
-            seen = memory.labelled
-            if seen is not None:
-                seen = replace(seen, refused=False)  # what comes later holds
-            return replace(memory, order=order, option=option, labelled=seen, places=places)
+            if memory.labelled is not None:  # what comes later holds
+                memory = replace(memory, labelled=replace(memory.labelled, refused=False))
+            return _ordered(memory, order, option, places)
         case Label(now, option, places):
-            seen = memory.label(now.key)
-            if now == seen:
+            if now == memory.label(now.key):
                 return memory
+            memory = replace(memory, labelled=now)
             if now.refused or not now.value:
-                return replace(memory, labelled=now)
-            order = Order(now.value, Source.LABEL)
-            return replace(memory, order=order, option=option, labelled=now, places=places)
+                return memory
+            return _ordered(memory, Order(now.value, Source.LABEL), option, places)
 
 
 def _started(memory: Memory, option: str, label: str) -> Memory:
-    order = memory.order
-    by_option = order is not None and order.source is Source.OPTION
     if memory.option == option:
         return memory
-    if memory.option is not None and not by_option and memory.label(label).value:
+    order = memory.order
+    by_option = memory.option is None or (order is not None and order.source is Source.OPTION)
+    if memory.label(label).value and not by_option:
         return memory  # the option counts when the label is gone
     if option:
-        order = Order(option, Source.OPTION)
-        return replace(memory, order=order, option=option, places=NO_PLACES)
-    if by_option or memory.option is None:
-        return replace(memory, order=None, option=None, places=NO_PLACES)
-    return replace(memory, option=option)
+        return _ordered(memory, Order(option, Source.OPTION), option)
+    return _ordered(memory, None, None) if by_option else replace(memory, option=option)
+
+
+def _ordered(
+    memory: Memory, order: Order | None, option: str | None, places: Places = NO_PLACES
+) -> Memory:
+    """Nothing that is known of the order before is about this one."""
+    return replace(memory, order=order, option=option, places=places)
