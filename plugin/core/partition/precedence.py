@@ -30,7 +30,7 @@ class Labelled(Struct, frozen=True):
 
 class Memory(Struct, frozen=True):
     """``order`` is what is wanted, ``None`` for nothing. ``option`` is the ``--partition-config``
-    that was looked at last, and no order any more; ``None`` if nothing was ever ordered.
+    that orders nothing new: it has counted, or was replaced; ``None`` if nothing was ordered.
     ``changing`` are the GPUs that may be half-made, by UUID. ``places`` are the GPUs that the
     order's indices name.
     """
