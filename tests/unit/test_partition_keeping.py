@@ -55,10 +55,12 @@ async def test_a_slow_write_does_not_bring_back_what_was_before(
     given_up: bool,  # noqa: FBT001
 ) -> None:
     file = Slow(tmp_path / MEMORY)
-    keeper = Keeper(file)
+    keeper, found = Keeper(file), list[Order | None]()
+    keeper.on_order = lambda: found.append(keeper.memory.order)
     await keeper.claim()
     saving = asyncio.create_task(keeper.given(Command(ORDER, "")))
     assert await asyncio.to_thread(file.begun.wait, 10)
+    assert found == [None, ORDER]  # also if the one who ordered does not wait for the end
     if given_up:
         saving.cancel()
     cancelling = asyncio.create_task(keeper.given(Command(None, "")))
@@ -67,6 +69,7 @@ async def test_a_slow_write_does_not_bring_back_what_was_before(
     assert await cancelling == ""
     await asyncio.gather(saving, return_exceptions=True)
     assert MemoryFile(file.path).load() == keeper.memory == Memory(None, "")
+    assert found == [None, ORDER, None]
     await keeper.release()
 
 
@@ -167,6 +170,23 @@ def test_what_another_process_has_ordered_meanwhile_holds(tmp_path: Path) -> Non
         assert await here.claim() is None
         assert here.memory == Memory(OTHER, "")
         assert found == [None, ORDER, OTHER]
+        await here.release()
+
+    run(main())
+
+
+def test_only_the_lock_is_removed(tmp_path: Path) -> None:
+    async def main() -> None:
+        here = Keeper(MemoryFile(tmp_path / MEMORY), inline)
+        found: list[Order | None] = []
+        here.on_order = lambda: found.append(here.memory.order)
+        assert await here.given(Command(ORDER, "")) == ""
+        (tmp_path / f"{MEMORY}.lock").unlink()
+        assert await here.claim() is None
+        assert here.lease == 2
+        # The order is not a new one.
+        assert here.memory.order is ORDER
+        assert found == [None, ORDER]
         await here.release()
 
     run(main())

@@ -193,17 +193,6 @@ async def test_of_orders_at_once_one_is_wanted_kept_and_carried_out(tmp_path: Pa
         commands.insert(2, ["cancel"])
         await asyncio.gather(*map(orders.perform, commands))
         assert remembered(tmp_path).order == orders.executor.order
-        # The one who ordered has gone away before it is answered.
-        asking = asyncio.create_task(orders.perform(["apply", Y, "", ""]))
-        while orders.progress.configuration != Y:
-            await orders.executor.shown.changed.wait()
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
-        await orders.settled()
-        kept = remembered(tmp_path).order
-        assert kept == orders.executor.order
-        assert kept is not None
-        assert kept.name == Y
 
     await within(tmp_path, parse_node(NODE), story)
 
