@@ -32,10 +32,11 @@ async def test_what_a_label_brings_about(tmp_path: Path) -> None:
             unknown = found["UnknownMigConfiguration"]
             assert unknown["type"] == "Warning"
             assert "did you mean all-balanced? The choices are all-1g.10gb" in unknown["note"]
-            before = len(subject.server.events())
+            # That is ordered again, and applied.
+            subject.label("all-balanced")
+            await subject.becomes(lambda: len(subject.server.events()) == 5)
         # What was applied before the start is no news.
-        subject.label("all-balanced")
         async with subject.running():
             await subject.ends("success", "all-balanced")
             await asyncio.sleep(600)
-            assert len(subject.server.events()) == before
+            assert len(subject.server.events()) == 5
