@@ -100,10 +100,12 @@ class Executor:
         """The last round has taken up the newest order, and left nothing to do at once."""
         return self._settled
 
-    def want(self, order: Order | None) -> int:
-        """Take an order in place of the one before, or none; returns its number."""
+    def want(self, order: Order | None, *, new: bool = True) -> int:
+        """Take an order in place of the one before, or none; returns its number. It is not `new`
+        if it was given before this process began.
+        """
         self._order, self._settled = order, False
-        self.shown.ordered(order, self._policy(order))
+        self.shown.ordered(order, self._policy(order), new=new)
         self._wake.set()
         return self.progress.order
 

@@ -51,6 +51,7 @@ class Keeper:
         self.in_thread = in_thread or Aside(file.path.name, SAVE_SECONDS).run
         self._saved = self.memory = NOTHING
         self._saving = asyncio.Lock()
+        self._giving: set[asyncio.Task[str]] = set()
         #: Whether the file has answered. Before that, nobody knows what is wanted.
         self.known = False
         #: Counts how often this process got the lock: others may have changed GPUs before that.
@@ -58,8 +59,8 @@ class Keeper:
         #: What does not answer, as a sentence; empty where it did.
         self.silence = ""
         self._complaint = ""
-        #: Called when the file has answered, and at once whenever another order is kept: what is
-        #: carried out is always what is kept.
+        #: Called when the file has answered, and behind everything that may be another order: what
+        #: is carried out is what is kept.
         self.on_order: Callable[[], None] = lambda: None
 
     @property
@@ -111,20 +112,15 @@ class Keeper:
         self.known = True
         if _orders(own) != _orders(saved):
             changing = own.changing if found is None else found.changing
-            self._keep(replace(own, changing=changing))
+            self.memory = replace(own, changing=changing)
         elif found is not None or first:
             taken = found or NOTHING
             if self._start is not None:
                 taken = after(taken, self._start)
             if taken.order == own.order:
                 taken = replace(taken, order=own.order)  # it is the same one
-            self._keep(taken)
-        if first and self.memory.order is own.order:
-            self.on_order()
-
-    def _keep(self, memory: Memory) -> None:
-        before, self.memory = self.memory.order, memory
-        if memory.order is not before:
+            self.memory = taken
+        if first or self.memory.order is not own.order:
             self.on_order()
 
     async def release(self) -> None:
@@ -132,12 +128,24 @@ class Keeper:
         with the process.
         """
         with contextlib.suppress(OSError):
-            async with asyncio.timeout(END_SECONDS):
+            async with asyncio.timeout(END_SECONDS), self._saving:
                 await self._ask(self._claim.release)
 
     async def given(self, given: Given) -> str:
-        """Keep what orders something, or nothing; returns why it could not be saved."""
-        return await self._save(lambda memory: after(memory, given))
+        """Keep what orders something, or nothing; returns why it could not be saved. It goes on to
+        its end also if nobody waits for that.
+        """
+        giving = asyncio.create_task(self._given(given), name="order")
+        self._giving.add(giving)
+        giving.add_done_callback(self._giving.discard)
+        return await asyncio.shield(giving)
+
+    async def _given(self, given: Given) -> str:
+        """One after another: to the disk, then to the executor."""
+        async with self._saving:
+            problem = await self._changed(lambda memory: after(memory, given))
+            self.on_order()
+            return problem
 
     def places_of(self, order: Order) -> Places:
         """The GPUs that its indices name, as far as that is known."""
@@ -175,11 +183,13 @@ class Keeper:
         self._complaint = problem
 
     async def _save(self, change: Callable[[Memory], Memory]) -> str:
-        """One after another: what is wanted here is what was ordered last."""
         async with self._saving:
-            problem = await self.claim()
-            self._keep(change(self.memory))
-            return problem.text if problem is not None else await self._written()
+            return await self._changed(change)
+
+    async def _changed(self, change: Callable[[Memory], Memory]) -> str:
+        problem = await self.claim()
+        self.memory = change(self.memory)
+        return problem.text if problem is not None else await self._written()
 
     async def _written(self, *, anyhow: bool = False) -> str:
         if not (anyhow or self.unsaved):

@@ -53,6 +53,7 @@ class Orders:
     ) -> None:
         self._option, self._label = settings.partition_config, settings.partition_label
         self._store = writer.store
+        self._began = False
         start = Start(self._option, self._label)
         self._keeper = Keeper(MemoryFile(memory), start=start)
         self._keeper.on_order = self._take_up
@@ -78,9 +79,10 @@ class Orders:
         self.executor.shown.pending(trouble, known=False)
 
     def _take_up(self) -> None:
-        order = self._keeper.memory.order
+        order, began = self._keeper.memory.order, self._began
+        self._began = True
         if order is not self.executor.order:
-            self.executor.want(order)
+            self.executor.want(order, new=began)
 
     async def run(self, heartbeats: Heartbeats) -> None:
         """Work until cancelled."""

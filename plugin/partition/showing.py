@@ -42,7 +42,7 @@ class Shown:
         self._failures: Counter[str] = Counter()
         self._ordered = self._entered = 0.0
         #: The order that was applied last, and how long that took at first.
-        self._timed, self._took = 0, 0.0
+        self._timed, self._took = -1, 0.0
         self._current = ""
         #: The order that the GPUs shown are of, and what was added to a round's notes.
         self._planned = 0
@@ -50,8 +50,8 @@ class Shown:
         #: What keeps the node as a whole from what could be done, since nothing was done.
         self._obstacle: Trouble | None = None
 
-    def ordered(self, order: Order | None, policy: Policy) -> None:
-        number = self.progress.order + 1
+    def ordered(self, order: Order | None, policy: Policy, *, new: bool = True) -> None:
+        number = self.progress.order + new
         self._ordered, self._note, self._obstacle = _now(), "", None
         if order is None:
             self._set(replace(self.progress, state=State.IDLE, order=number))
