@@ -18,7 +18,8 @@ from plugin.core.settings import Settings
 from plugin.errors import ConfigError, PluginError
 from plugin.following.follower import Follower, Read
 from plugin.following.kept_file import KeptFile, kept_file
-from plugin.following.start import Start, begin, newest
+from plugin.following.label_file import LabelFile
+from plugin.following.start import LABEL_FILE, Start, begin, newest
 from plugin.state.places import ledger_path
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def run(line: CommandLine) -> int:
         alone, first = line.alone(), newest(line)
         kept = kept_file(alone)
         with ledger_path(alone if isinstance(first, ConfigError) else first.settings) as ledger:
-            start = begin(line, first, ledger, kept)
+            start = begin(line, first, LabelFile(ledger.with_name(LABEL_FILE)), kept)
             asyncio.run(_run(start, line.read, ledger, kept))
     except ConfigError:
         raise

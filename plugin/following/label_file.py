@@ -17,12 +17,12 @@ class LabelFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def read(self) -> str:
         """Empty where none was kept."""
         with contextlib.suppress(OSError, ValueError):
-            return bounded.read(self._path, _MOST_BYTES, follow=False).decode().strip()
+            return bounded.read(self.path, _MOST_BYTES, follow=False).decode().strip()
         return ""
 
     def write(self, value: str) -> None:
@@ -30,7 +30,7 @@ class LabelFile:
         if value == self.read():
             return
         if value:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.replace(self._path, f"{value}\n".encode())
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.replace(self.path, f"{value}\n".encode())
         else:
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)

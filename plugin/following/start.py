@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import NamedTuple
 
 from plugin.config.load import CommandLine, Loaded
@@ -43,14 +42,14 @@ def newest(line: CommandLine) -> Loaded | ConfigError:
 
 
 def begin(
-    line: CommandLine, unlabelled: Loaded | ConfigError, ledger: Path, kept: KeptFile | None
+    line: CommandLine, unlabelled: Loaded | ConfigError, labels: LabelFile, kept: KeptFile | None
 ) -> Start:
     """`unlabelled` is :func:`newest`. Where a label names the configuration, what it said last
     counts; what it says now is asked for only when nothing else can be used, since a start must not
     wait for the API server. Blocks. Raises :class:`ConfigError` when nothing can be used.
     """
     alone = line.alone()
-    label = LabelFile(ledger.with_name(LABEL_FILE)).read() if alone.is_labelled else ""
+    label = _label(alone, labels) if alone.is_labelled else ""
     if not alone.config_dir and not alone.config_file and kept is not None:
         # Nothing depends on it, so a file system that hangs must not keep the daemon.
         briefly(kept.forget, None)
@@ -81,6 +80,25 @@ def begin(
     raise refused
 
 
+def _label(alone: Settings, labels: LabelFile) -> str:
+    """What it said last; where the file system hangs that keeps it, what it says now, if the API
+    server answers.
+    """
+    label = briefly(labels.read, None)
+    if label is not None:
+        return label
+    from plugin.following import asked_label  # noqa: PLC0415 — the API server's client, seldom needed
+
+    try:
+        return asked_label.ask(alone)
+    except (ClusterError, ConfigError) as error:
+        log.warning(
+            "the last value of the node's label is not known",
+            extra={"reason": f"{labels.path} does not answer; {error}"},
+        )
+        return ""
+
+
 def _ask(alone: Settings, refused: ConfigError) -> str:
     """The label's value. Raises :class:`ConfigError` if there is none."""
     from plugin.following import asked_label  # noqa: PLC0415 — the API server's client, seldom needed
@@ -97,7 +115,7 @@ def _ask(alone: Settings, refused: ConfigError) -> str:
 
 
 def _last_good(line: CommandLine, label: str, kept: KeptFile | None) -> Loaded | None:
-    source = kept.read() if kept is not None else None
+    source = briefly(kept.read, None) if kept is not None else None
     if source is None:
         return None
     try:

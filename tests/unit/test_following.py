@@ -80,7 +80,7 @@ async def following(
     log.set_level(logging.INFO)
     line, ledger = CommandLine({}, environment), folder / "state" / "ledger.json"
     kept = KeptFile(ledger.with_name("configuration.json"))
-    start = begin(line, newest(line), ledger, kept)
+    start = begin(line, newest(line), LabelFile(ledger.with_name(LABEL_FILE)), kept)
     driver = simulate(parse_node("1xa100-40gb:all-1g.5gb")).driver
     daemon = assemble(start.loaded.settings, driver, ledger, configuration=start.configuration)
     await daemon.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def started(folder: Path, **environment: str) -> Start:
-    line, ledger = CommandLine({}, environment), folder / "ledger.json"
-    return begin(line, newest(line), ledger, KeptFile(folder / "kept"))
+    line = CommandLine({}, environment)
+    return begin(line, newest(line), LabelFile(folder / LABEL_FILE), KeptFile(folder / "kept"))
 
 
 # ---- the file
@@ -270,6 +271,33 @@ def test_the_label_s_configuration_is_good_and_the_default_is_not(
     (configs / "default").write_text("version: v2")
     start = started(tmp_path, **labelled(configs))
     assert (start.loaded.name, start.label, start.problem) == ("fast", "fast", "")
+
+
+def test_a_file_system_that_hangs_keeps_neither_file_s_reader(
+    tmp_path: Path, configs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hung = threading.Event()
+
+    class HungLabel(LabelFile):
+        def read(self) -> str:
+            hung.wait()
+            return "fast"
+
+    class HungKept(KeptFile):
+        def read(self) -> None:
+            hung.wait()
+
+    labels, kept = HungLabel(tmp_path / LABEL_FILE), HungKept(tmp_path / "kept")
+    line = CommandLine({}, {**labelled(configs), "KUBECONFIG": str(tmp_path / "none")})
+    try:
+        start = begin(line, newest(line), labels, kept)
+        assert (start.loaded.name, start.label) == ("default", "")
+        assert messages(caplog) == ["the last value of the node's label is not known"]
+        (configs / "default").write_text("version: v2")
+        with pytest.raises(ConfigError):
+            begin(line, newest(line), labels, kept)
+    finally:
+        hung.set()
 
 
 # ---- and then
