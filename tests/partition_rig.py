@@ -23,7 +23,7 @@ from plugin.driver.worker import DriverWorker
 from plugin.loops.heartbeats import Heartbeats
 from plugin.partition.executor import Executor
 from plugin.partition.file import ConfigurationFile
-from plugin.partition.keeping import Keeper
+from plugin.partition.keeping import InThread, Keeper
 from plugin.partition.memory import Memory, MemoryFile
 from plugin.partition.surroundings import Evictor, Surroundings
 from plugin.partitioning import MEMORY
@@ -208,6 +208,7 @@ async def rig(
     settings: Settings = SETTINGS,
     threads: Callable[[Hangs], DriverWorker] | None = None,
     of_file: ConfigurationFile | None = None,
+    in_thread: InThread = inline,
 ) -> AsyncIterator[Rig]:
     """Works until the block ends, as a process of its own: it loads what is on disk. `threads`
     makes a worker with real threads, which takes real time.
@@ -218,8 +219,8 @@ async def rig(
     worker = threads(driver.hangs) if threads is not None else inlined
     writer = Writer(driver, worker, settings, LedgerFile(folder / "ledger.json"))
     disk = Disk(folder / MEMORY)
-    keeper = Keeper(disk, inline)
-    keeper.load()
+    keeper = Keeper(disk, in_thread)
+    await keeper.claim()
     made: list[Rig] = []
 
     async def ask() -> Holdings:
@@ -250,5 +251,5 @@ async def rig(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        keeper.release()
+        await keeper.release()
         driver.close()

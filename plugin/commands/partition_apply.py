@@ -180,7 +180,7 @@ async def _alone(
     holdings = nobody if settings.simulate else asking(settings)
     around = Surroundings(holdings, evictor=publishing.evictor(settings, None))
     room = Room(daemon.writer, driver, daemon.worker, memory, around, settings)
-    room.load()
+    await room.load()
     await daemon.start()
     _warn(warning(await holdings()))
     done = await room.perform(["apply", *order])

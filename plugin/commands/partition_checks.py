@@ -55,4 +55,7 @@ def _progress(state: Mapping[str, Any]) -> Iterator[Check]:
     bad = Outcome.FAIL if state["state"] == "failed" else Outcome.WARN
     reasons = [gpu["reason"]["text"] for gpu in state["gpus"] if gpu["reason"]]
     first = reasons[0] if reasons else (state["reason"] or {"text": ""})["text"]
+    if name is None:
+        yield Check("partitioning", bad, f"what is wanted is not known: {first}", _FIX)
+        return
     yield Check("partitioning", bad, f"{name}: {state['state']}: {first}".rstrip(": "), _FIX)

@@ -7,6 +7,8 @@ from typing import Any
 
 
 def summary(found: Mapping[str, Any], now: float) -> str:
+    if found["configuration"] is None and found["reason"] is not None:
+        return f"which configuration is wanted is not known: {found['reason']['text']}"
     if found["configuration"] is None:
         return "no configuration is wanted"
     since = max(0, round(now - found["since"]))

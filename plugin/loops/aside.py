@@ -21,30 +21,41 @@ class Aside:
         self._seconds = seconds
         self._returned = asyncio.Event()
         self.thread: threading.Thread | None = None
+        self._given_up: threading.Thread | None = None
         #: Whether a call has not returned, be it given up or not.
         self.busy = False
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the call that has not returned was given up."""
+        return self.busy and self.thread is self._given_up
 
     async def call(self, function: Callable[[], T], *, waits: bool = False) -> T:
         """The function's result. Raises what it raises, and TimeoutError when it takes too long or
         the one before has not returned yet. If it `waits`, it does so for that one too, within the
         same time.
         """
-        limit = asyncio.timeout(self._seconds)
+        limit, thread = asyncio.timeout(self._seconds), None
         try:
             async with limit:
                 while self.busy and waits:
                     self._returned.clear()
                     await self._returned.wait()
-                return await self._begun(function)
+                begun = self._begun(function)
+                thread = self.thread
+                return await begun
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            self._given_up = thread or self._given_up
             text = f"{self._name}: no answer within {self._seconds:g} s"
             raise TimeoutError(text) from error
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """The same, one after another, with arguments."""
-        return await self.call(lambda: function(*args), waits=True)
+        """The same, one after another, with arguments. A call that was given up is not waited
+        for.
+        """
+        return await self.call(lambda: function(*args), waits=not self.hangs)
 
     def _begun(self, function: Callable[[], T]) -> asyncio.Future[T]:
         if self.busy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -22,10 +22,9 @@ from plugin.core.partition.order import Order
 from plugin.core.partition.planner import InUse
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, Progress
-from plugin.core.partition.run import Change, Rest, Run, Withdraw
+from plugin.core.partition.run import Before, Change, Rest, Run, Withdraw
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.trouble import trouble as of_error
-from plugin.core.partition.use import in_use
 from plugin.core.partition.usual import silent
 from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
@@ -39,7 +38,7 @@ from plugin.partition.keeping import InThread, Keeper
 from plugin.partition.meaning import Meaning
 from plugin.partition.showing import Shown
 from plugin.partition.stepping import Stepper
-from plugin.partition.surroundings import Surroundings, ask_clients, out_of_reach
+from plugin.partition.surroundings import Surroundings, out_of_reach, who_uses
 from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -49,6 +48,8 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 0.05
 #: Between two rounds that wait for devices in use.
 POLL_SECONDS = 2.0
+#: Between two attempts to save what is wanted where there is nothing else to do.
+SAVE_AGAIN_SECONDS = 5.0
 
 _TRYING = frozenset({GpuState.RETRYING, GpuState.ROLLING_BACK})
 
@@ -153,25 +154,28 @@ class Executor:
         pause = await self._round()
         trying = any(gpu.state in _TRYING for gpu in self.progress.gpus)
         rests = pause is None or (pause > GRACE_SECONDS and not trying)
-        self._settled = self._order is self._taken and rests
+        self._settled = self._order is self._taken and rests and self._keeper.known
         self.rounds.fire()
         return pause
 
     async def _round(self) -> float | None:
-        snapshot = self._writer.store.snapshot
         if self._order is not self._taken:
             self._taken = self._order
             self._run = runs.anew(self._run)
-        order = self._taken
-        if order is None and not self._run.half and not self._keeper.memory.changing:
+        order, keeper = self._taken, self._keeper
+        left = self._run.half or keeper.memory.changing or keeper.silence
+        if keeper.known and order is None and not left:
             self._run = Run()
             self._writer.withdraw(NO_WITHDRAWAL)
             self.shown.idle()
+            return await self._held({})
+        if (problem := await keeper.claim()) is not None:
+            self.shown.pending(problem, known=keeper.known)
+            return POLL_SECONDS
+        snapshot = self._writer.store.snapshot
+        if (away := self._away(snapshot)) is not None:
+            self.shown.pending(away)
             return None
-        if (obstacle := self._obstacle(snapshot)) is not None:
-            trouble, pause = obstacle
-            self.shown.pending(trouble)
-            return pause
         if self._keeper.lease != self._lease:
             self._lease = self._keeper.lease
             left = {**self._keeper.memory.changing, **self._run.half}
@@ -182,14 +186,11 @@ class Executor:
             return await self._bring_back("", self.shown.idle)
         return await self._resolved(order, snapshot.inventory)
 
-    def _obstacle(self, snapshot: Snapshot) -> tuple[Trouble, float | None] | None:
-        """Why nothing can be done now, and when to look again."""
-        problem = self._keeper.claim()
-        if problem is not None:
-            return problem, POLL_SECONDS
+    def _away(self, snapshot: Snapshot) -> Trouble | None:
+        """Why the driver cannot be asked now."""
         if (why := out_of_reach(snapshot)) is not None:
             self._was_away = True
-            return Trouble(Code.DRIVER_UNAVAILABLE, why), None
+            return Trouble(Code.DRIVER_UNAVAILABLE, why)
         if self._was_away:
             self._was_away = False
             self._run = runs.reopened(self._run)
@@ -232,15 +233,21 @@ class Executor:
             return await self._towards(Resolved(name, {}), show)
         self._writer.withdraw(NO_WITHDRAWAL)
         show()
-        await self._keeper.holds({})
-        return None
+        return await self._held({})
+
+    async def _held(self, half: Mapping[str, Before]) -> float | None:
+        """Only these GPUs are half-made; returns when to save that again."""
+        await self._keeper.holds(half)
+        again = self._keeper.unsaved or self._keeper.silence
+        return SAVE_AGAIN_SECONDS if again else None
 
     async def _towards(
         self, wanted: Resolved, show: Callable[[], None] | None = None
     ) -> float | None:
         """With `show`, that is shown instead of what is planned."""
         inventory = self._writer.store.snapshot.inventory
-        used, notes = await self._ask(wanted, inventory)
+        named = {*wanted.wanted, *self._run.half}
+        used, notes = await who_uses(self._around, self._driver, self._worker, inventory, named)
         if self._order is not self._taken:
             return 0.0
         # It may have changed meanwhile.
@@ -257,9 +264,9 @@ class Executor:
             self.shown.planned(plan, self._run, wanted, inventory, notes)
         else:
             show()
-        await self._keeper.holds(self._run.half)
+        again = await self._held(self._run.half)
         if isinstance(action, Rest):
-            return await self._rest(plan, action)
+            return await self._rest(plan, action, again)
         if isinstance(action, Withdraw):
             return await self._withdraw(plan, action.withdrawal)
         if self._owed is not None:
@@ -289,17 +296,7 @@ class Executor:
         self._owed = None
         return GRACE_SECONDS
 
-    async def _ask(self, wanted: Resolved, inventory: Inventory) -> tuple[InUse, list[str]]:
-        named = {*wanted.wanted, *self._run.half}
-        gpus = [gpu.uuid for gpu in inventory.gpus if gpu.uuid in named]
-        holdings = await self._around.ask()
-        try:
-            clients, unknown = await self._worker.call(ask_clients, self._driver, gpus)
-        except DriverUnavailable as error:
-            clients, unknown = {}, {"": f"processes are not known: {error}"}
-        return in_use(inventory, holdings, clients), list(dict.fromkeys(unknown.values()))
-
-    async def _rest(self, plan: NodePlan, action: Rest) -> float | None:
+    async def _rest(self, plan: NodePlan, action: Rest, again: float | None) -> float | None:
         evicting = plan.of(Action.EVICT)
         if plan.policy is Policy.EVICT and plan.of(Action.EVICT, Action.WAIT):
             pods = sorted({pod for each in evicting for pod in each.evictable})
@@ -310,6 +307,8 @@ class Executor:
             self.shown.note(note)
         now = asyncio.get_running_loop().time()
         pauses = [POLL_SECONDS] if action.waits else []
+        if again is not None:
+            pauses.append(again)
         inventory = self._writer.store.snapshot.inventory
         if any(not gpu.hung for gpu in silent(inventory, self._meaning.offers)):
             pauses.append(runs.DRIVER_PAUSE)

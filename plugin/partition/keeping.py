@@ -4,8 +4,9 @@ node.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -17,68 +18,98 @@ from plugin.core.partition.order import Order
 from plugin.core.partition.run import Before
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.loops.aside import Aside
+from plugin.partition.claim import Claim
 from plugin.partition.memory import Labelled, Memory, MemoryFile
-from plugin.state.lock import FileLock
 
 log = logging.getLogger(__name__)
 
 InThread = Callable[..., Awaitable[Any]]
 
-#: For one write; then nothing is changed until it has returned.
-SAVE_SECONDS = 10.0
+#: For one call of the file system; then nothing is changed until it has returned. The control
+#: socket's client has more.
+SAVE_SECONDS = 5.0
+#: For what is under way when the process ends.
+END_SECONDS = 1.0
 
 
 class Keeper:
-    """Used from the event loop; files are written in a thread, and by the process with the lock."""
+    """Used from the event loop; files are read and written beside it, and written by the process
+    with the lock.
+    """
 
     def __init__(self, file: MemoryFile, in_thread: InThread | None = None) -> None:
-        """`in_thread` runs what blocks beside the event loop."""
-        self._file = file
+        """`in_thread` runs what blocks beside the event loop, one call at a time."""
+        self._file, self._claim = file, Claim(file)
         self.in_thread = in_thread or Aside(file.path.name, SAVE_SECONDS).run
-        self._lock: FileLock | None = None
         self._saved = self.memory = Memory()
-        self._writing = threading.Lock()
+        self._saving = asyncio.Lock()
+        #: Whether the file has answered. Before that, nobody knows what is wanted.
+        self.known = False
         #: Counts how often this process got the lock: others may have changed GPUs before that.
         self.lease = 0
-        #: Called when another process has left another order.
+        #: What does not answer, as a sentence; empty where it did.
+        self.silence = ""
+        self._complaint = ""
+        #: Called when the file has answered, and when another process has left another order.
         self.on_found: Callable[[], None] = lambda: None
 
-    def load(self) -> Memory:
-        """Blocks."""
-        if self.claim() is not None:
-            self._saved = self.memory = self._file.load()
-        return self.memory
+    @property
+    def unsaved(self) -> bool:
+        """Whether something is known here that is not on disk."""
+        return self.memory != self._saved
 
-    def claim(self) -> Trouble | None:
-        """Have the lock; returns why not. Blocks for a moment."""
-        if self._lock is not None and self._lock.is_ours():
-            return None
-        self.release()
-        path = self._file.path
+    async def claim(self) -> Trouble | None:
+        """Have the lock, and know what is wanted; returns why not."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path.with_name(f"{path.name}.lock"))
+            lease = await self._ask(self._claim.take)
         except BlockingIOError:
-            return Trouble(Code.BUSY, "another process partitions this node")
+            problem = Trouble(Code.BUSY, "another process partitions this node")
+        except TimeoutError:
+            return Trouble(Code.NOT_ANSWERING, self.silence)
         except OSError as error:
-            return Trouble(Code.NOT_SAVED, f"what is wanted cannot be saved: {error}")
-        self._found(self._file.load())
-        return None
+            problem = Trouble(Code.NOT_SAVED, f"what is wanted cannot be saved: {error}")
+        else:
+            if lease.number != self.lease:
+                self.lease = lease.number
+                self._found(lease.found)
+            return None
+        if not self.known:
+            try:
+                self._found(await self._ask(self._file.load))
+            except TimeoutError:
+                return Trouble(Code.NOT_ANSWERING, self.silence)
+        return problem
+
+    async def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Raises OSError; TimeoutError where nothing answers, and then ``silence`` says so."""
+        silence = ""
+        try:
+            return await self.in_thread(function, *args)
+        except TimeoutError as error:
+            silence = f"the file system of {self._file.path} does not answer"
+            if error.strerror:
+                silence = f"{silence}: {error.strerror}"
+            raise
+        finally:
+            self.silence = silence
 
     def _found(self, found: Memory) -> None:
         """Go on from what is on disk, but for an order that could not be saved."""
-        self.lease += 1
-        own, saved = self.memory, self._saved
+        own, saved, first = self.memory, self._saved, not self.known
         unsaved = replace(own, changing=saved.changing) != saved
         self._saved = found
         self.memory = replace(own, changing=found.changing) if unsaved else found
-        if self.memory.order != own.order:
+        self.known = True
+        if first or self.memory.order != own.order:
             self.on_found()
 
-    def release(self) -> None:
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            lock.release()
+    async def release(self) -> None:
+        """Leave the node to the next process. A file system that hangs keeps nobody: the lock ends
+        with the process.
+        """
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(END_SECONDS):
+                await self._ask(self._claim.release)
 
     async def ordered(
         self, order: Order | None, instead_of: str, labelled: Labelled | None = None
@@ -86,51 +117,63 @@ class Keeper:
         """Keep an order by a command, ``None`` for none, or by what is `labelled`; returns why that
         failed.
         """
-        before = self.memory.labelled
-        if labelled is None and before is not None:
-            labelled = replace(before, refused=False)  # what comes later holds
-        return await self._save(order=order, instead_of=instead_of, labelled=labelled)
+
+        def change(memory: Memory) -> Memory:
+            label = labelled
+            if label is None and memory.labelled is not None:
+                label = replace(memory.labelled, refused=False)  # what comes later holds
+            return replace(memory, order=order, instead_of=instead_of, labelled=label)
+
+        return await self._save(change)
 
     async def labelled(self, labelled: Labelled) -> None:
         """Keep a label's value that orders nothing."""
-        await self._save(labelled=labelled)
+        await self._save(lambda memory: replace(memory, labelled=labelled))
 
     async def ready(self) -> str:
         """Find out whether anything can be saved; returns why not."""
-        return await self._written(anyhow=True)
+        async with self._saving:
+            return await self._written(anyhow=True)
 
     async def begins(self, gpus: Iterable[Gpu]) -> str:
         """Have it on disk that these GPUs are changed and what they had; returns why that
         failed.
         """
-        new = {gpu.uuid: Before.of(gpu) for gpu in gpus if gpu.uuid not in self.memory.changing}
-        return await self._save(changing=MappingProxyType({**self.memory.changing, **new}))
+        now = {gpu.uuid: Before.of(gpu) for gpu in gpus}
+
+        def change(memory: Memory) -> Memory:
+            return replace(memory, changing=MappingProxyType({**now, **memory.changing}))
+
+        return await self._save(change)
 
     async def holds(self, half: Mapping[str, Before]) -> None:
-        """Only these GPUs are half-made."""
-        if half == self.memory.changing == self._saved.changing:
+        """Only these GPUs are half-made. What could not be saved before is saved too."""
+        if half == self.memory.changing and not self.unsaved:
             return
-        problem = await self._save(changing=half)
-        if problem:
+        problem = await self._save(lambda memory: replace(memory, changing=half))
+        if problem and problem != self._complaint:
             # Nothing is lost: the file says that the GPUs may be changing, and the driver knows.
             log.warning("what was partitioned cannot be saved", extra={"reason": problem})
+        self._complaint = problem
 
-    async def _save(self, **changes: Any) -> str:
-        problem = self.claim()
-        self.memory = replace(self.memory, **changes)
-        return problem.text if problem is not None else await self._written()
+    async def _save(self, change: Callable[[Memory], Memory]) -> str:
+        """One after another: what is wanted here is what was ordered last."""
+        async with self._saving:
+            problem = await self.claim()
+            self.memory = change(self.memory)
+            return problem.text if problem is not None else await self._written()
 
     async def _written(self, *, anyhow: bool = False) -> str:
+        if not (anyhow or self.unsaved):
+            return ""
         try:
-            await self.in_thread(self._write, anyhow)
+            await self._ask(self._write, self.memory)
+        except TimeoutError:
+            return self.silence
         except OSError as error:
             return str(error)
         return ""
 
-    def _write(self, anyhow: bool) -> None:  # noqa: FBT001 — through in_thread
-        """One write follows another, each of what is newest: none brings back what was before."""
-        with self._writing:
-            newest = self.memory
-            if anyhow or newest != self._saved:
-                self._file.save(newest)
-                self._saved = newest
+    def _write(self, memory: Memory) -> None:
+        self._file.save(memory)
+        self._saved = memory

@@ -6,9 +6,10 @@ what it said and nothing else.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +30,19 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 MOST_BYTES = 256 * 1024
 _MOST_NAME = 512
+
+#: What a file system says whose server is away.
+_AWAY = frozenset(
+    {
+        errno.ETIMEDOUT,
+        errno.EIO,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+    }
+)
 
 
 class Labelled(Struct, frozen=True):
@@ -56,15 +70,19 @@ class Memory(Struct, frozen=True):
 class MemoryFile:
     """One file. Blocks; its owner has the lock of partitioning."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, read: Callable[[Path, int], bytes] = bounded.read) -> None:
+        """`read` returns a file's content, of so many bytes at most."""
+        self.path, self._read = path, read
 
     def load(self) -> Memory:
+        """Raises TimeoutError where the file cannot be asked now: what it says is not known."""
         try:
-            content = bounded.read(self.path, MOST_BYTES)
+            content = self._read(self.path, MOST_BYTES)
         except FileNotFoundError:
             return Memory()
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in _AWAY:
+                raise TimeoutError(error.errno, error.strerror) from error
             log.warning(
                 "what was wanted of partitioning cannot be read", extra={"reason": str(error)}
             )

@@ -31,9 +31,6 @@ from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
 
-#: The wanted geometry is waited for so long before devices are registered.
-START_SECONDS = 60.0
-
 
 class Room:
     """An order by a command or the label holds until the next one, also across restarts. Unless the
@@ -64,10 +61,15 @@ class Room:
             in_thread=self._file.aside.run,
         )
 
-    def load(self) -> None:
-        """Take up what is wanted: by the last command or label, or by the option. Blocks."""
-        self._keeper.load()
-        self._take_up()
+    async def load(self) -> None:
+        """Take up what is wanted: by the last command or label, or by the option. A file that does
+        not answer is asked again by :meth:`run`.
+        """
+        await self._keeper.claim()
+
+    def hold(self, trouble: Trouble) -> None:
+        """Show what keeps :meth:`run` from beginning."""
+        self.executor.shown.pending(trouble, known=False)
 
     def _take_up(self) -> None:
         memory, order = self._keeper.memory, None
@@ -89,18 +91,16 @@ class Room:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            self._keeper.release()
+            await self._keeper.release()
 
-    async def started(self, seconds: float = START_SECONDS) -> None:
-        """Wait until what is wanted is applied as far as it can be at once, for some time."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.executor.settled()
-        except TimeoutError:
-            log.warning(
-                "the configuration is not applied yet, going on",
-                extra={"configuration": self.progress.configuration, "seconds": seconds},
-            )
+    async def settled(self) -> None:
+        """Wait until what is wanted is known, and applied as far as it can be at once."""
+        await self.executor.settled()
+
+    @property
+    def problem(self) -> str:
+        """Which file system does not answer, as a sentence."""
+        return self._keeper.silence
 
     @property
     def progress(self) -> Progress:
@@ -137,7 +137,7 @@ class Room:
             raise ControlError(f"the driver does not say what the GPUs offer: {error}") from error
         except TimeoutError as error:
             raise ControlError(str(error), "see whether its file system answers") from error
-        self._alone()
+        await self._alone()
         problem = await self._keeper.ordered(order, self._option)
         self.executor.want(order)
         return {"id": order.id, "warning": _unsaved(problem)}
@@ -154,8 +154,8 @@ class Room:
         nothing. Returns why not, and what was wanted before stays wanted then.
         """
         # First: what another process has left is known behind it.
-        if (busy := self._busy()) is not None:
-            return busy
+        if (why := await self._obstacle()) is not None:
+            return why
         now = Labelled(self._label, name)
         if self._labelled() == now:
             return None
@@ -176,17 +176,20 @@ class Room:
         return None
 
     async def _cancel(self) -> Any:
-        self._alone()
+        await self._alone()
         before = self.progress.configuration
         problem = await self._keeper.ordered(None, self._option)
         self.executor.want(None)
         text = f"{before} is no longer wanted" if before else "no configuration was wanted"
         return {"text": f"{text}; what is there stays", "warning": _unsaved(problem)}
 
-    def _alone(self) -> None:
-        """Raises :class:`~plugin.errors.ControlError` while another process partitions the node."""
-        if (busy := self._busy()) is not None:
-            raise ControlError(busy.text, "try again when it has ended")
+    async def _alone(self) -> None:
+        """Raises :class:`~plugin.errors.ControlError` while another process partitions the node,
+        or it is not known what is wanted.
+        """
+        if (why := await self._obstacle()) is not None:
+            end = "has ended" if why.code is Code.BUSY else "does"
+            raise ControlError(why.text, f"try again when it {end}")
 
     async def _unknown(self, order: Order) -> Trouble | None:
         try:
@@ -207,9 +210,14 @@ class Room:
         known = bool(snapshot.generation)
         return None if known else Trouble(Code.DRIVER_UNAVAILABLE, "not scanned yet")
 
-    def _busy(self) -> Trouble | None:
-        problem = self._keeper.claim()
-        return problem if problem is not None and problem.code is Code.BUSY else None
+    async def _obstacle(self) -> Trouble | None:
+        """Why no order can be taken; that one cannot be saved is no reason."""
+        problem = await self._keeper.claim()
+        if self._keeper.silence:
+            self.executor.look_again()  # until it answers
+        if problem is None or (self._keeper.known and problem.code is not Code.BUSY):
+            return None
+        return problem
 
 
 def _unsaved(problem: str) -> str | None:

@@ -76,8 +76,12 @@ class Shown:
         before = self.progress
         self._set(Progress(State.IDLE, order=before.order, counts=before.counts))
 
-    def pending(self, trouble: Trouble) -> None:
-        self._kept_from(trouble, State.PENDING)
+    def pending(self, trouble: Trouble, *, known: bool = True) -> None:
+        """`known` is whether it is known what is wanted."""
+        if known:
+            self._kept_from(trouble, State.PENDING)
+        else:
+            self._set(replace(self.progress, state=State.PENDING, trouble=trouble))
 
     def waiting(self, trouble: Trouble) -> None:
         self._obstacle = trouble
@@ -218,9 +222,11 @@ def _report(old: Progress, new: Progress) -> None:
             log.error("configuration not applied", extra={**extra, "reason": reason})
         case State.RESET_NEEDED:
             log.warning("configuration waits for a reset or a reboot", extra=extra)
+        case State.PENDING if reason and not new.configuration:
+            log.warning("which configuration is wanted is not known", extra={"reason": reason})
         case State.PENDING if reason:
             log.warning("configuration cannot be applied now", extra={**extra, "reason": reason})
-        case State.IDLE if old.state is not State.IDLE:
+        case State.IDLE if old.configuration and old.state is not State.IDLE:
             log.info("no configuration is wanted any more")
 
 

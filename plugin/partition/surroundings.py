@@ -12,11 +12,15 @@ from msgspec import Struct
 
 from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import Client
+from plugin.core.inventory.model import Inventory
+from plugin.core.partition.planner import InUse
+from plugin.core.partition.use import in_use
 from plugin.core.release import describe
 from plugin.core.settings import Settings
 from plugin.core.state import Snapshot
 from plugin.driver.base import Driver
-from plugin.errors import DriverError
+from plugin.driver.worker import DriverWorker
+from plugin.errors import DriverError, DriverUnavailable
 
 
 class Evictor(Protocol):
@@ -76,6 +80,23 @@ def ask_clients(
         except DriverError as error:
             unknown[uuid] = f"processes are not known: {error}"
     return found, unknown
+
+
+async def who_uses(
+    around: Surroundings,
+    driver: Driver,
+    worker: DriverWorker,
+    inventory: Inventory,
+    named: Collection[str],
+) -> tuple[InUse, list[str]]:
+    """Who uses the `named` GPUs and their devices, and what is not known of that."""
+    gpus = [gpu.uuid for gpu in inventory.gpus if gpu.uuid in named]
+    holdings = await around.ask()
+    try:
+        clients, unknown = await worker.call(ask_clients, driver, gpus)
+    except DriverUnavailable as error:
+        clients, unknown = {}, {"": f"processes are not known: {error}"}
+    return in_use(inventory, holdings, clients), list(dict.fromkeys(unknown.values()))
 
 
 def out_of_reach(snapshot: Snapshot) -> str | None:

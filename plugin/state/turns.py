@@ -6,21 +6,15 @@ one sees the other. The daemon's lock is that of its ledger.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from plugin.errors import ControlError
 from plugin.state.lock import FileLock, is_held, lock_of
 
-log = logging.getLogger(__name__)
-
 #: The command's lock, beside the ledger.
 LOCK = "partition-apply.lock"
-#: Between two looks at it: nobody announces the end of a process.
-LOOK_SECONDS = 0.5
 
 
 @contextlib.contextmanager
@@ -64,15 +58,10 @@ def _refuse_daemon(ledger: Path, socket: str) -> None:
 
 
 def command_runs(ledger: Path) -> bool:
-    """Whether a command changes GPUs; false where the folder cannot be looked into."""
+    """Whether a command changes GPUs; false where the folder cannot be looked into. Blocks, and may
+    hang with the file system.
+    """
     try:
         return is_held(ledger.with_name(LOCK))
     except OSError:
         return False
-
-
-async def command_ended(ledger: Path) -> None:
-    """Wait until no command changes GPUs any more."""
-    log.warning("waiting for the end of a partition apply, registering nothing before")
-    while command_runs(ledger):  # noqa: ASYNC110 — see LOOK_SECONDS
-        await asyncio.sleep(LOOK_SECONDS)

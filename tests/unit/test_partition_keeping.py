@@ -53,7 +53,7 @@ async def test_a_slow_write_does_not_bring_back_what_was_before(
 ) -> None:
     file = Slow(tmp_path / MEMORY)
     keeper = Keeper(file)
-    keeper.load()
+    await keeper.claim()
     saving = asyncio.create_task(keeper.ordered(ORDER, ""))
     assert await asyncio.to_thread(file.begun.wait, 10)
     if given_up:
@@ -64,14 +64,14 @@ async def test_a_slow_write_does_not_bring_back_what_was_before(
     assert await cancelling == ""
     await asyncio.gather(saving, return_exceptions=True)
     assert MemoryFile(file.path).load() == keeper.memory == Memory(None, "")
-    keeper.release()
+    await keeper.release()
 
 
 @pytest.mark.asyncio
 async def test_who_does_not_have_the_lock_writes_nothing(tmp_path: Path) -> None:
     one, two = (Keeper(MemoryFile(tmp_path / MEMORY), inline) for _ in range(2))
-    one.load()
-    two.load()
+    await one.claim()
+    await two.claim()
     assert await one.ordered(ORDER, "") == ""
     assert await one.begins([GPU]) == ""
     content = (tmp_path / MEMORY).read_bytes()
@@ -79,10 +79,10 @@ async def test_who_does_not_have_the_lock_writes_nothing(tmp_path: Path) -> None
     assert "another process" in await two.begins([GPU])
     assert (tmp_path / MEMORY).read_bytes() == content
     # Then it goes on from what the other one has left, but for its own order.
-    one.release()
-    assert two.claim() is None
+    await one.release()
+    assert await two.claim() is None
     assert two.memory == Memory(OTHER, "", one.memory.changing)
-    two.release()
+    await two.release()
 
 
 def test_a_process_goes_on_from_what_another_has_left(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_process_goes_on_from_what_another_has_left(tmp_path: Path) -> None:
     async def main() -> None:
         node = parse_node("1xa30-24gb:all-2g.12gb")
         other = Keeper(MemoryFile(tmp_path / MEMORY), inline)
-        other.load()
+        await other.claim()
         async with rig(node, tmp_path) as here:
 
             def take_up() -> None:
@@ -105,7 +105,7 @@ def test_a_process_goes_on_from_what_another_has_left(tmp_path: Path) -> None:
             await other.ordered(Order("all-4g.24gb", Source.COMMAND), "")
             had = Before(Wanted.of({"2g.12gb": 2}), frozenset(uuids(node, 0)))
             await other.holds({node.gpu(0).uuid: had})
-            other.release()
+            await other.release()
             async with asyncio.timeout(60):
                 while here.progress.state is not State.SUCCESS:
                     await here.executor.rounds.wait()

@@ -26,8 +26,9 @@ async def test_nothing_is_registered_before_the_command_has_ended(tmp_path: Path
         edges = daemon.edges()
         running = asyncio.create_task(edges.partitioning.run())
         started = asyncio.create_task(edges.partitioning.started())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while not edges.overview().notes:  # noqa: ASYNC110 — it is asked
+                await asyncio.sleep(0.01)
         assert not started.done()
         (note,) = edges.overview().notes
         assert note.startswith("a partition apply changes the GPUs")

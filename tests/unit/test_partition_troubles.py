@@ -393,15 +393,15 @@ def test_nothing_is_changed_that_is_not_on_disk(tmp_path: Path) -> None:
 
 def test_one_process_partitions(tmp_path: Path) -> None:
     async def story(here: Rig) -> None:
-        here.keeper.release()
+        await here.keeper.release()
         other = Keeper(MemoryFile(tmp_path / MEMORY))
-        assert other.claim() is None
+        assert await other.claim() is None
         here.order("all-balanced")
         progress = await here.settled()
         assert progress.trouble is not None
         assert progress.trouble.code is Code.BUSY
         assert here.worker.changes == 0
-        other.release()
+        await other.release()
         assert (await here.ended()).state is State.SUCCESS
 
     over(TWO, tmp_path, story)

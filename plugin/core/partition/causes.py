@@ -24,7 +24,9 @@ _SOURCES: Final[Mapping[Source | None, str]] = {
 }
 _WAITING: Final = "PartitioningWaiting"
 #: Of the node as a whole, while no GPU says so. Without the driver there is an Event of its own.
-_NODE_WAITS: Final = frozenset({Code.BUSY, Code.NOT_SAVED, Code.KUBELET_NOT_TOLD})
+_NODE_WAITS: Final = frozenset(
+    {Code.BUSY, Code.NOT_SAVED, Code.NOT_ANSWERING, Code.KUBELET_NOT_TOLD}
+)
 #: Ends of a GPU that somebody has to look at.
 _BAD: Final = frozenset({GpuState.FAILED, GpuState.REFUSED})
 #: A further attempt is no other start.
@@ -151,7 +153,7 @@ class _Change:
             and (trouble, new.order) != known
             and new.state in {State.PENDING, State.WAITING}
         ):
-            text = f"{self._name} waits: {trouble.text}"
+            text = f"{self._name or 'what is wanted'} waits: {trouble.text}"
             yield self._node(Kind.WARNING, _WAITING, text, "Wait", also=trouble.code)
 
     def _pods_in_the_way(self, waiting: list[GpuProgress]) -> Iterator[Notice]:

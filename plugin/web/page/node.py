@@ -111,6 +111,9 @@ def _partition(document: Json) -> Iterator[Line]:
     behind = tuple(gpu["index"] for gpu in wanted["gpus"] if gpu["state"] != "applied")
     reasons = dict.fromkeys(gpu["reason"]["text"] for gpu in wanted["gpus"] if gpu["reason"])
     reason = wanted["reason"]["text"] if wanted["reason"] and not reasons else "; ".join(reasons)
+    if wanted["configuration"] is None:
+        yield Line(state, f"Which configuration is wanted is not known: {reason}.")
+        return
     text = f"Configuration {wanted['configuration']} is wanted: {wanted['state']}"
     end = f": {reason}." if reason else "."
     yield Line(state, f"{text}, not there on " if behind else text, behind, end)
