@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from plugin.core.inventory.model import Gpu
 from plugin.core.partition.order import Order
+from plugin.core.partition.refusal import Refused
 from plugin.core.partition.run import Before
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.loops.aside import Aside
@@ -96,9 +97,12 @@ class Keeper:
     def _found(self, found: Memory) -> None:
         """Go on from what is on disk, but for an order that could not be saved."""
         own, saved, first = self.memory, self._saved, not self.known
-        unsaved = replace(own, changing=saved.changing) != saved
+        unsaved = replace(own, changing=saved.changing, refused=saved.refused) != saved
         self._saved = found
-        self.memory = replace(own, changing=found.changing) if unsaved else found
+        if unsaved:
+            self.memory = replace(own, changing=found.changing)
+        else:
+            self.memory = replace(found, refused=found.refused or own.refused)
         self.known = True
         if first or self.memory.order != own.order:
             self.on_found()
@@ -122,7 +126,7 @@ class Keeper:
             label = labelled
             if label is None and memory.labelled is not None:
                 label = replace(memory.labelled, refused=False)  # what comes later holds
-            return replace(memory, order=order, instead_of=instead_of, labelled=label)
+            return replace(memory, order=order, instead_of=instead_of, labelled=label, refused=None)
 
         return await self._save(change)
 
@@ -146,11 +150,14 @@ class Keeper:
 
         return await self._save(change)
 
-    async def holds(self, half: Mapping[str, Before]) -> None:
-        """Only these GPUs are half-made. What could not be saved before is saved too."""
-        if half == self.memory.changing and not self.unsaved:
+    async def holds(self, half: Mapping[str, Before], refused: Refused | None = None) -> None:
+        """Only these GPUs are half-made, and this has ended the order. What could not be saved
+        before is saved too.
+        """
+        now = (self.memory.changing, self.memory.refused)
+        if (half, refused) == now and not self.unsaved:
             return
-        problem = await self._save(lambda memory: replace(memory, changing=half))
+        problem = await self._save(lambda memory: replace(memory, changing=half, refused=refused))
         if problem and problem != self._complaint:
             # Nothing is lost: the file says that the GPUs may be changing, and the driver knows.
             log.warning("what was partitioned cannot be saved", extra={"reason": problem})

@@ -22,7 +22,9 @@ from plugin.core.partition.comparison import document
 from plugin.core.partition.configuration import Configuration, Wanted
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
+from plugin.core.partition.refusal import Refused
 from plugin.core.partition.run import Before
+from plugin.core.partition.steps import Blocker, Occupant
 from plugin.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -58,13 +60,14 @@ class Labelled(Struct, frozen=True):
 class Memory(Struct, frozen=True):
     """``order`` is what the last command or label wants, ``None`` for nothing, and ``instead_of``
     the option's configuration that it replaced; that is ``None`` if there was none. ``changing``
-    are the GPUs that may be half-made, by UUID.
+    are the GPUs that may be half-made, by UUID. ``refused`` is what has ended an order.
     """
 
     order: Order | None = None
     instead_of: str | None = None
     changing: Mapping[str, Before] = field(default_factory=lambda: MappingProxyType({}))
     labelled: Labelled | None = None
+    refused: Refused | None = None
 
 
 class MemoryFile:
@@ -123,6 +126,24 @@ def _written(memory: Memory) -> dict[str, Any]:
             }
             for uuid, before in sorted(memory.changing.items())
         },
+        "refused": None if memory.refused is None else _refusal(memory.refused),
+    }
+
+
+def _refusal(refused: Refused) -> dict[str, Any]:
+    return {
+        "order": refused.order,
+        "inTheWay": {
+            uuid: [
+                {
+                    "uuid": each.uuid,
+                    "path": each.path,
+                    "holders": [asdict(holder) for holder in each.holders],
+                }
+                for each in blockers
+            ]
+            for uuid, blockers in sorted(refused.in_the_way.items())
+        },
     }
 
 
@@ -135,6 +156,7 @@ def _memory(found: Mapping[str, Any]) -> Memory:
         None if found["insteadOf"] is None else _text(found["insteadOf"]),
         MappingProxyType({_text(uuid): _before(each) for uuid, each in found["changing"].items()}),
         None if (label := found.get("label")) is None else _labelled(label),
+        None if (refused := found.get("refused")) is None else _refused(refused),
     )
 
 
@@ -151,6 +173,18 @@ def _order(given: Mapping[str, Any]) -> Order:
 
 def _labelled(given: Mapping[str, Any]) -> Labelled:
     return Labelled(_text(given["key"]), _text(given["value"]), given["refused"] is True)
+
+
+def _refused(given: Mapping[str, Any]) -> Refused:
+    in_the_way = {
+        _text(uuid): tuple(map(_blocker, blockers)) for uuid, blockers in given["inTheWay"].items()
+    }
+    return Refused(_text(given["order"]), MappingProxyType(in_the_way))
+
+
+def _blocker(given: Mapping[str, Any]) -> Blocker:
+    holders = (Occupant(_text(each["name"]), each["pod"] is True) for each in given["holders"])
+    return Blocker(_text(given["uuid"]), _text(given["path"]), tuple(holders))
 
 
 def only(given: object) -> Configuration:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.progress import Progress, document
+from plugin.core.partition.progress import Progress, State, document
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.trouble import trouble as of_error
 from plugin.core.settings import Settings
@@ -171,7 +171,8 @@ class Room:
         if problem:
             log.warning("what is wanted is not saved", extra={"reason": problem})
         current = self.executor.order
-        if current is None or (current.source, current.name) != (Source.LABEL, name):
+        same = current is not None and (current.source, current.name) == (Source.LABEL, name)
+        if not same or self.progress.state is State.FAILED:
             self.executor.want(order)
         return None
 
