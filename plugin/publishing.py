@@ -4,6 +4,7 @@ file, and what is written to the cluster. What is off is not imported.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from plugin.core.holders import Holdings
 from plugin.core.settings import Settings
 from plugin.core.view import ResourceStatus
+from plugin.loops.aside import briefly
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.store import Store
 
@@ -32,7 +34,7 @@ def features_publisher(
 ) -> FeaturesPublisher | None:
     """What keeps the features file, where there is one, or one of a former configuration."""
     record = ledger.with_name(FEATURES_RECORD)
-    if not settings.features_file and not os.path.lexists(record):
+    if not settings.features_file and not _is_there(record):
         return None
     from plugin.labels.publisher import FeaturesPublisher  # noqa: PLC0415 — off for most
 
@@ -52,13 +54,18 @@ def reporter(
     cleaned up behind. `choose` takes the value of the label that names the configuration.
     """
     record = ledger.with_name(CLUSTER_RECORD)
-    if not settings.by_cluster and not os.path.lexists(record):
+    if not settings.by_cluster and not _is_there(record):
         return None
     from plugin.reporting.reporter import Reporter  # noqa: PLC0415 — off for most
 
     return Reporter(
         store, record, lambda: holdings().holders, resources, partitioned, choose=choose
     )
+
+
+def _is_there(record: Path) -> bool:
+    """While its file system hangs, what is left is for the next process to clean up."""
+    return briefly(functools.partial(os.path.lexists, record), otherwise=False)
 
 
 def evictor(settings: Settings, reporter: Reporter | None) -> PodEvictor:

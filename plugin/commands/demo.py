@@ -74,6 +74,10 @@ async def _play(out: Console) -> int:
                     await _troubles(stage)
                     await demo_by_label.play(stage, cluster)
                     stage.expect("breaches of kubelet's protocol", len(kubelet.violations), 0)
+            except PluginError as error:
+                if playing.cancelling():  # the daemon got the signal too, and ended first
+                    raise asyncio.CancelledError from error
+                raise
             except TimeoutError as error:
                 raise TimeoutError(
                     f"{error}\nthe end of the daemon's log:\n{daemon.last_lines()}"

@@ -122,7 +122,8 @@ def plan(at: Source, name: str, file: str, policy: str, output: str) -> int:
     seen, wanted = _wanted(at, name, file)
     holdings = at.holdings()
     used = in_use(seen.inventory, holdings, seen.clients)
-    made = plan_node(seen.inventory, seen.offers, wanted, used, Policy(policy))
+    mode = at.settings.partition_mig_mode
+    made = plan_node(seen.inventory, seen.offers, wanted, used, Policy(policy), mig_mode=mode)
     _notes([*seen.notes, *filter(None, [warning(holdings)]), *wanted.warnings])
     if output == "json":
         _print_json(pictures.document(made, used))

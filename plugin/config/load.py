@@ -7,7 +7,6 @@ in one line.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +31,7 @@ class Source(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """``name`` is that of the configuration, where it is one of several. ``source`` is ``None``
     without a file; the settings of two texts may be the same.
     """
@@ -41,7 +39,17 @@ class Loaded:
     settings: Settings
     warnings: tuple[str, ...] = ()
     name: str = ""
-    source: Source | None = field(default=None, compare=False)
+    source: Source | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Loaded) and self._compared == other._compared
+
+    def __hash__(self) -> int:
+        return hash(self._compared)
+
+    @property
+    def _compared(self) -> tuple[object, ...]:
+        return self.settings, self.warnings, self.name
 
 
 class CommandLine(Struct, frozen=True):

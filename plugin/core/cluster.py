@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 T = TypeVar("T")
 
@@ -39,19 +37,28 @@ def _nobody() -> Mapping[str, frozenset[str]]:
     return MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class NodeMetadata:
+class NodeMetadata(Struct, frozen=True):
     """The Node without spec and status. Every change of the Node changes ``version``; two values
     are equal if the rest is.
     """
 
     name: str
     uid: str
-    version: str = field(compare=False)  # resourceVersion
-    labels: Labels = field(default_factory=_none, hash=False)
-    annotations: Labels = field(default_factory=_none, hash=False)
+    version: str  # resourceVersion
+    labels: Labels = field(default_factory=_none)
+    annotations: Labels = field(default_factory=_none)
     #: By label: names of the managers that have written its value.
-    writers: Mapping[str, frozenset[str]] = field(default_factory=_nobody, hash=False)
+    writers: Mapping[str, frozenset[str]] = field(default_factory=_nobody)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NodeMetadata) and self._compared == other._compared
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.uid))
+
+    @property
+    def _compared(self) -> tuple[object, ...]:
+        return self.name, self.uid, self.labels, self.annotations, self.writers
 
 
 class TaintEffect(enum.StrEnum):
@@ -109,8 +116,7 @@ class PodPhase(enum.StrEnum):
     UNKNOWN = "Unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Pod:
+class Pod(Struct, frozen=True):
     """A pod bound to this node. ``controller`` is the kind of the owner that would replace it, such
     as ReplicaSet or DaemonSet; empty without one.
     """
@@ -119,10 +125,13 @@ class Pod:
     name: str
     uid: str
     phase: PodPhase = PodPhase.UNKNOWN
-    labels: Labels = field(default_factory=_none, hash=False)
+    labels: Labels = field(default_factory=_none)
     controller: str = ""
     mirror: bool = False  # the API's picture of a static pod
     deleting: bool = False
+
+    def __hash__(self) -> int:
+        return hash((self.namespace, self.name, self.uid))
 
     @property
     def finished(self) -> bool:
@@ -205,7 +214,7 @@ class Collection(Struct, Generic[T], frozen=True):
     the last contact, and an absence is not certain.
     """
 
-    items: Mapping[str, T] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    items: Mapping[str, T] = field(default_factory=lambda: MappingProxyType({}))
     generation: int = 0
     synced: bool = False
     live: bool = False

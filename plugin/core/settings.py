@@ -343,6 +343,11 @@ class Settings:
         "what to do about devices in the way that are in use: wait, evict their pods, refuse the "
         "configuration, or force (destroy them all the same)",
     )
+    partition_mig_mode: bool = _partition(
+        True,
+        "switch MIG mode where the configuration asks for it, which resets the GPU on Ampere; "
+        "false: the administrator switches it, and the GPU waits for that",
+    )
     partition_label: str = _partition(
         "",
         "node label that names the MIG configuration to apply, such as nvidia.com/mig.config; "

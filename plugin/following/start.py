@@ -12,6 +12,7 @@ from plugin.core.settings import Settings
 from plugin.errors import ClusterError, ConfigError
 from plugin.following.kept_file import KeptFile
 from plugin.following.label_file import LabelFile
+from plugin.loops.aside import briefly
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def begin(
     alone = line.alone()
     label = LabelFile(ledger.with_name(LABEL_FILE)).read() if alone.is_labelled else ""
     if not alone.config_dir and not alone.config_file and kept is not None:
-        kept.forget()
+        # Nothing depends on it, so a file system that hangs must not keep the daemon.
+        briefly(kept.forget, None)
     try:
         if label:
             return Start(line.read(label), label)

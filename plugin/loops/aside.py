@@ -10,6 +10,24 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
+#: How long the start of the process waits for what it can do without.
+BRIEFLY_SECONDS = 1.0
+
+
+def briefly(function: Callable[[], T], otherwise: T) -> T:
+    """The function's result, or `otherwise` where it does not return in time. Blocks for that time,
+    so it is for the start.
+    """
+    found = [otherwise]
+
+    def run() -> None:
+        found[0] = function()
+
+    thread = threading.Thread(target=run, name="aside at the start", daemon=True)
+    thread.start()
+    thread.join(BRIEFLY_SECONDS)
+    return found[0]
+
 
 class Aside:
     """Makes one call at a time, each in a thread of its own that does not keep the process: with

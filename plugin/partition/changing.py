@@ -20,7 +20,7 @@ from plugin.core.partition.run import Before, Result, Run
 from plugin.core.partition.trouble import Code, Trouble, trouble
 from plugin.core.state import Snapshot
 from plugin.errors import DriverUnavailable
-from plugin.partition.ordered import Extent
+from plugin.partition.course import Extent
 from plugin.partition.showing import Shown
 from plugin.partition.stepping import Assignment, Stepper
 from plugin.state.writer import Look, Writer
@@ -80,7 +80,8 @@ class Changing(Struct):
         uuid = decision.gpu.uuid
         released = runs.leaving(decision)
         policy = Policy.WAIT if decision.back else self.plan.policy
-        return Assignment(decision, self.offers.get(uuid, ()), self.used, policy, released)
+        offers, mode = self.offers.get(uuid, ()), self.plan.mig_mode
+        return Assignment(decision, offers, self.used, policy, released, mode)
 
     async def _publish(
         self, look: Look, results: Sequence[Result], rest: Sequence[Decision]

@@ -36,14 +36,13 @@ from plugin.errors import ConfigError, DriverError, DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
 from plugin.partition.changing import Changing
+from plugin.partition.course import Course
 from plugin.partition.file import ConfigurationFile
 from plugin.partition.keeping import InThread, Keeper
 from plugin.partition.meaning import Meaning
-from plugin.partition.ordered import Ordered
 from plugin.partition.showing import Shown
 from plugin.partition.stepping import Stepper
-from plugin.partition.surroundings import Surroundings, out_of_reach, who_uses
-from plugin.partition.waking import on_changes
+from plugin.partition.surroundings import Surroundings, out_of_reach, planned_from, who_uses
 from plugin.state.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ class Executor:
         self._meaning = Meaning(
             driver, worker, of_file or ConfigurationFile(""), in_thread or keeper.in_thread
         )
-        self._ordered = Ordered()
+        self._course = Course()
         self._run = Run()
         self._lease = 0
         self._wake = asyncio.Event()
@@ -87,7 +86,7 @@ class Executor:
         #: The generation that kubelet must know before anything is destroyed.
         self._owed: int | None = None
         self.shown = Shown()
-        self._stepper = Stepper(driver, worker, self.shown.stepped, self._ordered.extent)
+        self._stepper = Stepper(driver, worker, self.shown.stepped, self._course.extent)
         #: Fires with every round that has ended.
         self.rounds = Pulse()
 
@@ -98,7 +97,7 @@ class Executor:
     @property
     def order(self) -> Order | None:
         """What is wanted."""
-        return self._ordered.newest
+        return self._course.newest
 
     @property
     def at_rest(self) -> bool:
@@ -107,7 +106,7 @@ class Executor:
 
     def want(self, order: Order | None) -> int:
         """Take an order in place of the one before, or none; returns its number."""
-        self._ordered.newest, self._settled = order, False
+        self._course.newest, self._settled = order, False
         self.shown.ordered(order, self._policy(order))
         self._wake.set()
         return self.progress.order
@@ -116,7 +115,7 @@ class Executor:
         """Begin no other GPU; the one in hand is finished, or gets back what it had. What is wanted
         stays so.
         """
-        self._ordered.stops, self._settled = True, False
+        self._course.stops, self._settled = True, False
         self._wake.set()
 
     def look_again(self) -> None:
@@ -125,9 +124,7 @@ class Executor:
 
     async def run(self, heartbeats: Heartbeats) -> None:
         """Work until cancelled."""
-        following = asyncio.create_task(
-            on_changes(self._writer.store, self._wake.set), name="geometry for partitioning"
-        )
+        following = asyncio.create_task(self._follow(), name="geometry for partitioning")
         try:
             while True:
                 heartbeats.beat("partition", LONGEST_JOB_SECONDS)
@@ -146,6 +143,15 @@ class Executor:
         while not self._settled:
             await self.rounds.wait()
 
+    async def _follow(self) -> None:
+        """Wake up when there is something new to plan from."""
+        known: object = None
+        async for snapshot in self._writer.store.follow():
+            seen = planned_from(snapshot)
+            if seen != known:
+                known = seen
+                self._wake.set()
+
     # ---- one round
 
     async def round(self) -> float | None:
@@ -154,14 +160,14 @@ class Executor:
         pause = await self._round()
         trying = any(gpu.state in _TRYING for gpu in self.progress.gpus)
         rests = pause is None or (pause > GRACE_SECONDS and not trying)
-        self._settled = self._ordered.is_current and rests and self._keeper.known
+        self._settled = self._course.is_current and rests and self._keeper.known
         self.rounds.fire()
         return pause
 
     async def _round(self) -> float | None:
-        if self._ordered.take():
+        if self._course.take():
             self._run = runs.anew(self._run)
-        order, keeper = self._ordered.taken, self._keeper
+        order, keeper = self._course.taken, self._keeper
         left = self._run.half or keeper.memory.changing or keeper.silence
         if keeper.known and order is None and not left:
             self._run = Run()
@@ -178,9 +184,9 @@ class Executor:
             self._lease = self._keeper.lease
             left = {**self._keeper.memory.changing, **self._run.half}
             self._run = replace(self._run, half=left)
-        if not self._ordered.is_current:
+        if not self._course.is_current:
             return 0.0
-        if order is not None and self._ordered.is_to_be_done:
+        if order is not None and self._course.is_to_be_done:
             return await self._resolved(order, snapshot.inventory)
         show = self.shown.idle if order is None else self.shown.stopped
         return await self._bring_back("" if order is None else order.name, show)
@@ -191,7 +197,7 @@ class Executor:
         """
         if problem.code is not Code.BUSY:
             self._writer.withdraw(runs.unchanging(self._run))
-        if self._ordered.taken is None and self._keeper.known and not self._run.half:
+        if self._course.taken is None and self._keeper.known and not self._run.half:
             self.shown.idle()
         else:
             self.shown.pending(problem, known=self._keeper.known)
@@ -252,7 +258,7 @@ class Executor:
         """Only these GPUs are half-made, and this has ended the order; returns when to save that
         again.
         """
-        order = self._ordered.taken
+        order = self._course.taken
         refused = Refused(order.key, in_the_way) if order is not None and in_the_way else None
         await self._keeper.holds(half, refused)
         again = self._keeper.unsaved or self._keeper.silence
@@ -265,7 +271,7 @@ class Executor:
         inventory = self._writer.store.snapshot.inventory
         named = {*wanted.wanted, *self._run.half}
         used, notes = await who_uses(self._around, self._driver, self._worker, inventory, named)
-        if not self._ordered.is_current:
+        if not self._course.is_current:
             return 0.0
         # It may have changed meanwhile.
         snapshot = self._writer.store.snapshot
@@ -274,10 +280,11 @@ class Executor:
         now = asyncio.get_running_loop().time()
         self._run = runs.current(published, inventory, wanted.wanted, now)
         target, half = runs.targets(wanted, self._run)
-        order, known = self._ordered.taken, self._keeper.memory.refused
-        policy = self._policy(order)
+        order, known = self._course.taken, self._keeper.memory.refused
+        policy, mode = self._policy(order), snapshot.settings.partition_mig_mode
         refused = refusal.in_force(known, order, policy, inventory)
-        plan = plan_node(inventory, self._meaning.offers, target, used, policy, half, refused)
+        offers = self._meaning.offers
+        plan = plan_node(inventory, offers, target, used, policy, half, refused, mig_mode=mode)
         self._run, action = runs.assess(self._run, plan, now)
         if show is None:
             self.shown.planned(plan, self._run, wanted, inventory, notes)
@@ -345,7 +352,7 @@ class Executor:
             self._writer,
             self._stepper,
             self.shown,
-            self._ordered.extent,
+            self._course.extent,
             self._keeper.memory.changing,
             plan,
             self._run,

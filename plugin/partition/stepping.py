@@ -31,19 +31,22 @@ from plugin.core.partition.trouble import Code, Trouble, instance_at, took_effec
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverError, OutcomeUnknown
-from plugin.partition.ordered import Extent
+from plugin.partition.course import Extent
 
 log = logging.getLogger(__name__)
 
 
 class Assignment(Struct, frozen=True):
-    """What is to be done to a GPU. ``released`` are the devices that left service."""
+    """What is to be done to a GPU. ``released`` are the devices that left service. ``mig_mode``:
+    MIG mode may be switched.
+    """
 
     decision: Decision
     offers: Sequence[ProfileOffer]
     in_use: InUse
     policy: Policy
     released: Collection[str]
+    mig_mode: bool = True
 
 
 class Stepper:
@@ -97,7 +100,7 @@ class Stepper:
         if not done:
             return replace(after, trouble=_why(gpu, step, error))
         if isinstance(step, SwitchMode) and gpu.mig_pending:
-            return replace(after, trouble=_reset(gpu, step.on))
+            return replace(after, trouble=_reset(gpu, ResetNeeded(step.on)))
         return after
 
     async def _look(self, uuid: str) -> Gpu:
@@ -136,9 +139,10 @@ class Stepper:
 
 def _planned(gpu: Gpu, given: Assignment) -> Plan | Trouble:
     """The plan as of now, which must not destroy what has not left service."""
-    outcome = plan_gpu(gpu, given.offers, given.decision.wanted, given.in_use)
+    wanted, mode = given.decision.wanted, given.mig_mode
+    outcome = plan_gpu(gpu, given.offers, wanted, given.in_use, mig_mode=mode)
     if isinstance(outcome, ResetNeeded):
-        return _reset(gpu, outcome.on)
+        return _reset(gpu, outcome)
     if not isinstance(outcome, Plan):
         forced = given.policy is Policy.FORCE and outcome.code is RefusalCode.IN_USE
         if not forced or outcome.after is None:
@@ -168,6 +172,5 @@ def _why(gpu: Gpu, step: Step, error: DriverError | None) -> Trouble:
     return Trouble(Code.STEP_FAILED if alive else found.code, f"GPU {gpu.index}: {found.text}")
 
 
-def _reset(gpu: Gpu, on: bool) -> Trouble:  # noqa: FBT001 — as the step has it
-    text = f"GPU {gpu.index}: MIG mode {'on' if on else 'off'} waits for a GPU reset or a reboot"
-    return Trouble(Code.RESET_NEEDED, text)
+def _reset(gpu: Gpu, needed: ResetNeeded) -> Trouble:
+    return Trouble(Code.RESET_NEEDED, f"GPU {gpu.index}: {needed.text}")

@@ -14,6 +14,7 @@ from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import Client
 from plugin.core.inventory.model import Inventory
 from plugin.core.partition.planner import InUse
+from plugin.core.partition.run import shape
 from plugin.core.partition.use import in_use
 from plugin.core.release import describe
 from plugin.core.settings import Settings
@@ -97,6 +98,17 @@ async def who_uses(
     except DriverUnavailable as error:
         clients, unknown = {}, {"": f"processes are not known: {error}"}
     return in_use(inventory, holdings, clients), list(dict.fromkeys(unknown.values()))
+
+
+def planned_from(snapshot: Snapshot) -> object:
+    """What a plan depends on, besides who uses what."""
+    return (
+        snapshot.driver_error is None and snapshot.release is None,
+        [(gpu.index, gpu.uuid, shape(gpu)) for gpu in snapshot.inventory.gpus],
+        snapshot.inventory.unreadable,
+        snapshot.settings.partition_mig_mode,
+        snapshot.settings.partition_in_use,
+    )
 
 
 def out_of_reach(snapshot: Snapshot) -> str | None:

@@ -58,16 +58,19 @@ def test_the_options_reach_the_daemon(render: "Renderer", cases: "dict[str, Valu
     assert options({"partition": {"enabled": True}}) == {
         "PARTITION_LABEL": "nvidia.com/mig.config",
         "PARTITION_IN_USE": "wait",
+        "PARTITION_MIG_MODE": "true",
     }
     assert options(cases["partition"]) == {
         "PARTITION_LABEL": "nvidia.com/mig.config",
         "PARTITION_CONFIG": "mine",
         "PARTITION_FILE": "/partition/config.yaml",
         "PARTITION_IN_USE": "evict",
+        "PARTITION_MIG_MODE": "true",
     }
     assert options(cases["partition-host"]) == {
         "PARTITION_FILE": "/partition/config.yaml",
         "PARTITION_IN_USE": "wait",
+        "PARTITION_MIG_MODE": "true",
     }
 
 

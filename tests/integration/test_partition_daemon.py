@@ -284,3 +284,49 @@ async def test_no_pod_loses_its_device_whatever_is_wanted(
     status, out, errors = await partition(node_dir, "apply", "-c", "all-balanced")
     assert (status, out.splitlines()[-1]) == (0, "all-balanced is applied"), errors
     await kubelet.wait_for(lambda: kubelet.node_status().get(THREE) == (4, 4))
+
+
+async def test_mig_mode_that_the_administrator_switches(
+    node_dir: Path, kubelet: SimKubelet, start_daemon: StartDaemon
+) -> None:
+    hand = "run nvidia-smi -i 0 -mig 1, then nvidia-smi -i 0 --gpu-reset, or reboot the node"
+    off = {"PARTITION_MIG_MODE": "false"}
+    off_node = ["--simulate", "2xa100-40gb:1=1g.5gb*7"]
+    status, out, _ = await partition(node_dir, "plan", "-c", "all-2g.10gb", *off_node, **off)
+    assert status == 0
+    assert "GPU 0: MIG mode on is wanted, and --partition-mig-mode is false: while" in out
+    assert hand in out
+    json_plan = ["plan", "-c", "all-2g.10gb", "--output", "json", *off_node]
+    _, out, _ = await partition(node_dir, *json_plan, **off)
+    gpus = json.loads(out)["gpus"]
+    assert [gpu["action"] for gpu in gpus] == ["reset", "change"]
+    assert hand in gpus[0]["reason"]["text"]
+    assert gpus[0]["steps"] == []
+    # Without a daemon, too.
+    alone = await partition(
+        node_dir, "apply", "-c", "all-2g.10gb", *off_node, KUBELET_SOCKET="", **off
+    )
+    assert alone[0] == 1
+    assert hand in alone[1].splitlines()[-1]
+
+    variables = {**environment(node_dir), **off}
+    daemon = await start_daemon(off_node[1], **variables)
+    await kubelet.wait_allocatable(ONE, 7)
+    socket = node_dir / "control" / "control.sock"
+    await becomes(socket.exists)
+    # So that kubelet has something to tell.
+    await kubelet.admit(Pod("train", containers={"main": {ONE: 1}}))
+    status, out, _ = await partition(node_dir, "apply", "-c", "all-balanced", "--output", "json")
+    found = json.loads(out)
+    assert (status, found["state"]) == (1, "reset-needed")
+    assert [gpu["state"] for gpu in found["gpus"]] == ["reset-needed", "applied"]
+    assert hand in found["gpus"][0]["reason"]["text"]
+    assert kubelet.node_status().get("nvidia.com/gpu", (0, 0))[1] == 0
+    await asyncio.to_thread(ask, str(socket), "sim", "repartition", "0=1g.5gb*7")
+    await kubelet.wait_for(lambda: kubelet.node_status().get(THREE) == (2, 2))
+    status, out, _ = await partition(node_dir, "status")
+    assert (status, out.splitlines()[0].split(" for ")[0]) == (
+        0,
+        "all-balanced (by command): success",
+    )
+    assert '"error"' not in daemon.log

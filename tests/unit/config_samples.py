@@ -128,6 +128,7 @@ SAMPLES = {
     "cdi_directory": path(),
     "nvidia_cdi_hook_path": path(),
     "partition_file": path("an absolute path, or nothing"),
+    "partition_mig_mode": OFF,
     "partition_label": Sample(
         "nvidia.com/mig.config",
         "example.com/partition",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from plugin.loops.aside import Aside
+from plugin.loops.aside import Aside, briefly
 
 
 @pytest.fixture
@@ -77,3 +77,22 @@ def test_a_call_that_hangs_does_not_keep_the_process() -> None:
         "asyncio.run(main())"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_was_given_up_is_not_waited_for(hung: threading.Event) -> None:
+    aside = Aside("files", 0.01)
+    await hang(aside, hung)
+    assert aside.hangs
+    with pytest.raises(TimeoutError, match="the last call of files has not returned"):
+        await aside.run(int, "1")
+    hung.set()
+    assert aside.thread is not None
+    await asyncio.to_thread(aside.thread.join)
+    assert not aside.hangs
+    assert await aside.run(int, "1") == 1
+
+
+def test_the_start_waits_briefly(hung: threading.Event) -> None:
+    assert briefly(lambda: "there", otherwise="unknown") == "there"
+    assert briefly(lambda: str(hung.wait()), otherwise="unknown") == "unknown"

@@ -276,6 +276,49 @@ def test_a_mode_that_waits_for_a_reset() -> None:
     assert plan(turning_off, OFF) == ResetNeeded(on=False)
 
 
+BY_HAND = "while nothing uses the GPU, run nvidia-smi -i 0 -mig {}"
+RESETS = ", then nvidia-smi -i 0 --gpu-reset, or reboot the node"
+
+
+@pytest.mark.parametrize(
+    ("current", "pending", "wanted", "capability", "text"),
+    [
+        (False, False, Wanted.of({}), (8, 0), BY_HAND.format(1) + RESETS),
+        (False, False, Wanted.of({"7g.40gb": 1}), (8, 0), BY_HAND.format(1) + RESETS),
+        (False, False, Wanted.of({"7g.40gb": 1}), (9, 0), BY_HAND.format(1)),
+        (True, True, OFF, (8, 0), BY_HAND.format(0) + RESETS),
+        (True, True, OFF, (9, 0), BY_HAND.format(0)),
+        # What somebody has ordered is taken back by hand, too; that takes no reset.
+        (False, True, OFF, (8, 0), BY_HAND.format(0)),
+        (True, False, Wanted.of({}), (8, 0), BY_HAND.format(1)),
+        # The switch is made, and waits.
+        (False, True, Wanted.of({}), (8, 0), ""),
+        (True, False, OFF, (8, 0), ""),
+    ],
+)
+@pytest.mark.parametrize("held", [{}, {"GPU-0": (ONE,)}])
+def test_a_switch_by_hand(
+    current: bool,  # noqa: FBT001
+    pending: bool,  # noqa: FBT001
+    wanted: Wanted,
+    capability: tuple[int, int],
+    text: str,
+    held: dict[str, tuple[Occupant, ...]],
+) -> None:
+    made = gpu(mig=mode(current, pending), compute_capability=capability)
+    outcome = plan_gpu(made, OFFERS, wanted, held, mig_mode=False)
+    assert outcome == ResetNeeded(wanted.mig, text)
+    assert outcome.text.endswith(text or "waits for a GPU reset or a reboot")
+
+
+def test_without_a_switch_the_option_changes_nothing() -> None:
+    on = gpu((1, "3g.20gb", 0, 4, {0: (3, 0)}))
+    for wanted in (Wanted.of({}), Wanted.of({"7g.40gb": 1}), Wanted.of({"7g.40gb": 2})):
+        for held in ({}, {"MIG-1-0": (ONE,)}):
+            expected = plan_gpu(on, OFFERS, wanted, held)
+            assert plan_gpu(on, OFFERS, wanted, held, mig_mode=False) == expected
+
+
 def test_a_pending_switch_that_is_not_wanted_is_taken_back() -> None:
     back_off = plan(gpu(mig=mode(current=False, pending=True)), OFF)
     assert isinstance(back_off, Plan)

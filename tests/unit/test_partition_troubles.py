@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from plugin.partitioning import MEMORY
 from plugin.sim.hardware.calls import Hang
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.hardware.gpu import Work
-from tests.partition_rig import Rig, devices, empty_instances, rig, uuids
+from tests.partition_rig import SETTINGS, Rig, devices, empty_instances, rig, uuids
 from tests.unit.virtual_time import run
 
 SLICES = "8xa100-40gb:all-1g.5gb"
@@ -320,6 +321,39 @@ def test_a_monitoring_agent_keeps_mig_mode(tmp_path: Path) -> None:
         assert (await here.ended()).state is State.SUCCESS
 
     over("1xh100-80gb:mig-off", tmp_path, story)
+
+
+def test_a_mode_that_the_administrator_switches(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = replace(SETTINGS, partition_mig_mode=False)
+        async with rig("2xa30-24gb:mig-off", tmp_path, settings=settings) as here:
+            here.order("all-1g.6gb")
+            progress = await here.ended()
+            assert progress.state is State.RESET_NEEDED
+            assert here.states() == [GpuState.RESET_NEEDED] * 2
+            assert progress.gpus[1].trouble is not None
+            assert "run nvidia-smi -i 1 -mig 1, then nvidia" in progress.gpus[1].trouble.text
+            assert here.healthy() == {}
+            await asyncio.sleep(1000)
+            assert here.worker.changes == 0
+            # The driver resets no GPU of this virtual machine.
+            here.node.set_mig_mode(1, on=True)
+            here.writer.rescan()
+            await asyncio.sleep(60)
+            assert here.progress.gpus[1].trouble is not None
+            assert here.progress.gpus[1].trouble.text.endswith("waits for a GPU reset or a reboot")
+            here.node.reset(1)
+            here.writer.rescan()
+            await asyncio.sleep(60)
+            assert here.states() == [GpuState.RESET_NEEDED, GpuState.APPLIED]
+            assert devices(here.node) == [{}, {"1g.6gb": 4}]
+            assert not here.node.gpu(0).mig_pending
+            # The option may change while the daemon runs.
+            here.writer.reconfigure(replace(settings, partition_mig_mode=True))
+            await asyncio.sleep(60)
+            assert here.node.gpu(0).mig_pending
+
+    run(main())
 
 
 def test_a_switch_that_needs_a_reset_waits_for_it_without_a_loop(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ none is on.
 {{- $root := . -}}
 {{- $mistakes := list -}}
 {{- $features := include "mig-device-plugin.clusterFeatures" . | fromJsonArray -}}
-{{- $ours := dict "nodeLabels" "nodeLabels.mode=api" "featuresFile" "nodeLabels.mode=nfd" "nodeEvents" "nodeEvents" "nodeCondition" "nodeCondition" "nodeTaint" "nodeTaint" "startupTaint" "startupTaint" "partitionConfig" "partition.config" "partitionFile" "partition.inline or partition.existingConfigMap" "partitionInUse" "partition.inUse" "partitionLabel" "partition.label" "configDir" "config.map or config.name" "configLabel" "config.label" "configDefault" "config.default" -}}
+{{- $ours := dict "nodeLabels" "nodeLabels.mode=api" "featuresFile" "nodeLabels.mode=nfd" "nodeEvents" "nodeEvents" "nodeCondition" "nodeCondition" "nodeTaint" "nodeTaint" "startupTaint" "startupTaint" "partitionConfig" "partition.config" "partitionFile" "partition.inline or partition.existingConfigMap" "partitionInUse" "partition.inUse" "partitionMigMode" "partition.migMode" "partitionLabel" "partition.label" "configDir" "config.map or config.name" "configLabel" "config.label" "configDefault" "config.default" -}}
 {{- range $key, $value := $ours -}}
 {{- $env := snakecase $key | upper -}}
 {{- $flag := printf "--%s" (kebabcase $key) -}}

@@ -15,6 +15,8 @@
 {{- if .Values.partition.enabled }}
 - name: PARTITION_IN_USE
   value: {{ .Values.partition.inUse }}
+- name: PARTITION_MIG_MODE
+  value: {{ .Values.partition.migMode | quote }}
 {{- with .Values.partition.label }}
 - name: PARTITION_LABEL
   value: {{ . | quote }}

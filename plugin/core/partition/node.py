@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from msgspec import Struct, field
@@ -60,7 +60,8 @@ class Decision(Struct, frozen=True):
 
 class NodePlan(Struct, frozen=True):
     """Decisions in the order of the GPUs; GPUs that the configuration does not name have none.
-    ``unreadable`` are GPUs without a readable UUID that it may name, by index.
+    ``unreadable`` are GPUs without a readable UUID that it may name, by index. ``mig_mode``: MIG
+    mode may be switched.
     """
 
     name: str
@@ -68,6 +69,7 @@ class NodePlan(Struct, frozen=True):
     decisions: tuple[Decision, ...]
     warnings: tuple[str, ...] = ()
     unreadable: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    mig_mode: bool = True
 
     def of(self, *actions: Action) -> tuple[Decision, ...]:
         return tuple(each for each in self.decisions if each.action in actions)
@@ -86,21 +88,28 @@ def plan_node(
     policy: Policy,
     half: Mapping[str, Wanted] = MappingProxyType({}),
     refused: Mapping[str, tuple[Blocker, ...]] = MappingProxyType({}),
+    *,
+    mig_mode: bool = True,
 ) -> NodePlan:
     """A configuration that does not suit one of its GPUs changes nothing on any: waiting would not
     help. A GPU that cannot be read is refused alone, except under ``refuse``.
+
+    Without `mig_mode`, MIG mode is not switched.
 
     `half` is what half-made GPUs had. Those that this would leave as they are get it back.
 
     `refused` is what was in the way on GPUs when the configuration was refused; that holds.
     """
+
+    def decide(gpu: Gpu, wanted: Wanted, policy: Policy) -> Decision:
+        offered = offers.get(gpu.uuid, ())
+        outcome = plan_gpu(gpu, offered, wanted, in_use, mig_mode=mig_mode)
+        return _decided(gpu, wanted, outcome, policy)
+
     decisions = tuple(
-        _refuse(decision, refused.get(decision.gpu.uuid, ()))
-        for decision in (
-            _decide(gpu, wanted.wanted[gpu.uuid], offers, in_use, policy)
-            for gpu in inventory.gpus
-            if gpu.uuid in wanted.wanted
-        )
+        _refuse(decide(gpu, wanted.wanted[gpu.uuid], policy), refused.get(gpu.uuid, ()))
+        for gpu in inventory.gpus
+        if gpu.uuid in wanted.wanted
     )
     spoiling = {each.gpu.index for each in decisions if _spoils(each, policy)}
     spoiling |= {gpu.index for gpu in inventory.gpus if gpu.uuid in refused}
@@ -109,12 +118,11 @@ def plan_node(
     if spoiling or refused:
         decisions = tuple(_held(each, sorted(spoiling)) for each in decisions)
     if half:
-        decisions = tuple(_none_left(inventory, offers, decisions, in_use, half))
-    return NodePlan(wanted.name, policy, decisions, wanted.warnings, wanted.unreadable)
+        decisions = tuple(_none_left(inventory, decisions, half, decide))
+    return NodePlan(wanted.name, policy, decisions, wanted.warnings, wanted.unreadable, mig_mode)
 
 
-def _decide(gpu: Gpu, wanted: Wanted, offers: Offers, in_use: InUse, policy: Policy) -> Decision:
-    outcome: Outcome = plan_gpu(gpu, offers.get(gpu.uuid, ()), wanted, in_use)
+def _decided(gpu: Gpu, wanted: Wanted, outcome: Outcome, policy: Policy) -> Decision:
     if isinstance(outcome, ResetNeeded):
         return Decision(gpu, wanted, Action.RESET, text=f"GPU {gpu.index}: {outcome.text}")
     if isinstance(outcome, Plan):
@@ -144,10 +152,9 @@ def _refuse(decision: Decision, in_the_way: tuple[Blocker, ...]) -> Decision:
 
 def _none_left(
     inventory: Inventory,
-    offers: Offers,
     decisions: Iterable[Decision],
-    in_use: InUse,
     half: Mapping[str, Wanted],
+    decide: Callable[[Gpu, Wanted, Policy], Decision],
 ) -> Iterator[Decision]:
     """Decisions that leave no GPU half-made. Going back waits for whoever is in the way, whatever
     the policy.
@@ -156,7 +163,7 @@ def _none_left(
     for gpu in inventory.gpus:
         decision = known.get(gpu.uuid)
         if gpu.uuid in half and (decision is None or _leaves(decision)):
-            back = _decide(gpu, half[gpu.uuid], offers, in_use, Policy.WAIT)
+            back = decide(gpu, half[gpu.uuid], Policy.WAIT)
             why = decision.text if decision is not None else ""
             yield replace(back, back=True, text=back.text or why)
         elif decision is not None:

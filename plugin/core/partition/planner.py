@@ -38,19 +38,41 @@ _UNLISTED = "which GPU instances there are is not known: that takes the right to
 _SWITCHES_AT_ONCE = (9, 0)
 
 
-def plan_gpu(gpu: Gpu, offers: Sequence[ProfileOffer], wanted: Wanted, in_use: InUse) -> Outcome:
-    """Pure and deterministic. No step of a plan touches a device in use.
+def plan_gpu(
+    gpu: Gpu,
+    offers: Sequence[ProfileOffer],
+    wanted: Wanted,
+    in_use: InUse,
+    *,
+    mig_mode: bool = True,
+) -> Outcome:
+    """Pure and deterministic. No step of a plan touches a device in use, nor without `mig_mode` the
+    MIG mode.
 
     It destroys before it creates, and does nothing to an instance that stays. A GPU that does not
     answer is as it was last read: it is as wanted or not, but nothing can be done to it.
     """
     refusal = _unplannable(gpu, offers, wanted)
     if refusal is None:
-        return _plan(gpu, offers, wanted, in_use)
+        outcome = _plan(gpu, offers, wanted, in_use)
+        return outcome if mig_mode else _by_hand(gpu, wanted, outcome)
     was_read = gpu.mig is not None and gpu.instances is not None and not gpu.unread()
     comparable = gpu.hung and was_read and wanted.known
     outcome = _plan(gpu, offers, wanted, in_use) if comparable else refusal
     return outcome if isinstance(outcome, Plan) and not outcome.steps else refusal
+
+
+def _by_hand(gpu: Gpu, wanted: Wanted, outcome: Outcome) -> Outcome:
+    """Where MIG mode would be switched, what the administrator has to do instead."""
+    plan = outcome.after if isinstance(outcome, Refusal) else outcome
+    steps = plan.steps if isinstance(plan, Plan) else ()
+    switch = next((step for step in steps if isinstance(step, SwitchMode)), None)
+    if switch is None:
+        return outcome
+    run = f"while nothing uses the GPU, run nvidia-smi -i {gpu.index} -mig {int(switch.on)}"
+    if switch.needs_reset:
+        run += f", then nvidia-smi -i {gpu.index} --gpu-reset, or reboot the node"
+    return ResetNeeded(wanted.mig, run)
 
 
 def _plan(gpu: Gpu, offers: Sequence[ProfileOffer], wanted: Wanted, in_use: InUse) -> Outcome:

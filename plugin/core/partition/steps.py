@@ -167,13 +167,19 @@ class Refusal(Struct, frozen=True):
 
 
 class ResetNeeded(Struct, frozen=True):
-    """The wanted MIG mode is set and waits for a GPU reset or a reboot."""
+    """The wanted MIG mode is set and waits for a GPU reset or a reboot. Or ``by_hand``: the
+    administrator has to do what this says.
+    """
 
     on: bool
+    by_hand: str = ""
 
     @property
     def text(self) -> str:
-        return f"MIG mode {'on' if self.on else 'off'} waits for a GPU reset or a reboot"
+        mode = f"MIG mode {'on' if self.on else 'off'}"
+        if self.by_hand:
+            return f"{mode} is wanted, and --partition-mig-mode is false: {self.by_hand}"
+        return f"{mode} waits for a GPU reset or a reboot"
 
 
 Outcome = Plan | Refusal | ResetNeeded

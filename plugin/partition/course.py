@@ -15,7 +15,7 @@ class Extent(enum.Enum):
     ALL = enum.auto()
 
 
-class Ordered:
+class Course:
     """``newest`` is what is wanted, ``taken`` what the executor's rounds are about. ``stops``: what
     is wanted is not carried out, and stays wanted.
     """
