@@ -81,7 +81,7 @@ class Shown:
 
     def stopped(self) -> None:
         """Nothing more is done by this process."""
-        if not self.progress.ended:
+        if self.progress.state is State.APPLYING:
             self._set(replace(self.progress, state=State.PENDING))
 
     def pending(self, trouble: Trouble, *, known: bool = True) -> None:
