@@ -133,14 +133,14 @@ def _partition(arguments: argparse.Namespace) -> int:
 
 
 def _repartition(arguments: argparse.Namespace) -> int:
-    from plugin.commands import partition_apply  # noqa: PLC0415
+    from plugin.commands import partition_apply, partition_given  # noqa: PLC0415
 
     settings = _load_running(arguments).settings
     if arguments.verb == "status":
         return partition_apply.show(settings, arguments.output)
     if arguments.verb == "cancel":
         return partition_apply.cancel(settings)
-    given = partition_apply.Given(
+    given = partition_given.Given(
         arguments.name or "",
         arguments.file or "",
         settings.partition_in_use if arguments.partition_in_use is not None else None,

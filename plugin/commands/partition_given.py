@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from plugin.config import mig_configs
 from plugin.core.partition.configuration import Configuration
+from plugin.core.partition.policy import Policy
 from plugin.errors import ConfigError
 
 
@@ -33,3 +36,13 @@ def named_by(name: str, file: str) -> Named:
         choices = ", ".join(of_file) or "those of the node, such as all-balanced"
         raise ConfigError("-c is missing: name a MIG configuration", f"the choices are {choices}")
     return Named(name, of_file)
+
+
+class Given(Struct, frozen=True):
+    """What the command line says. ``seconds``: 0 waits without end."""
+
+    name: str
+    file: str = ""
+    policy: Policy | None = None
+    seconds: float = 0.0
+    output: str = "text"

@@ -20,8 +20,9 @@ from plugin.core.partition.run import Before, Result, Run
 from plugin.core.partition.trouble import Code, Trouble, trouble
 from plugin.core.state import Snapshot
 from plugin.errors import DriverUnavailable
+from plugin.partition.course import Extent
 from plugin.partition.showing import Shown
-from plugin.partition.stepping import Order, Stepper
+from plugin.partition.stepping import Assignment, Stepper
 from plugin.state.writer import Look, Writer
 
 #: GPUs that are done are not advertised later than this because others take their time.
@@ -30,13 +31,13 @@ PUBLISH_SECONDS = 1.0
 
 class Changing(Struct):
     """One pass over GPUs that change now. ``before`` is what they had, ``run`` what is remembered
-    behind it. ``goes_on`` is asked before each GPU.
+    behind it. ``extent`` is asked before each GPU.
     """
 
     writer: Writer
     stepper: Stepper
     shown: Shown
-    goes_on: Callable[[], bool]
+    extent: Callable[[], Extent]
     before: Mapping[str, Before]
     plan: NodePlan
     run: Run
@@ -51,11 +52,11 @@ class Changing(Struct):
         published = loop.time()
         async with self.writer.between_scans([each.gpu.uuid for each in decisions]) as look:
             for number, decision in enumerate(decisions):
-                if not self.goes_on():
+                if self.extent() is not Extent.ALL:
                     await self._interrupted(look, results)
                     return
                 self.shown.begins(decision)
-                result = await self.stepper.carry_out(self._ordered(decision))
+                result = await self.stepper.carry_out(self._assigned(decision))
                 results.append(result)
                 if result.interrupted:
                     await self._interrupted(look, results)
@@ -75,12 +76,12 @@ class Changing(Struct):
         with contextlib.suppress(DriverUnavailable):
             await look()
 
-    def _ordered(self, decision: Decision) -> Order:
+    def _assigned(self, decision: Decision) -> Assignment:
         uuid = decision.gpu.uuid
         released = runs.leaving(decision)
         policy = Policy.WAIT if decision.back else self.plan.policy
         offers, mode = self.offers.get(uuid, ()), self.plan.mig_mode
-        return Order(decision, offers, self.used, policy, released, mode)
+        return Assignment(decision, offers, self.used, policy, released, mode)
 
     async def _publish(
         self, look: Look, results: Sequence[Result], rest: Sequence[Decision]

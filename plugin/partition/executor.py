@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.inventory.model import Inventory
+from plugin.core.partition import refusal
 from plugin.core.partition import run as runs
 from plugin.core.partition.configuration import Resolved
 from plugin.core.partition.node import Action, Decision, NodePlan, plan_node
@@ -22,7 +23,9 @@ from plugin.core.partition.order import Order
 from plugin.core.partition.planner import InUse
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, Progress
+from plugin.core.partition.refusal import InTheWay, Refused
 from plugin.core.partition.run import Before, Change, Rest, Run, Withdraw
+from plugin.core.partition.steps import RefusalCode
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.trouble import trouble as of_error
 from plugin.core.partition.usual import silent
@@ -33,6 +36,7 @@ from plugin.errors import ConfigError, DriverError, DriverUnavailable
 from plugin.loops.heartbeats import Heartbeats
 from plugin.loops.pulse import Pulse
 from plugin.partition.changing import Changing
+from plugin.partition.course import Course
 from plugin.partition.file import ConfigurationFile
 from plugin.partition.keeping import InThread, Keeper
 from plugin.partition.meaning import Meaning
@@ -73,8 +77,7 @@ class Executor:
         self._keeper, self._around = keeper, around
         file, in_thread = of_file or ConfigurationFile(""), in_thread or keeper.in_thread
         self._meaning = Meaning(driver, worker, keeper, file, in_thread)
-        self._order: Order | None = None
-        self._taken: Order | None = None
+        self._course = Course()
         self._run = Run()
         self._lease = 0
         self._wake = asyncio.Event()
@@ -82,7 +85,7 @@ class Executor:
         #: The generation that kubelet must know before anything is destroyed.
         self._owed: int | None = None
         self.shown = Shown()
-        self._stepper = Stepper(driver, worker, self.shown.stepped, goes_on=self._goes_on)
+        self._stepper = Stepper(driver, worker, self.shown.stepped, self._course.extent)
         #: Fires with every round that has ended.
         self.rounds = Pulse()
 
@@ -93,7 +96,7 @@ class Executor:
     @property
     def order(self) -> Order | None:
         """What is wanted."""
-        return self._order
+        return self._course.newest
 
     @property
     def at_rest(self) -> bool:
@@ -104,10 +107,17 @@ class Executor:
         """Take an order in place of the one before, or none; returns its number. It is not `new`
         if it was given before this process began.
         """
-        self._order, self._settled = order, False
+        self._course.newest, self._settled = order, False
         self.shown.ordered(order, self._policy(order), new=new)
         self._wake.set()
         return self.progress.order
+
+    def stop(self) -> None:
+        """Begin no other GPU; the one in hand is finished, or gets back what it had. What is wanted
+        stays so.
+        """
+        self._course.stops, self._settled = True, False
+        self._wake.set()
 
     def look_again(self) -> None:
         """Have a round now: what the order means may be something else."""
@@ -151,15 +161,14 @@ class Executor:
         pause = await self._round()
         trying = any(gpu.state in _TRYING for gpu in self.progress.gpus)
         rests = pause is None or (pause > GRACE_SECONDS and not trying)
-        self._settled = self._order is self._taken and rests and self._keeper.known
+        self._settled = self._course.is_current and rests and self._keeper.known
         self.rounds.fire()
         return pause
 
     async def _round(self) -> float | None:
-        if self._order is not self._taken:
-            self._taken = self._order
+        if self._course.take():
             self._run = runs.anew(self._run)
-        order, keeper = self._taken, self._keeper
+        order, keeper = self._course.taken, self._keeper
         left = self._run.half or keeper.memory.changing or keeper.silence
         if keeper.known and order is None and not left:
             self._run = Run()
@@ -167,8 +176,7 @@ class Executor:
             self.shown.idle()
             return await self._held({})
         if (problem := await keeper.claim()) is not None:
-            self.shown.pending(problem, known=keeper.known)
-            return POLL_SECONDS
+            return self._unclaimed(problem)
         snapshot = self._writer.store.snapshot
         if (away := self._away(snapshot)) is not None:
             self.shown.pending(away)
@@ -177,11 +185,24 @@ class Executor:
             self._lease = self._keeper.lease
             left = {**self._keeper.memory.changing, **self._run.half}
             self._run = replace(self._run, half=left)
-        if not self._is_wanted():
+        if not self._course.is_current:
             return 0.0
-        if order is None:
-            return await self._bring_back("", self.shown.idle)
-        return await self._resolved(order, snapshot.inventory)
+        if order is not None and self._course.is_to_be_done:
+            return await self._resolved(order, snapshot.inventory)
+        show = self.shown.idle if order is None else self.shown.stopped
+        return await self._bring_back("" if order is None else order.name, show)
+
+    def _unclaimed(self, problem: Trouble) -> float:
+        """Nothing can be changed. Where another process does that, what has left service stays
+        out of it.
+        """
+        if problem.code is not Code.BUSY:
+            self._writer.withdraw(runs.unchanging(self._run))
+        if self._course.taken is None and self._keeper.known and not self._run.half:
+            self.shown.idle()
+        else:
+            self.shown.pending(problem, known=self._keeper.known)
+        return POLL_SECONDS
 
     def _away(self, snapshot: Snapshot) -> Trouble | None:
         """Why the driver cannot be asked now."""
@@ -232,20 +253,26 @@ class Executor:
         show()
         return await self._held({})
 
-    async def _held(self, half: Mapping[str, Before]) -> float | None:
-        """Only these GPUs are half-made; returns when to save that again."""
-        await self._keeper.holds(half)
+    async def _held(
+        self, half: Mapping[str, Before], in_the_way: InTheWay = refusal.NOTHING
+    ) -> float | None:
+        """Only these GPUs are half-made, and this has ended the order; returns when to save that
+        again.
+        """
+        order = self._course.taken
+        refused = Refused(order.key, in_the_way) if order is not None and in_the_way else None
+        await self._keeper.holds(half, refused)
         again = self._keeper.unsaved or self._keeper.silence
         return SAVE_AGAIN_SECONDS if again else None
 
     async def _towards(
         self, wanted: Resolved, show: Callable[[], None] | None = None
     ) -> float | None:
-        """With `show`, that is shown instead of what is planned."""
+        """With `show`, that is shown instead of what is planned, when there is nothing to do."""
         inventory = self._writer.store.snapshot.inventory
         named = {*wanted.wanted, *self._run.half}
         used, notes = await who_uses(self._around, self._driver, self._worker, inventory, named)
-        if self._order is not self._taken:
+        if not self._course.is_current:
             return 0.0
         # It may have changed meanwhile.
         snapshot = self._writer.store.snapshot
@@ -254,29 +281,30 @@ class Executor:
         now = asyncio.get_running_loop().time()
         self._run = runs.current(published, inventory, wanted.wanted, now)
         target, half = runs.targets(wanted, self._run)
-        policy = self._policy(self._taken)
-        mode = snapshot.settings.partition_mig_mode
+        order, known = self._course.taken, self._keeper.memory.refused
+        policy, mode = self._policy(order), snapshot.settings.partition_mig_mode
+        refused = refusal.in_force(known, order, policy, inventory)
         offers = self._meaning.offers
-        plan = plan_node(inventory, offers, target, used, policy, half, mig_mode=mode)
+        plan = plan_node(inventory, offers, target, used, policy, half, refused, mig_mode=mode)
         self._run, action = runs.assess(self._run, plan, now)
         if show is None:
             self.shown.planned(plan, self._run, wanted, inventory, notes)
-        else:
+        elif isinstance(action, Rest) and action.until is None:
             show()
-        again = await self._held(self._run.half)
+        again = await self._held(self._run.half, refused or refusal.of_plan(plan))
         if isinstance(action, Rest):
             return await self._rest(plan, action, again)
         if isinstance(action, Withdraw):
-            return await self._withdraw(plan, action.withdrawal)
+            return await self._withdraw(action.withdrawal)
         if self._owed is not None:
             return await self._tell()
         if not isinstance(action, Change):
             return GRACE_SECONDS
         return await self._change(plan, action.decisions, used)
 
-    async def _withdraw(self, plan: NodePlan, withdrawal: Withdrawal) -> float:
+    async def _withdraw(self, withdrawal: Withdrawal) -> float:
         if withdrawal.leaving and (problem := await self._keeper.ready()):
-            return self._unsaved(plan, problem)
+            return self._unsaved(problem)
         self._writer.withdraw(withdrawal)
         if not withdrawal.leaving:
             return 0.0
@@ -311,19 +339,21 @@ class Executor:
         inventory = self._writer.store.snapshot.inventory
         if any(not gpu.hung for gpu in silent(inventory, self._meaning.offers)):
             pauses.append(runs.DRIVER_PAUSE)
+        if any(each.code is RefusalCode.UNSETTLED for each in plan.decisions):
+            self._writer.rescan()
+            pauses.append(runs.DRIVER_PAUSE)
         if action.until is not None:
             pauses.append(max(0.0, action.until - now))
         return min(pauses, default=None)
 
     async def _change(self, plan: NodePlan, decisions: Sequence[Decision], used: InUse) -> float:
-        problem = await self._keeper.begins(each.gpu for each in decisions)
-        if problem:
-            return self._unsaved(plan, problem)
+        if problem := await self._keeper.begins(each.gpu for each in decisions):
+            return self._unsaved(problem)
         changing = Changing(
             self._writer,
             self._stepper,
             self.shown,
-            self._is_wanted,
+            self._course.extent,
             self._keeper.memory.changing,
             plan,
             self._run,
@@ -332,19 +362,10 @@ class Executor:
         )
         await changing.carry_out(decisions)
         self._run = changing.run
-        await self._keeper.holds(self._run.half)
+        await self._keeper.holds(self._run.half, self._keeper.memory.refused)
         return 0.0
 
-    def _unsaved(self, plan: NodePlan, problem: str) -> float:
-        """Nothing can be changed, so nothing has to leave service."""
-        staying = replace(plan, decisions=plan.of(Action.RESET))
-        self._writer.withdraw(runs.withdrawal(self._run, staying))
+    def _unsaved(self, problem: str) -> float:
+        self._writer.withdraw(runs.unchanging(self._run))
         self.shown.waiting(Trouble(Code.NOT_SAVED, problem))
         return POLL_SECONDS
-
-    def _is_wanted(self) -> bool:
-        return self._order is self._taken
-
-    def _goes_on(self) -> bool:
-        # What is taken back is no reason to leave the GPU in hand half-made.
-        return self._order is None or self._is_wanted()

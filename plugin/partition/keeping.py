@@ -17,6 +17,7 @@ from plugin.core.inventory.model import Gpu
 from plugin.core.partition.indices import NO_PLACES, Places
 from plugin.core.partition.order import Order
 from plugin.core.partition.precedence import NOTHING, Given, Memory, Start, after
+from plugin.core.partition.refusal import Refused
 from plugin.core.partition.run import Before
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.errors import ConfigError
@@ -119,7 +120,7 @@ class Keeper:
                 taken = after(taken, self._start)
             if taken.order == own.order:
                 taken = replace(taken, order=own.order)  # it is the same one
-            self.memory = taken
+            self.memory = replace(taken, refused=taken.refused or own.refused)
         if first or self.memory.order is not own.order:
             self.on_order()
 
@@ -172,11 +173,14 @@ class Keeper:
 
         return await self._save(change)
 
-    async def holds(self, half: Mapping[str, Before]) -> None:
-        """Only these GPUs are half-made. What could not be saved before is saved too."""
-        if half == self.memory.changing and not self.unsaved:
+    async def holds(self, half: Mapping[str, Before], refused: Refused | None = None) -> None:
+        """Only these GPUs are half-made, and this has ended the order. What could not be saved
+        before is saved too.
+        """
+        now = (self.memory.changing, self.memory.refused)
+        if (half, refused) == now and not self.unsaved:
             return
-        problem = await self._save(lambda memory: replace(memory, changing=half))
+        problem = await self._save(lambda memory: replace(memory, changing=half, refused=refused))
         if problem and problem != self._complaint:
             # Nothing is lost: the file says that the GPUs may be changing, and the driver knows.
             log.warning("what was partitioned cannot be saved", extra={"reason": problem})

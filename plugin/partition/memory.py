@@ -23,7 +23,9 @@ from plugin.core.partition.indices import Place
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.precedence import Labelled, Memory
+from plugin.core.partition.refusal import Refused
 from plugin.core.partition.run import Before
+from plugin.core.partition.steps import Blocker, Occupant
 from plugin.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -131,6 +133,24 @@ def _written(memory: Memory) -> dict[str, Any]:
             }
             for uuid, before in sorted(memory.changing.items())
         },
+        "refused": None if memory.refused is None else _refusal(memory.refused),
+    }
+
+
+def _refusal(refused: Refused) -> dict[str, Any]:
+    return {
+        "order": refused.order,
+        "inTheWay": {
+            uuid: [
+                {
+                    "uuid": each.uuid,
+                    "path": each.path,
+                    "holders": [asdict(holder) for holder in each.holders],
+                }
+                for each in blockers
+            ]
+            for uuid, blockers in sorted(refused.in_the_way.items())
+        },
     }
 
 
@@ -144,6 +164,7 @@ def _memory(found: Mapping[str, Any]) -> Memory:
         MappingProxyType({_text(uuid): _before(each) for uuid, each in found["changing"].items()}),
         None if (label := found.get("label")) is None else _labelled(label),
         MappingProxyType({_text(uuid): _place(each) for uuid, each in places.items()}),
+        None if (refused := found.get("refused")) is None else _refused(refused),
     )
 
 
@@ -167,6 +188,18 @@ def _place(given: Mapping[str, Any]) -> Place:
     if not isinstance(index, int) or isinstance(index, bool):
         raise TypeError(index)
     return Place(index, _text(given["pci_bus_id"]))
+
+
+def _refused(given: Mapping[str, Any]) -> Refused:
+    in_the_way = {
+        _text(uuid): tuple(map(_blocker, blockers)) for uuid, blockers in given["inTheWay"].items()
+    }
+    return Refused(_text(given["order"]), MappingProxyType(in_the_way))
+
+
+def _blocker(given: Mapping[str, Any]) -> Blocker:
+    holders = (Occupant(_text(each["name"]), each["pod"] is True) for each in given["holders"])
+    return Blocker(_text(given["uuid"]), _text(given["path"]), tuple(holders))
 
 
 def only(given: object) -> Configuration:

@@ -31,6 +31,8 @@ from plugin.loops.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
+CANCELLED = "it is cancelled: the GPU in hand is finished, or gets back what it had"
+
 
 class Shown:
     """Owns the value. Used from the event loop only."""
@@ -51,11 +53,12 @@ class Shown:
         self._obstacle: Trouble | None = None
 
     def ordered(self, order: Order | None, policy: Policy, *, new: bool = True) -> None:
+        if order is None:
+            if self.progress.state is State.APPLYING:
+                self.note(CANCELLED)
+            return  # idle when that is so
         number = self.progress.order + new
         self._ordered, self._note, self._obstacle = _now(), "", None
-        if order is None:
-            self._set(replace(self.progress, state=State.IDLE, order=number))
-            return
         log.info(
             "configuration wanted",
             extra={"configuration": order.name, "source": order.source, "in_use": policy},
@@ -75,6 +78,11 @@ class Shown:
     def idle(self) -> None:
         before = self.progress
         self._set(Progress(State.IDLE, order=before.order, counts=before.counts))
+
+    def stopped(self) -> None:
+        """Nothing more is done by this process."""
+        if self.progress.state is State.APPLYING:
+            self._set(replace(self.progress, state=State.PENDING))
 
     def pending(self, trouble: Trouble, *, known: bool = True) -> None:
         """`known` is whether it is known what is wanted."""

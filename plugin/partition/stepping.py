@@ -31,11 +31,12 @@ from plugin.core.partition.trouble import Code, Trouble, instance_at, took_effec
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker
 from plugin.errors import DriverError, OutcomeUnknown
+from plugin.partition.course import Extent
 
 log = logging.getLogger(__name__)
 
 
-class Order(Struct, frozen=True):
+class Assignment(Struct, frozen=True):
     """What is to be done to a GPU. ``released`` are the devices that left service. ``mig_mode``:
     MIG mode may be switched.
     """
@@ -56,27 +57,26 @@ class Stepper:
         driver: Driver,
         worker: DriverWorker,
         on_step: Callable[[Step, bool], None],
-        *,
-        goes_on: Callable[[], bool],
+        extent: Callable[[], Extent],
     ) -> None:
-        """`on_step` hears of every step and whether it took effect; `goes_on` is asked before
+        """`on_step` hears of every step and whether it took effect; `extent` is asked before
         each.
         """
         self._driver, self._worker = driver, worker
-        self._on_step, self._goes_on = on_step, goes_on
+        self._on_step, self._extent = on_step, extent
 
-    async def carry_out(self, order: Order) -> Result:
-        decision = order.decision
+    async def carry_out(self, given: Assignment) -> Result:
+        decision = given.decision
         try:
             gpu = await self._look(decision.gpu.uuid)
         except DriverError as failed:
             return Result(decision.gpu, trouble(failed))
         result = Result(gpu)
-        plan = _planned(gpu, order)
+        plan = _planned(gpu, given)
         if isinstance(plan, Trouble):
             return replace(result, trouble=plan)
         for step in plan.steps:
-            if not self._goes_on():
+            if self._extent() is Extent.STEP:
                 return replace(result, interrupted=True)
             result = await self._one(result, step)
             if result.trouble is not None:
@@ -137,18 +137,18 @@ class Stepper:
                 return functools.partial(driver.create_compute_instance, uuid, gi, step.slices)
 
 
-def _planned(gpu: Gpu, order: Order) -> Plan | Trouble:
+def _planned(gpu: Gpu, given: Assignment) -> Plan | Trouble:
     """The plan as of now, which must not destroy what has not left service."""
-    wanted, mode = order.decision.wanted, order.mig_mode
-    outcome = plan_gpu(gpu, order.offers, wanted, order.in_use, mig_mode=mode)
+    wanted, mode = given.decision.wanted, given.mig_mode
+    outcome = plan_gpu(gpu, given.offers, wanted, given.in_use, mig_mode=mode)
     if isinstance(outcome, ResetNeeded):
         return _reset(gpu, outcome)
     if not isinstance(outcome, Plan):
-        forced = order.policy is Policy.FORCE and outcome.code is RefusalCode.IN_USE
+        forced = given.policy is Policy.FORCE and outcome.code is RefusalCode.IN_USE
         if not forced or outcome.after is None:
             return Trouble(Code(outcome.code), outcome.text)
         outcome = outcome.after
-    others = frozenset(outcome.leaving) - frozenset(order.released)
+    others = frozenset(outcome.leaving) - frozenset(given.released)
     if others:
         return Trouble(
             Code.STEP_FAILED, f"GPU {gpu.index} has changed: {min(others)} has not left service"

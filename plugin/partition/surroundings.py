@@ -107,6 +107,7 @@ def planned_from(snapshot: Snapshot) -> object:
         [(gpu.index, gpu.uuid, shape(gpu)) for gpu in snapshot.inventory.gpus],
         snapshot.inventory.unreadable,
         snapshot.settings.partition_mig_mode,
+        snapshot.settings.partition_in_use,
     )
 
 

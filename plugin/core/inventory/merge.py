@@ -87,7 +87,8 @@ def merge(before: Before, new: Inventory) -> Merged:
                 f"MIG device {path}: the driver shows it no more; the next scan makes that certain"
             )
         if device is not None:
-            merged[parent] = _with(gpu, replace(device, error=why))
+            unsure = replace(device, error=why, unseen=uuid in unseen)
+            merged[parent] = _with(gpu, unsure)
     ordered = sorted((merged[gpu.uuid] for gpu in gpus), key=lambda gpu: gpu.index)
     whole = replace(new, gpus=tuple(ordered), machine=new.machine or old.machine)
     return Merged(whole, frozenset(gone), frozenset(unseen))
@@ -155,9 +156,9 @@ def _mig(old: MigDevice | None, new: MigDevice) -> tuple[MigDevice, list[str]]:
         if was not in {"", now} and now != ""
     ]
     if new.error and old.profile:
-        return replace(old, error=new.error, index=new.index), odd
+        return replace(old, error=new.error, index=new.index, unseen=False), odd
     if (old.gi, old.ci) != (new.gi, new.ci):
-        return replace(old, error=odd[0], index=new.index), odd
+        return replace(old, error=odd[0], index=new.index, unseen=False), odd
     return replace(
         new,
         profile=old.profile or new.profile,

@@ -85,7 +85,8 @@ class MigDevice(Struct, frozen=True):
     not say. ``device_nodes`` are those a container needs, as absolute paths below the device root
     (``/dev/nvidia0``, ``/dev/nvidia-caps/nvidia-cap12``); ``missing_device_nodes`` names files
     that should be there and are not. ``error`` is what the driver said when the device could not be
-    read.
+    read. ``unseen``: the last scan has not shown it, and the next one makes certain whether it is
+    gone.
     """
 
     uuid: str
@@ -106,6 +107,7 @@ class MigDevice(Struct, frozen=True):
     missing_device_nodes: tuple[str, ...] = ()
     error: str | None = None
     numa: int | None = None
+    unseen: bool = False
 
     @property
     def parts(self) -> tuple[MigDevice, ...]:

@@ -87,6 +87,7 @@ def plan_node(
     in_use: InUse,
     policy: Policy,
     half: Mapping[str, Wanted] = MappingProxyType({}),
+    refused: Mapping[str, tuple[Blocker, ...]] = MappingProxyType({}),
     *,
     mig_mode: bool = True,
 ) -> NodePlan:
@@ -96,6 +97,8 @@ def plan_node(
     Without `mig_mode`, MIG mode is not switched.
 
     `half` is what half-made GPUs had. Those that this would leave as they are get it back.
+
+    `refused` is what was in the way on GPUs when the configuration was refused; that holds.
     """
 
     def decide(gpu: Gpu, wanted: Wanted, policy: Policy) -> Decision:
@@ -104,15 +107,16 @@ def plan_node(
         return _decided(gpu, wanted, outcome, policy)
 
     decisions = tuple(
-        decide(gpu, wanted.wanted[gpu.uuid], policy)
+        _refuse(decide(gpu, wanted.wanted[gpu.uuid], policy), refused.get(gpu.uuid, ()))
         for gpu in inventory.gpus
         if gpu.uuid in wanted.wanted
     )
-    spoiling = [each.gpu.index for each in decisions if _spoils(each, policy)]
+    spoiling = {each.gpu.index for each in decisions if _spoils(each, policy)}
+    spoiling |= {gpu.index for gpu in inventory.gpus if gpu.uuid in refused}
     if policy is Policy.REFUSE:
-        spoiling = sorted([*spoiling, *wanted.unreadable])
-    if spoiling:
-        decisions = tuple(_held(each, spoiling) for each in decisions)
+        spoiling |= wanted.unreadable.keys()
+    if spoiling or refused:
+        decisions = tuple(_held(each, sorted(spoiling)) for each in decisions)
     if half:
         decisions = tuple(_none_left(inventory, decisions, half, decide))
     return NodePlan(wanted.name, policy, decisions, wanted.warnings, wanted.unreadable, mig_mode)
@@ -127,13 +131,23 @@ def _decided(gpu: Gpu, wanted: Wanted, outcome: Outcome, policy: Policy) -> Deci
     decision = Decision(
         gpu, wanted, Action.REFUSED, outcome.after, outcome.blockers, outcome.code, outcome.text
     )
-    if outcome.code is not RefusalCode.IN_USE or policy is Policy.REFUSE:
+    if outcome.code is not RefusalCode.IN_USE:
         return decision
-    if policy is Policy.FORCE:
-        return replace(decision, action=Action.CHANGE)
-    if policy is Policy.EVICT and decision.evictable:
-        return replace(decision, action=Action.EVICT)
-    return replace(decision, action=Action.WAIT)
+    if policy is Policy.REFUSE:
+        return _refuse(decision, outcome.blockers)
+    action = Action.CHANGE if policy is Policy.FORCE else Action.WAIT
+    evicts = policy is Policy.EVICT and decision.evictable
+    return replace(decision, action=Action.EVICT if evicts else action)
+
+
+def _refuse(decision: Decision, in_the_way: tuple[Blocker, ...]) -> Decision:
+    """Because of devices in use, if there are any in the way of what would be done."""
+    if not in_the_way or decision.action is Action.NOTHING:
+        return decision
+    because = "; ".join(map(str, in_the_way))
+    text = f"GPU {decision.gpu.index} stays as it is because of {because}"
+    code = RefusalCode.IN_USE
+    return replace(decision, action=Action.REFUSED, blockers=in_the_way, code=code, text=text)
 
 
 def _none_left(
@@ -159,7 +173,7 @@ def _none_left(
 def _leaves(decision: Decision) -> bool:
     """Whether the GPU stays as it is, although it could go back."""
     stays = decision.action not in {Action.NOTHING, Action.CHANGE, Action.RESET}
-    return stays and decision.code is not RefusalCode.UNREADABLE
+    return stays and decision.code not in {RefusalCode.UNREADABLE, RefusalCode.UNSETTLED}
 
 
 def _spoils(decision: Decision, policy: Policy) -> bool:
@@ -173,5 +187,6 @@ def _held(decision: Decision, spoiling: Iterable[int]) -> Decision:
     if decision.action in {Action.NOTHING, Action.REFUSED, Action.RESET}:
         return decision
     others = ", ".join(map(str, spoiling))
-    text = f"GPU {decision.gpu.index} stays as it is because of GPU {others}"
+    cause = f"GPU {others}" if others else "a GPU that is not there"
+    text = f"GPU {decision.gpu.index} stays as it is because of {cause}"
     return replace(decision, action=Action.HELD, text=text)

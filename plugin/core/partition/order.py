@@ -29,3 +29,8 @@ class Order(Struct, frozen=True):
     configuration: Configuration | None = None
     policy: Policy | None = None
     id: str = ""
+
+    @property
+    def key(self) -> str:
+        """What it is known by, also after a restart."""
+        return self.id or f"{self.source}:{self.name}"

@@ -32,6 +32,8 @@ from plugin.core.partition.steps import (
 #: Who uses which device, by the UUID of the MIG device or GPU.
 InUse = Mapping[str, tuple[Occupant, ...]]
 
+_UNLISTED = "which GPU instances there are is not known: that takes the right to monitor them"
+
 #: From this compute capability on (Hopper), a switch of MIG mode needs no GPU reset.
 _SWITCHES_AT_ONCE = (9, 0)
 
@@ -99,23 +101,26 @@ def _unplannable(gpu: Gpu, offers: Sequence[ProfileOffer], wanted: Wanted) -> Re
     elif unknown is None and (not wanted.known or (wanted.mig and gpu.mig and not offers)):
         unknown = "the driver does not say which GPU instance profiles it has"
     elif unknown is None and gpu.mig_enabled:
-        unknown = gpu.uncounted or next(iter(gpu.unreadable.values()), None) or _stray(gpu)
+        unlisted = _UNLISTED if gpu.instances is None else None
+        unknown = gpu.uncounted or next(iter(gpu.unreadable.values()), unlisted)
     if unknown is not None:
         return refused(gpu, str(unknown), RefusalCode.UNREADABLE)
+    stray = _stray(gpu) if gpu.mig_enabled else None
+    if stray is not None:
+        code = RefusalCode.UNSETTLED if stray.unseen else RefusalCode.UNREADABLE
+        where = f"GPU instance {stray.gi}, which the driver does not list"
+        return refused(gpu, f"{stray.uuid} is in {where}", code)
     if wanted.mig and gpu.mig is None:
         return refused(gpu, "it has no MIG", RefusalCode.NO_MIG)
     return None
 
 
-def _stray(gpu: Gpu) -> str | None:
-    """Why the GPU instances are not known."""
-    if gpu.instances is None:
-        return "which GPU instances there are is not known: that takes the right to monitor them"
-    known = {each.id for each in gpu.instances}
-    stray = next((device for device in gpu.mig_devices if device.gi not in known), None)
-    if stray is None:
-        return None
-    return f"{stray.uuid} is in GPU instance {stray.gi}, which the driver does not list"
+def _stray(gpu: Gpu) -> MigDevice | None:
+    """A device in a GPU instance that the driver does not list."""
+    known = {each.id for each in gpu.instances or ()}
+    strays = (device for device in gpu.mig_devices if device.gi not in known)
+    # What the next scan does not settle counts first.
+    return min(strays, key=lambda device: device.unseen, default=None)
 
 
 def _present(gpu: Gpu, in_use: InUse) -> tuple[PresentInstance, ...]:

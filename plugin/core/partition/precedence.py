@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from plugin.core.partition.indices import NO_PLACES, Places
 from plugin.core.partition.order import Order, Source
+from plugin.core.partition.refusal import Refused
 from plugin.core.partition.run import Before
 
 
@@ -32,7 +33,7 @@ class Memory(Struct, frozen=True):
     """``order`` is what is wanted, ``None`` for nothing. ``option`` is the ``--partition-config``
     that orders nothing new: it has counted, or was replaced; ``None`` if nothing was ordered.
     ``changing`` are the GPUs that may be half-made, by UUID. ``places`` are the GPUs that the
-    order's indices name.
+    order's indices name, ``refused`` is what has ended it.
     """
 
     order: Order | None = None
@@ -40,6 +41,7 @@ class Memory(Struct, frozen=True):
     changing: Mapping[str, Before] = field(default_factory=lambda: MappingProxyType({}))
     labelled: Labelled | None = None
     places: Places = NO_PLACES
+    refused: Refused | None = None
 
     def label(self, key: str) -> Labelled:
         """What the label of this key had last."""
@@ -109,4 +111,4 @@ def _ordered(
     memory: Memory, order: Order | None, option: str | None, places: Places = NO_PLACES
 ) -> Memory:
     """Nothing that is known of the order before is about this one."""
-    return replace(memory, order=order, option=option, places=places)
+    return replace(memory, order=order, option=option, places=places, refused=None)

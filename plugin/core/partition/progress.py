@@ -15,7 +15,7 @@ from plugin.core.partition.node import Action, Decision, NodePlan
 from plugin.core.partition.order import Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.run import INTERRUPTED, Run, Track
-from plugin.core.partition.steps import Blocker
+from plugin.core.partition.steps import Blocker, RefusalCode
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.use import UNKNOWN_HOLDER
 
@@ -155,6 +155,8 @@ def _state(decision: Decision | None, track: Track | None) -> tuple[GpuState, Tr
         return (tracked(track), track.trouble) if track is not None else (GpuState.PENDING, None)
     if decision.back and decision.action is Action.CHANGE:
         return GpuState.ROLLING_BACK, Trouble(Code.STEP_FAILED, decision.text or INTERRUPTED)
+    if decision.code is RefusalCode.UNSETTLED:
+        return GpuState.PENDING, _why(decision)
     return _STATES[decision.action], _why(decision)
 
 

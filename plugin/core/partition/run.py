@@ -20,6 +20,7 @@ from plugin.core.inventory.model import Gpu, Inventory
 from plugin.core.partition.comparison import geometry, has
 from plugin.core.partition.configuration import Resolved, Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
+from plugin.core.partition.policy import Policy
 from plugin.core.partition.steps import Plan, SwitchMode
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.use import UNKNOWN_HOLDER
@@ -213,10 +214,12 @@ def assess(run: Run, plan: NodePlan, now: float) -> tuple[Run, Next]:
 
 def _arrived(run: Run, plan: NodePlan, now: float) -> Run:
     """Without what failed on GPUs that have their geometry all the same: what was not known to have
-    taken effect may have.
+    taken effect may have. Nobody knows what a GPU has that does not answer.
     """
     open_ = {*run.tracks, *run.half}
-    there = [each.gpu for each in plan.of(Action.NOTHING) if each.gpu.uuid in open_]
+    there = [
+        each.gpu for each in plan.of(Action.NOTHING) if each.gpu.uuid in open_ and not each.gpu.hung
+    ]
     return ended(run, map(Result, there), {}, now) if there else run
 
 
@@ -266,6 +269,13 @@ def withdrawal(run: Run, plan: NodePlan, done: Container[str] = ()) -> Withdrawa
         changing[uuid] = _reason(track.trouble.text if track is not None else INTERRUPTED)
         staying |= before.devices - out.keys()
     return Withdrawal(out, changing, frozenset(staying))
+
+
+def unchanging(run: Run) -> Withdrawal:
+    """While nothing can be changed, nothing has to leave service: out of it is only what was made
+    and is not complete.
+    """
+    return withdrawal(run, NodePlan("", Policy.WAIT, ()))
 
 
 def meanwhile(

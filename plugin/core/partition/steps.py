@@ -150,6 +150,7 @@ class RefusalCode(enum.StrEnum):
     UNKNOWN_PROFILE = "unknown-profile"  # the card does not offer it
     NO_MIG = "no-mig"  # the card has no MIG
     UNREADABLE = "unreadable"  # the driver does not say what is on the GPU
+    UNSETTLED = "unsettled"  # the next scan says what is on the GPU
 
 
 #: What no waiting ends: the configuration does not suit the card.

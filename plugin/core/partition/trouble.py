@@ -39,6 +39,7 @@ class Code(enum.StrEnum):
     IMPOSSIBLE = "impossible"
     NO_MIG = "no-mig"
     UNREADABLE = "unreadable"
+    UNSETTLED = "unsettled"
     HELD = "held"
     RESET_NEEDED = "reset-needed"
     NO_PERMISSION = "no-permission"
