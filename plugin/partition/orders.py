@@ -173,7 +173,9 @@ class Orders:
         if name:
             refused = self._not_scanned() or await self._unknown(Order(name, Source.LABEL))
             now = replace(now, refused=refused is not None)
-        problem = await self._keeper.given(Label(now, self._option, self._places()))
+        problem = await self._keeper.given(
+            Label(now, self._option, self._places(), uuid.uuid4().hex)
+        )
         if problem and now.value and refused is None:
             log.warning("what is wanted is not saved", extra={"reason": problem})
         return refused

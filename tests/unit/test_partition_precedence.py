@@ -110,11 +110,11 @@ def test_the_order_that_was_given_last_holds(events: str, order: Order | None) -
 def test_a_label_that_is_set_again_is_another_order_with_places_of_its_own() -> None:
     now, gone = Labelled(KEY, "L"), Labelled(KEY, "")
     here, there = {"GPU-1": Place(0)}, {"GPU-2": Place(0)}
-    first = at_the_end([Start("", KEY), Label(now, "", here)])
-    again = at_the_end([Label(gone, ""), Label(now, "", there)], first)
+    first = at_the_end([Start("", KEY), Label(now, "", here, "1")])
+    again = at_the_end([Label(gone, "", there, "2"), Label(now, "", there, "3")], first)
     assert (first.places, again.places) == (here, there)
-    assert again.order == first.order
-    assert again.order is not first.order
+    assert first.order == Order("L", Source.LABEL, id="1")
+    assert again.order == Order("L", Source.LABEL, id="3")
     assert after(again, Label(now, "", here)) is again
 
 

@@ -20,8 +20,8 @@ class Source(enum.StrEnum):
 
 class Order(Struct, frozen=True):
     """``configuration`` is that of a file which came with the order; without it, the name is one of
-    the node's. ``policy`` is ``None`` for that of the settings. ``id`` is that of an order by a
-    command, also after a restart.
+    the node's. ``policy`` is ``None`` for that of the settings. ``id`` distinguishes
+    orders by commands and the label, also after a restart.
     """
 
     name: str

@@ -65,11 +65,12 @@ class Command(Struct, frozen=True):
 
 
 class Label(Struct, frozen=True):
-    """The Node's label is looked at."""
+    """The Node's label is looked at; ``id`` is that of its order, if it orders something."""
 
     now: Labelled
     option: str
     places: Places = NO_PLACES
+    id: str = ""
 
 
 Given = Start | Command | Label
@@ -86,13 +87,14 @@ def after(memory: Memory, given: Given) -> Memory:
             if memory.labelled is not None:  # what comes later holds
                 memory = replace(memory, labelled=replace(memory.labelled, refused=False))
             return _ordered(memory, order, option, places)
-        case Label(now, option, places):
+        case Label(now, option, places, number):
             if now == memory.label(now.key):
                 return memory
             memory = replace(memory, labelled=now)
             if now.refused or not now.value:
                 return memory
-            return _ordered(memory, Order(now.value, Source.LABEL), option, places)
+            order = Order(now.value, Source.LABEL, id=number)
+            return _ordered(memory, order, option, places)
 
 
 def _started(memory: Memory, option: str, label: str) -> Memory:

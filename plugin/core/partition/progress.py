@@ -80,7 +80,7 @@ class Counts(Struct, frozen=True):
 class Progress(Struct, frozen=True):
     """``since`` is when ``state`` began, in seconds of the wall clock. ``order`` numbers the orders
     since the daemon's start. ``seconds`` is how long the last order took until it was applied.
-    ``notes`` say what is not known. ``id`` is that of an order by a command.
+    ``notes`` say what is not known. ``id`` is that of the order.
     """
 
     state: State = State.IDLE
