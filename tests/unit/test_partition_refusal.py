@@ -112,6 +112,7 @@ def test_an_order_follows_the_option_at_once_unless_it_came_with_a_policy(
     async def main() -> None:
         async with rig(TWO, tmp_path, settings=REFUSING) as here:
             await refused(here, ordered(given))
+            await asyncio.sleep(60)
             here.writer.reconfigure(SETTINGS)
             await asyncio.sleep(60)
             if given is None:
