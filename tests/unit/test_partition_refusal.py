@@ -170,6 +170,22 @@ def test_a_gpu_that_does_not_answer_may_have_them(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_gpu_that_is_off_the_bus_may_have_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with rig(TWO, tmp_path) as here:
+            await refused(here, ordered())
+            here.node.remove_gpu(0)
+            here.writer.rescan()
+            await asyncio.sleep(600)
+            here.executor.look_again()
+            await asyncio.sleep(600)
+            assert here.worker.changes == 0
+            assert here.progress.state is State.FAILED
+            assert here.states() == [GpuState.HELD]
+
+    run(main())
+
+
 # ---- as values
 
 NODE = inventory(parse_node(TWO))
