@@ -52,9 +52,11 @@ class Changing(Struct):
         published = loop.time()
         async with self.writer.between_scans([each.gpu.uuid for each in decisions]) as look:
             for number, decision in enumerate(decisions):
-                if self.extent() is not Extent.ALL:
+                if (extent := self.extent()) is Extent.STEP:
                     await self._interrupted(look, results)
                     return
+                if extent is Extent.GPU:
+                    break
                 self.shown.begins(decision)
                 result = await self.stepper.carry_out(self._assigned(decision))
                 results.append(result)

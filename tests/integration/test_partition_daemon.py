@@ -178,6 +178,32 @@ async def test_a_command_waits_for_the_next_process_of_the_daemon(
     assert "the daemon does not answer" in errors
 
 
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        (("cancel",), "this order was cancelled"),
+        (("apply", "-c", "all-1g.5gb"), "another order has replaced this one"),
+    ],
+)
+async def test_a_command_says_what_has_become_of_its_order(
+    node_dir: Path,
+    kubelet: SimKubelet,
+    start_daemon: StartDaemon,
+    then: tuple[str, ...],
+    said: str,
+) -> None:
+    await start_daemon(NODE, **environment(node_dir))
+    await kubelet.wait_allocatable(ONE, 14)
+    socket = node_dir / "control" / "control.sock"
+    await becomes(socket.exists)
+    await kubelet.admit(Pod("train", containers={"main": {ONE: 1}}))
+    following = asyncio.create_task(partition(node_dir, "apply", "-c", "all-7g.40gb"))
+    await becomes(lambda: ask(str(socket), "partition", "status")["state"] == "waiting")
+    await partition(node_dir, *then)
+    status, _, errors = await following
+    assert (status, said in errors) == (1, True), errors
+
+
 async def test_without_a_daemon_the_command_acts_by_itself(node_dir: Path) -> None:
     status, out, errors = await partition(
         node_dir, "apply", "-c", "all-balanced", "--simulate", NODE, KUBELET_SOCKET=""

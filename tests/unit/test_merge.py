@@ -26,7 +26,7 @@ def without(whole: Gpu, device: MigDevice, **changes: object) -> Gpu:
 
 def kept(device: MigDevice, error: str) -> Gpu:
     """FIRST, with RIGHT as it was."""
-    return replace(FIRST, mig_devices=(LEFT, replace(device, error=error)))
+    return replace(FIRST, mig_devices=(LEFT, replace(device, error=error, unseen=error == UNSEEN)))
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,20 @@ def test_a_gpu_that_cannot_be_read_is_not_planned(changes: dict[str, Any], why: 
     assert why in outcome.text
 
 
+def test_what_the_next_scan_makes_certain_is_no_refusal_for_good() -> None:
+    there = gpu((1, "3g.20gb", 0, 4, {0: (3, 0)}), (2, "3g.20gb", 4, 4, {0: (3, 0)}), instances=())
+    for unseen, code in (
+        ((True, True), RefusalCode.UNSETTLED),
+        ((True, False), RefusalCode.UNREADABLE),
+        ((False, False), RefusalCode.UNREADABLE),
+    ):
+        devices = zip(there.mig_devices, unseen, strict=True)
+        changed = tuple(replace(device, unseen=each) for device, each in devices)
+        outcome = plan(replace(there, mig_devices=changed), Wanted.of({"3g.20gb": 1}))
+        assert isinstance(outcome, Refusal)
+        assert outcome.code is code
+
+
 def test_a_gpu_that_does_not_answer_is_as_it_was_last_read() -> None:
     silent = gpu((1, "3g.20gb", 0, 4, {0: (3, 0)}), hung=True, error="does not answer")
     asis = plan(silent, Wanted.of({"3g.20gb": 1}))

@@ -113,6 +113,7 @@ def test_an_order_follows_the_option_at_once_unless_it_came_with_a_policy(
     async def main() -> None:
         async with rig(TWO, tmp_path, settings=REFUSING) as here:
             await refused(here, ordered(given))
+            await asyncio.sleep(60)
             here.writer.reconfigure(SETTINGS)
             await asyncio.sleep(60)
             if given is None:
@@ -166,6 +167,22 @@ def test_a_gpu_that_does_not_answer_may_have_them(tmp_path: Path) -> None:
             here.writer.rescan()
             await asyncio.sleep(600)
             stays(here)
+
+    run(main())
+
+
+def test_a_gpu_that_is_off_the_bus_may_have_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with rig(TWO, tmp_path) as here:
+            await refused(here, ordered())
+            here.node.remove_gpu(0)
+            here.writer.rescan()
+            await asyncio.sleep(600)
+            here.executor.look_again()
+            await asyncio.sleep(600)
+            assert here.worker.changes == 0
+            assert here.progress.state is State.FAILED
+            assert here.states() == [GpuState.HELD]
 
     run(main())
 
