@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -77,6 +78,7 @@ def main() -> int:
         "names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)} (default: all)"
     )
     names: list[str] = parser.parse_args().names
+    logging.getLogger().addHandler(logging.NullHandler())  # what is measured here has a log too
     for name in names:
         if name not in BENCHMARKS:
             parser.error(f"{name!r} is no measurement; choose from {', '.join(BENCHMARKS)}")

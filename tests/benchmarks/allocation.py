@@ -36,7 +36,7 @@ async def allocate(shared: Shared) -> Sequence[Row]:
         # In a thread: the stand-in kubelet shares this process and must go on reading its stream.
         sequential, nothing, concurrent = await asyncio.to_thread(_raw, path, empty, device)
     floor = Row("  of which gRPC, without any work", "µs", nothing)
-    budget: dict[Statistic, float] = {"p50": OF_EMPTY * floor.value("p50"), "p99": 1000}
+    budget: dict[Statistic, float] = {"p50": round(OF_EMPTY * floor.value("p50")), "p99": 1000}
     row = Row("Allocate of 1, sequential", "µs", sequential, budget)
     return [
         row,

@@ -38,29 +38,20 @@ def _device(name: str, healthy: bool, numa: int | None) -> pb.Device:  # noqa: F
 
 
 def allocate_response(allocations: Iterable[ContainerAllocation]) -> pb.AllocateResponse:
-    return pb.AllocateResponse(
-        container_responses=[
-            pb.ContainerAllocateResponse(
-                envs=allocation.envs,
-                mounts=[
-                    pb.Mount(
-                        container_path=m.container_path,
-                        host_path=m.host_path,
-                        read_only=m.read_only,
-                    )
-                    for m in allocation.mounts
-                ],
-                devices=[
-                    pb.DeviceSpec(
-                        container_path=d.container_path,
-                        host_path=d.host_path,
-                        permissions=d.permissions,
-                    )
-                    for d in allocation.device_specs
-                ],
-                annotations=allocation.annotations,
-                cdi_devices=[pb.CDIDevice(name=name) for name in allocation.cdi_devices],
+    """Made in place: a message that is put into another is copied."""
+    response = pb.AllocateResponse()
+    for allocation in allocations:
+        answer = response.container_responses.add(
+            envs=allocation.envs, annotations=allocation.annotations
+        )
+        for m in allocation.mounts:
+            answer.mounts.add(
+                container_path=m.container_path, host_path=m.host_path, read_only=m.read_only
             )
-            for allocation in allocations
-        ]
-    )
+        for d in allocation.device_specs:
+            answer.devices.add(
+                container_path=d.container_path, host_path=d.host_path, permissions=d.permissions
+            )
+        for name in allocation.cdi_devices:
+            answer.cdi_devices.add(name=name)
+    return response
