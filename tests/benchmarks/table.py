@@ -42,7 +42,8 @@ def _machine() -> str:
     """
     return (
         f"Python {platform.python_version()}, gRPC {version('grpcio')}, Linux {platform.release()} "
-        f"on {platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, load average {os.getloadavg()[0]:.1f}"
+        f"on {platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, "
+        f"load average {os.getloadavg()[0]:.1f}"
     )
 
 
