@@ -14,8 +14,9 @@ from xdist.scheduler import LoadScopeScheduling
 _status = pytest.StashKey[int]()
 _folder = pytest.StashKey[str]()
 
-#: Tests with processes, sockets and clocks share one worker, beside which the others compute.
-_REAL = ("tests/integration/", "tests/web/")
+#: Tests with processes, sockets and clocks. The first share one worker, beside which the others
+#: compute; the rest run wherever there is room, one after another.
+_REAL = ("tests/integration/", "tests/integration/native/", "tests/web/")
 #: But for these, whose clock jumps: they take what they need of a processor.
 _JUMPING = "tests/integration/cluster/"
 
@@ -26,7 +27,8 @@ class _Layers(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(_JUMPING):
             return nodeid.partition("::")[0]
-        return "real" if nodeid.startswith(_REAL) else nodeid
+        folders = [folder for folder in _REAL if nodeid.startswith(folder)]
+        return folders[-1] if folders else nodeid
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
