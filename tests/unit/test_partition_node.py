@@ -127,6 +127,18 @@ def test_a_mode_that_waits_for_a_reset_is_an_action_of_its_own() -> None:
     assert made.of(Action.RESET) == made.decisions[:1]
 
 
+def test_a_refusal_takes_no_gpu_out_of_service_whose_mode_nobody_switched() -> None:
+    node = parse_node("2xa100-40gb:0=1g.5gb*7")
+    read = inventory(node)
+    wanted = resolve(choose("all-2g.10gb", usual(read, offers_of(node))), read)
+    held = first_device(node, 0)
+    for in_use, expected in (({held: (POD,)}, ["refused", "held"]), ({}, ["held", "reset"])):
+        made = plan_node(read, offers_of(node), wanted, in_use, Policy.REFUSE, mig_mode=False)
+        assert actions(made) == expected
+        withdrawn = runs.withdrawal(Run(), made).changing.keys()
+        assert withdrawn == (set() if in_use else {read.gpus[1].uuid})
+
+
 def test_gpus_that_the_configuration_does_not_name_have_no_decision() -> None:
     node = parse_node("2xa100-40gb+1xa30-24gb+1xt4-16gb")
     assert [d.gpu.index for d in node_plan(node, "all-1g.5gb", {}, Policy.WAIT).decisions] == [0, 1]

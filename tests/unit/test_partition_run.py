@@ -9,7 +9,7 @@ from plugin.core.advertise.advertisement import advertise
 from plugin.core.advertise.withdrawal import Withdrawal
 from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import Client, ClientKind
-from plugin.core.inventory.model import Gpu
+from plugin.core.inventory.model import Gpu, MigMode, Unknown
 from plugin.core.partition import run as runs
 from plugin.core.partition.configuration import Resolved, Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
@@ -192,6 +192,17 @@ def test_it_is_half_made_until_it_has_what_it_had_or_should_have() -> None:
     assert again.tracks[FIRST.uuid].restored
     there = replace(CHANGE, action=Action.NOTHING, plan=Plan())
     assert dict(runs.assess(run, plan(there), 5.0)[0].half) == {}
+    # A reset took all, and MIG mode is switched only where a configuration asks for it.
+    off = MigMode(current=False, pending=False)
+    reset = replace(FIRST, mig=off, mig_devices=(), instances=())
+    assert dict(runs.current(Run(half=HALF), node(reset), {}, 20.0).half) == {}
+    assert runs.current(run, node(reset), NAMED, 20.0).half == HALF
+    for unsure in (
+        replace(reset, mig=None),
+        replace(reset, mig_unknown=Unknown("MIG mode is not known")),
+        replace(reset, mig=MigMode(current=False, pending=True)),
+    ):
+        assert runs.current(Run(half=HALF), node(unsure), {}, 20.0).half == HALF
     # What no configuration can express has no way back.
     unknown = Run(half={FIRST.uuid: Before(None)})
     assert runs.current(unknown, node(LESS), NAMED, 20.0).half == unknown.half

@@ -116,7 +116,9 @@ def plan_node(
     if policy is Policy.REFUSE:
         spoiling |= wanted.unreadable.keys()
     if spoiling or refused:
-        decisions = tuple(_held(each, sorted(spoiling)) for each in decisions)
+        by_hand = {each.gpu.index for each in decisions if _is_by_hand(each)}
+        ended = bool(refused or spoiling - by_hand)
+        decisions = tuple(_held(each, sorted(spoiling), ended=ended) for each in decisions)
     if half:
         decisions = tuple(_none_left(inventory, decisions, half, decide))
     return NodePlan(wanted.name, policy, decisions, wanted.warnings, wanted.unreadable, mig_mode)
@@ -183,10 +185,18 @@ def _spoils(decision: Decision, policy: Policy) -> bool:
     return policy is Policy.REFUSE and decision.action in {Action.REFUSED, Action.RESET}
 
 
-def _held(decision: Decision, spoiling: Iterable[int]) -> Decision:
-    if decision.action in {Action.NOTHING, Action.REFUSED, Action.RESET}:
+def _is_by_hand(decision: Decision) -> bool:
+    """The administrator has to switch MIG mode, and nobody has yet."""
+    return decision.action is Action.RESET and not decision.gpu.mig_pending
+
+
+def _held(decision: Decision, spoiling: Iterable[int], *, ended: bool) -> Decision:
+    """`ended`: switching MIG mode by hand would lead nowhere."""
+    if decision.action in {Action.NOTHING, Action.REFUSED}:
         return decision
-    others = ", ".join(map(str, spoiling))
+    if decision.action is Action.RESET and not (ended and _is_by_hand(decision)):
+        return decision
+    others = ", ".join(str(index) for index in spoiling if index != decision.gpu.index)
     cause = f"GPU {others}" if others else "a GPU that is not there"
     text = f"GPU {decision.gpu.index} stays as it is because of {cause}"
     return replace(decision, action=Action.HELD, text=text)

@@ -69,7 +69,9 @@ def _by_hand(gpu: Gpu, wanted: Wanted, outcome: Outcome) -> Outcome:
     switch = next((step for step in steps if isinstance(step, SwitchMode)), None)
     if switch is None:
         return outcome
-    run = f"while nothing uses the GPU, run nvidia-smi -i {gpu.index} -mig {int(switch.on)}"
+    blockers = outcome.blockers if isinstance(outcome, Refusal) else ()
+    now = f" (in use now: {'; '.join(map(str, blockers))})" if blockers else ""
+    run = f"while nothing uses the GPU{now}, run nvidia-smi -i {gpu.index} -mig {int(switch.on)}"
     if switch.needs_reset:
         run += f", then nvidia-smi -i {gpu.index} --gpu-reset, or reboot the node"
     return ResetNeeded(wanted.mig, run)

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
-from plugin.core.inventory.model import Gpu, Inventory
+from plugin.core.inventory.model import Gpu, Inventory, MigMode
 from plugin.core.partition.comparison import geometry, has
 from plugin.core.partition.configuration import Resolved, Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
@@ -169,6 +169,8 @@ def current(run: Run, inventory: Inventory, wanted: Mapping[str, Wanted], now: f
         gpu = inventory.gpu(uuid)
         if before.geometry is None and uuid not in wanted:
             del half[uuid]  # there is no way back: what is there stays
+        elif gpu is not None and uuid not in wanted and _is_whole(gpu):
+            del half[uuid]  # a reset or a reboot took all; MIG mode is switched only for an order
         elif gpu is not None and before.geometry is not None and has(gpu, before.geometry):
             del half[uuid]
             if uuid in tracks and tracks[uuid].back:
@@ -179,6 +181,12 @@ def current(run: Run, inventory: Inventory, wanted: Mapping[str, Wanted], now: f
         if changed or run.wanted.get(uuid) != wanted.get(uuid):
             del tracks[uuid]
     return replace(run, tracks=tracks, half=half, wanted=wanted)
+
+
+def _is_whole(gpu: Gpu) -> bool:
+    """Nothing of MIG is there, nor will be."""
+    known = gpu.mig is not None and gpu.mig_unknown is None
+    return known and gpu.mig == MigMode(current=False, pending=False) and not gpu.instances
 
 
 def targets(wanted: Resolved, run: Run) -> tuple[Resolved, Mapping[str, Wanted]]:

@@ -153,6 +153,7 @@ async def test_a_daemon_that_starts_meanwhile_hands_out_nothing_before_the_end(
     [
         ((), 1, "is not applied in time, and still wanted: GPU 1 is not as wanted"),
         ((signal.SIGINT,), 130, "is not applied because of SIGINT, and still wanted"),
+        ((signal.SIGHUP,), 129, "is not applied because of SIGHUP, and still wanted"),
         ((signal.SIGTERM,), 143, "is not applied because of SIGTERM, and still wanted"),
     ],
 )
