@@ -17,6 +17,8 @@ _folder = pytest.StashKey[str]()
 #: Tests with processes, sockets and clocks. The first share one worker, beside which the others
 #: compute; the rest run wherever there is room, one after another.
 _REAL = ("tests/integration/", "tests/integration/native/", "tests/web/")
+#: What waits for other processes; the rest of the web's tests render and compare.
+_RETRIED = ("tests/integration/", "tests/web/test_browser.py")
 #: But for these, whose clock jumps: they take what they need of a processor.
 _JUMPING = "tests/integration/cluster/"
 
@@ -36,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     with something else for seconds is no fault of ours.
     """
     for item in items:
-        if item.nodeid.startswith(_REAL):
+        if item.nodeid.startswith(_RETRIED):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.simulation import simulate
 from plugin.state.ledger_file import LedgerFile
 from plugin.state.writer import Writer
+from tests.unit.virtual_time import run
 
 T = TypeVar("T")
 
@@ -261,3 +262,16 @@ async def rig(
         await asyncio.gather(*tasks, return_exceptions=True)
         await keeper.release()
         driver.close()
+
+
+Story = Callable[[Rig], Awaitable[None]]
+
+
+def over(node: str, folder: Path, story: Story) -> None:
+    """Play it on such a node."""
+
+    async def main() -> None:
+        async with rig(node, folder) as here:
+            await story(here)
+
+    run(main())

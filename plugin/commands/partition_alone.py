@@ -64,7 +64,11 @@ async def _alone(
     ]
     outlasts = done["warning"] is None and not settings.simulate
     try:
-        return await _followed(orders.executor, given, outlasts=outlasts)
+        status = await _followed(orders.executor, given, outlasts=outlasts)
+        if half := orders.half_made:
+            named = ", ".join(map(str, half))
+            warn(f"GPU {named} may be half-made: the next daemon or partition apply mends it")
+        return status
     finally:
         for task in tasks:
             task.cancel()

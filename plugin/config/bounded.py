@@ -11,6 +11,24 @@ from pathlib import Path
 
 MEBIBYTE = 2**20
 
+#: What a file system says whose server is away.
+_AWAY = frozenset(
+    {
+        errno.ETIMEDOUT,
+        errno.EIO,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+    }
+)
+
+
+def is_away(error: OSError) -> bool:
+    """Whether the file system could not be asked: what it has is not known then."""
+    return error.errno in _AWAY
+
 
 def read(path: Path | str, limit: int = MEBIBYTE, *, follow: bool = True) -> bytes:
     """Read a regular file of at most `limit` bytes; refuse symbolic links unless `follow`.

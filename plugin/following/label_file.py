@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from plugin.config import atomic, bounded
@@ -16,14 +16,17 @@ class LabelFile:
     and devices must not wait for it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, read: Callable[..., bytes] = bounded.read) -> None:
+        self.path, self._read = path, read
 
     def read(self) -> str:
-        """Empty where none was kept."""
-        with contextlib.suppress(OSError, ValueError):
-            return bounded.read(self.path, _MOST_BYTES, follow=False).decode().strip()
-        return ""
+        """Empty where none was kept. Raises OSError where that is not known."""
+        try:
+            return self._read(self.path, _MOST_BYTES, follow=False).decode().strip()
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and bounded.is_away(error):
+                raise
+            return ""
 
     def write(self, value: str) -> None:
         """Raises OSError."""

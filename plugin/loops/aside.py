@@ -15,13 +15,14 @@ BRIEFLY_SECONDS = 1.0
 
 
 def briefly(function: Callable[[], T], otherwise: T) -> T:
-    """The function's result, or `otherwise` where it does not return in time. Blocks for that time,
-    so it is for the start.
+    """The function's result, or `otherwise` where it does not return in time or raises OSError.
+    Blocks for that time, so it is for the start.
     """
     found = [otherwise]
 
     def run() -> None:
-        found[0] = function()
+        with contextlib.suppress(OSError):
+            found[0] = function()
 
     thread = threading.Thread(target=run, name="aside at the start", daemon=True)
     thread.start()

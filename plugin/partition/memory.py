@@ -6,7 +6,6 @@ what it said and nothing else.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -45,19 +44,6 @@ _CORRUPT = (
     ConfigError,
 )
 
-#: What a file system says whose server is away.
-_AWAY = frozenset(
-    {
-        errno.ETIMEDOUT,
-        errno.EIO,
-        errno.EREMOTEIO,
-        errno.ESTALE,
-        errno.ENOTCONN,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-    }
-)
-
 
 class MemoryFile:
     """One file. Blocks; its owner has the lock of partitioning."""
@@ -75,7 +61,7 @@ class MemoryFile:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in _AWAY:
+            if isinstance(error, OSError) and bounded.is_away(error):
                 raise TimeoutError(error.errno, error.strerror) from error
             log.warning(
                 "what was wanted of partitioning cannot be read", extra={"reason": str(error)}

@@ -116,6 +116,12 @@ class Orders:
         return self._keeper.silence
 
     @property
+    def half_made(self) -> tuple[int, ...]:
+        """Indices of the GPUs that may be half-made, of those that are there."""
+        gpus = self._store.snapshot.inventory.gpus
+        return tuple(gpu.index for gpu in gpus if gpu.uuid in self._keeper.memory.changing)
+
+    @property
     def progress(self) -> Progress:
         return self.executor.progress
 

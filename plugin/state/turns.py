@@ -7,9 +7,10 @@ one sees the other. The daemon's lock is that of its ledger.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from plugin.config import bounded
 from plugin.errors import ControlError
 from plugin.state.lock import FileLock, is_held, lock_of
 
@@ -57,11 +58,13 @@ def _refuse_daemon(ledger: Path, socket: str) -> None:
         )
 
 
-def command_runs(ledger: Path) -> bool:
-    """Whether a command changes GPUs; false where the folder cannot be looked into. Blocks, and may
-    hang with the file system.
+def command_runs(ledger: Path, asked: Callable[[Path], bool] = is_held) -> bool:
+    """Whether a command changes GPUs; false where the folder may not be looked into. Blocks, and
+    may hang with the file system. Raises TimeoutError where that cannot be asked now.
     """
     try:
-        return is_held(ledger.with_name(LOCK))
-    except OSError:
+        return asked(ledger.with_name(LOCK))
+    except OSError as error:
+        if bounded.is_away(error):
+            raise TimeoutError(error.errno, error.strerror) from error
         return False

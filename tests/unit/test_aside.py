@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import subprocess
 import sys
 import threading
@@ -96,3 +97,8 @@ async def test_a_call_that_was_given_up_is_not_waited_for(hung: threading.Event)
 def test_the_start_waits_briefly(hung: threading.Event) -> None:
     assert briefly(lambda: "there", otherwise="unknown") == "there"
     assert briefly(lambda: str(hung.wait()), otherwise="unknown") == "unknown"
+
+    def away() -> str:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    assert briefly(away, otherwise="unknown") == "unknown"

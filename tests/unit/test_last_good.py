@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,21 +275,31 @@ def test_the_label_s_configuration_is_good_and_the_default_is_not(
     assert (start.loaded.name, start.label, start.problem) == ("fast", "fast", "")
 
 
-def test_a_file_system_that_hangs_keeps_neither_file_s_reader(
-    tmp_path: Path, configs: Path, caplog: pytest.LogCaptureFixture
+def hangs(hung: threading.Event) -> str:
+    hung.wait()
+    return "fast"
+
+
+def is_away(hung: threading.Event) -> str:
+    del hung
+    raise OSError(errno.ESTALE, "Stale file handle")
+
+
+@pytest.mark.parametrize("answer", [hangs, is_away])
+def test_a_file_system_that_does_not_answer_keeps_no_start_waiting(
+    tmp_path: Path,
+    configs: Path,
+    caplog: pytest.LogCaptureFixture,
+    answer: Callable[[threading.Event], str],
 ) -> None:
     hung = threading.Event()
 
-    class HungLabel(LabelFile):
-        def read(self) -> str:
-            hung.wait()
-            return "fast"
-
-    class HungKept(KeptFile):
+    class Kept(KeptFile):
         def read(self) -> None:
-            hung.wait()
+            answer(hung)
 
-    labels, kept = HungLabel(tmp_path / LABEL_FILE), HungKept(tmp_path / "kept")
+    labels = LabelFile(tmp_path / LABEL_FILE, lambda *_, **__: answer(hung).encode())
+    kept = Kept(tmp_path / "kept")
     line = CommandLine({}, {**labelled(configs), "KUBECONFIG": str(tmp_path / "none")})
     try:
         start = begin(line, newest(line), labels, kept)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from plugin.core.advertise.advertisement import advertise
 from plugin.core.inventory.model import Device, Gpu
+from plugin.core.settings import Settings
 
-from .builders import gpu, mig_device, mig_gpu
+from .builders import gpu, mig_device, mig_gpu, node
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,23 @@ def test_a_gpu_and_its_devices_answer_the_same_questions() -> None:
     assert (card.parts, first.parts) == ((first, second), ())
     devices: list[Device] = [second, card, first]
     assert sorted(devices, key=lambda device: device.order) == [card, first, second]
+
+
+def test_what_is_found_by_uuid_is_of_this_inventory() -> None:
+    """A value made of another one must not keep that one's index."""
+    before = node(mig_gpu(0, "1g.5gb"), gpu(1))
+    first, second = before.gpus
+    assert before.device(first.uuid) is first
+    after = replace(before, gpus=(second,))
+    assert (after.device(first.uuid), after.device(second.uuid)) == (None, second)
+    assert before == replace(after, gpus=before.gpus)
+
+
+def test_what_is_found_by_id_is_of_this_advertisement() -> None:
+    before = advertise(node(mig_gpu(0, "1g.5gb")), Settings())
+    ((resource, (listed,)),) = before.resources.items()
+    uuid = listed.device.uuid
+    assert before.index(resource) == {listed.id: listed}
+    assert before.offer(uuid) is not None
+    after = replace(before, resources={})
+    assert (after.index(resource), after.offer(uuid)) == ({}, None)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pynvml
 import pytest
 
+from plugin.core.partition.configuration import Wanted
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, Progress, State
@@ -21,22 +21,11 @@ from plugin.partition.course import Course, Extent
 from plugin.partition.showing import CANCELLED
 from plugin.sim.hardware.calls import Fail, Hang
 from plugin.sim.hardware.engine import parse_node
-from tests.partition_rig import Rig, devices, empty_instances, rig, uuids
-from tests.unit.test_partition_half import BALANCED, BEFORE, STEPS, TWO
-from tests.unit.virtual_time import run
+from tests.partition_rig import Rig, devices, empty_instances, over, rig, uuids
+from tests.unit.test_partition_half import BALANCED, BEFORE, STEPS, TWO, mine
 
 MAKES = "nvmlDeviceCreateGpuInstanceWithPlacement"
 ONE, OTHER = Order("one", Source.COMMAND), Order("other", Source.COMMAND)
-
-Story = Callable[[Rig], Awaitable[None]]
-
-
-def over(node: str, folder: Path, story: Story) -> None:
-    async def main() -> None:
-        async with rig(node, folder) as here:
-            await story(here)
-
-    run(main())
 
 
 @pytest.mark.parametrize(
@@ -87,6 +76,13 @@ def test_a_cancelled_order_is_applied_until_the_gpu_in_hand_is_whole(
         assert {each.state for each in seen} == {State.APPLYING}
         assert all(CANCELLED in each.notes for each in seen)
         assert (here.progress.state, here.progress.notes) == (State.IDLE, ())
+        assert devices(here.node) == [BALANCED, BEFORE]
+        assert empty_instances(here.node) == 0
+        assert here.healthy() == {"1g.6gb": 6, "2g.12gb": 1}
+        assert here.keeper.memory.changing == {}
+        # It is not brought back by an order for another GPU either.
+        here.executor.want(mine(Wanted.of(BEFORE), 1))
+        assert (await here.ended()).state is State.SUCCESS
         assert devices(here.node) == [BALANCED, BEFORE]
 
     over(TWO, tmp_path, story)

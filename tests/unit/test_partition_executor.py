@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,13 @@ from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, State
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.hardware.faults import Aspect
-from tests.partition_rig import Rig, devices, empty_instances, rig, uuids
+from tests.partition_rig import Rig, devices, empty_instances, over, rig, uuids
 from tests.unit.virtual_time import run
 
 SLICES = "8xa100-40gb:all-1g.5gb"
 #: What says which geometry a GPU has.
 _READ = (Aspect.HANDLE, Aspect.UUID, Aspect.MIG_MODE, Aspect.GPU_INSTANCES, Aspect.ATTRIBUTES)
 BALANCED = {"1g.5gb": 2, "2g.10gb": 1, "3g.20gb": 1}
-
-
-def over(node: str, folder: Path, story: Callable[[Rig], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with rig(node, folder) as here:
-            await story(here)
-
-    run(main())
 
 
 def test_a_node_is_changed_and_advertised_in_one_message(tmp_path: Path) -> None:

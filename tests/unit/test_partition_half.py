@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pynvml
@@ -17,23 +16,13 @@ from plugin.core.partition.progress import GpuState, Progress, State
 from plugin.core.partition.trouble import Code
 from plugin.sim.hardware.calls import Fail
 from plugin.sim.hardware.engine import parse_node
-from tests.partition_rig import Killed, Rig, devices, empty_instances, rig, uuids
+from tests.partition_rig import Killed, Rig, devices, empty_instances, over, rig, uuids
 from tests.unit.virtual_time import run
 
 TWO = "2xa30-24gb:all-1g.6gb"
 BEFORE, BALANCED = {"1g.6gb": 4}, {"1g.6gb": 2, "2g.12gb": 1}
 #: A change of one GPU of TWO to all-balanced has so many steps.
 STEPS = 6
-
-Story = Callable[[Rig], Awaitable[None]]
-
-
-def over(node: str, folder: Path, story: Story) -> None:
-    async def main() -> None:
-        async with rig(node, folder) as here:
-            await story(here)
-
-    run(main())
 
 
 def mine(wanted: Wanted, *gpus: int, policy: Policy | None = None) -> Order:
@@ -129,31 +118,6 @@ def test_a_gpu_that_waits_for_a_pod_is_whole_until_then(tmp_path: Path) -> None:
         here.held.clear()
         assert (await here.ended()).state is State.SUCCESS
         assert devices(here.node) == [{"4g.24gb": 1}] * 2
-
-    over(TWO, tmp_path, story)
-
-
-@pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_what_is_taken_back_is_taken_back_with_the_gpu_in_hand_whole(
-    tmp_path: Path, step: int
-) -> None:
-    async def story(here: Rig) -> None:
-        def cancel(number: int) -> None:
-            if number == step:
-                here.executor.want(None)
-
-        here.worker.after = cancel
-        here.order("all-balanced")
-        await here.settled()
-        assert here.progress.state is State.IDLE
-        assert devices(here.node) == [BALANCED, BEFORE]
-        assert empty_instances(here.node) == 0
-        assert here.healthy() == {"1g.6gb": 6, "2g.12gb": 1}
-        assert here.keeper.memory.changing == {}
-        # It is not brought back by an order for another GPU either.
-        here.executor.want(mine(Wanted.of(BEFORE), 1))
-        assert (await here.ended()).state is State.SUCCESS
-        assert devices(here.node) == [BALANCED, BEFORE]
 
     over(TWO, tmp_path, story)
 

@@ -27,6 +27,7 @@ from plugin.partition.memory import MemoryFile
 from plugin.partitioning import MEMORY
 from plugin.sim.hardware.engine import SimNode, parse_node
 from plugin.sim.simulation import simulate
+from tests.integration.waiting import becomes
 from tests.partition_rig import devices, inline, remembered, rig
 from tests.unit.virtual_time import run
 
@@ -43,11 +44,6 @@ class Server:
         if self.away:
             raise TimeoutError("the last call has not returned")
         return function(*args)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 — of several parts
-        await asyncio.sleep(0.01)
 
 
 async def remember(folder: Path, order: Order, instead_of: str = "") -> None:
@@ -210,7 +206,7 @@ async def test_the_option_does_not_overrule_what_cannot_be_read_yet(
         await room.started(0.1)
         assert "the configuration is not applied yet, going on" in caplog.messages
         silent = f"the file system of {tmp_path / MEMORY} does not answer"
-        await until(lambda: room.problem == silent)  # after 5 s
+        await becomes(lambda: room.problem == silent)  # after 5 s
         assert "which configuration is wanted is not known" in caplog.messages
         assert edges.overview().notes == (silent,)
         status = await room.perform(["status"])
@@ -225,7 +221,7 @@ async def test_the_option_does_not_overrule_what_cannot_be_read_yet(
         assert refused.code is Code.NOT_ANSWERING
         assert devices(node) == [{"1g.6gb": 4}]
         Away.answers.set()
-        await until(lambda: devices(node) == [{"4g.24gb": 1}])
+        await becomes(lambda: devices(node) == [{"4g.24gb": 1}])
         await room.started()
         progress = room.progress()
         assert progress is not None

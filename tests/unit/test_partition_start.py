@@ -12,6 +12,7 @@ from plugin.core.settings import MigStrategy, Settings
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.simulation import simulate
 from plugin.state.turns import without_daemon
+from tests.integration.waiting import becomes
 
 pytestmark = pytest.mark.asyncio
 
@@ -26,9 +27,7 @@ async def test_nothing_is_registered_before_the_command_has_ended(tmp_path: Path
         edges = daemon.edges()
         running = asyncio.create_task(edges.partitioning.run())
         started = asyncio.create_task(edges.partitioning.started())
-        async with asyncio.timeout(10):
-            while not edges.overview().notes:  # noqa: ASYNC110 — it is asked
-                await asyncio.sleep(0.01)
+        await becomes(lambda: bool(edges.overview().notes))
         assert not started.done()
         (note,) = edges.overview().notes
         assert note.startswith("a partition apply changes the GPUs")

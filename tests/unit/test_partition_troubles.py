@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,22 +27,12 @@ from plugin.partitioning import MEMORY
 from plugin.sim.hardware.calls import Hang
 from plugin.sim.hardware.engine import parse_node
 from plugin.sim.hardware.gpu import Work
-from tests.partition_rig import SETTINGS, Rig, devices, empty_instances, rig, uuids
+from tests.partition_rig import SETTINGS, Rig, devices, empty_instances, over, rig, uuids
 from tests.unit.virtual_time import run
 
 SLICES = "8xa100-40gb:all-1g.5gb"
 TWO = "2xa30-24gb:all-1g.6gb"
 AFTER = {"1g.6gb": 2, "2g.12gb": 1}
-
-Story = Callable[[Rig], Awaitable[None]]
-
-
-def over(node: str, folder: Path, story: Story) -> None:
-    async def main() -> None:
-        async with rig(node, folder) as here:
-            await story(here)
-
-    run(main())
 
 
 # ---- orders

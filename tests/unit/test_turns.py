@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_a_lock_that_a_killed_process_left_is_nobodys(tmp_path: Path) -> None:
     assert not command_runs(ledger)
     with without_daemon(ledger, ""):
         assert command_runs(ledger)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOTCONN])
+def test_a_file_system_that_is_away_does_not_say_that_no_command_runs(
+    tmp_path: Path, number: int
+) -> None:
+    def away(path: Path) -> bool:
+        raise OSError(number, "away", str(path))
+
+    with pytest.raises(TimeoutError):
+        command_runs(tmp_path / "ledger.json", away)
 
 
 def test_nothing_is_changed_while_it_is_not_known_whether_a_daemon_runs(tmp_path: Path) -> None:

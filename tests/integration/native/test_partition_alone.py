@@ -248,3 +248,20 @@ def memory_of(variables: dict[str, str]) -> dict[str, Any]:
     found = json.loads(Path(variables["LEDGER_FILE"]).with_name(MEMORY).read_text())
     assert isinstance(found, dict)
     return found
+
+
+async def test_a_gpu_that_stays_half_made_is_named(tmp_path: Path, library: Path) -> None:
+    node = parse_node("2xa100-40gb:all-3g.20gb")
+    variables = {**environment(tmp_path, library), "KUBELET_SOCKET": ""}
+    with attached(node, tmp_path) as hardware:
+        hardware.allows = lambda verb: not verb.startswith("create")
+        status, _, errors = await partition(
+            variables, "apply", "-c", "all-7g.40gb", "--timeout", "1"
+        )
+        assert status == 1
+        named = "GPU 0, 1 may be half-made: the next daemon or partition apply mends it"
+        assert errors.splitlines()[-1] == f"mig-device-plugin: {named}"
+        hardware.allows = lambda _: True
+        status, _, errors = await partition(variables, "apply", "-c", "all-7g.40gb")
+        assert (status, "half-made" in errors) == (0, False)
+        assert geometry(node) == [["7g.40gb"]] * 2
