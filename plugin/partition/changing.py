@@ -11,12 +11,13 @@ from msgspec.structs import replace
 
 from plugin.core.inventory.geometry import ProfileOffer
 from plugin.core.partition import run as runs
+from plugin.core.partition import withdrawing
 from plugin.core.partition.comparison import differences
 from plugin.core.partition.configuration import Resolved
 from plugin.core.partition.node import Decision, NodePlan
 from plugin.core.partition.planner import InUse
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.run import Before, Result, Run
+from plugin.core.partition.tracks import Before, Result, Run
 from plugin.core.partition.trouble import Code, Trouble, trouble
 from plugin.core.state import Snapshot
 from plugin.errors import DriverUnavailable
@@ -47,7 +48,7 @@ class Changing(Struct):
 
     async def carry_out(self, decisions: Sequence[Decision]) -> None:
         loop = asyncio.get_running_loop()
-        self.writer.withdraw(runs.meanwhile(self.run, self.plan, decisions, ()))
+        self.writer.withdraw(withdrawing.meanwhile(self.run, self.plan, decisions, ()))
         results: list[Result] = []
         published = loop.time()
         async with self.writer.between_scans([each.gpu.uuid for each in decisions]) as look:
@@ -80,7 +81,7 @@ class Changing(Struct):
 
     def _assigned(self, decision: Decision) -> Assignment:
         uuid = decision.gpu.uuid
-        released = runs.leaving(decision)
+        released = withdrawing.leaving(decision)
         policy = Policy.WAIT if decision.back else self.plan.policy
         offers, mode = self.offers.get(uuid, ()), self.plan.mig_mode
         return Assignment(decision, offers, self.used, policy, released, mode)
@@ -100,9 +101,9 @@ class Changing(Struct):
             checked = [self._compared(each, snapshot) for each in results]
         self.run = runs.ended(self.run, checked, self.before, now)
         if rest:
-            withdrawal = runs.meanwhile(self.run, self.plan, rest, self._done)
+            withdrawal = withdrawing.meanwhile(self.run, self.plan, rest, self._done)
         else:
-            withdrawal = runs.withdrawal(self.run, self.plan, self._done)
+            withdrawal = withdrawing.withdrawal(self.run, self.plan, self._done)
         self.writer.withdraw(withdrawal)
         self.shown.ended(checked, self.run, self.plan)
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
 from plugin.core.inventory.model import Inventory
-from plugin.core.partition import refusal
+from plugin.core.partition import refusal, withdrawing
 from plugin.core.partition import run as runs
 from plugin.core.partition.configuration import Resolved
 from plugin.core.partition.node import Action, Decision, NodePlan, plan_node
@@ -24,8 +24,9 @@ from plugin.core.partition.planner import InUse
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuState, Progress
 from plugin.core.partition.refusal import InTheWay, Refused
-from plugin.core.partition.run import Before, Change, Rest, Run, Withdraw
+from plugin.core.partition.run import Change, Rest, Withdraw
 from plugin.core.partition.steps import RefusalCode
+from plugin.core.partition.tracks import Before, Run
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.trouble import trouble as of_error
 from plugin.core.partition.usual import silent
@@ -197,7 +198,7 @@ class Executor:
         out of it.
         """
         if problem.code is not Code.BUSY:
-            self._writer.withdraw(runs.unchanging(self._run))
+            self._writer.withdraw(withdrawing.unchanging(self._run))
         if self._course.taken is None and self._keeper.known and not self._run.half:
             self.shown.idle()
         else:
@@ -366,6 +367,6 @@ class Executor:
         return 0.0
 
     def _unsaved(self, problem: str) -> float:
-        self._writer.withdraw(runs.unchanging(self._run))
+        self._writer.withdraw(withdrawing.unchanging(self._run))
         self.shown.waiting(Trouble(Code.NOT_SAVED, problem))
         return POLL_SECONDS

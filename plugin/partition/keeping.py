@@ -18,7 +18,7 @@ from plugin.core.partition.indices import NO_PLACES, Places
 from plugin.core.partition.order import Order
 from plugin.core.partition.precedence import NOTHING, Given, Memory, Start, after
 from plugin.core.partition.refusal import Refused
-from plugin.core.partition.run import Before
+from plugin.core.partition.tracks import Before
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.errors import ConfigError
 from plugin.loops.aside import Aside

@@ -23,8 +23,8 @@ from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.precedence import Labelled, Memory
 from plugin.core.partition.refusal import Refused
-from plugin.core.partition.run import Before
 from plugin.core.partition.steps import Blocker, Occupant
+from plugin.core.partition.tracks import Before
 from plugin.errors import ConfigError
 
 log = logging.getLogger(__name__)

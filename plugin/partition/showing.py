@@ -24,8 +24,8 @@ from plugin.core.partition.progress import (
     of_gpus,
     tracked,
 )
-from plugin.core.partition.run import Result, Run
 from plugin.core.partition.steps import KINDS, Step
+from plugin.core.partition.tracks import Result, Run
 from plugin.core.partition.trouble import Trouble
 from plugin.loops.pulse import Pulse
 

@@ -15,7 +15,6 @@ from plugin.core.inventory.model import Gpu
 from plugin.core.partition.node import Decision
 from plugin.core.partition.planner import InUse, plan_gpu
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.run import Result, shape
 from plugin.core.partition.steps import (
     CreateComputeInstance,
     CreateGpuInstance,
@@ -27,6 +26,7 @@ from plugin.core.partition.steps import (
     Step,
     SwitchMode,
 )
+from plugin.core.partition.tracks import Result, shape
 from plugin.core.partition.trouble import Code, Trouble, instance_at, took_effect, trouble
 from plugin.driver.base import Driver
 from plugin.driver.worker import DriverWorker

@@ -14,7 +14,7 @@ from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import Client
 from plugin.core.inventory.model import Inventory
 from plugin.core.partition.planner import InUse
-from plugin.core.partition.run import shape
+from plugin.core.partition.tracks import shape
 from plugin.core.partition.use import in_use
 from plugin.core.release import describe
 from plugin.core.settings import Settings

@@ -19,7 +19,7 @@ from plugin.core.partition.indices import Place
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.precedence import NOTHING, Command, Label, Labelled, Memory
 from plugin.core.partition.progress import State
-from plugin.core.partition.run import Before
+from plugin.core.partition.tracks import Before
 from plugin.core.partition.trouble import Code
 from plugin.partition.keeping import Keeper
 from plugin.partition.memory import MemoryFile

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from plugin.core.inventory.model import Gpu, Inventory, MigMode, Unknown
-from plugin.core.partition import run as runs
+from plugin.core.partition import withdrawing
 from plugin.core.partition.comparison import differences, export
 from plugin.core.partition.configuration import (
     Configuration,
@@ -21,8 +21,8 @@ from plugin.core.partition.configuration import (
 from plugin.core.partition.node import Action, NodePlan, plan_node
 from plugin.core.partition.planner import InUse
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.run import Run
 from plugin.core.partition.steps import Occupant
+from plugin.core.partition.tracks import Run
 from plugin.core.partition.usual import usual
 from plugin.sim.hardware.engine import SimNode, parse_node
 from tests.partitioning import carry_out, inventory, offers_of
@@ -52,7 +52,7 @@ def first_device(node: SimNode, index: int) -> str:
 
 def leaving(made: NodePlan) -> frozenset[str]:
     """What no pod may get any more."""
-    return frozenset(runs.withdrawal(Run(), made).leaving)
+    return frozenset(withdrawing.withdrawal(Run(), made).leaving)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_refusal_takes_no_gpu_out_of_service_whose_mode_nobody_switched() -> N
     for in_use, expected in (({held: (POD,)}, ["refused", "held"]), ({}, ["held", "reset"])):
         made = plan_node(read, offers_of(node), wanted, in_use, Policy.REFUSE, mig_mode=False)
         assert actions(made) == expected
-        withdrawn = runs.withdrawal(Run(), made).changing.keys()
+        withdrawn = withdrawing.withdrawal(Run(), made).changing.keys()
         assert withdrawn == (set() if in_use else {read.gpus[1].uuid})
 
 

@@ -11,21 +11,14 @@ from plugin.core.holders import Holdings
 from plugin.core.inventory.geometry import Client, ClientKind
 from plugin.core.inventory.model import Gpu, MigMode, Unknown
 from plugin.core.partition import run as runs
+from plugin.core.partition import withdrawing
 from plugin.core.partition.configuration import Resolved, Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.progress import GpuProgress, GpuState, State, gpus, node_state
-from plugin.core.partition.run import (
-    Before,
-    Change,
-    LookAgain,
-    Rest,
-    Result,
-    Run,
-    Track,
-    Withdraw,
-)
+from plugin.core.partition.run import Change, LookAgain, Rest, Withdraw
 from plugin.core.partition.steps import Blocker, Occupant, Plan, RefusalCode, SwitchMode
+from plugin.core.partition.tracks import Before, Result, Run, Track
 from plugin.core.partition.trouble import Code, Trouble, trouble
 from plugin.core.partition.use import HANDED_OUT, UNKNOWN_HOLDER, in_use
 from plugin.core.reasons import Code as ReasonCode
@@ -84,7 +77,7 @@ def test_what_destroys_nothing_needs_no_second_look() -> None:
 def test_a_whole_gpu_leaves_service_before_mig_mode_is_switched() -> None:
     off = gpu(3)
     decision = Decision(off, WANTED, Action.CHANGE, Plan((SwitchMode(on=True),)))
-    assert runs.leaving(decision) == {off.uuid}
+    assert withdrawing.leaving(decision) == {off.uuid}
 
 
 def fold(run: Run, found: Trouble | None, now: float = 10.0, *, touched: bool = True) -> Run:
@@ -107,7 +100,7 @@ def test_three_attempts_then_three_back_then_no_more() -> None:
     ]
     assert run.tracks[FIRST.uuid].ended
     # What was there before serves on; what was made since does not.
-    held = runs.withdrawal(run, plan())
+    held = withdrawing.withdrawal(run, plan())
     assert held.changing.keys() == {FIRST.uuid}
     assert held.staying == {LEFT, RIGHT, KEPT}
 
@@ -118,14 +111,14 @@ def test_what_never_took_effect_is_not_on_its_way_back() -> None:
         run = fold(run, BROKEN, touched=False)
     track = run.tracks[FIRST.uuid]
     assert (track.restored, track.ended, dict(run.half)) == (True, True, {})
-    assert runs.withdrawal(run, plan()) == Withdrawal()
+    assert withdrawing.withdrawal(run, plan()) == Withdrawal()
 
 
 def test_the_way_back_ends_with_the_cause() -> None:
     run = fold(Run({FIRST.uuid: Track(BROKEN, back=True, retry_at=0.0)}, HALF), None)
     back = run.tracks[FIRST.uuid]
     assert (back.restored, back.ended, back.trouble) == (True, True, BROKEN)
-    assert runs.withdrawal(run, plan()) == Withdrawal()
+    assert withdrawing.withdrawal(run, plan()) == Withdrawal()
 
 
 @pytest.mark.parametrize(("touched", "back", "pause"), [(True, True, 0.0), (False, False, 30.0)])
@@ -213,8 +206,8 @@ def test_another_order_begins_anew_and_hides_what_is_half_made() -> None:
     failed = {FIRST.uuid: Track(BROKEN, 2, back=True, shape=("x",)), SECOND.uuid: Track(BROKEN, 3)}
     run = runs.anew(Run(failed, HALF, NAMED))
     assert run == Run(half=HALF)
-    assert runs.withdrawal(run, plan()).staying == {LEFT, RIGHT, KEPT}
-    assert runs.withdrawal(run, plan()).changing.keys() == {FIRST.uuid}
+    assert withdrawing.withdrawal(run, plan()).staying == {LEFT, RIGHT, KEPT}
+    assert withdrawing.withdrawal(run, plan()).changing.keys() == {FIRST.uuid}
 
 
 @pytest.mark.parametrize("touched", [False, True])

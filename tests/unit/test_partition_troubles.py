@@ -17,7 +17,7 @@ from plugin.core.partition.order import Order, Source
 from plugin.core.partition.policy import Policy
 from plugin.core.partition.precedence import Labelled, Memory
 from plugin.core.partition.progress import GpuState, State, document
-from plugin.core.partition.run import Before
+from plugin.core.partition.tracks import Before
 from plugin.core.partition.trouble import Code
 from plugin.driver.worker import Deadlines, DriverWorker
 from plugin.errors import ConfigError

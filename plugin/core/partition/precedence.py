@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from plugin.core.partition.indices import NO_PLACES, Places
 from plugin.core.partition.order import Order, Source
 from plugin.core.partition.refusal import Refused
-from plugin.core.partition.run import Before
+from plugin.core.partition.tracks import Before
 
 
 class Labelled(Struct, frozen=True):

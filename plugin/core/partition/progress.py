@@ -14,8 +14,8 @@ from plugin.core.partition.configuration import Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
 from plugin.core.partition.order import Source
 from plugin.core.partition.policy import Policy
-from plugin.core.partition.run import INTERRUPTED, Run, Track
 from plugin.core.partition.steps import Blocker, RefusalCode
+from plugin.core.partition.tracks import INTERRUPTED, Run, Track
 from plugin.core.partition.trouble import Code, Trouble
 from plugin.core.partition.use import UNKNOWN_HOLDER
 

@@ -9,23 +9,20 @@ Times are seconds of any monotonic clock.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
-from plugin.core.advertise.withdrawal import NO_WITHDRAWAL, Withdrawal
+from plugin.core.advertise.withdrawal import Withdrawal
 from plugin.core.inventory.model import Gpu, Inventory, MigMode
-from plugin.core.partition.comparison import geometry, has
+from plugin.core.partition.comparison import has
 from plugin.core.partition.configuration import Resolved, Wanted
 from plugin.core.partition.node import Action, Decision, NodePlan
-from plugin.core.partition.policy import Policy
-from plugin.core.partition.steps import Plan, SwitchMode
-from plugin.core.partition.trouble import Code, Trouble
+from plugin.core.partition.tracks import Before, Result, Run, Track, shape
+from plugin.core.partition.trouble import Code
 from plugin.core.partition.use import UNKNOWN_HOLDER
-from plugin.core.reasons import Code as ReasonCode
-from plugin.core.reasons import Reason
+from plugin.core.partition.withdrawing import leaving, withdrawal
 
 #: So many rounds in a row must find that nobody uses what is to be destroyed.
 AGREEING = 2
@@ -37,63 +34,8 @@ IN_USE_PAUSES = (30.0, 60.0, 120.0, 300.0)
 #: While the driver as a whole does not answer.
 DRIVER_PAUSE = 5.0
 
-#: Why a GPU is half-made on which nothing failed.
-INTERRUPTED = "a change of its MIG instances was interrupted"
-
 #: What a further attempt does not change; a change of the GPU itself may.
 _LASTING = frozenset({Code.GPU_LOST, Code.NOT_ANSWERING, Code.RESET_NEEDED})
-
-#: What distinguishes a GPU from what it was when partitioning it failed.
-_Shape = tuple[object, ...]
-
-
-class Before(Struct, frozen=True):
-    """What a GPU had before the first step of a change: its geometry, ``None`` if a configuration
-    cannot express it, and the UUIDs of its devices.
-    """
-
-    geometry: Wanted | None
-    devices: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, gpu: Gpu) -> Before:
-        return cls(geometry(gpu), frozenset(device.uuid for device in gpu.mig_devices))
-
-
-class Track(Struct, frozen=True):
-    """A GPU on which something failed.
-
-    ``failures`` counts the attempts at one geometry, ``refusals`` how often the driver said that
-    something is in use. ``back``: it is on its way to the geometry from before; ``restored``: it
-    has that. ``retry_at`` is ``None`` when nothing more is tried until the GPU itself changes from
-    ``shape``, or something else is wanted of it.
-    """
-
-    trouble: Trouble
-    failures: int = 0
-    refusals: int = 0
-    back: bool = False
-    restored: bool = False
-    retry_at: float | None = None
-    shape: _Shape = ()
-
-    @property
-    def ended(self) -> bool:
-        return self.retry_at is None
-
-
-class Run(Struct, frozen=True):
-    """What is remembered between two rounds. ``half`` are the GPUs that are half-made: steps have
-    changed them, and they have neither what was wanted nor what they had. It outlives the order.
-    ``wanted`` is what the tracks are about, ``withdrawal`` what is published, and ``agreed`` counts
-    the rounds since then.
-    """
-
-    tracks: Mapping[str, Track] = field(default_factory=lambda: MappingProxyType({}))
-    half: Mapping[str, Before] = field(default_factory=lambda: MappingProxyType({}))
-    wanted: Mapping[str, Wanted] = field(default_factory=lambda: MappingProxyType({}))
-    withdrawal: Withdrawal = NO_WITHDRAWAL
-    agreed: int = 0
 
 
 class Withdraw(Struct, frozen=True):
@@ -122,27 +64,6 @@ class Rest(Struct, frozen=True):
 
 
 Next = Withdraw | LookAgain | Change | Rest
-
-
-class Result(Struct, frozen=True):
-    """What became of a GPU. ``touched``: at least one step took effect. ``interrupted``: something
-    else was wanted between two steps.
-    """
-
-    gpu: Gpu
-    trouble: Trouble | None = None
-    touched: bool = False
-    interrupted: bool = False
-
-    @property
-    def complete(self) -> bool:
-        """It has its geometry."""
-        return self.trouble is None and not self.interrupted
-
-
-def shape(gpu: Gpu) -> _Shape:
-    devices = tuple((device.uuid, device.error is None) for device in gpu.mig_devices)
-    return devices, gpu.instances, gpu.mig, gpu.hung, gpu.error is None
 
 
 def anew(run: Run) -> Run:
@@ -239,69 +160,6 @@ def _waits(decision: Decision) -> bool:
 def _is_due(run: Run, decision: Decision, now: float) -> bool:
     track = run.tracks.get(decision.gpu.uuid)
     return track is None or (track.retry_at is not None and track.retry_at <= now)
-
-
-# ---- what no pod may get
-
-
-def leaving(decision: Decision) -> frozenset[str]:
-    """UUIDs of what a pod could hold and will be no more."""
-    plan = decision.plan
-    if plan is None:
-        return frozenset()
-    whole = not decision.gpu.mig_enabled and switches(plan)
-    return frozenset(plan.leaving) | (frozenset({decision.gpu.uuid}) if whole else frozenset())
-
-
-def switches(plan: Plan) -> bool:
-    return any(isinstance(step, SwitchMode) for step in plan.steps)
-
-
-def withdrawal(run: Run, plan: NodePlan, done: Container[str] = ()) -> Withdrawal:
-    """Between the changes: what will be destroyed, now or when it is free; and what was made and is
-    not complete. The plan does not count for the GPUs in `done`.
-    """
-    out: dict[str, Reason] = {}
-    changing: dict[str, Reason] = {}
-    for each in plan.decisions:
-        if each.gpu.uuid in done:
-            continue
-        if each.action in {Action.CHANGE, Action.WAIT, Action.EVICT}:
-            reason = _reason(f"it makes room for {plan.name}")
-            out.update(dict.fromkeys(sorted(leaving(each)), reason))
-        elif each.action is Action.RESET:
-            changing[each.gpu.uuid] = _reason(each.text)
-    staying: set[str] = set()
-    for uuid, before in run.half.items():
-        track = run.tracks.get(uuid)
-        changing[uuid] = _reason(track.trouble.text if track is not None else INTERRUPTED)
-        staying |= before.devices - out.keys()
-    return Withdrawal(out, changing, frozenset(staying))
-
-
-def unchanging(run: Run) -> Withdrawal:
-    """While nothing can be changed, nothing has to leave service: out of it is only what was made
-    and is not complete.
-    """
-    return withdrawal(run, NodePlan("", Policy.WAIT, ()))
-
-
-def meanwhile(
-    run: Run, plan: NodePlan, going: Iterable[Decision], done: Container[str]
-) -> Withdrawal:
-    """While the GPUs in `going` are changed: nothing of them but what was in service and stays."""
-    before = withdrawal(run, plan, done)
-    changing, staying = dict(before.changing), set(before.staying)
-    for each in going:
-        uuid = each.gpu.uuid
-        changing[uuid] = _reason(f"{plan.name} is being applied")
-        if each.plan is not None and uuid not in run.half:
-            staying.update(each.plan.kept)
-    return Withdrawal(before.leaving, changing, frozenset(staying))
-
-
-def _reason(text: str) -> Reason:
-    return Reason(ReasonCode.PARTITIONING, text)
 
 
 # ---- what became of GPUs
